@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`make demo`: people the model has never seen, played over DDS into the node, and what the node says of them.
+
+1. synthetic clips of other people than those in training, one an activity
+2. the clips as a bag of camera images
+3. the node `activity_recognition` in a process of its own, with the bundle of the repository
+4. the bag played at the camera's rate; each message received is printed, the truth beside it
+5. demo_out/demo.mp4 and demo_out/demo.png: what the node saw, drawn from its messages; scores.json: each clip's
+
+Exit codes: 0 enough clips were named rightly, 1 not, 2 something is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+# Both ends, before the first participant: shared memory only, this machine only, a domain of its own.
+os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(ROOT / "config" / "fastdds_shm.xml")
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(100, 230))
+
+from gc_model.synth.dataset import synthesize  # noqa: E402
+from gc_ros import overlay  # noqa: E402
+from gc_ros.activity import Activity, Glimpse, stream_label  # noqa: E402
+from gc_ros.bags import find_clips, make_bag, read_bag_images  # noqa: E402
+from gc_ros.video import VideoWriter  # noqa: E402
+from trt_build.bundle import Bundle, load_bundle  # noqa: E402
+from trt_build.errors import DataError, GlimpseError  # noqa: E402
+
+FIRST_SUBJECT = 9001  # nobody the bundle was trained on
+GAP_S = 2.0  # between clips; longer than three sampling periods, after which the node starts a new window
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bundle", type=Path, default=ROOT / "bundles" / "people", help="bundle directory")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "demo_out", help="directory for clips, bag and pictures"
+    )
+    parser.add_argument("--clips", type=int, default=1, help="clips an activity")
+    parser.add_argument("--seed", type=int, default=1, help="another seed: other people, places and motions")
+    parser.add_argument(
+        "--min-right", type=float, default=0.8, help="share of clips that must be named rightly"
+    )
+    parser.add_argument(
+        "--bag", type=Path, help="play this bag of `gc-ros make-bag` instead of synthetic people"
+    )
+    options = parser.parse_args()
+    try:
+        return Demo(options).run()
+    except GlimpseError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 2
+
+
+class Demo:
+    """One run; `options` are the command line's."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.out: Path = options.out
+        self.bundle = load_bundle(options.bundle)
+        self.info: Bundle = self.bundle.info
+        self.recorded_of: dict[int, int] = {}  # stamp as published -> as recorded
+        self.results: dict[int, Activity] = {}  # by recorded stamp
+        self.truth: list[tuple[int, int, str]] = []  # start, end (recorded ns), label
+        self.clips: list[str] = []  # one a row of truth
+
+    def run(self) -> int:
+        began = time.monotonic()
+        self.out.mkdir(parents=True, exist_ok=True)
+        bag = self.options.bag or self.make_bag()
+        self.read_truth(bag)
+        from gc_ros.ros_messages import gc_msg  # noqa: F401  (says in one line when ROS is missing)
+
+        messages = self.play(bag)
+        right, total = self.score()
+        self.draw(bag)
+        print(
+            f"\n{messages} messages received over DDS; {right} of {total} clips named rightly "
+            f"({time.monotonic() - began:.0f} s in all)\n{self.out / 'demo.mp4'}\n{self.out / 'demo.png'}"
+        )
+        if total == 0 or right < self.options.min_right * total:
+            print(f"demo: fewer than {self.options.min_right:.0%} right", file=sys.stderr)
+            return 1
+        return 0
+
+    def make_bag(self) -> Path:
+        """Clips of unseen people and a bag of them in demo_out/."""
+        clips, bag = self.out / "clips", self.out / "bag"
+        for old in (clips, bag):
+            shutil.rmtree(old, ignore_errors=True)
+        labels, rate = self.info.labels, self.info.rate_hz
+        print(f"making {self.options.clips} clip(s) each of {', '.join(labels)}", flush=True)
+        synthesize(
+            clips,
+            "folder",
+            classes=labels,
+            subjects=self.options.clips,
+            first_subject=FIRST_SUBJECT,
+            clips_per_class=self.options.clips,
+            seed=self.options.seed,
+            size=(320, 240),
+            fps=rate * max(round(15 / rate), 1),  # as a camera: several frames to each the model samples
+            duration_s=self.info.window_s + 2.5,
+        )
+        summary = make_bag(find_clips([clips]), bag, gap_s=GAP_S)
+        print(f"{summary.images} images, {summary.duration_s:.0f} s in {bag}", flush=True)
+        return bag
+
+    def read_truth(self, bag: Path) -> None:
+        """What is seen when, from the table that make-bag writes beside the bag."""
+        table = bag.with_name(f"{bag.name}.truth.csv")
+        if not table.is_file():
+            raise DataError(f"no {table}: make the bag with `gc-ros make-bag`, which writes it")
+        first = next(stamp for stamp, _, _ in read_bag_images(bag))
+        with open(table, newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                start, end = (first + round(float(row[name]) * 1e9) for name in ("start_s", "end_s"))
+                self.truth.append((start, end, row["label"]))
+                self.clips.append(row["clip"])
+
+    def play(self, bag: Path) -> int:
+        """Node process, player, listener; returns how many messages came."""
+        import rclpy
+        from glimpse_clouds.msg import Activity as ActivityMessage
+
+        from gc_ros.player import play
+
+        command = [sys.executable, str(ROOT / "scripts" / "activity_node"), "--ros-args"]
+        command += ["-p", f"bundle:={self.bundle.path}", "-p", f"top_k:={len(self.info.labels)}"]
+        node_process = subprocess.Popen(command)  # the environment's own Python finds the packages
+        rclpy.init()
+        node = rclpy.create_node("demo_listener")
+        executor = rclpy.executors.SingleThreadedExecutor()
+        count = 0
+
+        def on_activity(message: Any) -> None:
+            nonlocal count
+            count += 1
+            self.take(message)
+
+        node.create_subscription(ActivityMessage, "/activity_recognition/activity", on_activity, 100)
+        executor.add_node(node)
+        failures: list[Exception] = []
+
+        def run_player() -> None:
+            try:
+                play(
+                    bag,
+                    stamps="now",
+                    published=lambda recorded, sent: self.recorded_of.update({sent: recorded}),
+                )
+            except Exception as error:
+                failures.append(error)
+
+        player = threading.Thread(target=run_player, daemon=True)
+        try:
+            player.start()
+            while player.is_alive() and node_process.poll() is None:
+                executor.spin_once(timeout_sec=0.1)
+            end = time.monotonic() + 1.0
+            while time.monotonic() < end:
+                executor.spin_once(timeout_sec=0.1)
+        finally:
+            if node_process.poll() is None:
+                node_process.send_signal(signal.SIGINT)
+            code = node_process.wait(10)
+            executor.shutdown()
+            node.destroy_node()
+            rclpy.try_shutdown()
+        if failures:
+            raise failures[0]
+        if code:
+            raise GlimpseError(f"the node ended with exit code {code}; its last lines above say why")
+        return count
+
+    def take(self, message: Any) -> None:
+        """Print a message beside the truth and keep it for the pictures."""
+        from gc_ros.ros_messages import to_ns
+
+        recorded = self.recorded_of.get(to_ns(message.header.stamp))
+        if recorded is None:
+            return
+        truth = self.truth_at(recorded)
+        status = {message.STATUS_OK: "", message.STATUS_UNKNOWN: "unknown", message.STATUS_LATE: "late"}[
+            message.status
+        ]
+        seconds = (recorded - self.truth[0][0]) / 1e9
+        mark = "right" if message.label == truth else "WRONG"
+        print(
+            f"{seconds:7.2f} s  {message.label:<16} {message.score:4.2f} {status:<8} truth {truth:<16} {mark}  "
+            f"age {message.age_s * 1e3:4.0f} ms, inference {message.inference_s * 1e3:4.0f} ms",
+            flush=True,
+        )
+        self.results[recorded] = from_message(message, self.info)
+
+    def truth_at(self, recorded: int) -> str:
+        return next((label for start, end, label in self.truth if start <= recorded <= end), "none")
+
+    def score(self) -> tuple[int, int]:
+        """Clips named rightly by the mean of their messages' scores, and clips."""
+        print(f"\n{'clip':<20} named")
+        right = 0
+        rows = []
+        for (start, end, label), clip in zip(self.truth, self.clips, strict=True):
+            results = [result for stamp, result in self.results.items() if start <= stamp <= end]
+            named, mean = stream_label(results) if results else ("no message", np.zeros(0))
+            right += named == label
+            rows.append(
+                {
+                    "clip": clip,
+                    "truth": label,
+                    "named": named,
+                    "results": len(results),
+                    "scores": mean.tolist(),
+                }
+            )
+            print(f"{label:<20} {named}{'' if named == label else '   WRONG'}")
+        summary = {"model_id": self.info.model_id, "labels": self.info.labels, "right": right, "clips": rows}
+        (self.out / "scores.json").write_text(json.dumps(summary, indent=1))
+        return right, len(self.truth)
+
+    def draw(self, bag: Path) -> None:
+        """Every image played, with the newest result there was at that moment."""
+        T = self.info.T
+        best: tuple[float, np.ndarray] | None = None
+        result: Activity | None = None
+        before: int | None = None
+        since = 0
+        with VideoWriter(self.out / "demo.mp4") as video:
+            starts = {start for start, _, _ in self.truth}
+            for stamp, image, encoding in read_bag_images(bag):
+                if before is None or stamp in starts or stamp - before > GAP_S * 0.9e9:
+                    result, since = None, stamp
+                before = stamp
+                result = self.results.get(stamp, result)
+                sampled = min(int((stamp - since) / 1e9 * self.info.rate_hz) + 1, T - 1)
+                rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if encoding == "bgr8" else image
+                picture = overlay.draw(rgb, result, warmup=None if result else (sampled, T))
+                video.write(picture, stamp)
+                if stamp in self.results and result is not None and result.label == self.truth_at(stamp):
+                    best = max(best or (-1.0, picture), (result.score, picture), key=lambda pair: pair[0])
+        if best is not None:
+            cv2.imwrite(str(self.out / "demo.png"), cv2.cvtColor(best[1], cv2.COLOR_RGB2BGR))
+
+
+def from_message(message: Any, info: Bundle) -> Activity:
+    """A received message as the recogniser's own result, for the overlay. top_k must hold every label."""
+    from gc_ros.ros_messages import to_ns
+
+    scores = np.zeros(len(info.labels))
+    for entry in message.top_k:
+        scores[entry.class_index] = entry.score
+    return Activity(
+        stamp_ns=to_ns(message.header.stamp),
+        window_start_ns=to_ns(message.window_start),
+        window_end_ns=to_ns(message.window_end),
+        status="unknown" if message.status == message.STATUS_UNKNOWN else "ok",
+        label=message.label,
+        index=message.class_index,
+        score=message.score,
+        top_k=[(entry.label, entry.class_index, entry.score) for entry in message.top_k[:5]],
+        scores=scores,
+        logits=np.log(np.maximum(scores, 1e-12)),
+        labels=info.labels,
+        glimpses=[
+            Glimpse(g.x_min, g.y_min, g.x_max, g.y_max, tuple(g.worker_weights)) for g in message.glimpses
+        ],
+        timings={"preprocess": message.preprocess_s * 1e3, "inference": message.inference_s * 1e3},
+        frames_in=message.frames_received,
+        frames_dropped=message.frames_dropped,
+        windows_skipped=message.windows_skipped,
+        model_id=message.model_id,
+        width=message.image_width,
+        height=message.image_height,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

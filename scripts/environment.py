@@ -1,0 +1,248 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Prepare what the demo or the tests need, then run a command in it. Standard library only.
+
+    python3 scripts/environment.py demo -- python scripts/demo.py
+    python3 scripts/environment.py test -- python -m pytest
+
+From a bare Debian or Ubuntu: system packages (installed where the user is root, else the one line to type is
+printed), a virtual environment, pip packages at pinned versions, ROS 2 Jazzy from PyPI wheels, and this package's
+messages built into the environment. Where a ROS 2 environment is sourced it is used instead of the wheels.
+
+Each step leaves a stamp made of its inputs, so a second run starts at once and a changed pin or message repeats
+only its own step. The environment's directory is hidden (.venv): colcon would take a visible one for a workspace
+of many packages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHONS = ((3, 10), (3, 13))
+# One command for all requirement files: naming torch keeps pip from replacing it with whatever torchvision asks for.
+TORCH = "torch==2.13.0"
+
+
+class SetupError(Exception):
+    """Something is missing that this script cannot supply; the message is the line to type."""
+
+
+def say(text: str) -> None:
+    print(f"[environment] {text}", file=sys.stderr, flush=True)
+
+
+def run(command: list[str], **kwargs: object) -> None:
+    """Run quietly; show the output only when it fails."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)  # type: ignore[call-overload]
+    if done.returncode:
+        print("\n".join(done.stdout.splitlines()[-60:]), file=sys.stderr)
+        raise SetupError(f"this command failed ({done.returncode}): {' '.join(command)}")
+
+
+def sourced_ros() -> str | None:
+    """Name of the ROS 2 distribution whose setup file was sourced in this shell, or None."""
+    return os.environ.get("ROS_DISTRO") if os.environ.get("AMENT_PREFIX_PATH") else None
+
+
+def digest(*parts: object) -> str:
+    text = hashlib.sha256()
+    for part in parts:
+        text.update(part.read_bytes() if isinstance(part, Path) and part.is_file() else str(part).encode())
+        text.update(b"\0")
+    return text.hexdigest()
+
+
+class Environment:
+    """The virtual environment and its stamps."""
+
+    def __init__(self) -> None:
+        self.ros = sourced_ros()
+        # With ROS sourced: a directory of its own, because NumPy must then be the distribution's.
+        name = f".venv-{self.ros}" if self.ros else ".venv"
+        self.prefix = Path(os.environ.get("GLIMPSE_VENV", ROOT / name)).resolve()
+        self.python = self.prefix / "bin" / "python"
+        self.stamps = self.prefix / ".glimpse_stamps"
+
+    def step(self, name: str, key: str, what: str, action: Callable[[], None]) -> None:
+        """Run action unless the stamp says that the same inputs were done before."""
+        stamp = self.stamps / name
+        if stamp.is_file() and stamp.read_text() == key:
+            return
+        say(what)
+        action()
+        self.stamps.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(key)
+
+    def prepare(self, level: str) -> None:
+        check_python()
+        machine = (sys.version, self.prefix)
+        self.step("system", digest(*machine), "looking for compiler, cmake, venv", self.system_packages)
+        self.step("venv", digest(*machine), f"virtual environment in {self.prefix}", self.create)
+        pins = sorted((ROOT / "requirements").glob("*.txt"))
+        wants = digest(*machine, ROOT / "setup.py", *pins, TORCH)
+        # What `test` installs holds all that `demo` needs.
+        if not self.has("pip-test", wants):
+            what = (
+                "pip packages for the tests, with PyTorch"
+                if level == "test"
+                else "pip packages, without PyTorch"
+            )
+            self.step(f"pip-{level}", wants, what, lambda: self.pip(level))
+        sources = [ROOT / "CMakeLists.txt", *sorted((ROOT / "msg").glob("*.msg"))]
+        messages = digest(
+            *machine, *sources, os.environ.get("AMENT_PREFIX_PATH", "") if self.ros else "wheels", *pins
+        )
+        self.step("messages", messages, "building the messages", self.messages)
+
+    def has(self, name: str, key: str) -> bool:
+        stamp = self.stamps / name
+        return stamp.is_file() and stamp.read_text() == key
+
+    def system_packages(self) -> None:
+        missing = []
+        if not shutil.which("g++"):
+            missing.append("g++")
+        if not shutil.which("cmake"):
+            missing.append("cmake")
+        if not shutil.which("make") and not shutil.which("ninja"):
+            missing.append("make")
+        if subprocess.run([sys.executable, "-c", "import venv, ensurepip"], capture_output=True).returncode:
+            missing.append(f"python{sys.version_info.major}.{sys.version_info.minor}-venv")
+        if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+            missing.append(f"python{sys.version_info.major}.{sys.version_info.minor}-dev")
+        if not missing:
+            return
+        line = f"apt-get install -y --no-install-recommends {' '.join(missing)}"
+        if os.geteuid() != 0:
+            raise SetupError(f"system packages are missing; type: sudo {line}")
+        if not shutil.which("apt-get"):
+            raise SetupError(
+                f"system packages are missing and there is no apt-get; install: {' '.join(missing)}"
+            )
+        say(line)
+        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        run(["apt-get", "update"], env=quiet)
+        run(line.split(), env=quiet)
+
+    def create(self) -> None:
+        if self.python.exists():
+            return
+        run(
+            [
+                sys.executable,
+                "-m",
+                "venv",
+                *(["--system-site-packages"] if self.ros else []),
+                str(self.prefix),
+            ]
+        )
+
+    def pip(self, level: str) -> None:
+        extra = "dev" if level == "test" else "onnxruntime"
+        requirements = ["-e", f"{ROOT}[{extra}]"]
+        if level == "test":
+            requirements.append(TORCH)
+        pins = ROOT / "requirements"
+        if self.ros:
+            requirements += ["-c", str(pins / "constraints-ros.txt")]
+        else:
+            requirements += ["-r", str(pins / "ros-wheels.txt"), "-c", str(pins / "constraints.txt")]
+        run(
+            [str(self.python), "-m", "pip", "install", "--disable-pip-version-check", *requirements], cwd=ROOT
+        )
+
+    def messages(self) -> None:
+        """Build and install only the messages into the environment's prefix; needs no sourcing afterwards."""
+        build = self.prefix / "build" / "glimpse_clouds"
+        shutil.rmtree(build, ignore_errors=True)
+        options = [
+            "-DGLIMPSE_MESSAGES_ONLY=ON",
+            "-DCMAKE_BUILD_TYPE=Release",
+            "-DBUILD_TESTING=OFF",
+            f"-DCMAKE_INSTALL_PREFIX={self.prefix}",
+            f"-DCMAKE_INSTALL_RPATH={self.prefix / 'lib'}",
+            f"-DPython3_EXECUTABLE={self.python}",
+            "-DPython3_FIND_VIRTUALENV=ONLY",
+            # needed by the wheels, without effect on a ROS 2 whose include directories all exist
+            f"-DCMAKE_PROJECT_INCLUDE={ROOT / 'cmake' / 'drop_missing_include_dirs.cmake'}",
+        ]
+        env = self.variables()
+        run(["cmake", "-S", str(ROOT), "-B", str(build), *options], env=env)
+        run(["cmake", "--build", str(build), "--parallel", str(os.cpu_count() or 1)], env=env)
+        run(["cmake", "--install", str(build)], env=env)
+        shutil.rmtree(build, ignore_errors=True)
+
+    def variables(self) -> dict[str, str]:
+        """The process environment with this virtual environment activated."""
+        env = dict(os.environ)
+        env["VIRTUAL_ENV"] = str(self.prefix)
+        env["PATH"] = f"{self.prefix / 'bin'}{os.pathsep}{env.get('PATH', '')}"
+        prefixes = [str(self.prefix)]
+        if self.ros:
+            prefixes += [p for p in env["AMENT_PREFIX_PATH"].split(os.pathsep) if p != str(self.prefix)]
+            env["LD_LIBRARY_PATH"] = os.pathsep.join(
+                [str(self.prefix / "lib"), *filter(None, [env.get("LD_LIBRARY_PATH", "")])]
+            )
+        else:
+            env.pop("PYTHONPATH", None)
+        env["AMENT_PREFIX_PATH"] = os.pathsep.join(prefixes)
+        # colcon derives the one from the other; plain CMake is told.
+        env["CMAKE_PREFIX_PATH"] = os.pathsep.join([*prefixes, *filter(None, [env.get("CMAKE_PREFIX_PATH", "")])])
+        env.pop("PYTHONHOME", None)
+        return env
+
+
+def check_python() -> None:
+    low, high = PYTHONS
+    if not low <= sys.version_info[:2] <= high:
+        found = ".".join(map(str, sys.version_info[:2]))
+        raise SetupError(f"Python 3.10 to 3.13 is needed, this is {found}; type: make PYTHON=python3.11 ...")
+    if not sourced_ros() and platform.machine() != "x86_64":
+        raise SetupError(
+            f"ROS 2 wheels exist for x86_64 only, this is {platform.machine()}; install ROS 2 and type: "
+            ". /opt/ros/jazzy/setup.sh"
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "level", choices=["demo", "test"], help="how much to install: test adds PyTorch and the tools"
+    )
+    parser.add_argument(
+        "command", nargs=argparse.REMAINDER, help="-- COMMAND to run inside, from the repository root"
+    )
+    options = parser.parse_args()
+    environment = Environment()
+    try:
+        environment.prepare(options.level)
+    except SetupError as error:
+        say(str(error))
+        return 2
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if not command:
+        say(f"ready: . {environment.prefix}/bin/activate")
+        return 0
+    variables = environment.variables()
+    program = shutil.which(command[0], path=variables["PATH"])
+    if not program:
+        say(f"no command {command[0]}")
+        return 2
+    os.chdir(ROOT)
+    os.execve(program, [command[0], *command[1:]], variables)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

