@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Augmentation of training clips: one draw a clip, the same for all its frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_build.preprocess import PAD_VALUE
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How far training clips are varied. The paper's own is `Augment.paper()`: the random crop alone.
+
+    scale: side of the crop relative to the frame, low to high, drawn evenly in its logarithm. rotate: degrees.
+    flip: mirror half of the clips, only right where no class says left or right. colour: strength of the changes
+    of brightness, contrast, hue and saturation. blur: chance of a soft focus.
+    """
+
+    scale: tuple[float, float] = (0.55, 1.1)
+    rotate: float = 10.0
+    flip: bool = True
+    colour: float = 0.4
+    blur: float = 0.2
+
+    @classmethod
+    def paper(cls, size: int = 224, resize: int = 256) -> Augment:
+        return cls(scale=(size / resize, size / resize), rotate=0.0, flip=False, colour=0.0, blur=0.0)
+
+    def matrix(self, R: int, size: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """A random affine map (2, 3) from frame pixels (R x R) to input pixels (size x size)."""
+        side = R * np.exp(rng.uniform(*np.log(self.scale)))
+        slack = abs(R - side) / 2
+        centre = R / 2 + rng.uniform(-slack, slack, size=2)
+        angle = np.deg2rad(rng.uniform(-self.rotate, self.rotate)) if self.rotate else 0.0
+        zoom = size / side
+        mirror = -1.0 if self.flip and rng.random() < 0.5 else 1.0
+        cos, sin = np.cos(angle) * zoom, np.sin(angle) * zoom
+        linear = np.array([[cos * mirror, -sin], [sin * mirror, cos]])
+        # cv2 puts pixel centres on integers
+        return np.hstack([linear, (size - 1) / 2 - linear @ (centre[:, None] - 0.5)])
+
+    def __call__(self, images: NDArray[np.uint8], size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """images: (T, R, R, 3) RGB -> (T, size, size, 3)."""
+        matrix = self.matrix(images.shape[1], size, rng)
+        out = np.empty((len(images), size, size, 3), np.uint8)
+        for image, place in zip(images, out, strict=True):
+            cv2.warpAffine(
+                np.asarray(image),
+                matrix,
+                (size, size),
+                dst=place,
+                flags=cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_CONSTANT,
+                borderValue=(PAD_VALUE, PAD_VALUE, PAD_VALUE),
+            )
+        if self.blur and rng.random() < self.blur:
+            sigma = rng.uniform(0.5, 2.0)
+            for image in out:
+                image[...] = cv2.GaussianBlur(image, (0, 0), sigma)
+        return self._recolour(out, rng) if self.colour else out
+
+    def _recolour(self, images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        """A random linear map of RGB: gain a channel, saturation, contrast, brightness; one matrix product."""
+        s = self.colour
+        gain = np.exp(rng.uniform(-s, s)) * np.exp(rng.uniform(-s / 3, s / 3, size=3))
+        saturation = 0.0 if rng.random() < 0.1 else np.exp(rng.uniform(-s, s))
+        luma = np.array([0.299, 0.587, 0.114])
+        mix = (saturation * np.eye(3) + (1 - saturation) * luma[None]) * gain[:, None]
+        contrast = np.exp(rng.uniform(-s, s) / 2)
+        offset = 127 * (1 - contrast) + rng.uniform(-40, 40) * s
+        affine = np.hstack([mix * contrast, np.full((3, 1), offset)])
+        flat = images.reshape(1, -1, 3)
+        return np.asarray(cv2.transform(flat, affine), np.uint8).reshape(images.shape)

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`gc-model`: train, evaluate and describe models, and make synthetic people. Torch is imported by need."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gc_model.presets import PRESETS, preset
+from gc_model.synth.cli import synth
+from trt_build.command import Json, command_line
+from trt_build.errors import DataError
+
+app = command_line(__doc__)
+app.command()(synth)
+
+People = Annotated[str, typer.Option(help="Only these people, separated by commas.")]
+Classes = Annotated[str, typer.Option(help="Only these classes, separated by commas.")]
+
+
+@app.command(epilog="Example: gc-model train --data clips --subjects p1,p2 --preset edge --out run")
+def train(
+    data: Annotated[Path, typer.Option(help="Folder class/clip, or a CSV with path,class[,subject].")],
+    out: Annotated[Path, typer.Option(help="Run directory to write.")],
+    preset: Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = "edge",
+    subjects: People = "",
+    classes: Classes = "",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Another option, as batch=16 or lr=3e-4; may be repeated. A wrong name lists all."
+        ),
+    ] = None,
+    epochs: Annotated[str, typer.Option(help="Of the two stages, as N or N1,N2.")] = "",
+    weights: Annotated[Path | None, typer.Option(help="2-D ImageNet checkpoint of the trunk.")] = None,
+    fit: Annotated[str, typer.Option(help="How frames become squares: stretch, square or pad.")] = "stretch",
+    seed: Annotated[int, typer.Option(help="Of the weights, the samples and their order.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Train both stages and calibrate the metric between them."""
+    from pydantic import ValidationError
+
+    from gc_model.options import TrainOptions
+
+    values: dict[str, Any] = {"data": data, "preset": preset, "fit": fit, "weights": weights, "seed": seed}
+    values |= {"subjects": _names(subjects), "classes": _names(classes)}
+    if epochs:
+        first, _, second = epochs.partition(",")
+        values |= {"epochs1": first, "epochs2": second or first}
+    for item in option or []:
+        name, equals, value = item.partition("=")
+        if not equals or name not in TrainOptions.model_fields:
+            raise DataError(
+                f"--set {item}: give name=value with one of {', '.join(TrainOptions.model_fields)}"
+            )
+        try:
+            values[name] = json.loads(value) if value.startswith(("[", "{")) else value
+        except ValueError as error:
+            raise DataError(
+                f'--set {item}: not JSON ({error}); write lists as [1, 2] or ["a", "b"]'
+            ) from None
+    try:
+        options = TrainOptions(**values)
+    except ValidationError as error:
+        first_error = error.errors()[0]
+        raise DataError(f"{'.'.join(map(str, first_error['loc']))}: {first_error['msg']}") from None
+
+    from gc_model.train import train as run_training
+
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+    try:
+        summary = run_training(options, out, resume=resume, progress=not quiet)
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted; the same command with --resume goes on with {out}", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(
+        f"trained on {summary['clips']} clips of {len(summary['labels'])} classes in {summary['minutes']} min: {out}"
+    )
+    if summary["left_out"]:
+        typer.echo(
+            f"left out {len(summary['left_out'])} clips that do not decode: {', '.join(summary['left_out'])}"
+        )
+    typer.echo(f"next: trt-build export {out} --out BUNDLE")
+
+
+@app.command(epilog="Example: gc-model evaluate run --data clips --subjects p3")
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run directory of `gc-model train`.")],
+    data: Annotated[Path, typer.Option(help="Labelled clips, as for training.")],
+    subjects: People = "",
+    protocol: Annotated[
+        str, typer.Option(help="clips: five fixed sub-sequences; stream: as the robot.")
+    ] = "clips",
+    mode: Annotated[str, typer.Option(help="window or step, for --protocol stream.")] = "",
+    groups: Annotated[
+        Path | None, typer.Option(help='JSON {"coarse": ["label", ...]}; scores are summed.')
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the whole report there, as JSON.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Accuracy of a run on labelled clips, every clip counted."""
+    from gc_model.evaluate import evaluate as judge
+
+    members = None
+    if groups:
+        try:
+            members = json.loads(groups.read_text())
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f'{groups}: not a readable JSON of groups ({error}); write {{"coarse": ["label"]}}'
+            ) from None
+    if out and not out.parent.is_dir():
+        raise DataError(f"{out.parent}: no such directory to write {out.name} into")
+    result = judge(
+        run,
+        data,
+        subjects=_names(subjects),
+        protocol=protocol,
+        mode=mode or None,
+        groups=members,
+        progress=not as_json,
+    )
+    if out:
+        out.write_text(json.dumps(result, indent=1))
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    for name, recall in result["per_class"].items():
+        typer.echo(f"{name:24} {100 * recall:6.1f} %")
+    for name, reason in result["problems"].items():
+        typer.echo(f"no result for {name}: {reason}", err=True)
+    typer.echo(
+        f"accuracy {100 * result['accuracy']:.1f} % of {result['clips']} clips, "
+        f"mean over classes {100 * result['balanced_accuracy']:.1f} % ({protocol})"
+    )
+
+
+@app.command(epilog="Example: gc-model info run")
+def info(
+    run: Annotated[Path | None, typer.Argument(help="Run directory; without it, the presets.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What a run, or each preset, is: sizes, parameters, labels, how it was trained."""
+    from gc_model.checkpoint import describe
+    from gc_model.summary import sizes
+
+    if run is None:
+        rows: dict[str, Any] = {name: sizes(preset(name)) for name in PRESETS}
+    else:
+        config, recipe = describe(run)
+        rows = {"config": config.to_json(), "sizes": sizes(config), "recipe": vars(recipe)}
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    for name, values in rows.items():
+        typer.echo(name)
+        for key, value in values.items():
+            typer.echo(f"  {key:20} {value}")
+
+
+def _names(text: str) -> list[str] | None:
+    return [part.strip() for part in text.split(",") if part.strip()] or None
+
+
+def main() -> None:
+    app()

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clips as training and test samples.
+
+Every random choice is drawn from (seed, epoch, clip), never from a global generator, so that a resumed run sees
+exactly the samples that an uninterrupted one sees, whatever the number of loading processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from gc_model.augment import Augment
+from gc_model.clips import Clip, FrameCache
+from gc_model.model import GlimpseClouds
+from gc_model.presets import Config
+from gc_model.sampling import SUB_SEQUENCES, test_indices, train_indices
+
+Sample = dict[str, Any]
+
+
+class TrainingClips(Dataset[Sample]):
+    """One augmented T-frame sub-sequence a clip: {"clip": uint8 (T, 3, S, S), "label": int}.
+
+    Indexed by (epoch, clip), as `EpochSampler` yields them.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        labels: Sequence[str],
+        cache: FrameCache,
+        config: Config,
+        window_s: float,
+        augment: Augment,
+        seed: int,
+    ):
+        self.clips, self.cache, self.config = list(clips), cache, config
+        self.window_s, self.augment, self.seed = window_s, augment, seed
+        self.index = {label: i for i, label in enumerate(labels)}
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, which: tuple[int, int]) -> Sample:
+        epoch, i = which
+        rng = np.random.default_rng((self.seed, epoch, i))
+        frames = self.cache.read(self.clips[i])
+        chosen = train_indices(frames.times, self.config.T, self.window_s, rng)
+        images = self.augment(frames.images[chosen], self.config.size, rng)
+        return {"clip": to_tensor(images), "label": self.index[self.clips[i].label]}
+
+
+class TestClips(Dataset[Sample]):
+    """The fixed sub-sequences of every clip, centre crop: {"clip": uint8 (5, T, 3, S, S), "label": int}."""
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        labels: Sequence[str],
+        cache: FrameCache,
+        config: Config,
+        sub_sequences: int = SUB_SEQUENCES,
+    ):
+        self.clips, self.cache, self.config, self.sub_sequences = list(clips), cache, config, sub_sequences
+        self.index = {label: i for i, label in enumerate(labels)}
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, i: int) -> Sample:
+        images = self.cache.read(self.clips[i]).images
+        clip = sub_sequences(images, self.config, self.sub_sequences)
+        return {"clip": clip, "label": self.index.get(self.clips[i].label, -1)}
+
+
+class FrozenFront(Dataset[Sample]):
+    """Samples of `base` with "maps", the frozen first stages' output, in place of "clip"; each computed once.
+
+    views > 0: `base` is `TrainingClips`, and epoch e sees view e mod views of a clip; 0: `base` is `TestClips`.
+    Maps lie in `path` as float16, read through from there also the first time, so that a resumed run sees the
+    same numbers. Not for several loading processes: the network lives in this one.
+    """
+
+    def __init__(self, base: TrainingClips | TestClips, model: GlimpseClouds, path: Path, views: int):
+        self.base, self.model, self.views = base, model, views
+        shape = self._maps(base[(0, 0) if views else 0]).shape  # type: ignore[index]
+        slots = (max(views, 1), len(base))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._stored = _memmap(path, np.float16, (*slots, *shape))
+        self._done = _memmap(path.with_name(f"{path.name}.done"), np.uint8, slots)
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getitem__(self, which: tuple[int, int] | int) -> Sample:
+        epoch, i = which if isinstance(which, tuple) else (0, which)
+        view = epoch % max(self.views, 1)
+        if not self._done[view, i]:
+            sample = self.base[(view, i) if self.views else i]  # type: ignore[index]
+            self._stored[view, i] = self._maps(sample)
+            self._stored.flush()
+            self._done[view, i] = 1
+        label = self.base.index.get(self.base.clips[i].label, -1)
+        return {"maps": torch.from_numpy(self._stored[view, i].astype(np.float32)), "label": label}
+
+    @torch.no_grad()
+    def _maps(self, sample: Sample) -> np.ndarray:
+        clip = sample["clip"]
+        training = self.model.training
+        self.model.eval()
+        try:
+            many = clip if clip.dim() == 5 else clip[None]
+            maps = self.model.maps(many.to(self.model.mean.device)).cpu().numpy().astype(np.float16)
+        finally:
+            self.model.train(training)
+        return maps if clip.dim() == 5 else maps[0]
+
+
+def _memmap(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap:
+    """A file-backed array, zeros where new; a file of another size is from another run and starts anew."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if not path.is_file() or path.stat().st_size != size:
+        path.unlink(missing_ok=True)
+        with path.open("wb") as file:
+            file.truncate(size)
+    return np.memmap(path, dtype, "r+", shape=shape)
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """All clips once an epoch in an order drawn from (seed, epoch); Lightning calls `set_epoch`.
+
+    With several processes each takes every world-th clip of the same order, padded so that all have equally many.
+    """
+
+    def __init__(self, n: int, seed: int, rank: int = 0, world: int = 1):
+        self.n, self.seed, self.rank, self.world, self.epoch = n, seed, rank, world, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n)
+        order = np.resize(order, len(self) * self.world)
+        return ((self.epoch, int(i)) for i in order[self.rank :: self.world])
+
+    def __len__(self) -> int:
+        return -(-self.n // self.world)
+
+
+def sub_sequences(images: np.ndarray, config: Config, of: int = SUB_SEQUENCES) -> torch.Tensor:
+    """The fixed sub-sequences of a clip's frames (n, resize, resize, 3), centre crop: uint8 (of, T, 3, S, S)."""
+    images = centre(images, config)
+    return torch.stack([to_tensor(images[test_indices(len(images), config.T, i, of)]) for i in range(of)])
+
+
+def centre(images: np.ndarray, config: Config) -> np.ndarray:
+    """The central size x size of (n, resize, resize, 3) frames: what the robot's resize gives."""
+    border = (config.resize - config.size) // 2
+    return images[:, border : border + config.size, border : border + config.size]
+
+
+def to_tensor(images: np.ndarray) -> torch.Tensor:
+    """(T, S, S, 3) RGB -> (T, 3, S, S) uint8."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accuracy of a trained run on labelled clips.
+
+Two protocols: `clips`, the paper's five fixed sub-sequences a clip, logits averaged; and `stream`, where each
+clip runs through the robot's own recogniser and is labelled as `gc-ros video` labels it. Every clip counts: one
+that does not decode, or is too short for a window, is wrong and is named.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gc_model import checkpoint
+from gc_model.clips import Clip, decode, index_clips
+from gc_model.dataset import sub_sequences
+from gc_model.engine import TorchEngine, describe
+from gc_model.model import GlimpseClouds
+from gc_ros.recognizer import Recognizer, stream_label
+from gc_ros.video import read_video
+from trt_build.bundle import Bundle, LoadedBundle
+from trt_build.errors import DataError
+
+PROTOCOLS = ("clips", "stream")
+NONE = "(no result)"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One clip: its label, the scores (K,) over the model's labels, or the reason why there are none."""
+
+    clip: Clip
+    scores: NDArray[np.float64] | None
+    problem: str = ""
+
+
+def evaluate(
+    run: Path,
+    data: Path,
+    *,
+    subjects: Iterable[str] | None = None,
+    protocol: str = "clips",
+    mode: str | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Judge every clip and sum up. See `report` for what is returned.
+
+    Raises DataError for an unknown protocol or a class that the model was not trained on.
+    """
+    if protocol not in PROTOCOLS:
+        raise DataError(f'unknown protocol "{protocol}": choose {" or ".join(PROTOCOLS)}')
+    model, recipe = checkpoint.load(run)
+    clips = index_clips(data, subjects=subjects)
+    if strange := sorted({c.label for c in clips} - set(recipe.labels)):
+        raise DataError(
+            f'{data} has the class "{strange[0]}", which {run} was not trained on; it knows {", ".join(recipe.labels)}'
+        )
+    _Groups(recipe.labels, groups)  # its errors before the judging, not after
+    info = describe(model.config, recipe)
+    if mode is not None and mode not in info.modes:
+        raise DataError(f'mode "{mode}" is not one of this model: choose {" or ".join(info.modes)}')
+    judge = _five_sub_sequences(model, info) if protocol == "clips" else _as_the_robot(model, info, mode)
+    judged = [_judge(judge, clip) for clip in _track(clips, progress)]
+    result = report(judged, recipe.labels, groups)
+    return {
+        "run": run.name,
+        "data": data.resolve().name,
+        "protocol": protocol,
+        "mode": mode or info.default_mode,
+    } | result
+
+
+def _track(clips: Sequence[Clip], progress: bool) -> Iterable[Clip]:
+    from rich.progress import track
+
+    return track(clips, "evaluating", disable=not progress)
+
+
+def _judge(judge: Callable[[Clip], NDArray[np.float64]], clip: Clip) -> Judged:
+    try:
+        return Judged(clip, judge(clip))
+    except DataError as error:
+        return Judged(clip, None, str(error))
+
+
+def _five_sub_sequences(model: GlimpseClouds, info: Bundle) -> Callable[[Clip], NDArray[np.float64]]:
+    @torch.no_grad()
+    def judge(clip: Clip) -> NDArray[np.float64]:
+        # Every frame, since the sub-sequences are fixed by frame number.
+        images = decode(clip.path, info.preprocess, max_fps=1e9).images
+        logits = torch.stack(
+            [model(part[None]).logits[0] for part in sub_sequences(images, model.config)]
+        ).mean(0)
+        return torch.softmax(logits.double() / info.calibration.temperature, 0).numpy()
+
+    return judge
+
+
+def _as_the_robot(
+    model: GlimpseClouds, info: Bundle, mode: str | None
+) -> Callable[[Clip], NDArray[np.float64]]:
+    bundle = LoadedBundle(Path(), info)
+    mode = mode or info.default_mode
+    engine = TorchEngine(model, info, mode)
+
+    def judge(clip: Clip) -> NDArray[np.float64]:
+        recognizer = Recognizer(bundle, engine, mode=mode, owns_engine=False)
+        results = [recognizer.push(image, stamp, bgr=False) for image, stamp in read_video(clip.path)]
+        return stream_label(r for r in results if r is not None)[1]
+
+    return judge
+
+
+class _Groups:
+    """Coarser classes: their names, and member (groups, labels) with a one where a label belongs to a group."""
+
+    def __init__(self, labels: Sequence[str], groups: Mapping[str, Sequence[str]] | None):
+        self.names, self.member = list(labels), np.eye(len(labels))
+        if groups is not None:
+            if not isinstance(groups, Mapping) or not all(
+                isinstance(m, (list, tuple)) for m in groups.values()
+            ):
+                raise DataError('groups must be an object of lists: {"coarse": ["label", ...], ...}')
+            flat = [label for members in groups.values() for label in members]
+            wrong = sorted(set(map(str, flat)) ^ set(labels)) or [
+                n for n, k in Counter(flat).items() if k > 1
+            ]
+            if wrong:
+                raise DataError(f'groups must name each label once; look at "{wrong[0]}"')
+            self.names = list(groups)
+            self.member = np.array(
+                [[label in groups[name] for label in labels] for name in self.names], float
+            )
+        self.of = {label: int(np.argmax(self.member[:, i])) for i, label in enumerate(labels)}
+
+    def predict(self, scores: NDArray[np.float64]) -> int:
+        return int(np.argmax(self.member @ scores))
+
+
+def report(
+    judged: Sequence[Judged], labels: Sequence[str], groups: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, Any]:
+    """Accuracy, mean of the per-class recalls, recall per class, and the confusion matrix.
+
+    Rows of the confusion are the true classes, columns the predicted ones; the last column counts clips without
+    a result. groups: coarser classes as name -> labels; their scores are the sums of their members'. Raises
+    DataError where groups do not partition the labels.
+    """
+    coarse = _Groups(labels, groups)
+    names = coarse.names
+    predicted = [len(names) if j.scores is None else coarse.predict(j.scores) for j in judged]
+    confusion = np.zeros((len(names), len(names) + 1), int)
+    for j, k in zip(judged, predicted, strict=True):
+        confusion[coarse.of[j.clip.label], k] += 1
+    right, total = np.diag(confusion), confusion.sum(1)
+    recall = {name: float(right[i] / total[i]) for i, name in enumerate(names) if total[i]}
+    columns = [*names, NONE]
+    return {
+        "clips": int(total.sum()),
+        "accuracy": float(right.sum() / max(total.sum(), 1)),
+        "balanced_accuracy": float(np.mean(list(recall.values()))) if recall else 0.0,
+        "per_class": recall,
+        "labels": columns,
+        "confusion": confusion.tolist(),
+        "problems": {j.clip.name: j.problem for j in judged if j.scores is None},
+        "predictions": {j.clip.name: columns[k] for j, k in zip(judged, predicted, strict=True)},
+    }

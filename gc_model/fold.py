@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network in the form that runs on the robot: batch norm folded, every convolution a plain Conv2d.
+
+`fold_for_export(model)` gives a copy that computes the same in evaluation mode. The kernel of an inflated
+convolution lies in it as the 2-D kernel over three concatenated frames, one parameter for the window graph and
+the step graph alike, so that both share their weights on disk.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gc_model.model import GlimpseClouds
+from gc_model.shapes import merge, split
+from gc_model.trunk import TAPS, InflatedConv, Pass, concatenated_weight, same_padding
+
+
+class FoldedConv(nn.Module):
+    """An inflated convolution, and the batch norm behind it, as one Conv2d over three frames."""
+
+    def __init__(self, conv: InflatedConv):
+        super().__init__()
+        self.causal, self.index = conv.causal, conv.index
+        self.stride, self.groups, self.kernel = conv.stride, conv.groups, conv.kernel
+        self.same, self.padding = conv.same, conv.padding
+        self.weight = nn.Parameter(concatenated_weight(conv.weight.detach(), conv.groups).contiguous())
+        bias = conv.bias.detach() if conv.bias is not None else conv.weight.new_zeros(conv.weight.shape[0])
+        self.bias = nn.Parameter(self._bias_of_taps(bias))
+
+    def _bias_of_taps(self, bias: Tensor) -> Tensor:
+        if self.groups == 1:
+            return bias.clone()
+        return torch.cat([bias, torch.zeros_like(bias), torch.zeros_like(bias)])  # the taps are summed
+
+    def absorb(self, scale: Tensor, shift: Tensor) -> None:
+        """Take in y -> scale * y + shift."""
+        taps = 1 if self.groups == 1 else TAPS
+        with torch.no_grad():
+            self.weight.mul_(scale.repeat(taps).view(-1, 1, 1, 1))
+            self.bias.mul_(scale.repeat(taps))
+            self.bias[: len(shift)].add_(shift)
+
+    def forward(self, x: Tensor, now: Pass) -> Tensor:
+        if now.frames:
+            frames = self._neighbours(x, now.frames)
+        else:
+            frames = torch.cat([merge(now.past[self.index], 1, 2), x], 1)
+            now.written.append(split(frames[:, int(x.shape[1]) :], 1, TAPS - 1))
+        if self.same:
+            (top, bottom), (left, right) = same_padding(frames.shape[-2:], self.kernel, self.stride)
+            frames = F.pad(frames, (left, right, top, bottom))
+        if self.groups == 1:
+            return F.conv2d(frames, self.weight, self.bias, self.stride, self.padding)
+        y = F.conv2d(frames, self.weight, self.bias, self.stride, self.padding, groups=TAPS * self.groups)
+        oldest, middle, newest = y.chunk(TAPS, 1)
+        return oldest + middle + newest
+
+    def _neighbours(self, x: Tensor, T: int) -> Tensor:
+        """(B*T, in, H, W) -> (B*T, 3 * in, H, W): every frame with the two it sees beside it, zeros outside."""
+        clip = split(x, 0, T)
+        none = clip[:, :1] * 0  # zeros without asking for a shape
+        if self.causal:
+            padded = torch.cat([none, none, clip], 1)
+        else:
+            padded = torch.cat([none, clip, none], 1)
+        return merge(torch.cat([padded[:, tap : tap + T] for tap in range(TAPS)], 2), 0, 1)
+
+
+@torch.no_grad()
+def fold_for_export(model: GlimpseClouds) -> GlimpseClouds:
+    """A copy of `model` in evaluation mode whose trunk is folded; its state and results are the same."""
+    model = copy.deepcopy(model).eval()
+    pairs = _batch_norms(model)
+    trunk = model.trunk
+    for name, module in list(trunk.net.named_modules()):
+        if isinstance(module, InflatedConv):
+            folded = FoldedConv(module)
+            folded.register_forward_pre_hook(trunk._tell, with_kwargs=True)
+            trunk.net.set_submodule(name, folded)
+    for conv_name, norm_name in pairs.items():
+        _absorb(trunk.net, conv_name, norm_name)
+    return model
+
+
+def _batch_norms(model: GlimpseClouds) -> dict[str, str]:
+    """Which batch norm reads which convolution's output, by name, found by watching one pass."""
+    net = model.trunk.net
+    produced: dict[int, tuple[str, Tensor]] = {}
+    pairs: dict[str, str] = {}
+    hooks = []
+    for name, module in net.named_modules():
+        if isinstance(module, (nn.Conv2d, InflatedConv)):
+
+            def made(_: Any, args: Any, output: Tensor, name: str = name) -> None:
+                produced[id(output)] = (name, output)
+
+            hooks.append(module.register_forward_hook(made))
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+
+            def read(_: Any, args: Any, name: str = name) -> None:
+                if id(args[0]) in produced:
+                    pairs[produced[id(args[0])][0]] = name
+
+            hooks.append(module.register_forward_pre_hook(read))
+    size = model.config.size
+    model.trunk.clip(torch.zeros(1, 3, size, size, dtype=model.mean.dtype), 1)
+    for hook in hooks:
+        hook.remove()
+    return pairs
+
+
+def _absorb(net: nn.Module, conv_name: str, norm_name: str) -> None:
+    """Fold one batch norm into its convolution; what is left of it is its activation, if it has one."""
+    norm, conv = net.get_submodule(norm_name), net.get_submodule(conv_name)
+    assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    assert norm.running_var is not None and norm.running_mean is not None
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    shift = norm.bias - norm.running_mean * scale
+    if isinstance(conv, FoldedConv):
+        conv.absorb(scale, shift)
+    else:
+        assert isinstance(conv, nn.Conv2d)
+        conv.weight.mul_(scale.view(-1, 1, 1, 1))
+        conv.bias = nn.Parameter(shift if conv.bias is None else conv.bias * scale + shift)
+    net.set_submodule(norm_name, getattr(norm, "act", nn.Identity()))

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NTU RGB+D 60 (Shahroudy et al. 2016): file names, protocols and skeletons (MODEL.md 6).
+
+56,880 clips `SsssCcccPpppRrrrAaaa_rgb.avi`, beside them `SsssCcccPpppRrrrAaaa.skeleton`. 302 clips have no usable
+skeleton; they stay in the RGB protocols, only their pose losses are masked.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_build.errors import DataError
+
+TRAINING_SUBJECTS = frozenset({1, 2, 4, 5, 8, 9, 13, 14, 15, 16, 17, 18, 19, 25, 27, 28, 31, 34, 35, 38})
+TRAINING_CAMERAS = frozenset({2, 3})
+SPLITS = ("cross-subject", "cross-view")
+COLOUR_SIZE = (1920, 1080)  # the colour coordinates of a joint are pixels of this picture
+BODIES, JOINTS = 2, 25
+_NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})")
+_BODY_FIELDS, _JOINT_FIELDS = 10, 12
+
+
+@dataclass(frozen=True)
+class Name:
+    """What a file name says: setup, camera, performer, replication and action, each counted from 1."""
+
+    setup: int
+    camera: int
+    performer: int
+    replication: int
+    action: int
+
+    @classmethod
+    def parse(cls, file: Path | str) -> Name:
+        """Raises DataError for a name that is not of the data set."""
+        match = _NAME.match(Path(file).name)
+        if not match:
+            raise DataError(f"{file}: not a name of NTU RGB+D (S001C001P001R001A001...); take the file out")
+        return cls(*(int(part) for part in match.groups()))
+
+    @property
+    def stem(self) -> str:
+        return f"S{self.setup:03}C{self.camera:03}P{self.performer:03}R{self.replication:03}A{self.action:03}"
+
+    def trains(self, split: str) -> bool:
+        """Whether the clip is in the training part of "cross-subject" or "cross-view"."""
+        if split not in SPLITS:
+            raise DataError(f'unknown split "{split}": choose {" or ".join(SPLITS)}')
+        if split == "cross-subject":
+            return self.performer in TRAINING_SUBJECTS
+        return self.camera in TRAINING_CAMERAS
+
+
+def find(root: Path) -> list[tuple[Name, Path, Path | None]]:
+    """All clips below `root`: (name, video, skeleton or None), sorted by name."""
+    videos = {Name.parse(p): p for p in root.rglob("S*_rgb.avi") if _NAME.match(p.name)}
+    skeletons = {p.stem: p for p in root.rglob("S*.skeleton")}
+    return [(name, videos[name], skeletons.get(name.stem)) for name in sorted(videos, key=lambda n: n.stem)]
+
+
+@dataclass(frozen=True)
+class Skeletons:
+    """Joints (frames, 2, 25, 2) as fractions of the picture, x then y, NaN where unknown; valid (frames, 2)."""
+
+    joints: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+
+
+def read_skeleton(path: Path) -> Skeletons:
+    """Read a `.skeleton` file; at most two bodies, by id over the whole clip, those that move most first.
+
+    Several bodies come and go in a file, and furniture is taken for one now and then: motion tells them apart.
+    Raises DataError, naming the line, for a file that is cut short or is not of this format.
+    """
+    lines = _Lines(path)
+    frames = lines.integer("the number of frames")
+    tracks: dict[str, NDArray[np.float32]] = {}
+    for t in range(frames):
+        for _ in range(lines.integer("the number of bodies")):
+            fields = lines.fields(_BODY_FIELDS, "a body")
+            count = lines.integer("the number of joints")
+            if count != JOINTS:
+                raise DataError(
+                    f"{path}:{lines.number}: {count} joints instead of {JOINTS}; get the file again"
+                )
+            track = tracks.setdefault(fields[0], np.full((frames, JOINTS, 2), np.nan, np.float32))
+            for j in range(JOINTS):
+                values = lines.fields(_JOINT_FIELDS, "a joint")
+                track[t, j] = lines.floats(values[5:7])
+    chosen = sorted(tracks.values(), key=_motion, reverse=True)[:BODIES]
+    joints = np.full((frames, BODIES, JOINTS, 2), np.nan, np.float32)
+    for b, track in enumerate(chosen):
+        joints[:, b] = track / np.array(COLOUR_SIZE, np.float32)
+    return Skeletons(joints, np.asarray(np.isfinite(joints).any(axis=(2, 3))))
+
+
+def _motion(track: NDArray[np.float32]) -> float:
+    """Variance of the joints over time, summed; a body seen for one frame does not move."""
+    seen = track[~np.isnan(track).all((1, 2))]
+    return float(np.nanvar(seen, axis=0).sum()) if len(seen) > 1 else 0.0
+
+
+class _Lines:
+    """The lines of a file with their numbers, and what is expected of each."""
+
+    def __init__(self, path: Path):
+        self.path, self.number = path, 0
+        try:
+            self._lines = path.read_text(encoding="ascii").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: not a readable skeleton file ({error}); get it again") from None
+
+    def fields(self, count: int, what: str) -> list[str]:
+        if self.number >= len(self._lines):
+            raise DataError(
+                f"{self.path}: cut short at line {self.number}, expected {what}; get the file again"
+            )
+        parts = self._lines[self.number].split()
+        self.number += 1
+        if len(parts) != count:
+            raise DataError(
+                f"{self.path}:{self.number}: expected {what} ({count} numbers), got {len(parts)}; get the file again"
+            )
+        return parts
+
+    def integer(self, what: str) -> int:
+        (text,) = self.fields(1, what)
+        try:
+            value = int(text)
+        except ValueError:
+            value = -1
+        if value < 0:
+            raise DataError(f"{self.path}:{self.number}: expected {what}, got {text!r}; get the file again")
+        return value
+
+    def floats(self, texts: list[str]) -> list[float]:
+        try:
+            return [float(text) for text in texts]  # "NaN" and "-nan" are numbers here
+        except ValueError:
+            raise DataError(
+                f"{self.path}:{self.number}: {texts} are not numbers; get the file again"
+            ) from None

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Northwestern-UCLA Multiview Action 3D (Wang et al. 2014): both layouts in use (MODEL.md 6).
+
+    view_1/a01_s01_e00/frame_12_tc_1234_rgb.jpg     a folder of pictures a clip; clips of one frame exist
+    multiview_action_videos/a01/v01_s01_e00.avi     a video a clip
+
+Ten classes, ten subjects, three views. There are no 2-D joints: pose and glimpse losses are off.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from trt_build.errors import DataError
+
+CLASSES = (1, 2, 3, 4, 5, 6, 8, 9, 11, 12)
+# Test view of each protocol; the other two train. V3_{1,2} of the paper trains on views 1 and 2.
+SPLITS = {"V3": 3, "V2": 2, "V1": 1}
+FRAME_RATE = 12.0  # a second; folders of pictures carry no clock of a documented unit
+_FOLDER = re.compile(r"a(\d\d)_s(\d\d)_e(\d\d)$")
+_VIDEO = re.compile(r"v(\d\d)_s(\d\d)_e(\d\d)\.avi$")
+_FRAME = re.compile(r"frame_(\d+)_tc_\d+_rgb\.jpg$")
+
+
+@dataclass(frozen=True)
+class Name:
+    """Action, subject, episode and view of a clip."""
+
+    action: int
+    subject: int
+    episode: int
+    view: int
+
+    @property
+    def stem(self) -> str:
+        return f"a{self.action:02}_s{self.subject:02}_e{self.episode:02}_v{self.view:02}"
+
+    def trains(self, split: str) -> bool:
+        """Whether the clip is in the training part of "V3", "V2" or "V1"."""
+        if split not in SPLITS:
+            raise DataError(f'unknown split "{split}": choose {", ".join(SPLITS)}')
+        return self.view != SPLITS[split]
+
+
+def find(root: Path) -> list[tuple[Name, Path]]:
+    """All clips below `root`: (name, folder of frames or video), sorted by name. Unknown classes are passed over."""
+    found: dict[Name, Path] = {}
+    for view in (1, 2, 3):
+        for folder in root.rglob(f"view_{view}/a*_s*_e*"):
+            if (match := _FOLDER.match(folder.name)) and folder.is_dir():
+                action, subject, episode = (int(part) for part in match.groups())
+                found[Name(action, subject, episode, view)] = folder
+    for video in root.rglob("a[0-9][0-9]/v*_s*_e*.avi"):
+        if match := _VIDEO.match(video.name):
+            view, subject, episode = (int(part) for part in match.groups())
+            found.setdefault(Name(int(video.parent.name[1:]), subject, episode, view), video)
+    return [(n, found[n]) for n in sorted(found, key=lambda n: n.stem) if n.action in CLASSES]
+
+
+def frame_files(folder: Path) -> list[tuple[Path, float]]:
+    """The pictures of a clip in order, each with its time in seconds from the first, counted at `FRAME_RATE`.
+
+    Raises DataError for a folder without pictures.
+    """
+    frames = sorted((int(m[1]), file) for file in folder.iterdir() if (m := _FRAME.match(file.name)))
+    if not frames:
+        raise DataError(f"{folder}: holds no frame_<i>_tc_<t>_rgb.jpg; get the clip again")
+    return [(file, i / FRAME_RATE) for i, (_, file) in enumerate(frames)]

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`gc-model synth`, also `python -m gc_model.synth`: write a data set of synthetic people."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gc_model.synth.activities import ACTIVITIES
+from gc_model.synth.dataset import LAYOUTS, synthesize
+from trt_build.errors import DataError, GlimpseError
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise DataError(f"size {text!r}: write it as WIDTHxHEIGHT, e.g. 256x256") from None
+    return width, height
+
+
+def synth(
+    out: Annotated[Path, typer.Argument(help="Folder to write the data set to.")],
+    layout: Annotated[str, typer.Option(help=f"One of {', '.join(LAYOUTS)}.")] = "folder",
+    classes: Annotated[
+        str, typer.Option(help="Activities, separated by commas. Default: all the layout takes.")
+    ] = "",
+    subjects: Annotated[int, typer.Option(help="How many people.")] = 8,
+    first_subject: Annotated[
+        int, typer.Option(help="Number of the first; other numbers are other people.")
+    ] = 1,
+    clips_per_class: Annotated[
+        int, typer.Option(help="0: two repetitions by everybody before every camera.")
+    ] = 0,
+    cameras: Annotated[
+        int, typer.Option(help="1 to 3 views; 0: one for folder, three for ntu and nucla.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed gives other people, places and motions.")] = 0,
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the pictures.")] = "256x256",
+    fps: Annotated[float, typer.Option(help="Frames per second.")] = 4.0,
+    duration: Annotated[float, typer.Option(help="Seconds per clip.")] = 4.5,
+    clutter: Annotated[float, typer.Option(help="0 empty rooms .. 1 furniture and moving things.")] = 1.0,
+    occlusion: Annotated[
+        float, typer.Option(help="Share of clips with something in front of the people.")
+    ] = 0.25,
+    noise: Annotated[float, typer.Option(help="Strength of camera noise, colour cast and shake.")] = 1.0,
+    missing_skeletons: Annotated[
+        float, typer.Option(help="ntu: share of clips whose bodies were lost.")
+    ] = 0.0,
+    workers: Annotated[int, typer.Option(help="Processes; 0: one per core. Does not change the result.")] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the summary as JSON, show no progress.")
+    ] = False,
+) -> None:
+    """Write video clips of synthetic people, with joints, for training without a data set.
+
+    Example: gc-model synth clips --classes drink,phone_call,wave,salute --subjects 12 --clips-per-class 60
+
+    The same command always gives the same clips. A test set of other people: --first-subject 101.
+    """
+    try:
+        summary = synthesize(
+            out, layout, classes=classes.split(",") if classes else None, subjects=subjects,
+            first_subject=first_subject, clips_per_class=clips_per_class or None, cameras=cameras or None, seed=seed,
+            size=_size(size), fps=fps, duration_s=duration, clutter=clutter, occlusion=occlusion, noise=noise,
+            missing_skeletons=missing_skeletons, workers=workers or None,
+            progress=not as_json and sys.stderr.isatty(),
+        )  # fmt: skip
+    except GlimpseError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    if as_json:
+        typer.echo(json.dumps(summary))
+        return
+    typer.echo(
+        f"{summary['clips']} clips of {len(summary['classes'])} activities by {len(summary['subjects'])} people "
+        f"in {summary['out']} ({summary['clips_per_s']:.1f} clips/s)"
+    )
+
+
+synth.__doc__ = f"{inspect.cleandoc(synth.__doc__ or '')}\n\nActivities: {', '.join(ACTIVITIES)}.\n"
+
+
+def main() -> None:
+    typer.run(synth)

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole data sets of synthetic people, in the layouts that the readers of real data sets read."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from gc_model.synth.activities import ACTIVITIES, ALONE
+from gc_model.synth.clip import ClipSpec, check, render
+from gc_model.synth.skeleton import skeleton_text, write_skeleton
+from gc_model.synth.video import write_video
+from trt_build.errors import DataError
+
+LAYOUTS = ("folder", "ntu", "nucla", "nucla-frames")
+NUCLA_CLASSES = (1, 2, 3, 4, 5, 6, 8, 9, 11, 12)
+# Yaw of camera 1, 2, 3. NTU: the middle camera and the two sides; a person faces one of the sides, so that camera 1
+# always sees 45 degrees and the others the front and the side.
+YAWS = {"folder": (0.0, 40.0, -40.0), "ntu": (0.0, 45.0, -45.0), "nucla": (0.0, 50.0, -50.0)}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A clip and the file it becomes, relative to the data set's root."""
+
+    spec: ClipSpec
+    file: str
+    label: str
+    repetition: int
+    layout: str
+    skeleton: bool = True  # False: bodies were lost, as in 302 clips of NTU
+
+
+def plan(
+    layout: str,
+    *,
+    classes: Sequence[str] | None = None,
+    subjects: int = 8,
+    first_subject: int = 1,
+    clips_per_class: int | None = None,
+    cameras: int | None = None,
+    seed: int = 0,
+    size: tuple[int, int] = (256, 256),
+    fps: float = 4.0,
+    duration_s: float = 4.5,
+    clutter: float = 1.0,
+    occlusion: float = 0.25,
+    noise: float = 1.0,
+    missing_skeletons: float = 0.0,
+) -> list[Job]:
+    """Every clip of a data set, in order. Raises DataError for what cannot be made.
+
+    The clips of a class run over cameras fastest, then subjects, then repetitions: one performance is seen by all
+    cameras. Without `clips_per_class` there are two repetitions of everything.
+    """
+    if layout not in LAYOUTS:
+        raise DataError(f"unknown layout {layout!r}: choose from {', '.join(LAYOUTS)}")
+    family = layout.partition("-")[0]
+    names = _classes(family, classes)
+    cameras = cameras if cameras is not None else (1 if family == "folder" else 3)
+    if subjects < 1 or first_subject < 1 or seed < 0:
+        raise DataError("subjects and first-subject start at 1 and seed at 0: give larger numbers")
+    if not 1 <= cameras <= 3:
+        raise DataError(f"{cameras} cameras: there are places for 1 to 3")
+    limit = {"ntu": 999, "nucla": 99}.get(family)
+    if limit and first_subject + subjects - 1 > limit:
+        raise DataError(
+            f"layout {layout} can name subjects up to {limit}: lower --subjects or --first-subject"
+        )
+    total = clips_per_class if clips_per_class is not None else cameras * subjects * 2
+    if total < 1:
+        raise DataError(f"{total} clips per class: give at least 1")
+    if (
+        not 0 <= missing_skeletons <= 1
+        or not 0 <= clutter <= 1
+        or not 0 <= occlusion <= 1
+        or not 0 <= noise <= 4
+    ):
+        raise DataError("missing-skeletons, clutter and occlusion go from 0 to 1, noise from 0 to 4")
+    jobs = []
+    for name in names:
+        number = ACTIVITIES.index(name)
+        for i in range(total):
+            camera, person = i % cameras + 1, first_subject + i // cameras % subjects
+            repetition = i // (cameras * subjects) + 1
+            spec = ClipSpec(
+                name, subject=person, seed=seed, take=number * 1000 + repetition, outfit=repetition, camera=camera,
+                yaw_deg=YAWS[family][camera - 1], facing_deg=_facing(family, repetition), size=(size[0], size[1]),
+                fps=fps, duration_s=duration_s, clutter=clutter, occlusion=occlusion, noise=noise,
+            )  # fmt: skip
+            lost = (number * 7919 + i * 104729 + seed) % 1000 < missing_skeletons * 1000
+            jobs.append(Job(spec, _file(layout, names, spec, repetition), name, repetition, layout, not lost))
+    check(jobs[0].spec)
+    return jobs
+
+
+def _classes(family: str, classes: Sequence[str] | None) -> list[str]:
+    if classes is None:
+        return list(ALONE)[: len(NUCLA_CLASSES)] if family == "nucla" else list(ACTIVITIES)
+    names = [c.strip() for c in classes if c.strip()]
+    unknown = [c for c in names if c not in ACTIVITIES]
+    if unknown or not names:
+        raise DataError(
+            f"unknown activity {', '.join(unknown) or '(none)'}: choose from {', '.join(ACTIVITIES)}"
+        )
+    if len(set(names)) < len(names):
+        raise DataError("an activity is listed twice: name each once")
+    if family == "nucla" and len(names) > len(NUCLA_CLASSES):
+        raise DataError(
+            f"layout nucla has {len(NUCLA_CLASSES)} classes, not {len(names)}: name fewer with --classes"
+        )
+    return names
+
+
+def _facing(family: str, repetition: int) -> float | None:
+    if family == "ntu":
+        return 45.0 if repetition % 2 else -45.0
+    return None
+
+
+def _file(layout: str, names: list[str], spec: ClipSpec, repetition: int) -> str:
+    s, c = spec.subject, spec.camera
+    if layout == "folder":
+        return f"{spec.activity}/s{s:03d}_c{c}_r{repetition:02d}.mp4"
+    if layout == "ntu":
+        # The data set's setups are numbered by place and height of the cameras; 17 of them in the first release.
+        setup, number = (s - 1) % 17 + 1, ACTIVITIES.index(spec.activity) + 1
+        return f"nturgb+d_rgb/S{setup:03d}C{c:03d}P{s:03d}R{repetition:03d}A{number:03d}_rgb.avi"
+    a = NUCLA_CLASSES[names.index(spec.activity)]
+    if layout == "nucla":
+        return f"multiview_action_videos/a{a:02d}/v{c:02d}_s{s:02d}_e{repetition:02d}.avi"
+    return f"view_{c}/a{a:02d}_s{s:02d}_e{repetition:02d}"
+
+
+def make(root: Path, job: Job) -> int:
+    """Render one job and write its files; returns the number of frames."""
+    spec, target = job.spec, root / job.file
+    clip = render(spec)
+    if job.layout == "nucla-frames":
+        target.mkdir(parents=True, exist_ok=True)
+        for k, frame in enumerate(clip.frames):
+            stamp = round(k * 1000 / spec.fps)
+            name = str(target / f"frame_{k}_tc_{stamp}_rgb.jpg")
+            cv2.imwrite(name, frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+        return len(clip.frames)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_video(target, clip.frames, spec.fps)
+    if job.layout == "ntu":
+        path = root / "nturgb+d_skeletons" / (target.name.removesuffix("_rgb.avi") + ".skeleton")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        skeleton = clip.skeleton if job.skeleton else clip.skeleton * float("nan")
+        first = 72057594037927936 + spec.subject * 1000 + spec.take % 1000
+        text = skeleton_text(skeleton, clip.space, clip.mask, spec.size, (first, first + 1))
+        write_skeleton(path, text)
+    return len(clip.frames)
+
+
+def _make_all(argument: tuple[Path, list[Job]]) -> int:
+    root, jobs = argument
+    cv2.setNumThreads(1)  # the processes are the parallelism
+    return sum(make(root, job) for job in jobs)
+
+
+def synthesize(
+    out: Path | str,
+    layout: str = "folder",
+    *,
+    classes: Sequence[str] | None = None,
+    subjects: int = 8,
+    first_subject: int = 1,
+    clips_per_class: int | None = None,
+    cameras: int | None = None,
+    seed: int = 0,
+    size: tuple[int, int] = (256, 256),
+    fps: float = 4.0,
+    duration_s: float = 4.5,
+    clutter: float = 1.0,
+    occlusion: float = 0.25,
+    noise: float = 1.0,
+    missing_skeletons: float = 0.0,
+    workers: int | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Write a data set of synthetic people under `out` and return a summary of it.
+
+    layout: "folder" (class/clip.mp4 and clips.csv), "ntu" (NTU RGB+D names, .avi and .skeleton), "nucla" (N-UCLA
+    videos) or "nucla-frames" (N-UCLA pictures); all but the last have
+    clips.csv and all but the first classes.csv.
+    The result depends on every argument except `workers` and `progress`. Subjects are `first_subject` and the
+    following; those of different numbers are different people. Raises DataError.
+    """
+    jobs = plan(
+        layout, classes=classes, subjects=subjects, first_subject=first_subject, clips_per_class=clips_per_class,
+        cameras=cameras, seed=seed, size=size, fps=fps, duration_s=duration_s, clutter=clutter, occlusion=occlusion,
+        noise=noise, missing_skeletons=missing_skeletons,
+    )  # fmt: skip
+    workers = workers if workers is not None else len(os.sched_getaffinity(0))
+    if workers < 1:
+        raise DataError(f"{workers} workers: give at least 1")
+    root = Path(out)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        start = time.perf_counter()
+        # Small batches: a process is asked seldom, yet the last one does not keep the others waiting.
+        step = max(1, min(8, len(jobs) // (workers * 4)))
+        batches = [(root, jobs[i : i + step]) for i in range(0, len(jobs), step)]
+        frames = sum(_run(batches, min(workers, len(batches)), progress, len(jobs), step))
+        seconds = time.perf_counter() - start
+        _write_tables(root, jobs)
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"cannot write under {root}: {reason}; give a folder you may write to") from error
+    return {
+        "out": str(root),
+        "layout": layout,
+        "classes": list(dict.fromkeys(job.label for job in jobs)),
+        "clips": len(jobs),
+        "frames": frames,
+        "subjects": sorted({job.spec.subject for job in jobs}),
+        "cameras": len({job.spec.camera for job in jobs}),
+        "seed": seed,
+        "workers": workers,
+        "seconds": round(seconds, 3),
+        "clips_per_s": round(len(jobs) / max(seconds, 1e-9), 2),
+    }
+
+
+def _run(batches: list, workers: int, progress: bool, total: int, step: int) -> Iterator[int]:
+    """Frames written by each batch, as they finish."""
+    if workers == 1:
+        yield from _shown(map(_make_all, batches), progress, total, step)
+        return
+    # Spawned, not forked: the caller may hold threads (torch, ROS), which a fork copies in a locked state.
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        yield from _shown(pool.imap_unordered(_make_all, batches), progress, total, step)
+
+
+def _shown(results: Iterable[int], progress: bool, total: int, step: int) -> Iterator[int]:
+    if not progress:
+        yield from results
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    from rich.console import Console
+
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task, done = bar.add_task("clips", total=total), 0
+        for result in results:
+            done = min(done + step, total)
+            bar.update(task, completed=done)
+            yield result
+
+
+def _write_tables(root: Path, jobs: list[Job]) -> None:
+    if jobs[0].layout != "nucla-frames":  # whose clips are folders, which no reader of clips.csv expects
+        with (root / "clips.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "class", "subject", "camera", "width", "height", "fps", "frames"])
+            for job in jobs:
+                s = job.spec
+                writer.writerow([job.file, job.label, s.subject, s.camera, *s.size, f"{s.fps:g}", s.frames])
+    if jobs[0].layout != "folder":
+        numbers = {job.label: _class_number(job) for job in jobs}
+        with (root / "classes.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["number", "class"])
+            writer.writerows([number, label] for label, number in numbers.items())
+
+
+def _class_number(job: Job) -> int:
+    if job.layout == "ntu":
+        return ACTIVITIES.index(job.label) + 1
+    part = job.file.split("/")[1]
+    return int(part[1:3])

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`gc-model train`: stage 1, calibration of D, stage 2, and a run directory that can be resumed at any point.
+
+    RUN/options.json       what was asked for; clips.json: the clips it meant
+    RUN/cache/             decoded frames
+    RUN/stage1.safetensors after the trunk alone; calibrated.safetensors after D; each is skipped when there
+    RUN/stage1/ stage2/    checkpoints after the last and the best epoch, and logs
+    RUN/model.*            the result
+
+Every file appears under its name when it is whole.
+"""
+
+from __future__ import annotations
+
+from gc_model import torchvision_guard  # noqa: F401 - before lightning
+
+# isort: split
+import json
+import logging
+import os
+import platform
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from gc_model import checkpoint
+from gc_model.augment import Augment
+from gc_model.calibrate import calibrate_metric
+from gc_model.clips import Clip, FrameCache, index_clips, labels_of, split_validation
+from gc_model.dataset import EpochSampler, FrozenFront, TestClips, TrainingClips
+from gc_model.lightning_io import SafetensorsIO
+from gc_model.model import GlimpseClouds
+from gc_model.options import TrainOptions
+from gc_model.presets import preset
+from gc_model.pretrained import imagenet_file, load_imagenet
+from gc_model.training import CloudStage, Keep, Stage, TrunkStage
+from trt_build.bundle import Preprocess
+from trt_build.errors import DataError
+from trt_build.heap import keep_freed_memory
+
+CALIBRATION_CLIPS = 256
+LAST_STAGE_ONLY = 4  # this many frozen stages leave only the one behind the context map to train
+
+
+def train(options: TrainOptions, out: Path, *, resume: bool = False, progress: bool = True) -> dict[str, Any]:
+    """Train as `options` say into the run directory `out`. Returns a summary for the log.
+
+    Raises DataError for data that cannot be used, an occupied `out` without `resume`, or other options than the
+    run to be resumed was started with. Clips that do not decode are left out, named and counted.
+    """
+    started = time.monotonic()
+    keep_freed_memory(any_size=True)
+    _check_run(options, out, resume)
+    _calm_lightning()
+    torch.manual_seed(options.seed)
+    clips = index_clips(options.data, subjects=options.subjects, classes=options.classes)
+    labels = options.classes or labels_of(clips)
+    config = preset(options.preset, classes=len(labels), temporal=options.temporal, fit=options.fit)
+    cache = FrameCache(out / "cache", Preprocess(size=config.size, resize=config.resize, fit=options.fit))
+    failed = cache.fill(clips, workers=os.cpu_count() or 1, progress=progress)
+    for name, reason in failed.items():
+        logging.warning("left out %s: %s", name, reason)
+    training, validation = _split(clips, failed, labels, options)
+
+    model = GlimpseClouds(config)
+    weights = None if options.from_scratch else options.weights or imagenet_file(config.trunk)
+    if weights:
+        load_imagenet(model.trunk, weights)
+    # Only now: a run that could not start must not occupy its directory.
+    _start_run(options, out, training, validation)
+    frozen = {"auto": weights is not None, "frozen": True, "train": False}[options.trunk_statistics]
+    data = _Data(options, model, labels, cache, training, validation)
+
+    if not _load_part(model, out / "stage1.safetensors"):
+        if options.epochs1:
+            _fit(TrunkStage(model, options, frozen), data, out / "stage1", options, progress)
+        _save_part(model, out / "stage1.safetensors")
+    if not _load_part(model, out / "calibrated.safetensors"):
+        found = calibrate_metric(model, data.calibration())
+        (out / "calibration.json").write_text(json.dumps(found))
+        _save_part(model, out / "calibrated.safetensors")
+    if options.epochs2:
+        _fit(CloudStage(model, options), data, out / "stage2", options, progress)
+    summary = {
+        "clips": len(training),
+        "validation_clips": len(validation),
+        "left_out": failed,
+        "labels": labels,
+        "minutes": round((time.monotonic() - started) / 60, 2),
+    }
+    provenance = {
+        "data": options.data.resolve().name,
+        "subjects": options.subjects,
+        "clips": len(training),
+        "imagenet": weights.name if weights else None,
+        "options": json.loads(options.model_dump_json(exclude={"data", "weights"})),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    checkpoint.save(out, model, checkpoint.Recipe(labels, options.window_s, provenance=provenance))
+    return summary
+
+
+class _Data:
+    """The loaders of one run."""
+
+    def __init__(
+        self,
+        options: TrainOptions,
+        model: GlimpseClouds,
+        labels: Sequence[str],
+        cache: FrameCache,
+        training: Sequence[Clip],
+        validation: Sequence[Clip],
+    ):
+        self.options = options
+        config = model.config
+        size, resize = config.size, config.resize
+        augment = (
+            Augment(scale=options.scale, flip=options.flip)
+            if options.augment
+            else Augment.paper(size, resize)
+        )
+        self.samples: TrainingClips | FrozenFront = TrainingClips(
+            training, labels, cache, config, options.window_s, augment, options.seed
+        )
+        self.fixed = TestClips(training, labels, cache, config, sub_sequences=1)
+        self.held_out: TestClips | FrozenFront | None = (
+            TestClips(validation, labels, cache, config) if validation else None
+        )
+        if options.freeze_stages == LAST_STAGE_ONLY:
+            self.samples = FrozenFront(self.samples, model, cache.folder / "maps.train", options.views)
+            if isinstance(self.held_out, TestClips):
+                self.held_out = FrozenFront(self.held_out, model, cache.folder / "maps.val", 0)
+
+    def train(self, world: int = 1, rank: int = 0) -> DataLoader:
+        sampler = EpochSampler(len(self.samples), self.options.seed, rank, world)
+        return DataLoader(
+            self.samples,
+            self.options.batch,
+            sampler=sampler,
+            num_workers=0 if isinstance(self.samples, FrozenFront) else self.options.loaders,
+            pin_memory=_cuda(),
+        )
+
+    def validation(self) -> DataLoader | None:
+        return DataLoader(self.held_out, max(1, self.options.batch // 4)) if self.held_out else None
+
+    def calibration(self) -> Iterator[Tensor]:
+        chosen = range(0, len(self.fixed), max(1, len(self.fixed) // CALIBRATION_CLIPS))
+        for i in chosen:
+            yield self.fixed[i]["clip"]
+
+
+def _fit(stage: Stage, data: _Data, folder: Path, options: TrainOptions, progress: bool) -> None:
+    """Run one stage to its end, from its last checkpoint where there is one; the best weights stay in its model."""
+    validation = data.validation()
+    callbacks: list[pl.Callback] = [RichProgressBar()] if progress else []
+    stopping = EarlyStopping("val_loss", patience=options.patience) if validation else None
+    callbacks += [stopping] if stopping else []
+    callbacks.append(Keep(folder, stopping))
+    trainer = pl.Trainer(
+        max_epochs=stage.epochs,
+        accelerator="auto",
+        devices=1,  # several would each need the run directory to be prepared once, by one of them
+        precision=options.precision,
+        callbacks=callbacks,
+        plugins=[SafetensorsIO()],
+        logger=TensorBoardLogger(folder, name="log", version=""),
+        use_distributed_sampler=False,
+        gradient_clip_val=5.0,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        enable_progress_bar=progress,
+        log_every_n_steps=1,
+    )
+    last = folder / "last.ckpt"
+    loader = data.train(trainer.world_size, trainer.global_rank)
+    try:
+        trainer.fit(stage, loader, validation, ckpt_path=str(last) if last.is_file() else None)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
+    if trainer.interrupted:  # its older versions return
+        raise KeyboardInterrupt
+    if validation:
+        stage.load_state_dict(SafetensorsIO().load_checkpoint(folder / "best.ckpt")["state_dict"])
+
+
+def _split(
+    clips: Sequence[Clip], failed: Mapping[str, str], labels: Sequence[str], options: TrainOptions
+) -> tuple[list[Clip], list[Clip]]:
+    """(training, validation) without the clips that failed. Raises DataError for a class with nothing to train on."""
+    good = [c for c in clips if c.name not in failed]
+    training, validation = split_validation(good, options.val_fraction)
+    if without := sorted(set(labels) - {c.label for c in training}):
+        if without[0] in {c.label for c in validation}:
+            raise DataError(
+                f'all clips of class "{without[0]}" fell to validation; add clips, or lower --set val_fraction='
+            )
+        reasons = [failed[c.name] for c in clips if c.label == without[0]]
+        raise DataError(f'class "{without[0]}" has no clip that decodes; add one ({"; ".join(reasons[:1])})')
+    return training, validation
+
+
+def _check_run(options: TrainOptions, out: Path, resume: bool) -> None:
+    """Whether `out` may be written to: new without `resume`, started with the same options with it."""
+    path = out / "options.json"
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file: choose another --out")
+    if path.is_file():
+        if not resume:
+            raise DataError(f"{out} already holds a run: continue it with --resume, or choose another --out")
+        try:
+            before = TrainOptions.model_validate_json(path.read_text())
+        except ValueError as error:
+            raise DataError(f"{path} is damaged ({error}): restore it, or choose another --out") from None
+        changed = [k for k, v in before if v != getattr(options, k)]
+        if changed:
+            raise DataError(
+                f"{out} was started with other options ({', '.join(changed)}): resume with the same"
+            )
+        return
+    if resume:
+        raise DataError(f"{out} holds no run to resume: leave --resume away to start one")
+
+
+def _start_run(
+    options: TrainOptions, out: Path, training: Sequence[Clip], validation: Sequence[Clip]
+) -> None:
+    """Write down what the run is; for a resumed one, check that the clips are the same."""
+    path = out / "clips.json"
+    names = {"training": [c.name for c in training], "validation": [c.name for c in validation]}
+    if path.is_file():
+        before = json.loads(path.read_text())
+        if before != names:
+            found, known = ({n for part in of.values() for n in part} for of in (names, before))
+            which = next(iter(sorted(found ^ known)), "another split")
+            raise DataError(
+                f"the clips changed since {out} was started ({which}): restore them, or start anew"
+            )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _write(path, json.dumps(names, indent=1))
+        _write(out / "options.json", options.model_dump_json(indent=1))
+    except OSError as error:
+        raise DataError(f"{out} cannot be written ({error.strerror}): choose another --out") from None
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+def _save_part(model: GlimpseClouds, path: Path) -> None:
+    part = path.with_suffix(".part")
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, part)
+    os.replace(part, path)
+
+
+def _load_part(model: GlimpseClouds, path: Path) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        raise DataError(f"{path} is damaged ({error}): delete it to do this stage again") from None
+    return True
+
+
+def _cuda() -> bool:
+    return torch.cuda.is_available()
+
+
+def _calm_lightning() -> None:
+    for name in (
+        "lightning.pytorch",
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.pytorch.accelerators",
+    ):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*num_workers.*|.*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
+    warnings.filterwarnings("ignore", category=UserWarning, module="lightning.*")
+    warnings.filterwarnings(
+        "ignore", message=".*isinstance.treespec, LeafSpec.*"
+    )  # Lightning 2.6 with torch 2.13

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""f: a 2-D ImageNet network inflated in time (section 3 of the paper; Carreira and Zisserman's I3D rule).
+
+One rule: every k x k convolution but the stem becomes 3 x k x k; everything else stays 2-D, frames lying in
+the batch axis. Spatial pooling only: T frames in, T feature maps out.
+
+A convolution 3 x k x k over time is evaluated in three ways that give the same numbers:
+
+* Conv3d over the clip, which holds the weights and trains fastest;
+* Conv2d over the concatenated channels of the three frames, the form of `window.onnx` (gc_model.fold);
+* the same Conv2d with the two past frames taken from a cache, one frame at a time: `step`.
+"""
+
+from __future__ import annotations
+
+from gc_model import torchvision_guard  # noqa: F401 - before timm
+
+# isort: split
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gc_model.presets import Config
+from gc_model.shapes import merge, split
+
+TAPS = 3  # temporal extent of an inflated kernel
+
+
+@dataclass
+class Pass:
+    """What one forward pass tells the inflated convolutions, and hears from them.
+
+    frames: T of a clip pass, 0 in a step pass. past: the caches read by a step, written: those it leaves.
+    """
+
+    frames: int = 0
+    past: Sequence[Tensor] = ()
+    written: list[Tensor] = field(default_factory=list)
+
+
+class InflatedConv(nn.Module):
+    """A k x k convolution as a 3 x k x k one over frames t-1, t, t+1 (centered) or t-2, t-1, t (causal).
+
+    Weights: (out, in / groups, 3, k, k). The tap at the current frame starts as the 2-D kernel and the others
+    as zero, so a static video gives the 2-D network's features exactly.
+    """
+
+    def __init__(self, conv: nn.Conv2d, temporal: str, index: int):
+        super().__init__()
+        self.causal = temporal == "causal"
+        self.index = index  # place in the list of caches
+        self.stride, self.groups = conv.stride, conv.groups
+        self.kernel: tuple[int, int] = (conv.kernel_size[0], conv.kernel_size[1])
+        # timm's Conv2dSame pads as TensorFlow does: by the input's size, the odd pixel at the end.
+        self.same = type(conv).__name__ == "Conv2dSame"
+        self.padding = (0, 0) if self.same else (int(conv.padding[0]), int(conv.padding[1]))
+        now = TAPS - 1 if self.causal else TAPS // 2
+        weight = torch.zeros(*conv.weight.shape[:2], TAPS, *self.kernel, dtype=conv.weight.dtype)
+        weight[:, :, now] = conv.weight.detach()
+        self.weight = nn.Parameter(weight)
+        self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach().clone())
+
+    def forward(self, x: Tensor, now: Pass) -> Tensor:
+        """x: (B*T, in, H, W) in a clip pass, (B, in, H, W) in a step pass."""
+        if now.frames:
+            x, padding = self._pad(x)
+            if self.groups > 1 and torch.is_grad_enabled() and self.weight.requires_grad:
+                return self._depthwise_clip(x, now.frames, padding)
+            return self._clip(x, now.frames, padding)
+        frames = torch.cat([now.past[self.index], x[:, None]], 1)  # (B, 3, in, H, W), oldest first
+        now.written.append(frames[:, 1:])
+        x, padding = self._pad(merge(frames, 1, 2))
+        return sum_of_taps(x, self.weight, self.bias, self.stride, padding, self.groups)
+
+    def _pad(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        if not self.same:
+            return x, self.padding
+        (top, bottom), (left, right) = same_padding(x.shape[-2:], self.kernel, self.stride)
+        if (top, left) == (bottom, right):
+            return x, (top, left)
+        return F.pad(x, (left, right, top, bottom)), (0, 0)
+
+    def _clip(self, x: Tensor, T: int, padding: tuple[int, int]) -> Tensor:
+        clip = split(x, 0, T).transpose(1, 2)
+        clip = F.pad(clip, (0, 0, 0, 0, *self._time_padding()))
+        y = F.conv3d(clip, self.weight, self.bias, (1, *self.stride), (0, *padding), groups=self.groups)
+        return merge(y.transpose(1, 2), 0, 1)
+
+    def _depthwise_clip(self, x: Tensor, T: int, padding: tuple[int, int]) -> Tensor:
+        # On CPU the backward pass of three grouped Conv2d takes a third to two thirds of a grouped Conv3d's.
+        taps = [
+            F.conv2d(x, self.weight[:, :, i], None, self.stride, padding, 1, self.groups) for i in range(TAPS)
+        ]
+        before, _ = self._time_padding()
+        out = split(taps[before], 0, T)
+        for i in range(TAPS):
+            tap, late = (
+                split(taps[i], 0, T),
+                before - i,
+            )  # the frame that this tap sees lies `late` frames back
+            if late > 0:
+                out[:, late:].add_(tap[:, :-late])
+            elif late < 0:
+                out[:, :late].add_(tap[:, -late:])
+        y = merge(out, 0, 1)
+        return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
+
+    def _time_padding(self) -> tuple[int, int]:
+        return (TAPS - 1, 0) if self.causal else (TAPS // 2, TAPS // 2)
+
+
+def same_padding(
+    shape: Sequence[int], kernel: Sequence[int], stride: Sequence[int]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """TensorFlow's SAME padding of a (H, W) map: ((top, bottom), (left, right))."""
+    pairs = []
+    for n, k, s in zip(shape, kernel, stride, strict=True):
+        total = max((-(-int(n) // s) - 1) * s + k - int(n), 0)
+        pairs.append((total // 2, total - total // 2))
+    return pairs[0], pairs[1]
+
+
+def concatenated_weight(weight: Tensor, groups: int) -> Tensor:
+    """The (out, in, 3, k, k) kernel as the 2-D one over the concatenated channels of three frames.
+
+    groups = 1: (out, 3 * in, k, k). Otherwise one group a frame and group, (3 * out, in / groups, k, k): the
+    frames' outputs are summed afterwards, which keeps a depthwise convolution depthwise.
+    """
+    if groups == 1:
+        return weight.transpose(1, 2).flatten(1, 2)
+    return weight.permute(2, 0, 1, 3, 4).flatten(0, 1)
+
+
+def sum_of_taps(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, groups: int
+) -> Tensor:
+    """One output frame from the channels of three input frames, (B, 3 * in, H, W) oldest first: one Conv2d."""
+    kernel = concatenated_weight(weight, groups)
+    if groups == 1:
+        return F.conv2d(x, kernel, bias, stride, padding)
+    y = F.conv2d(x, kernel, None, stride, padding, groups=TAPS * groups)
+    y = split(y, 1, TAPS).sum(1)
+    return y if bias is None else y + bias.view(1, -1, 1, 1)
+
+
+class Trunk(nn.Module):
+    """f: frames (B*T, 3, H, W) normalised -> last map Z (B*T, C_Z, H/32, W/32) and context c (B*T, C_c).
+
+    c_t is the spatial mean of the penultimate stage's map (stride 16). Networks are timm's, by name.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.net: nn.Module = timm.create_model(
+            config.trunk, pretrained=False, features_only=True, **dict(config.trunk_args)
+        )
+        info: Any = self.net.feature_info
+        self.context_channels, self.channels = (int(n) for n in info.channels()[-2:])
+        self.inflated = inflate(self.net, config.temporal)
+        self._chain, self._context = chain(self.net)
+        self._pass = Pass()
+        for conv in self.inflated:
+            conv.register_forward_pre_hook(self._tell, with_kwargs=True)
+
+    def _tell(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        return (*args, self._pass), kwargs  # timm's blocks call conv(x); the pass rides along
+
+    def clip(self, x: Tensor, T: int) -> tuple[Tensor, Tensor]:
+        """All frames of clips of T frames, x: (B*T, 3, H, W)."""
+        context = self.front(x, T)
+        return self.back(context, T), context.mean((2, 3))
+
+    def front(self, x: Tensor, T: int) -> Tensor:
+        """Up to the penultimate stage's map (B*T, C_c, H/16, W/16)."""
+        return self._run(x, Pass(frames=T), self._chain[: self._context])
+
+    def back(self, context: Tensor, T: int) -> Tensor:
+        """From that map to Z."""
+        return self._run(context, Pass(frames=T), self._chain[self._context :])
+
+    def step(self, x: Tensor, caches: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """One new frame, x: (B, 3, H, W), with each convolution's last two inputs from `caches`."""
+        now = Pass(past=caches)
+        context = self._run(x, now, self._chain[: self._context])
+        Z = self._run(context, now, self._chain[self._context :])
+        return Z, context.mean((2, 3)), now.written
+
+    def _run(self, x: Tensor, now: Pass, names: Sequence[str]) -> Tensor:
+        self._pass = now
+        try:
+            for name in names:
+                x = self.net.get_submodule(name)(x)
+        finally:
+            self._pass = Pass()
+        return x
+
+    def cache_shapes(self, size: int) -> list[tuple[int, int, int, int]]:
+        """(2, channels, H, W) of every cache for a size x size input, found by a pass over one black frame."""
+        shapes: list[tuple[int, int, int, int]] = []
+        hooks = []
+        for conv in self.inflated:
+
+            def note(module: nn.Module, args: tuple) -> None:
+                shapes.append((TAPS - 1, *args[0].shape[1:]))
+
+            hooks.append(conv.register_forward_pre_hook(note, prepend=True))
+        weight = next(self.parameters())
+        training = self.training
+        try:
+            with torch.no_grad():
+                self.eval().clip(torch.zeros(1, 3, size, size, dtype=weight.dtype, device=weight.device), 1)
+        finally:
+            self.train(training)
+            for hook in hooks:
+                hook.remove()
+        return shapes
+
+
+def chain(net: nn.Module) -> tuple[list[str], int]:
+    """The names of the modules that one frame runs through in turn, and how many lead to the context map.
+
+    timm's feature networks are such chains: its ResNets by construction, its EfficientNets as stem, batch norm
+    and blocks. A trunk of another build fails here rather than compute something else.
+    """
+    info: Any = net.feature_info
+    *_, context, last = info.module_name()
+    names = [name for name, _ in net.named_children()]
+    if "blocks" in names:
+        blocks = [f"blocks.{name}" for name, _ in net.get_submodule("blocks").named_children()]
+        names = ["conv_stem", "bn1", *blocks]
+    if names[-1] != last or context not in names:
+        raise TypeError(f"the trunk {type(net).__name__} is not a chain that ends in {last}")
+    return names, names.index(context) + 1
+
+
+def inflate(net: nn.Module, temporal: str) -> list[InflatedConv]:
+    """Replace every k x k convolution of `net` but the stem's by its inflated form, in order of use."""
+    convs = [(n, m) for n, m in net.named_modules() if isinstance(m, nn.Conv2d)]
+    inflated: list[InflatedConv] = []
+    for name, conv in convs[1:]:  # the first is the stem, which stays 2-D
+        if conv.kernel_size == (1, 1):
+            continue
+        parent_name, _, child = name.rpartition(".")
+        parent = net.get_submodule(parent_name)
+        inflated.append(InflatedConv(conv, temporal, len(inflated)))
+        setattr(parent, child, inflated[-1])
+    return inflated

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small networks in float64 whose temporal taps are alive, for exact comparisons."""
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
+
+from gc_model.model import GlimpseClouds  # noqa: E402
+from gc_model.presets import preset  # noqa: E402
+
+
+def build(
+    name: str = "tiny", *, seed: int = 0, dtype: "torch.dtype" = torch.float64, **changes
+) -> GlimpseClouds:
+    """A network in evaluation mode with random statistics and all temporal taps in use."""
+    torch.manual_seed(seed)
+    model = GlimpseClouds(preset(name, **({"classes": 7} | changes)))
+    with torch.no_grad():
+        for parameter in model.trunk.parameters():
+            if parameter.dim() == 5:
+                parameter.add_(torch.randn_like(parameter) / parameter[0].numel() ** 0.5)
+        for module in model.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.running_mean.uniform_(-0.1, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+                module.weight.uniform_(0.3, 0.8)  # timm starts the last of a block at zero: a dead branch
+        metric = model.assignment.metric
+        metric.phi_max.fill_(10.0)  # wide, so that no distance is clamped
+        metric.L.weight.add_(torch.randn_like(metric.L.weight) * 0.1)
+    return model.to(dtype).eval()
+
+
+def noise(B: int, T: int, size: int, seed: int = 0) -> "torch.Tensor":
+    """uint8 clips (B, T, 3, size, size)."""
+    return torch.randint(0, 256, (B, T, 3, size, size), dtype=torch.uint8, generator=torch.manual_seed(seed))

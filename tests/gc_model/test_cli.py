@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`gc-model`: exit codes, one line an error, help with an example; the whole way from clips to the robot's label."""
+
+import functools
+import json
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gc_model.cli import app
+from tests import command_line
+from tests.gc_model.runs import bundle, coloured_clips, colours, people, run, scratch, undecodable
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+needs_torch = pytest.mark.skipif(
+    find_spec("torch") is None, reason="torch is not installed: pip install -e '.[train]'"
+)
+TINY = [
+    "--preset",
+    "tiny",
+    "--set",
+    "from_scratch=true",
+    "--set",
+    "val_fraction=0",
+    "--quiet",
+    "--epochs",
+    "0",
+]
+
+
+call = functools.partial(command_line.call, app)
+assert_one_line = command_line.assert_one_line
+
+
+@pytest.mark.parametrize("command", ["synth", "train", "evaluate", "info"])
+def test_help_of_every_command_has_an_example(command):
+    result = call(command, "--help")
+    assert result.exit_code == 0 and f"Example: gc-model {command}" in " ".join(result.output.split())
+
+
+def test_wrong_use_is_exit_code_2():
+    for arguments in (
+        (),
+        ("fly",),
+        ("train",),
+        ("evaluate", "run"),
+        ("train", "--data", "x", "--out", "y", "--wings"),
+    ):
+        assert call(*arguments).exit_code == 2, arguments
+
+
+def test_help_and_errors_of_options_need_no_torch():
+    program = "import sys\nsys.modules['torch'] = None\nfrom gc_model.cli import main\nmain()\n"
+    for arguments, code in (
+        (["train", "--help"], 0),
+        (["train", "--data", "x", "--out", "y", "--set", "a=1"], 2),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments], cwd=REPOSITORY, capture_output=True, text=True
+        )
+        assert done.returncode == code, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--set", "wings=2"], ["wings=2", "name=value", "epochs1"]),
+        (["--set", "batch"], ["batch", "name=value"]),
+        (["--set", "batch=many"], ["batch", "integer"]),
+        (["--set", "batch=0"], ["batch", "greater"]),
+        (["--set", "scale=[0.5"], ["scale", "JSON"]),
+        (["--set", "scale=[0.9, 0.5]"], ["scale", "range"]),
+        (["--set", "scale=[-1, 1]"], ["scale", "range"]),
+        (["--seed", "-1"], ["seed", "greater"]),
+        (["--classes", "red,red"], ["classes", "twice"]),
+        (["--epochs", "some"], ["epochs1", "integer"]),
+        (["--fit", "squash"], ["fit", "stretch"]),
+    ],
+)
+def test_wrong_options_are_one_line_that_names_them(tmp_path, arguments, words):
+    assert_one_line(call("train", "--data", tmp_path, "--out", tmp_path / "run", *arguments), *words)
+    assert not (tmp_path / "run").exists()
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--data", "nowhere"], ["nowhere"]),
+        (["--preset", "huge"], ["huge", "tiny"]),
+        (["--subjects", "zoe"], ["zoe", "a, b"]),
+        (["--classes", "pink"], ["pink", "red"]),
+        (["--resume"], ["--resume"]),
+        (["--weights", "gone.pth", "--set", "from_scratch=false"], ["gone.pth"]),
+    ],
+)
+def test_what_cannot_be_trained_on_is_one_line(tmp_path, arguments, words):
+    assert_one_line(call("train", "--data", colours(), "--out", tmp_path / "run", *TINY, *arguments), *words)
+    assert not (tmp_path / "run" / "options.json").exists()
+
+
+@needs_torch
+def test_training_names_what_it_left_out_and_what_comes_next(tmp_path):
+    data = coloured_clips(tmp_path / "data", per_class=1)
+    (data / "clips.csv").unlink()
+    undecodable(data / "red" / "broken.mp4")
+    result = call("train", "--data", data, "--out", tmp_path / "run", *TINY)
+    assert result.exit_code == 0, result.output
+    assert "trained on 3 clips of 3 classes" in result.stdout and "red/broken.mp4" in result.stdout
+    assert f"trt-build export {tmp_path / 'run'}" in result.stdout
+    assert_one_line(call("train", "--data", data, "--out", tmp_path / "run", *TINY), "--resume")
+    assert_one_line(
+        call("train", "--data", data, "--out", tmp_path / "run", *TINY, "--resume", "--seed", 1),
+        "seed",
+        "same",
+    )
+    assert call("train", "--data", data, "--out", tmp_path / "run", *TINY, "--resume").exit_code == 0
+
+
+@needs_torch
+def test_an_interrupted_training_says_how_to_go_on(tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gc_model.train.train", interrupted)
+    result = call("train", "--data", colours(), "--out", tmp_path / "run", *TINY)
+    assert result.exit_code == 130 and "--resume" in result.stderr
+
+
+@needs_torch
+def test_evaluate_prints_recalls_and_accuracy_and_writes_the_report(tmp_path):
+    arguments = ("evaluate", run(), "--data", colours(), "--subjects", "a", "--protocol", "stream")
+    text = call(*arguments, "--out", tmp_path / "report.json")
+    assert text.exit_code == 0, text.output
+    assert "accuracy" in text.stdout and "of 6 clips" in text.stdout and "green" in text.stdout
+    data = call(*arguments, "--json")
+    assert json.loads(data.stdout) == json.loads((tmp_path / "report.json").read_text())
+
+
+@needs_torch
+def test_evaluate_names_clips_without_a_result_on_stderr(tmp_path):
+    data = coloured_clips(tmp_path / "data", per_class=1)
+    (data / "clips.csv").unlink()
+    undecodable(data / "red" / "broken.mp4")
+    result = call("evaluate", run(), "--data", data, "--protocol", "stream")
+    assert result.exit_code == 0 and "of 4 clips" in result.stdout
+    assert "no result for red/broken.mp4" in result.stderr
+
+
+@needs_torch
+def test_wrong_questions_to_evaluate_are_one_line(tmp_path):
+    data = coloured_clips(tmp_path / "data", per_class=1)
+    text = (data / "clips.csv").read_text()
+    (data / "clips.csv").write_text(text.replace(",red,", ",pink,"))
+    groups, no_json, half = tmp_path / "list.json", tmp_path / "no.json", tmp_path / "half.json"
+    groups.write_text('["red"]')
+    no_json.write_text("{")
+    half.write_text('{"warm": ["red"]}')
+    ask = ("evaluate", run(), "--data")
+    assert_one_line(call(*ask, data), "pink", "blue, green, red")
+    assert_one_line(call(*ask, tmp_path / "nowhere"), "nowhere")
+    assert_one_line(call(*ask, colours(), "--subjects", "zoe"), "zoe")
+    assert_one_line(call(*ask, colours(), "--protocol", "guess"), "clips or stream")
+    assert_one_line(call(*ask, colours(), "--mode", "both"), "window or step")
+    assert_one_line(call(*ask, colours(), "--groups", groups), "coarse")
+    assert_one_line(call(*ask, colours(), "--groups", no_json), "no.json", "coarse")
+    assert_one_line(call(*ask, colours(), "--groups", half), "blue")
+    assert_one_line(call(*ask, colours(), "--out", tmp_path / "no" / "r.json"), "r.json")
+    assert_one_line(call("evaluate", tmp_path, "--data", colours()), "model.json", "gc-model train")
+
+
+@needs_torch
+def test_info_describes_a_run_and_the_presets():
+    of_run, rows = call("info", run(), "--json"), call("info", run())
+    values = json.loads(of_run.stdout)
+    assert values["recipe"]["labels"] == ["blue", "green", "red"] and values["sizes"]["trunk_parameters"] > 0
+    assert rows.exit_code == 0 and "labels" in rows.stdout
+    assert_one_line(call("info", scratch()), "gc-model train")
+
+
+@needs_torch
+@pytest.mark.slow
+def test_info_without_a_run_compares_the_presets():
+    presets = json.loads(call("info", "--json").stdout)
+    assert set(presets) >= {"paper", "edge", "tiny"} and presets["paper"][
+        "trunk_gmac_per_frame"
+    ] == pytest.approx(7.79, abs=0.01)
+
+
+def video_labels(folder: Path, mode: str, clips: list[str], data: Path) -> dict[str, str]:
+    """Stream labels of `gc-ros video` on the exported bundle."""
+    from gc_ros.cli import app as robot
+
+    labels = {}
+    for name in clips:
+        result = CliRunner().invoke(
+            robot,
+            ["video", str(data / name), "--bundle", str(folder), "--mode", mode, "--threads", "1", "--json"],
+        )
+        assert result.exit_code == 0, result.output
+        labels[name] = json.loads(result.stdout.splitlines()[-1])["label"]
+    return labels
+
+
+@needs_torch
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["window", "step"])
+def test_evaluating_a_stream_gives_the_labels_of_gc_ros_video_on_the_bundle(mode):
+    report = json.loads(
+        call(
+            "evaluate", run(), "--data", colours(), "--subjects", "a", "--protocol", "stream", "--mode", mode, "--json"
+        ).stdout
+    )  # fmt: skip
+    assert len(set(report["predictions"].values())) > 1
+    assert video_labels(bundle(), mode, list(report["predictions"]), colours()) == report["predictions"]
+
+
+@needs_torch
+@pytest.mark.slow
+def test_the_whole_way_from_clips_over_training_and_export_to_the_robots_labels(tmp_path):
+    from trt_build.cli import app as build
+
+    trained, exported = tmp_path / "run", tmp_path / "bundle"
+    shutil.copytree(people(), tmp_path / "people")
+    command = [
+        "train",
+        "--data",
+        tmp_path / "people",
+        "--out",
+        trained,
+        "--preset",
+        "tiny",
+        "--epochs",
+        "2,3",
+        "--quiet",
+    ]
+    settings = ["from_scratch=true", "lr=0.003", "batch=4", "val_fraction=0.1"]
+    result = call(*command, *[word for s in settings for word in ("--set", s)])
+    assert result.exit_code == 0, result.output
+    result = CliRunner().invoke(build, ["export", str(trained), "--out", str(exported)])
+    assert result.exit_code == 0, result.output
+    report = json.loads(
+        call("evaluate", trained, "--data", tmp_path / "people", "--protocol", "stream", "--json").stdout
+    )
+    assert report["clips"] == 12 and not report["problems"]
+    names = list(report["predictions"])[::3]
+    assert (
+        video_labels(exported, "window", names, tmp_path / "people").items() <= report["predictions"].items()
+    )
