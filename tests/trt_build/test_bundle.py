@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bundle is refused, with one line that says what to do, unless every byte is as it was exported."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trt_build.bundle import Bundle, LoadedBundle, Preprocess, file_sha256, load_bundle, write_bundle
+from trt_build.errors import BundleError
+
+FIELDS: dict[str, Any] = {
+    "model_id": "m",
+    "preset": "p",
+    "labels": ["a", "b"],
+    "glimpses": 3,
+    "workers": 3,
+    "temporal": "causal",
+    "modes": ["window", "step"],
+    "default_mode": "window",
+    "reset_after": 8,
+    "rate_hz": 8.0,
+}
+
+
+@pytest.fixture
+def bundle(numbers: LoadedBundle, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(numbers.path, tmp_path / "copy"))
+
+
+def refused(path: Path, *words: str) -> None:
+    with pytest.raises(BundleError) as caught:
+        load_bundle(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in (*words, str(path)):
+        assert word in message
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    data = json.loads((path / "bundle.json").read_text())
+    change(data)
+    (path / "bundle.json").write_text(json.dumps(data))
+
+
+def test_a_bundle_reads_back_as_it_was_written(numbers: LoadedBundle) -> None:
+    again = load_bundle(numbers.path)
+    assert again.info == numbers.info
+    assert set(again.info.sha256) == {"window.onnx", "step.onnx", "weights.bin"}
+    assert again.info.window_s == 1.0
+    assert again.graph("step") == numbers.path / "step.onnx"
+
+
+@pytest.mark.parametrize("name", ["window.onnx", "step.onnx", "weights.bin"])
+def test_one_flipped_bit_in_any_file_is_refused(bundle: Path, name: str) -> None:
+    data = bytearray((bundle / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (bundle / name).write_bytes(data)
+    refused(bundle, name, "changed after export", "trt-build export")
+    load_bundle(bundle, verify=False)
+
+
+@pytest.mark.parametrize("name", ["window.onnx", "step.onnx", "weights.bin", "bundle.json"])
+def test_a_missing_or_truncated_file_is_refused(bundle: Path, name: str) -> None:
+    whole = (bundle / name).read_bytes()
+    (bundle / name).write_bytes(whole[: len(whole) // 2])
+    refused(bundle, name)
+    (bundle / name).unlink()
+    refused(bundle, name, "trt-build export")
+
+
+def test_a_missing_directory_says_how_to_make_one(tmp_path: Path) -> None:
+    refused(tmp_path / "none", "trt-build export")
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda d: d.update(labels=[]), "labels"),
+        (lambda d: d.update(labels=["a", "a"]), "distinct"),
+        (lambda d: d.update(labels=["a", " "]), "distinct"),
+        (lambda d: d.update(rate_hz=0), "rate_hz"),
+        (lambda d: d.update(rate_hz="fast"), "rate_hz"),
+        (lambda d: d.update(temporal="centered"), "causal"),
+        (lambda d: d.update(modes=["window"], default_mode="step"), "default_mode"),
+        (lambda d: d.update(reset_after=3), "reset_after"),
+        (lambda d: d.update(schema_version=2), "update glimpse_clouds"),
+        (lambda d: d.pop("schema_version"), "schema"),
+        (lambda d: d.update(schema_version="1"), "schema"),
+        (lambda d: d["preprocess"].update(size=300, resize=256), "size 300"),
+        (lambda d: d["calibration"].update(temperature=0), "temperature"),
+        (lambda d: d["calibration"].update(unknown_threshold=1.5), "unknown_threshold"),
+        (lambda d: d.update(surprise=1), "surprise"),
+        (lambda d: d["sha256"].pop("window.onnx"), "window.onnx"),
+        (lambda d: d["sha256"].update({"../outside": "00"}), "outside"),
+        (lambda d: d["sha256"].update({"/etc/hostname": "00"}), "hostname"),
+    ],
+)
+def test_a_wrong_description_names_the_field(bundle: Path, change: Any, word: str) -> None:
+    rewrite(bundle, change)
+    refused(bundle, word)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "null", "7", '{"schema_version": 1}', "\x00\xff"])
+def test_a_description_that_is_no_description_is_refused(bundle: Path, text: str) -> None:
+    (bundle / "bundle.json").write_bytes(text.encode("latin-1"))
+    refused(bundle)
+
+
+def test_nan_is_no_rate(bundle: Path) -> None:
+    rewrite(bundle, lambda d: d.update(rate_hz=float("nan")))
+    refused(bundle, "rate_hz")
+
+
+def test_hashes_are_checked_before_any_graph_is_parsed(bundle: Path) -> None:
+    (bundle / "window.onnx").write_bytes(b"not onnx at all")
+    refused(bundle, "changed after export")
+
+
+def test_writing_hashes_what_was_written_and_takes_bytes_or_files(tmp_path: Path) -> None:
+    source = tmp_path / "made.onnx"
+    source.write_bytes(b"step graph")
+    info = Bundle(**FIELDS, sha256={"window.onnx": "stale"})
+    written = write_bundle(tmp_path / "b", info, {"window.onnx": b"window graph", "step.onnx": source})
+    assert load_bundle(tmp_path / "b").info == written.info
+    assert written.info.sha256 == {
+        "step.onnx": file_sha256(source),
+        "window.onnx": file_sha256(tmp_path / "b/window.onnx"),
+    }
+    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["bundle.json", "step.onnx", "window.onnx"]
+
+
+def test_writing_over_an_older_bundle_leaves_none_of_its_graphs(tmp_path: Path) -> None:
+    info = Bundle(**FIELDS)
+    write_bundle(tmp_path, info, {"window.onnx": b"1", "step.onnx": b"2", "weights.bin": b"3"})
+    lean = Bundle(**{**FIELDS, "modes": ["window"]})
+    write_bundle(tmp_path, lean, {"window.onnx": b"4"})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle.json", "window.onnx"]
+    with pytest.raises(BundleError, match="no mode 'step'"):
+        load_bundle(tmp_path).graph("step")
+
+
+def test_a_write_that_fails_half_way_leaves_nothing_that_loads(tmp_path: Path) -> None:
+    info = Bundle(**FIELDS)
+    write_bundle(tmp_path, info, {"window.onnx": b"1", "step.onnx": b"2"})
+    with pytest.raises(BundleError):
+        write_bundle(tmp_path, info, {"window.onnx": b"new", "step.onnx": tmp_path / "missing.onnx"})
+    refused(tmp_path, "bundle.json")
+
+
+def test_writing_refuses_missing_graphs_and_names_outside(tmp_path: Path) -> None:
+    info = Bundle(**FIELDS)
+    with pytest.raises(BundleError, match=r"step\.onnx"):
+        write_bundle(tmp_path, info, {"window.onnx": b""})
+    for name in ("../x", "/x", "bundle.json", "a/../../x", ""):
+        with pytest.raises(BundleError, match="not a file name"):
+            write_bundle(tmp_path, info, {"window.onnx": b"", "step.onnx": b"", name: b""})
+
+
+def test_descriptions_are_frozen_and_default_to_the_paper() -> None:
+    info = Bundle(**FIELDS)
+    assert info.preprocess == Preprocess(size=224, resize=256, fit="stretch")
+    assert (info.T, info.calibration.temperature) == (8, 1.0)
+    with pytest.raises(ValueError):
+        info.T = 4  # type: ignore[misc]

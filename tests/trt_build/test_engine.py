@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine keeps states by the next_X rule, slot by slot, and refuses what does not fit."""
+
+from __future__ import annotations
+
+import builtins
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.toy import assignment_table, glimpse_table, graph, number_image, save
+from trt_build.bundle import LoadedBundle, load_bundle, write_bundle
+from trt_build.engine import open_engine
+from trt_build.errors import BundleError, EngineError
+
+
+def frame(number: int, batch: int = 1) -> dict[str, np.ndarray]:
+    return {"frame": np.stack([number_image(number, 8, 8)] * batch)}
+
+
+def place(out: dict[str, np.ndarray], slot: int = 0) -> int:
+    """Value of the counter state before the run, read off the toy's logits."""
+    return int(np.argmax(out["logits"][slot]))
+
+
+def test_a_window_run_gives_every_promised_tensor(numbers: LoadedBundle) -> None:
+    engine = open_engine(numbers, "window", threads=1)
+    frames = np.stack([number_image(n, 8, 8) for n in range(300, 308)])[None]
+    out = engine.run({"frames": frames})
+    assert out["logits"].tolist() == [list(range(300, 308))]
+    assert np.allclose(out["glimpses"], glimpse_table(3)[None, None]) and out["glimpses"].shape == (
+        1,
+        8,
+        3,
+        4,
+    )
+    assert np.allclose(out["assignment"], assignment_table(3, 3)) and out["assignment"].shape == (1, 8, 3, 3)
+    assert not engine.states and "window" in engine.description
+
+
+def test_state_is_carried_from_run_to_run_and_reset_to_zero(numbers: LoadedBundle) -> None:
+    engine = open_engine(numbers, "step", threads=1)
+    assert list(engine.states) == ["count"] and set(engine.inputs) == {"frame"}
+    assert set(engine.outputs) == {"logits", "glimpses", "assignment"}
+    assert [place(engine.run(frame(9))) for _ in range(5)] == [0, 1, 2, 3, 4]
+    engine.reset()
+    assert [place(engine.run(frame(9))) for _ in range(3)] == [0, 1, 2]
+
+
+def test_inactive_slots_keep_their_state_and_slots_reset_alone(numbers: LoadedBundle) -> None:
+    engine = open_engine(numbers, "step", batch=3, threads=1)
+    counts = [0, 0, 0]
+    rng = np.random.default_rng(3)
+    for _ in range(40):
+        active = rng.random(3) < 0.6
+        out = engine.run(frame(5, 3), active.tolist())
+        for slot in np.flatnonzero(active):
+            assert place(out, slot) == counts[slot]
+            counts[slot] = (counts[slot] + 1) % 8
+        if rng.random() < 0.2:
+            slot = int(rng.integers(3))
+            engine.reset([slot])
+            counts[slot] = 0
+
+
+def test_the_same_input_array_may_be_refilled_and_other_arrays_given(numbers: LoadedBundle) -> None:
+    engine = open_engine(numbers, "step", threads=1)
+    buffer = frame(0)
+    for n in (7, 8, 9):
+        buffer["frame"][0] = number_image(n, 8, 8)
+        assert engine.run(buffer)["logits"].max() == 8 * n
+    assert engine.run(frame(55))["logits"].max() == 8 * 55
+    strided = np.stack([number_image(3, 16, 8)])[:, :, ::2]
+    assert engine.run({"frame": strided})["logits"].max() == 8 * 3
+    assert engine.run(buffer)["logits"].max() == 8 * 9
+
+
+def test_outputs_are_valid_until_the_next_run_and_not_copied(numbers: LoadedBundle) -> None:
+    engine = open_engine(numbers, "step", threads=1)
+    first = engine.run(frame(1))["logits"]
+    second = engine.run(frame(2))["logits"]
+    assert np.shares_memory(first, second)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "word"),
+    [
+        ({"frame": np.zeros((1, 9, 8, 3), np.uint8)}, "(1, 9, 8, 3)"),
+        ({"frame": np.zeros((2, 8, 8, 3), np.uint8)}, "(2, 8, 8, 3)"),
+        ({"frame": np.zeros((1, 8, 8, 3), np.float32)}, "float32"),
+        ({"frames": np.zeros((1, 8, 8, 3), np.uint8)}, "frames"),
+        ({}, "frame"),
+        ({"frame": np.zeros((1, 8, 8, 3), np.uint8), "count": np.zeros((1, 1), np.float32)}, "count"),
+    ],
+)
+def test_wrong_inputs_are_refused_naming_both_sides(
+    numbers: LoadedBundle, inputs: dict[str, Any], word: str
+) -> None:
+    engine = open_engine(numbers, "step", threads=1)
+    with pytest.raises(EngineError) as caught:
+        engine.run(inputs)
+    assert word in str(caught.value) and "frame" in str(caught.value)
+    assert place(engine.run(frame(1))) == 0  # the refused call moved no state
+
+
+def test_wrong_slots_modes_devices_and_backends_are_refused(numbers: LoadedBundle) -> None:
+    engine = open_engine(numbers, "step", threads=1)
+    with pytest.raises(EngineError, match="slot"):
+        engine.reset([1])
+    with pytest.raises(EngineError, match="active"):
+        engine.run(frame(1), [True, False])
+    for options in (
+        {"backend": "magic"},
+        {"device": "tpu"},
+        {"device": "cuda"},
+        {"batch": 0},
+        {"threads": 0},
+    ):
+        with pytest.raises(EngineError, match=next(iter(options.values())).__str__().split(":")[0]):
+            open_engine(numbers, "step", **options)  # type: ignore[arg-type]
+    with pytest.raises(BundleError, match="no mode"):
+        open_engine(numbers, "both")
+
+
+def test_a_closed_engine_says_so(numbers: LoadedBundle) -> None:
+    engine = open_engine(numbers, "step", threads=1)
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.run(frame(1))
+
+
+def test_a_missing_backend_says_what_to_install(
+    numbers: LoadedBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def fake(name: str, *rest: Any, **options: Any) -> Any:
+        if name.startswith("onnxruntime"):
+            raise ImportError("no onnxruntime here")
+        return real(name, *rest, **options)
+
+    monkeypatch.setattr("importlib.import_module", lambda name: fake(name))
+    with pytest.raises(EngineError, match="pip install"):
+        open_engine(numbers, "window")
+
+
+def test_labels_and_graph_that_disagree_are_refused(make_bundle: Callable[..., LoadedBundle]) -> None:
+    bundle = make_bundle(labels=["only", "two"])
+    with pytest.raises(BundleError) as caught:
+        open_engine(bundle, "window", threads=1)
+    assert "2 labels" in str(caught.value) and "8" in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{"glimpses": 2}, {"workers": 1}, {"preprocess": {"size": 9}}])
+def test_other_sizes_that_disagree_are_refused(
+    make_bundle: Callable[..., LoadedBundle], change: dict[str, Any]
+) -> None:
+    with pytest.raises(BundleError, match="export the bundle anew"):
+        open_engine(make_bundle(**change), "window", threads=1)
+
+
+def test_a_state_output_without_its_input_is_refused(tmp_path: Path, numbers: LoadedBundle) -> None:
+    model = graph("numbers", "step", 8, 8, 3, 3)
+    for node in model.graph.node:
+        node.output[:] = ["next_other" if name == "next_count" else name for name in node.output]
+    model.graph.output[-1].name = "next_other"
+    save(tmp_path / "step.onnx", model)
+    info = numbers.info.model_copy(update={"modes": ["step"], "default_mode": "step"})
+    write_bundle(tmp_path, info, ["step.onnx", "weights.bin"])
+    with pytest.raises(BundleError, match="next_other"):
+        open_engine(load_bundle(tmp_path), "step", threads=1)
+
+
+def test_a_file_that_is_no_graph_is_one_line(tmp_path: Path, numbers: LoadedBundle) -> None:
+    info = numbers.info.model_copy(update={"modes": ["window"]})
+    bundle = write_bundle(tmp_path, info, {"window.onnx": b"\x00 not a graph"})
+    with pytest.raises(BundleError, match="cannot load") as caught:
+        open_engine(bundle, "window", threads=1)
+    assert "\n" not in str(caught.value)
+
+
+def test_external_data_is_really_in_the_shared_weights_file(numbers: LoadedBundle) -> None:
+    assert (numbers.path / "weights.bin").stat().st_size > 0
+    description = json.loads((numbers.path / "bundle.json").read_text())
+    assert "weights.bin" in description["sha256"]

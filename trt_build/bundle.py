@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bundle directory: the only thing that crosses from training to the robot.
+
+    bundle.json     this module's `Bundle`: names, shapes, labels, preprocessing, provenance, sha256 of
+    every file window.onnx     frames uint8 (N, T, S, S, 3) -> logits (N, K), glimpses (N, T, G, 4),
+    assignment (N, T, C, G) step.onnx       frame uint8 (N, S, S, 3), states X -> the same for one frame,
+    and next_X for every X (causal only) weights.bin     ONNX external data of both graphs engines/
+    built later on the robot; not part of the hashes, each engine has its own sidecar
+
+`load_bundle` compares every hash before any graph is parsed, so an edited file is refused, never run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from trt_build.errors import BundleError
+
+SCHEMA_VERSION = 1
+INFO_NAME = "bundle.json"
+GRAPHS = {"window": "window.onnx", "step": "step.onnx"}
+WEIGHTS_NAME = "weights.bin"
+
+Mode = Literal["window", "step"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Preprocess(_Frozen):
+    """From a camera image to the S x S model input; see `trt_build.preprocess`.
+
+    `size` is S; the image is thought of as resized to `resize` x `resize`, of which the central S x S is
+    used.
+    """
+
+    size: int = Field(default=224, ge=1)
+    resize: int = Field(default=256, ge=1)
+    fit: Literal["stretch", "square", "pad"] = "stretch"
+
+    @model_validator(mode="after")
+    def _crop_inside(self) -> Preprocess:
+        if self.size > self.resize:
+            raise ValueError(f"size {self.size} is larger than resize {self.resize}")
+        return self
+
+
+class Calibration(_Frozen):
+    """Scores are softmax(logits / temperature); below `unknown_threshold` the activity is 'unknown'."""
+
+    temperature: float = Field(default=1.0, gt=0)
+    unknown_threshold: float = Field(default=0.0, ge=0, le=1)
+
+
+class Bundle(_Frozen):
+    """Content of bundle.json. Lists are JSON lists; treat them as read-only."""
+
+    schema_version: int = SCHEMA_VERSION
+    model_id: str = Field(min_length=1)
+    preset: str
+    labels: list[str] = Field(min_length=1)
+    T: int = Field(default=8, ge=1)  # frames a window
+    glimpses: int = Field(ge=1)  # G
+    workers: int = Field(ge=1)  # C
+    temporal: Literal["centered", "causal"]
+    modes: list[Mode] = Field(min_length=1)
+    default_mode: Mode
+    reset_after: int = Field(ge=0)  # frames after which step state starts again; 0 = carried on for ever
+    preprocess: Preprocess = Preprocess()
+    rate_hz: float = Field(gt=0)  # sampling rate of the training frames; a window covers T / rate_hz seconds
+    calibration: Calibration = Calibration()
+    provenance: dict[str, Any] = {}
+    parity: dict[str, Any] = {}
+    sha256: dict[str, str] = {}
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_distinct(cls, labels: list[str]) -> list[str]:
+        if any(not label.strip() for label in labels) or len(set(labels)) != len(labels):
+            raise ValueError("labels must be distinct and not empty")
+        return labels
+
+    @field_validator("sha256")
+    @classmethod
+    def _names_inside(cls, sha256: dict[str, str]) -> dict[str, str]:
+        for name in sha256:
+            _check_name(name)
+        return sha256
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Bundle:
+        if self.default_mode not in self.modes:
+            raise ValueError(f"default_mode {self.default_mode!r} is not among modes {self.modes}")
+        if "step" in self.modes and self.temporal != "causal":
+            raise ValueError("mode 'step' needs temporal 'causal'")
+        if 0 < self.reset_after < self.T:
+            raise ValueError(
+                f"reset_after {self.reset_after} is shorter than a window of T = {self.T} frames"
+            )
+        return self
+
+    @property
+    def window_s(self) -> float:
+        """Seconds that one window of T frames covers."""
+        return self.T / self.rate_hz
+
+
+@dataclass(frozen=True)
+class LoadedBundle:
+    """A bundle directory whose files were checked."""
+
+    path: Path
+    info: Bundle
+
+    def graph(self, mode: str) -> Path:
+        """Path of the ONNX graph of `mode`. Raises BundleError when the bundle has no such mode."""
+        if mode not in self.info.modes:
+            have = ", ".join(self.info.modes)
+            raise BundleError(f"{self.path}: no mode {mode!r} in this bundle, it has: {have}")
+        return self.path / GRAPHS[mode]
+
+
+def load_bundle(path: str | os.PathLike[str], verify: bool = True) -> LoadedBundle:
+    """Read and check a bundle directory.
+
+    verify=False skips the hashes (for tools that look at a bundle being made); existence and schema are
+    checked all the same. Raises BundleError.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise BundleError(
+            f"{path}: no such bundle directory; make one with: trt-build export RUN --out {path}"
+        )
+    try:
+        text = (path / INFO_NAME).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path}: no readable {INFO_NAME} ({_cause(error)}); {_again(path)}") from None
+    info = _parse(path, text)
+    for name in _required(info):
+        if name not in info.sha256:
+            raise BundleError(f"{path}: {INFO_NAME} holds no hash of {name}; {_again(path)}")
+    for name, expected in info.sha256.items():
+        file = path / name
+        if not file.is_file():
+            raise BundleError(f"{path}: {name} is missing; {_again(path)}")
+        if verify:
+            found = file_sha256(file)
+            if found != expected.lower():
+                raise BundleError(
+                    f"{path}: {name} was changed after export (sha256 {found[:8]}, recorded {expected[:8]}); "
+                    f"{_again(path)}"
+                )
+    return LoadedBundle(path, info)
+
+
+def write_bundle(
+    path: str | os.PathLike[str],
+    info: Bundle,
+    files: Mapping[str, bytes | os.PathLike[str] | str] | Iterable[str],
+) -> LoadedBundle:
+    """Write a bundle: the files first, bundle.json last and atomically, so a half-written bundle never loads.
+
+    files: name inside the bundle -> its content (bytes) or a file to copy; or just the names of files that
+        already lie in `path`. `info.sha256` is computed here, whatever it held.
+    Returns the bundle as written. Raises BundleError when a required graph is not among the files.
+    """
+    path = Path(path)
+    sources: dict[str, bytes | os.PathLike[str] | str]
+    sources = dict(files) if isinstance(files, Mapping) else {name: path / name for name in files}
+    for name in sources:
+        try:
+            _check_name(name)
+        except ValueError as error:
+            raise BundleError(str(error)) from None
+    missing = [name for name in _required(info) if name not in sources]
+    if missing:
+        raise BundleError(f"{path}: modes {info.modes} need {', '.join(missing)} among the files to write")
+    path.mkdir(parents=True, exist_ok=True)
+    (path / INFO_NAME).unlink(missing_ok=True)
+    for stale in {*GRAPHS.values(), WEIGHTS_NAME} - sources.keys():
+        (path / stale).unlink(missing_ok=True)
+    for name, source in sources.items():
+        _put(path / name, source)
+    hashes = {name: file_sha256(path / name) for name in sorted(sources)}
+    # Validated again from plain data: model_copy would carry over unchecked values.
+    info = _parse(path, json.dumps({**info.model_dump(mode="json"), "sha256": hashes}))
+    text = json.dumps(info.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    _put(path / INFO_NAME, text.encode("utf-8"))
+    return LoadedBundle(path, info)
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Hex sha256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _required(info: Bundle) -> list[str]:
+    return [GRAPHS[mode] for mode in info.modes]
+
+
+def _check_name(name: str) -> None:
+    """Only plain relative names may be hashed or written: a bundle must not reach outside its directory."""
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or "\\" in name or ".." in parts or name == INFO_NAME:
+        raise ValueError(f"{name!r} is not a file name inside a bundle")
+
+
+def _parse(path: Path, text: str) -> Bundle:
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise BundleError(f"{path}: {INFO_NAME} is not JSON ({error}); {_again(path)}") from None
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise BundleError(
+            f"{path}: bundle schema {version} is newer than the {SCHEMA_VERSION} this program reads; "
+            "update glimpse_clouds on this machine"
+        )
+    if version != SCHEMA_VERSION:
+        raise BundleError(f"{path}: bundle schema {version!r} is not {SCHEMA_VERSION}; {_again(path)}")
+    try:
+        return Bundle.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise BundleError(
+            f"{path}: {INFO_NAME}: {where + ': ' if where else ''}{message}; {_again(path)}"
+        ) from None
+
+
+def _put(target: Path, source: bytes | os.PathLike[str] | str) -> None:
+    """Write or copy to `target` so that it is never seen half written."""
+    if not isinstance(source, bytes) and Path(source).resolve() == target.resolve():
+        if not target.is_file():
+            raise BundleError(f"{target}: to be part of the bundle, but does not exist")
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    if isinstance(source, bytes):
+        part.write_bytes(source)
+    else:
+        try:
+            shutil.copyfile(source, part)
+        except OSError as error:
+            raise BundleError(f"{target.name}: cannot copy {os.fspath(source)} ({_cause(error)})") from None
+    os.replace(part, target)
+
+
+def _cause(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _again(path: Path) -> str:
+    return f"copy the bundle again or export it anew: trt-build export RUN --out {path}"

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One small protocol for everything that can run a bundle's graph, and the function that opens one.
+
+States follow one rule and need no knowledge of the model: a graph output `next_X` is fed back as its input
+`X` at the next run. States start as zeros, axis 0 is the batch; a row of the batch is called a slot.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_build.bundle import Bundle, LoadedBundle
+from trt_build.errors import BundleError, EngineError
+
+STATE_PREFIX = "next_"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, shape and type of a graph's input or output; None in `shape` is the batch axis N."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+
+    def sized(self, batch: int) -> tuple[int, ...]:
+        """The shape with N = batch."""
+        return tuple(batch if size is None else size for size in self.shape)
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} ({', '.join('N' if s is None else str(s) for s in self.shape)})"
+
+
+class Engine(Protocol):
+    """Runs one graph for `batch` slots. Not thread-safe: one thread at a time."""
+
+    inputs: dict[str, TensorSpec]  # without the states
+    outputs: dict[str, TensorSpec]  # without the states
+    states: dict[str, TensorSpec]  # by input name; empty for a window graph
+    batch: int
+    backend: str
+    description: str
+
+    def run(
+        self, inputs: Mapping[str, NDArray[Any]], active: Sequence[bool] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """One call of the graph.
+
+        inputs: every input by name, its first axis `batch` long.
+        active: slots whose state advances; the others keep theirs and their output rows mean nothing.
+        Returns host arrays by output name that are valid until the next run.
+        Raises EngineError; after that the states of all slots are undefined until they are reset.
+        """
+        ...
+
+    def reset(self, slots: Sequence[int] | None = None) -> None:
+        """Set the states of these slots (default: all) to zero."""
+        ...
+
+    def close(self) -> None:
+        """Release the engine. May be called twice."""
+        ...
+
+
+def open_engine(
+    bundle: LoadedBundle,
+    mode: str,
+    *,
+    backend: str = "auto",
+    batch: int = 1,
+    threads: int | None = None,
+    device: str = "cpu",
+) -> Engine:
+    """Open the graph of `mode` ("window" or "step") with a backend.
+
+    backend: "onnxruntime", or "auto" (what is best on this machine; today that is onnxruntime).
+    threads: CPU threads of one call, None = the backend's own choice.
+    device: "cpu", "cuda", or "cuda:1".
+    Raises EngineError when the backend is unknown or not installed, BundleError when the graph does not fit
+    the bundle.
+    """
+    if batch < 1:
+        raise EngineError(f"batch is {batch}, it must be at least 1")
+    if threads is not None and threads < 1:
+        raise EngineError(f"threads is {threads}, it must be at least 1")
+    if backend not in ("auto", "onnxruntime"):
+        raise EngineError(f"unknown backend {backend!r}; use onnxruntime or auto")
+    need("onnxruntime", "pip install 'glimpse-clouds-python[onnxruntime]' (or: pip install onnxruntime)")
+    from trt_build.ort import OrtEngine
+
+    return OrtEngine(bundle, mode, batch=batch, threads=threads, device=device)
+
+
+def need(module: str, remedy: str) -> Any:
+    """Import a backend's module, or say what to install."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise EngineError(f"{module} cannot be imported ({error}); {remedy}") from None
+
+
+def expected_io(info: Bundle, mode: str) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
+    """The inputs and outputs, without states, that a graph of this bundle must have."""
+    S, K, G, C = info.preprocess.size, len(info.labels), info.glimpses, info.workers
+    time: tuple[int, ...] = (info.T,) if mode == "window" else ()
+    frame = "frames" if mode == "window" else "frame"
+    f32, u8 = np.dtype(np.float32), np.dtype(np.uint8)
+    outputs = [
+        TensorSpec("logits", (None, K), f32),
+        TensorSpec("glimpses", (None, *time, G, 4), f32),
+        TensorSpec("assignment", (None, *time, C, G), f32),
+    ]
+    return {frame: TensorSpec(frame, (None, *time, S, S, 3), u8)}, {spec.name: spec for spec in outputs}
+
+
+def split_states(
+    graph_inputs: Mapping[str, TensorSpec], graph_outputs: Mapping[str, TensorSpec]
+) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec], dict[str, TensorSpec]]:
+    """Apply the next_X rule to a graph's signature. Returns (inputs, outputs, states by input name)."""
+    states: dict[str, TensorSpec] = {}
+    for name, out in graph_outputs.items():
+        if not name.startswith(STATE_PREFIX):
+            continue
+        state = graph_inputs.get(name[len(STATE_PREFIX) :])
+        if state is None:
+            raise BundleError(
+                f"graph output {name} has no input {name[len(STATE_PREFIX) :]}; export the bundle anew"
+            )
+        unsized = any(size is None for size in state.shape[1:])
+        if not state.shape or unsized or state.shape[1:] != out.shape[1:] or state.dtype != out.dtype:
+            raise BundleError(f"state {state} does not match {out}; export the bundle anew")
+        states[state.name] = TensorSpec(state.name, (None, *state.shape[1:]), state.dtype)
+    inputs = {name: spec for name, spec in graph_inputs.items() if name not in states}
+    outputs = {name: spec for name, spec in graph_outputs.items() if not name.startswith(STATE_PREFIX)}
+    return inputs, outputs, states
+
+
+def check_signature(
+    bundle: LoadedBundle, mode: str, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
+) -> None:
+    """Raise BundleError unless a graph (states removed) has the tensors that bundle.json promises.
+
+    Axes that a graph leaves open are taken as promised.
+    """
+    want_in, want_out = expected_io(bundle.info, mode)
+    for kind, want, have in (("input", want_in, inputs), ("output", want_out, outputs)):
+        for name, spec in want.items():
+            found = have.get(name)
+            if found is None:
+                raise BundleError(
+                    f"{bundle.path}: the {mode} graph has no {kind} {name!r}; export the bundle anew"
+                )
+            fits = len(found.shape) == len(spec.shape) and all(
+                f is None or w is None or f == w for f, w in zip(found.shape, spec.shape, strict=True)
+            )
+            if not fits or found.dtype != spec.dtype:
+                hint = f" ({len(bundle.info.labels)} labels)" if name == "logits" else ""
+                raise BundleError(
+                    f"{bundle.path}: the {mode} graph has {kind} {found}, bundle.json{hint} says {spec}; "
+                    "export the bundle anew"
+                )
+    extra = sorted(inputs.keys() - want_in.keys())
+    if extra:
+        raise BundleError(
+            f"{bundle.path}: the {mode} graph asks for unknown inputs {extra}; export the bundle anew"
+        )
+
+
+def check_inputs(specs: Mapping[str, TensorSpec], inputs: Mapping[str, NDArray[Any]], batch: int) -> None:
+    """Raise EngineError unless exactly the inputs `specs` are given, in shape and type, naming both."""
+    if inputs.keys() != specs.keys():
+        raise EngineError(f"the graph takes inputs {sorted(specs)}, got {sorted(inputs)}")
+    for name, spec in specs.items():
+        array, shape = inputs[name], spec.sized(batch)
+        if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != spec.dtype:
+            found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+            raise EngineError(f"input {name} must be {spec.dtype} {shape}, got {found}")
