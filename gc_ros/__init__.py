@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recogniser (no ROS, no torch), the node around it (rclpy), videos and bags."""

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ROS image messages to arrays, by shape alone: no ROS import, so it is tested and fuzzed without ROS.
+
+Everything in a message comes from somebody else's driver. Sizes, steps and lengths are checked as plain integers
+before NumPy sees the buffer, and `decode` returns a `Refusal` with the reason instead of raising: an exception
+in a subscription callback would end the node's `spin()`.
+
+bgr8 and rgb8 are views into the message, padded rows included; the other encodings cost one OpenCV conversion.
+Sources: sensor_msgs/image_encodings.hpp for names and layouts; OpenCV names a Bayer pattern by its second row and
+second column, ROS by its first two pixels, hence the crossed table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+MAX_PIXELS = 1 << 26  # 67 megapixels: more is a broken or hostile message, not a camera
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """image: uint8 (H, W, 3), possibly a view into the message; bgr: its channel order."""
+
+    image: np.ndarray
+    bgr: bool
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a message was not decoded, in one line."""
+
+    reason: str
+
+
+class _Refused(Exception):
+    pass
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How many bytes a pixel of the first plane takes, and what makes BGR of the rows."""
+
+    bytes_per_pixel: int
+    convert: Callable[[np.ndarray], np.ndarray] | None  # None: already three channels of 8 bit
+    bgr: bool = True
+    channels: int = 3
+    even: bool = False  # chroma shared by neighbouring pixels
+    planes: int = 2  # rows of data in halves of the image height: 2 = as high as the image, 3 = NV12
+
+
+def _colour(code: int) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda rows: cv2.cvtColor(rows, code)
+
+
+def _high_byte(then: int) -> Callable[[np.ndarray], np.ndarray]:
+    # The more significant byte of little-endian 16 bit: all that eight bits can hold.
+    return lambda rows: cv2.cvtColor(np.ascontiguousarray(rows[..., 1]), then)
+
+
+_BAYER = {
+    "bayer_rggb": cv2.COLOR_BayerBG2BGR,
+    "bayer_bggr": cv2.COLOR_BayerRG2BGR,
+    "bayer_gbrg": cv2.COLOR_BayerGR2BGR,
+    "bayer_grbg": cv2.COLOR_BayerGB2BGR,
+}
+_UYVY = _Layout(2, _colour(cv2.COLOR_YUV2BGR_UYVY), channels=2, even=True)
+_YUYV = _Layout(2, _colour(cv2.COLOR_YUV2BGR_YUY2), channels=2, even=True)
+_LAYOUTS: dict[str, _Layout] = {
+    "bgr8": _Layout(3, None),
+    "8UC3": _Layout(3, None),
+    "rgb8": _Layout(3, None, bgr=False),
+    "bgra8": _Layout(4, _colour(cv2.COLOR_BGRA2BGR), channels=4),
+    "8UC4": _Layout(4, _colour(cv2.COLOR_BGRA2BGR), channels=4),
+    "rgba8": _Layout(4, _colour(cv2.COLOR_RGBA2BGR), channels=4),
+    "mono8": _Layout(1, _colour(cv2.COLOR_GRAY2BGR), channels=1),
+    "8UC1": _Layout(1, _colour(cv2.COLOR_GRAY2BGR), channels=1),
+    "mono16": _Layout(2, _high_byte(cv2.COLOR_GRAY2BGR), channels=2),
+    "yuv422": _UYVY,
+    "uyvy": _UYVY,
+    "yuv422_yuy2": _YUYV,
+    "yuyv": _YUYV,
+    "nv12": _Layout(1, _colour(cv2.COLOR_YUV2BGR_NV12), channels=1, even=True, planes=3),
+    "nv21": _Layout(1, _colour(cv2.COLOR_YUV2BGR_NV21), channels=1, even=True, planes=3),
+    **{f"{name}8": _Layout(1, _colour(code), channels=1) for name, code in _BAYER.items()},
+    **{f"{name}16": _Layout(2, _high_byte(code), channels=2) for name, code in _BAYER.items()},
+}
+_SIXTEEN_BIT = {name for name in _LAYOUTS if name.endswith("16")}
+_DEPTH = {"16UC1", "32FC1", "64FC1", "16SC1"}
+ENCODINGS = tuple(_LAYOUTS)
+
+
+def decode(message: Any) -> Decoded | Refusal:
+    """A sensor_msgs/Image, or anything with its fields, as uint8 (H, W, 3). Never raises."""
+    try:
+        return _decode_raw(message)
+    except _Refused as refused:
+        return Refusal(str(refused))
+    except Exception as error:  # OpenCV's, cv_bridge's, or a field of the wrong type
+        return Refusal(f"image cannot be decoded: {_one_line(error)}")
+
+
+def decode_compressed(message: Any) -> Decoded | Refusal:
+    """A sensor_msgs/CompressedImage (JPEG or PNG) as uint8 (H, W, 3) in BGR order. Never raises."""
+    try:
+        return _decode_compressed(message)
+    except _Refused as refused:
+        return Refusal(str(refused))
+    except Exception as error:
+        return Refusal(f"compressed image cannot be decoded: {_one_line(error)}")
+
+
+def _decode_raw(message: Any) -> Decoded:
+    width, height, step = int(message.width), int(message.height), int(message.step)
+    encoding = str(message.encoding)
+    size = len(message.data)
+    _check_size(width, height)
+    if encoding in _DEPTH:
+        raise _Refused(f"encoding {encoding} is a depth image; remap `image` to the colour camera")
+    layout = _LAYOUTS.get(encoding)
+    if layout is None:
+        return _through_cv_bridge(message, encoding, step, height, size)
+    if message.is_bigendian and encoding in _SIXTEEN_BIT:
+        raise _Refused(f"big-endian {encoding} is not supported; let the driver publish little-endian")
+    if layout.even and (width % 2 or (layout.planes == 3 and height % 2)):
+        raise _Refused(f"{encoding} needs an even size, got {width}x{height}")
+    if step < width * layout.bytes_per_pixel:
+        raise _Refused(
+            f"step {step} is less than a row of {width} {encoding} pixels ({width * layout.bytes_per_pixel})"
+        )
+    rows = height * layout.planes // 2
+    if size != step * rows:
+        raise _Refused(f"{size} bytes of data, but {rows} rows of step {step} are {step * rows}")
+    shape: tuple[int, ...] = (rows, width) if layout.channels == 1 else (rows, width, layout.channels)
+    strides = (step, 1) if layout.channels == 1 else (step, layout.channels, 1)
+    pixels: np.ndarray = np.ndarray(shape, np.uint8, buffer=message.data, strides=strides)
+    if layout.convert is not None:
+        # cv2 takes padded rows as they are, except where a plane follows the padding.
+        pixels = layout.convert(np.ascontiguousarray(pixels))
+    return Decoded(pixels, layout.bgr)
+
+
+def _check_size(width: int, height: int) -> None:
+    if width <= 0 or height <= 0:
+        raise _Refused(f"image of size {width}x{height}")
+    if width * height > MAX_PIXELS:
+        raise _Refused(f"image of {width}x{height} pixels is above the limit of {MAX_PIXELS}")
+
+
+def _through_cv_bridge(message: Any, encoding: str, step: int, height: int, size: int) -> Decoded:
+    name = encoding if encoding.isprintable() and len(encoding) < 40 else ascii(encoding)[:40]
+    if size != step * height:
+        raise _Refused(
+            f"{size} bytes of data, but {height} rows of step {step} are {step * height} (encoding {name})"
+        )
+    try:
+        from cv_bridge import CvBridge  # type: ignore[import-not-found]
+    except Exception as error:  # absent, or compiled against another NumPy
+        raise _Refused(
+            f"encoding {name} is not supported here; install ros-$ROS_DISTRO-cv-bridge or let the driver publish bgr8"
+        ) from error
+    image = CvBridge().imgmsg_to_cv2(message, desired_encoding="bgr8")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise _Refused(f"cv_bridge made {image.dtype} {image.shape} of encoding {name}")
+    return Decoded(np.ascontiguousarray(image), True)
+
+
+def _decode_compressed(message: Any) -> Decoded:
+    form = str(message.format)
+    if "compressedDepth" in form:
+        raise _Refused("compressedDepth is a depth image; remap `image/compressed` to the colour camera")
+    size = len(message.data)
+    if size < 12:
+        raise _Refused(f"compressed image of {size} bytes")
+    data = memoryview(message.data).cast("B")
+    if bytes(data[:8]) == b"\x89PNG\r\n\x1a\n":
+        width, height = _png_size(data)
+    elif bytes(data[:3]) == b"\xff\xd8\xff":
+        width, height = _jpeg_size(data)
+    else:
+        raise _Refused(f"compressed image is neither JPEG nor PNG (format {ascii(form)[:60]})")
+    _check_size(width, height)
+    # The orientation tag is ignored: raw and compressed topics of a camera must agree.
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise _Refused("compressed image is corrupt")
+    return Decoded(image, True)
+
+
+def _png_size(data: memoryview) -> tuple[int, int]:
+    # OpenCV fills what is missing of a truncated file with zeros or grey and says nothing: look for the end mark.
+    if bytes(data[12:16]) != b"IHDR" or b"IEND" not in bytes(data[-64:]):
+        raise _Refused("PNG image is truncated or corrupt")
+    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+
+
+def _jpeg_size(data: memoryview) -> tuple[int, int]:
+    """Width and height from the start-of-frame segment, and a check that the end mark is there."""
+    if b"\xff\xd9" not in bytes(data[-64:]):
+        raise _Refused("JPEG image is truncated")
+    at = 2
+    while at + 9 < len(data):
+        if data[at] != 0xFF:
+            break
+        kind = data[at + 1]
+        if kind == 0xFF:  # fill byte
+            at += 1
+            continue
+        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
+            return int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        if kind == 0xDA or length < 2:
+            break
+        at += 2 + length
+    raise _Refused("JPEG image is corrupt: no frame header")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:160]

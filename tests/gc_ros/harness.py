@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node on real DDS for tests: node and peer are two participants, over shared memory only, in a domain of
+their own. Where ROS is missing, importing this skips the module that does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trt_build.errors import GlimpseError
+
+ROOT = Path(__file__).resolve().parents[2]
+# Before the first participant: both ends must use the same profile.
+os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(ROOT / "config" / "fastdds_shm.xml")
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+
+try:
+    from gc_ros import ros_messages
+except GlimpseError as error:  # the reason is the one line that a user would see
+    pytest.skip(f"no ROS 2: {error}", allow_module_level=True)
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from glimpse_clouds.msg import Activity, ActivityEvent, LabelInfo
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from sensor_msgs.msg import Image
+
+from gc_ros.lifecycle import ActivityRecognition, spin
+from trt_build.engine import open_engine
+
+NAME = "/activity_recognition"
+LATCHED = QoSProfile(
+    depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
+NS = 1_000_000_000
+TRANSITIONS = {
+    "configure": Transition.TRANSITION_CONFIGURE,
+    "activate": Transition.TRANSITION_ACTIVATE,
+    "deactivate": Transition.TRANSITION_DEACTIVATE,
+    "cleanup": Transition.TRANSITION_CLEANUP,
+    "shutdown": Transition.TRANSITION_UNCONFIGURED_SHUTDOWN,
+}
+
+
+_domains = itertools.cycle(range(10 + os.getpid() % 3 * 70, 80 + os.getpid() % 3 * 70))
+
+
+def new_domain() -> None:
+    """A domain for what is created from now on: shared-memory ports of a test before are left alone."""
+    os.environ["ROS_DOMAIN_ID"] = str(next(_domains))
+
+
+new_domain()
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 10.0) -> Any:
+    """Poll until the condition holds; its value. Fails the test with `what` otherwise."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"waited {timeout_s} s in vain for {what}"
+        time.sleep(0.01)
+
+
+class Peer:
+    """A camera, a listener and a lifecycle manager, in a participant of their own."""
+
+    def __init__(self, camera_type: Any = Image) -> None:
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context, args=[])
+        self.node = rclpy.create_node("peer", context=self.context)
+        self.running: Running | None = None
+        self.activities: list[Activity] = []
+        self.events: list[ActivityEvent] = []
+        self.diagnostics: dict[str, Any] = {}
+        self.reports = 0
+        self.node.create_subscription(Activity, f"{NAME}/activity", self.activities.append, 100)
+        self.node.create_subscription(ActivityEvent, f"{NAME}/events", self.events.append, LATCHED)
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self.camera = self.node.create_publisher(camera_type, "image", qos_profile_sensor_data)
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def _spin(self) -> None:
+        with contextlib.suppress(ExternalShutdownException):
+            self._executor.spin()
+
+    def _on_diagnostics(self, message: Any) -> None:
+        self.reports += 1
+        for status in message.status:
+            self.diagnostics[status.name.split(": ", 1)[1]] = status
+
+    def wait_for_camera(self) -> None:
+        """Until the node's image subscription is matched on both sides."""
+        wait_until(self.camera.get_subscription_count, "the node's image subscription")
+        wait_until(lambda: self.node.count_publishers(f"{NAME}/activity"), "the node's publisher")
+        if self.running is not None:
+            node = self.running.node
+            wait_until(lambda: node.count_publishers(self.camera.topic_name), "the camera at the node")
+            time.sleep(0.1)
+        else:
+            time.sleep(0.5)  # another process's half of the match cannot be seen from here
+
+    def publish(self, image: np.ndarray, stamp_ns: int, encoding: str = "rgb8") -> None:
+        """Publish an image and, where the node is in this process, wait until it has been taken: the queue of a
+        best-effort subscription is short, and a loaded machine would lose what a test counts on."""
+        message = ros_messages.to_image(image, ros_messages.to_header(stamp_ns, "camera"), encoding)
+        cameras = self.running.node._cameras if self.running is not None else []
+        before = cameras[0]._received if cameras else 0
+        self.camera.publish(message)
+        deadline = time.monotonic() + 0.5
+        while cameras and cameras[0]._received == before and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+    def call(self, client_type: Any, name: str, request: Any, timeout_s: float = 10.0) -> Any:
+        """Call a service and return its response."""
+        client = self.node.create_client(client_type, name)
+        assert client.wait_for_service(timeout_s), f"no service {name}"
+        future = client.call_async(request)
+        wait_until(future.done, f"an answer of {name}", timeout_s)
+        self.node.destroy_client(client)
+        return future.result()
+
+    def transition(self, name: str) -> bool:
+        """Ask for a lifecycle transition; whether it succeeded."""
+        request = ChangeState.Request()
+        request.transition.id = TRANSITIONS[name]
+        return bool(self.call(ChangeState, f"{NAME}/change_state", request).success)
+
+    def state(self) -> str:
+        """The node's lifecycle state."""
+        return str(self.call(GetState, f"{NAME}/get_state", GetState.Request()).current_state.label)
+
+    def wait_for_diagnostic(self, name: str, text: str, timeout_s: float = 8.0) -> Any:
+        """Until the status `name` says `text`; the status."""
+
+        def says() -> Any:
+            status = self.diagnostics.get(name)
+            return status if status is not None and text in status.message else None
+
+        try:
+            return wait_until(says, text, timeout_s)
+        except AssertionError:
+            found = {key: status.message for key, status in self.diagnostics.items()}
+            raise AssertionError(f"no diagnostic {text!r}; there are {found}") from None
+
+    def close(self) -> None:
+        self._executor.shutdown(timeout_sec=2)
+        self._thread.join(5)
+        self.node.destroy_node()
+        rclpy.try_shutdown(context=self.context)
+
+
+class Running:
+    """The node in an executor thread of this process, so that a test can put an engine into it."""
+
+    def __init__(self, bundle: Any, engine: Any = open_engine, **parameters: Any) -> None:
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context, args=[])
+        values = {"bundle": str(bundle), "threads": 1, **parameters}
+        overrides = [Parameter(name, value=value) for name, value in values.items()]
+        self.node = ActivityRecognition(
+            open_engine=engine, context=self.context, parameter_overrides=overrides
+        )
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self.node)
+        self.errors: list[BaseException] = []
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+        assert self._started.wait(20)
+
+    def _spin(self) -> None:
+        try:
+            self.node.start()
+            self._started.set()
+            spin(self.node, self._executor)
+        except ExternalShutdownException:
+            pass
+        except BaseException as error:
+            self.errors.append(error)
+            self._started.set()
+
+    def close(self) -> None:
+        # rclpy's spin_once returns when the context ends; only then may the node go.
+        rclpy.try_shutdown(context=self.context)
+        self._thread.join(10)
+        self._executor.shutdown(timeout_sec=2)
+        self.node.close()
+        assert not self.errors, self.errors
+
+
+@contextlib.contextmanager
+def running(bundle: Any, engine: Any = open_engine, **parameters: Any) -> Iterator[tuple[Running, Peer]]:
+    """Node and peer in a domain of their own, both closed at the end."""
+    new_domain()
+    peer = Peer()
+    try:
+        node = Running(bundle, engine, **parameters)
+        peer.running = node
+        try:
+            yield node, peer
+        finally:
+            node.close()
+    finally:
+        peer.close()
+
+
+class Process:
+    """The node as a process of its own, as a robot runs it."""
+
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        command = [sys.executable, str(ROOT / "scripts" / "activity_node"), *arguments]
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH", "")])])
+        environ = {**os.environ, "PYTHONPATH": path, **environment}
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+
+    @property
+    def output(self) -> str:
+        return "".join(self.lines)
+
+    def end(self, signal: int) -> tuple[int, float]:
+        """Send a signal; (exit code, seconds until the process was gone)."""
+        began = time.monotonic()
+        self.process.send_signal(signal)
+        code = self.process.wait(20)
+        took = time.monotonic() - began
+        self._reader.join(5)
+        return code, took
+
+    def wait(self, timeout_s: float = 20) -> int:
+        code = self.process.wait(timeout_s)
+        self._reader.join(5)
+        return code
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+def load_info(peer: Peer) -> list[LabelInfo]:
+    """Subscribe to the latched label information now; the list fills."""
+    infos: list[LabelInfo] = []
+    peer.node.create_subscription(LabelInfo, f"{NAME}/label_info", infos.append, LATCHED)
+    return infos
