@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The package as colcon, pip, launch and the README's commands see it, without building it."""
+
+from __future__ import annotations
+
+import ast
+import re
+import runpy
+import subprocess
+import sys
+import types
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("gc_model", "trt_build", "gc_ros")
+SOURCES = [
+    path
+    for package in (*PACKAGES, "tests", "scripts", "launch")
+    for path in sorted((ROOT / package).rglob("*.py"))
+]
+
+
+def setup_arguments(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    setuptools = pytest.importorskip("setuptools")
+    found: dict[str, Any] = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **arguments: found.update(arguments))
+    monkeypatch.chdir(ROOT)
+    runpy.run_path("setup.py")
+    return found
+
+
+def test_cmake_builds_exactly_the_messages_there_are() -> None:
+    named = set(re.findall(r"msg/(\w+\.msg)", (ROOT / "CMakeLists.txt").read_text()))
+    assert named == {path.name for path in (ROOT / "msg").glob("*.msg")}
+
+
+def test_every_message_field_is_documented() -> None:
+    for path in sorted((ROOT / "msg").glob("*.msg")):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if line.strip() and not line.lstrip().startswith("#"):
+                assert "#" in line, f"{path.name}:{number} has no comment: {line}"
+
+
+def test_versions_agree_and_the_distribution_is_not_named_as_the_messages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments = setup_arguments(monkeypatch)
+    package = ElementTree.parse(ROOT / "package.xml").getroot()
+    assert package.findtext("name") == "glimpse_clouds"
+    assert arguments["version"] == package.findtext("version")
+    # rosidl writes glimpse_clouds-*.egg-info; pip would take it for this distribution and uninstall the messages.
+    assert re.sub(r"[-_.]+", "-", arguments["name"]) != "glimpse-clouds"
+
+
+def test_setup_finds_all_packages_and_every_console_script_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = setup_arguments(monkeypatch)
+    assert set(PACKAGES) <= set(arguments["packages"])
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            assert ".".join(path.parent.relative_to(ROOT).parts) in arguments["packages"], path
+    assert {"train", "export", "onnxruntime", "dev"} <= set(arguments["extras_require"])
+    assert not any("torch" in requirement for requirement in arguments["install_requires"])
+    for script in arguments["entry_points"]["console_scripts"]:
+        name, target = script.split("=")
+        module, function = target.split(":")
+        source = (ROOT / (module.replace(".", "/") + ".py")).read_text()
+        functions = {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+        assert function in functions, script
+        installed = ROOT / "scripts" / name
+        assert (
+            f"from {module} import {function}" in installed.read_text() and installed.stat().st_mode & 0o111
+        )
+        assert f"scripts/{name}" in (ROOT / "CMakeLists.txt").read_text()
+
+
+def test_every_ros_import_has_its_dependency_in_package_xml() -> None:
+    package = ElementTree.parse(ROOT / "package.xml").getroot()
+    declared = {element.text for element in package if element.tag.endswith("depend")}
+    optional = {"cv_bridge", "vision_msgs"}
+    ros = re.compile(r"^(rclpy|\w+_msgs|\w+_interfaces|std_srvs|launch|launch_ros|cv_bridge)$")
+    for path in [*(ROOT / "gc_ros").rglob("*.py"), *(ROOT / "launch").rglob("*.py")]:
+        for module in imported(path):
+            if ros.match(module):
+                assert module in declared | optional, f"{path.name} imports {module}"
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level modules a file imports, also inside functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_torch_stays_in_the_model_and_the_exporter() -> None:
+    for path in [*(ROOT / "gc_ros").rglob("*.py"), *(ROOT / "trt_build").rglob("*.py")]:
+        if not path.name.startswith("export"):
+            assert not imported(path) & {"torch", "timm", "lightning"}, path
+
+
+def test_the_robot_and_the_demo_import_without_torch() -> None:
+    modules = (
+        "gc_ros.recognizer, gc_ros.video, gc_ros.bags, gc_ros.cli, trt_build.engine, gc_model.synth.dataset"
+    )
+    code = f"import sys; sys.modules['torch'] = None; import {modules}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_source_file_names_its_licence() -> None:
+    for path in SOURCES:
+        if path.read_text().strip():
+            head = path.read_text()[:200]
+            assert "SPDX-License-Identifier: Apache-2.0" in head, path
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+
+
+class Recorder:
+    """Stands for any class of launch and launch_ros: keeps what it was made with."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.arguments, self.options = arguments, options
+
+
+def launch_entities(monkeypatch: pytest.MonkeyPatch, path: Path) -> list[Recorder]:
+    """What a launch file describes, with launch and launch_ros (not on PyPI) replaced by recorders."""
+    kinds: dict[str, type[Recorder]] = {}
+
+    class Module(types.ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return kinds.setdefault(name, type(name, (Recorder,), {}))
+
+    names = ["launch", "launch.actions", "launch.conditions", "launch.substitutions"]
+    names += [
+        "launch_ros",
+        "launch_ros.actions",
+        "launch_ros.parameter_descriptions",
+        "launch_ros.substitutions",
+    ]
+    for name in names:
+        monkeypatch.setitem(sys.modules, name, Module(name))
+    description = runpy.run_path(str(path))["generate_launch_description"]()
+    return list(description.arguments[0])
+
+
+def walk(value: Any) -> list[Recorder]:
+    """All recorders inside a value."""
+    if isinstance(value, Recorder):
+        inner = [*value.arguments, *value.options.values()]
+        return [value, *(found for item in inner for found in walk(item))]
+    if isinstance(value, dict):
+        return [found for item in value.values() for found in walk(item)]
+    if isinstance(value, list | tuple):
+        return [found for item in value for found in walk(item)]
+    return []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "launch").glob("*.launch.py")), ids=lambda path: path.name)
+def test_a_launch_file_declares_what_it_uses_and_names_what_exists(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gc_ros.parameters import BY_NAME
+
+    entities = launch_entities(monkeypatch, path)
+    everything = walk(entities)
+    declared = [e for e in everything if type(e).__name__ == "DeclareLaunchArgument"]
+    used = {e.arguments[0] for e in everything if type(e).__name__ == "LaunchConfiguration"}
+    assert {e.arguments[0] for e in declared} == used
+    assert all(e.options["description"].endswith(".") for e in declared)
+    for argument in declared:
+        if argument.arguments[0] in BY_NAME and BY_NAME[argument.arguments[0]].choices:
+            assert tuple(argument.options["choices"]) == BY_NAME[argument.arguments[0]].choices
+    nodes = [e for e in everything if type(e).__name__ in ("Node", "LifecycleNode")]
+    assert nodes
+    for node in nodes:
+        assert node.options["package"] == "glimpse_clouds"
+        assert (ROOT / "scripts" / node.options["executable"]).is_file()
+        for parameters in node.options["parameters"]:
+            if isinstance(parameters, dict):
+                assert set(parameters) <= {*BY_NAME, "use_sim_time"}
+    for join in (e for e in everything if type(e).__name__ == "PathJoinSubstitution"):
+        parts = [part for part in join.arguments[0] if isinstance(part, str)]
+        if parts[0] == "config":
+            assert ROOT.joinpath(*parts).is_file(), parts
+    assert not imported(path) & {"subprocess", "socket", "urllib", "requests"}
+
+
+def test_the_fast_dds_profiles_parse_and_hold_32_mib() -> None:
+    for name in ("fastdds.xml", "fastdds_shm.xml"):
+        text = (ROOT / "config" / name).read_text()
+        ElementTree.fromstring(text.split("?>", 1)[1])
+        assert f"<segment_size>{32 << 20}</segment_size>" in text
+
+
+def test_every_command_of_the_makefile_exists() -> None:
+    for name in re.findall(r"scripts/[\w.-]+", (ROOT / "Makefile").read_text()):
+        assert (ROOT / name).is_file(), name
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+
+
+def test_the_environment_script_prints_the_one_line_to_type_when_a_package_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import environment
+
+    monkeypatch.setattr(
+        environment.shutil, "which", lambda name: None if name in ("g++", "cmake") else f"/usr/bin/{name}"
+    )
+    monkeypatch.setattr(environment.os, "geteuid", lambda: 1000)
+    with pytest.raises(environment.SetupError, match=r"type: sudo apt-get install .*g\+\+ cmake"):
+        environment.Environment().system_packages()
+
+
+def test_a_second_run_of_the_environment_repeats_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import environment
+
+    monkeypatch.setenv("GLIMPSE_VENV", str(tmp_path / "venv"))
+    first, second, done = environment.Environment(), environment.Environment(), []
+    first.step("pip", "a", "installing", lambda: done.append("first"))
+    second.step("pip", "a", "installing", lambda: done.append("again"))
+    second.step("pip", "b", "installing", lambda: done.append("changed"))
+    assert done == ["first", "changed"]
