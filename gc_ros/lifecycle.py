@@ -19,7 +19,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy._rclpy_pybind11 import RCLError
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
-from rclpy.executors import Executor
+from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import SetBool, Trigger
 
@@ -384,8 +384,14 @@ def spin(node: ActivityRecognition, executor: Executor) -> None:
     while node.context.ok() and node.exit_code is None:
         try:
             executor.spin_once()
-        except RCLError as error:  # somebody asked for an impossible lifecycle transition
-            node.get_logger().error(one_line(error))
+        except ExternalShutdownException:
+            return
+        except Exception as error:
+            if not node.context.ok():  # a signal ended it in the midst of whatever failed
+                return
+            if not isinstance(error, RCLError):
+                raise
+            node.get_logger().error(one_line(error))  # somebody asked for an impossible lifecycle transition
 
 
 def one_line(error: Exception) -> str:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from typing import Any
@@ -27,8 +28,22 @@ def _end_for_certain(context: Any, ended: threading.Event) -> None:
             return
 
 
+def _note_signals() -> threading.Event:
+    """Handlers that raise nothing; the event is set once a signal has come.
+
+    Python's own handler for SIGINT raises KeyboardInterrupt wherever the main thread is: inside rclpy's native
+    conversions it comes out as some RuntimeError. rclpy's handlers, installed by `rclpy.init`, end the context and
+    call the ones of before.
+    """
+    signalled = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: signalled.set())
+    return signalled
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the node until a signal; returns the exit code. argv: ROS arguments, without the program's name."""
+    signalled = _note_signals()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         from gc_ros import ros_messages  # noqa: F401  (finds ROS, or says in one line what is missing)
@@ -63,10 +78,11 @@ def main(argv: list[str] | None = None) -> int:
         node = ActivityRecognition()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        node.start()
-        spin(node, executor)
+        if not signalled.is_set():  # before `init`: the context knows nothing of it
+            node.start()
+            spin(node, executor)
         code = node.exit_code or 0
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except ExternalShutdownException:
         pass
     except InvalidParameterValueException as error:
         print(f"{NODE_NAME}: {one_line(error)}", file=sys.stderr)
@@ -78,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
             if node is not None:
                 node.close()
             rclpy.try_shutdown()
-        except (KeyboardInterrupt, RCLError):  # a second signal, or the context went away under us
+        except RCLError:  # the context went away under us
             pass
         if not any(thread.name == "inference" for thread in threading.enumerate()):
             ended.set()

@@ -7,7 +7,6 @@ times are exact, which clips of varying frame rate need.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Iterator
@@ -26,9 +25,9 @@ from trt_build.errors import DataError
 NS = 1_000_000_000
 _CLOCK = 90_000  # ticks a second of written files: exact enough for every camera rate
 
-# libav's own lines on stderr would break the promise of one line an error.
-logging.getLogger("libav").setLevel(logging.CRITICAL)
-av.logging.set_level(av.logging.PANIC)
+# No log callback into Python: it takes the GIL in a decoder's thread, and a decoder that is freed meanwhile waits for
+# that thread with the GIL held, for ever. Silent, too: libav's lines would surround our one line an error.
+av.logging.set_level(None)
 
 Frame = tuple[NDArray[np.uint8], int]
 

@@ -56,6 +56,14 @@ TRANSITIONS = {
     "cleanup": Transition.TRANSITION_CLEANUP,
     "shutdown": Transition.TRANSITION_UNCONFIGURED_SHUTDOWN,
 }
+AFTER = {
+    "configure": "inactive",
+    "activate": "active",
+    "deactivate": "inactive",
+    "cleanup": "unconfigured",
+    "shutdown": "finalized",
+}
+ANSWER_S = 3.0  # a service that has not answered by then does not do so any more
 
 
 _domains = itertools.cycle(range(10 + os.getpid() % 3 * 70, 80 + os.getpid() % 3 * 70))
@@ -132,20 +140,49 @@ class Peer:
         while cameras and cameras[0]._received == before and time.monotonic() < deadline:
             time.sleep(0.001)
 
-    def call(self, client_type: Any, name: str, request: Any, timeout_s: float = 10.0) -> Any:
-        """Call a service and return its response."""
+    def call(self, client_type: Any, name: str, request: Any, timeout_s: float = 20.0) -> Any:
+        """Call a service and return its response.
+
+        Asked again while no answer comes: a server that has not yet discovered the client's reader drops its answer.
+        """
         client = self.node.create_client(client_type, name)
-        assert client.wait_for_service(timeout_s), f"no service {name}"
-        future = client.call_async(request)
-        wait_until(future.done, f"an answer of {name}", timeout_s)
-        self.node.destroy_client(client)
-        return future.result()
+        try:
+            assert client.wait_for_service(timeout_s), f"no service {name}"
+            futures: list[Any] = []
+            deadline = time.monotonic() + timeout_s
+            while time.monotonic() < deadline:
+                futures.append(client.call_async(request))
+                again = time.monotonic() + ANSWER_S
+                while time.monotonic() < again:
+                    for future in futures:
+                        if future.done():
+                            return future.result()
+                    time.sleep(0.005)
+            raise AssertionError(f"waited {timeout_s} s in vain for an answer of {name}")
+        finally:
+            self.node.destroy_client(client)
 
     def transition(self, name: str) -> bool:
-        """Ask for a lifecycle transition; whether it succeeded."""
+        """Ask for a lifecycle transition; whether it succeeded.
+
+        Asked once, since a second time it would be refused: where the answer is lost, the state tells.
+        """
+        client = self.node.create_client(ChangeState, f"{NAME}/change_state")
         request = ChangeState.Request()
         request.transition.id = TRANSITIONS[name]
-        return bool(self.call(ChangeState, f"{NAME}/change_state", request).success)
+        try:
+            assert client.wait_for_service(20), "no service change_state"
+            before = self.state()
+            future = client.call_async(request)
+            deadline = time.monotonic() + 20
+            while not future.done():
+                assert time.monotonic() < deadline, f"waited 20 s in vain for the transition {name}"
+                if time.monotonic() > deadline - 20 + ANSWER_S and self.state() != before:
+                    return self.state() == AFTER[name]
+                time.sleep(0.005)
+            return bool(future.result().success)
+        finally:
+            self.node.destroy_client(client)
 
     def state(self) -> str:
         """The node's lifecycle state."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -13,6 +14,11 @@ from tests.videos import BT709, BT2020, centres, flat, patches, rotated, truncat
 from trt_build.errors import DataError
 
 NS = 1_000_000_000
+
+
+def test_libav_never_calls_python_from_a_decoder_thread() -> None:
+    # A decoder freed with the GIL held waits for its threads, and a log line of theirs would wait for the GIL.
+    assert av.logging.get_level() is None
 
 
 @pytest.mark.parametrize("colours", [BT709, BT2020], ids=lambda c: c[2])
