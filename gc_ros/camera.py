@@ -102,6 +102,7 @@ class Camera:
         self._stamps: deque[int] = deque(maxlen=60)
         self._watched: OrderedDict[int, tuple[np.ndarray, bool]] = OrderedDict()
         self._latencies = Latencies()
+        self._banner = overlay.Banner()
 
     # -- life ------------------------------------------------------------------------------------------------
 
@@ -271,6 +272,8 @@ class Camera:
             decided = event.stamp_ns if decided_ns is None else decided_ns
             model_id = self.recognizer.info.model_id
             self._events.publish(ros_messages.to_event(event, decided, self._frame_id, model_id))
+        if events:
+            self._banner.add(events, decided)
 
     def _debug_wanted(self) -> bool:
         return bool(self._debug.get_subscription_count() or self._debug_jpeg.get_subscription_count())
@@ -281,7 +284,10 @@ class Camera:
             return
         image, bgr = watched
         picture = overlay.draw(
-            np.ascontiguousarray(image[..., ::-1] if bgr else image), activity, activity.assignment
+            np.ascontiguousarray(image[..., ::-1] if bgr else image),
+            activity,
+            activity.assignment,
+            event=self._banner.at(activity.stamp_ns),
         )
         header = ros_messages.to_header(activity.stamp_ns, self._frame_id)
         if self._debug.get_subscription_count():
