@@ -34,7 +34,7 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
-from gc_ros import overlay, ros_messages
+from gc_ros import foxglove, overlay, ros_messages
 from gc_ros.diagnostics import CameraFacts, Latencies, Status, judge_camera
 from gc_ros.images import Refusal, decode, decode_compressed
 from gc_ros.recognizer import Activity, Recognizer, Window
@@ -87,6 +87,11 @@ class Camera:
         if classification is not None:
             self._classification = node.create_publisher(classification, f"~/{prefix}classification", 10)
             self._publishers.append(self._classification)
+        self._annotations = None
+        annotations = foxglove.annotations_type()
+        if annotations is not None:
+            self._annotations = node.create_publisher(annotations, f"~/{prefix}annotations", 10)
+            self._publishers.append(self._annotations)
         self._subscription: Any = None
         self.enabled = True
         self._running = False
@@ -263,6 +268,10 @@ class Camera:
             queue=queue_s,
             inference=activity.timings["inference"] / 1e3,
         )
+        if self._annotations is not None and self._annotations.get_subscription_count():
+            event = self._banner.at(activity.stamp_ns)
+            stamp = ros_messages.to_time(activity.stamp_ns)
+            self._annotations.publish(foxglove.to_annotations(activity, stamp, event))
         self._draw(activity)
 
     def _publish_events(self, events: list[ActivityEvent], decided_ns: int | None) -> None:
