@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
+from gc_ros.parameters import BY_NAME
 from trt_build.errors import DataError
 
 NODE = "activity_recognition"
@@ -130,9 +131,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     cameras = [name for name in options.cameras.split(",") if name]
-    for name in [*cameras, *filter(None, options.namespace.split("/"))]:
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-            parser.error(f"{name!r} is no ROS name; use letters, digits and _")
+    reason = BY_NAME["cameras"].refuse(cameras) if cameras else None
+    if reason:
+        parser.error(reason)
+    if not re.fullmatch(r"/?([A-Za-z_][A-Za-z0-9_]*/?)*", options.namespace):
+        parser.error(f"{options.namespace!r} is no ROS namespace; use letters, digits, _ and /")
     pairs = [rule.split(":=", 1) for rule in options.remap]
     if any(len(pair) != 2 for pair in pairs):
         parser.error("give --remap as FROM:=TO, for example image:=/camera/image_raw")

@@ -7,7 +7,6 @@ ros2 launch glimpse_clouds multi_camera.launch.py cameras:=front,left bundle:=$H
 Results come on /activity_recognition/front/activity and so on. --show-args lists all arguments.
 """
 
-import re
 from typing import List  # noqa: UP035  (launch_ros compares with this very type)
 
 from launch import LaunchDescription
@@ -16,6 +15,7 @@ from launch.substitutions import LaunchConfiguration, TextSubstitution
 from launch_ros.parameter_descriptions import ParameterValue
 
 from gc_ros.launching import fast_dds, live_arguments, live_node, node_arguments
+from gc_ros.parameters import BY_NAME
 
 
 def generate_launch_description():
@@ -42,11 +42,9 @@ def _node(context):
     """The names are known only now; each remapping needs one."""
     cameras = _list(LaunchConfiguration("cameras").perform(context))
     images = _list(LaunchConfiguration("images").perform(context)) or [f"{name}/image" for name in cameras]
-    for name in cameras:
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-            raise RuntimeError(f"cameras: {name!r} is no name for topics; use letters, digits and _")
-    if not cameras or len(set(cameras)) != len(cameras):
-        raise RuntimeError(f"cameras: give one or more different names, as front,left; got {cameras}")
+    reason = BY_NAME["cameras"].refuse(cameras)
+    if reason:
+        raise RuntimeError(reason)
     if len(images) != len(cameras):
         raise RuntimeError(f"images: {len(images)} topics for {len(cameras)} cameras; give one for each")
     remappings = []

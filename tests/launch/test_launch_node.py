@@ -60,3 +60,21 @@ def test_node_and_player_of_the_bag_launch_file_meet_and_the_player_ends(tmp_pat
     finally:
         process.close()
         peer.close()
+
+
+def test_the_node_of_several_cameras_becomes_active_on_all_their_topics(tmp_path: Path) -> None:
+    bundle = toy_bundle(tmp_path / "bundle")
+    launched = Run(
+        ROOT / "launch" / "multi_camera.launch.py", tmp_path, dict(os.environ), bundle=str(bundle.path),
+        cameras="front,left", images="/f/image_raw,/l/image_raw",
+    )  # fmt: skip
+    (node,) = launched.processes
+    new_domain()
+    peer, process = Peer(), Process(*node.command[1:])
+    try:
+        peer.wait_for_diagnostic("camera front", "no publisher on /f/image_raw", 20)
+        peer.wait_for_diagnostic("camera left", "no publisher on /l/image_raw", 20)
+        assert process.end(signal.SIGTERM)[0] == 0, process.output
+    finally:
+        process.close()
+        peer.close()
