@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One camera of the node: its subscription, its recogniser, its publishers and its counts.
 
-The image callback decodes, resizes and stores; `infer` and everything it publishes run in the node's worker thread.
+The image callback decodes, resizes and stores; `publish` runs in the node's worker thread, after the engine.
 """
 
 from __future__ import annotations
@@ -100,6 +100,7 @@ class Camera:
         self._first_refusal: str | None = None
         self._epoch = recognizer.epoch
         self._stamps: deque[int] = deque(maxlen=60)
+        self.failures_in_row = 0  # engine runs with this camera, touched by the worker
         self._watched: OrderedDict[int, tuple[np.ndarray, bool]] = OrderedDict()
         self._latencies = Latencies()
 
@@ -232,12 +233,9 @@ class Camera:
 
     # -- the worker's side -----------------------------------------------------------------------------------
 
-    def infer(self, job: Job) -> None:
-        """One inference and what follows from it. Raises what the engine raises."""
-        queue_s = time.perf_counter() - job.began
-        activity = self.recognizer.infer(job.window)
-        if activity is None:
-            return
+    def publish(self, activity: Activity, job: Job, began: float) -> None:
+        """All messages of a result. began: time.perf_counter before its first engine call."""
+        queue_s = began - job.began
         now_ns = int(self._node.get_clock().now().nanoseconds)
         age_s = (now_ns - activity.stamp_ns) / 1e9 if now_ns else math.nan
         max_age_s = self._setting("max_age_s")
@@ -324,6 +322,7 @@ class Camera:
         period = self.recognizer.camera_period_s
         facts = CameraFacts(
             topic=self.topic,
+            remap=self._relative,
             type_name=type_name,
             active=self._running,
             enabled=self.enabled,
@@ -360,10 +359,13 @@ class Camera:
         return judge_camera(facts)
 
     def _topics_of(self, type_name: str) -> list[str]:
-        own = {publisher.topic_name for publisher in self._publishers}
-        topics = self._node.get_topic_names_and_types()
+        """Topics of a type that do have a publisher, and are neither this node's own nor another camera's of it."""
+        node, name, space = self._node, self._node.get_name(), self._node.get_namespace()
+        own = {t for t, _ in node.get_publisher_names_and_types_by_node(name, space)}
+        own |= {t for t, _ in node.get_subscriber_names_and_types_by_node(name, space)}
+        topics = node.get_topic_names_and_types()
         return sorted(
-            t for t, types in topics if type_name in types and t not in own and self._node.count_publishers(t)
+            t for t, types in topics if type_name in types and t not in own and node.count_publishers(t)
         )
 
 

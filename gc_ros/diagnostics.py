@@ -31,6 +31,7 @@ class CameraFacts:
     """What is known of one camera at this moment. Times in seconds of the steady clock, None: never."""
 
     topic: str  # resolved
+    remap: str  # the topic's name in the node, as a remapping names it
     type_name: str  # what the node subscribes to
     active: bool
     enabled: bool
@@ -128,7 +129,7 @@ def _hint(f: CameraFacts) -> str:
     if not f.elsewhere:
         return f"; no topic of type {f.type_name} has one either: start the camera driver"
     first = f.elsewhere[0]
-    return f"; there is {', '.join(f.elsewhere[:5])}: remap with -r {f.topic.rsplit('/', 1)[-1]}:={first}"
+    return f"; there is {', '.join(f.elsewhere[:5])}: remap with -r {f.remap}:={first}"
 
 
 def _segment_hint() -> str:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,9 @@ class Peer:
         self.node.create_subscription(ActivityEvent, f"{NAME}/events", self.events.append, LATCHED)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self.camera = self.node.create_publisher(camera_type, "image", qos_profile_sensor_data)
+        self.cameras: dict[str, Any] = {}
+        self.activities_of: dict[str, list[Activity]] = {}
+        self.events_of: dict[str, list[ActivityEvent]] = {}
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, daemon=True)
@@ -129,13 +133,29 @@ class Peer:
         else:
             time.sleep(0.5)  # another process's half of the match cannot be seen from here
 
-    def publish(self, image: np.ndarray, stamp_ns: int, encoding: str = "rgb8") -> None:
+    def add_cameras(self, *names: str) -> None:
+        """Cameras of a node with the parameter `cameras`, and listeners to what it says about each."""
+        for name in names:
+            self.cameras[name] = self.node.create_publisher(Image, f"{name}/image", qos_profile_sensor_data)
+            activities = self.activities_of.setdefault(name, [])
+            events = self.events_of.setdefault(name, [])
+            self.node.create_subscription(Activity, f"{NAME}/{name}/activity", activities.append, 100)
+            self.node.create_subscription(ActivityEvent, f"{NAME}/{name}/events", events.append, LATCHED)
+        for camera in self.cameras.values():
+            wait_until(camera.get_subscription_count, f"a subscription of {camera.topic_name}")
+            if self.running is not None:
+                count = partial(self.running.node.count_publishers, camera.topic_name)
+                wait_until(count, f"{camera.topic_name} at the node")
+        time.sleep(0.2)
+
+    def publish(self, image: np.ndarray, stamp_ns: int, encoding: str = "rgb8", camera: str = "") -> None:
         """Publish an image and, where the node is in this process, wait until it has been taken: the queue of a
         best-effort subscription is short, and a loaded machine would lose what a test counts on."""
         message = ros_messages.to_image(image, ros_messages.to_header(stamp_ns, "camera"), encoding)
         cameras = self.running.node._cameras if self.running is not None else []
+        cameras = [one for one in cameras if one.name == camera]
         before = cameras[0]._received if cameras else 0
-        self.camera.publish(message)
+        (self.cameras[camera] if camera else self.camera).publish(message)
         deadline = time.monotonic() + 0.5
         while cameras and cameras[0]._received == before and time.monotonic() < deadline:
             time.sleep(0.001)

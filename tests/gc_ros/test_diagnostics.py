@@ -21,6 +21,7 @@ from gc_ros.diagnostics import (
 
 GOOD = CameraFacts(
     topic="/image",
+    remap="image",
     type_name="sensor_msgs/msg/Image",
     active=True,
     enabled=True,
