@@ -34,7 +34,7 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
-from gc_ros import overlay, ros_messages
+from gc_ros import foxglove, overlay, ros_messages
 from gc_ros.diagnostics import CameraFacts, Latencies, Status, judge_camera
 from gc_ros.images import Refusal, decode, decode_compressed
 from gc_ros.recognizer import Activity, Recognizer, Window
@@ -87,6 +87,11 @@ class Camera:
         if classification is not None:
             self._classification = node.create_publisher(classification, f"~/{prefix}classification", 10)
             self._publishers.append(self._classification)
+        self._annotations = None
+        annotations = foxglove.annotations_type()
+        if annotations is not None:
+            self._annotations = node.create_publisher(annotations, f"~/{prefix}annotations", 10)
+            self._publishers.append(self._annotations)
         self._subscription: Any = None
         self.enabled = True
         self._running = False
@@ -103,6 +108,7 @@ class Camera:
         self.failures_in_row = 0  # engine runs with this camera, touched by the worker
         self._watched: OrderedDict[int, tuple[np.ndarray, bool]] = OrderedDict()
         self._latencies = Latencies()
+        self._banner = overlay.Banner()
 
     # -- life ------------------------------------------------------------------------------------------------
 
@@ -260,6 +266,10 @@ class Camera:
             queue=queue_s,
             inference=activity.timings["inference"] / 1e3,
         )
+        if self._annotations is not None and self._annotations.get_subscription_count():
+            event = self._banner.at(activity.stamp_ns)
+            stamp = ros_messages.to_time(activity.stamp_ns)
+            self._annotations.publish(foxglove.to_annotations(activity, stamp, event))
         self._draw(activity)
 
     def _publish_events(self, events: list[ActivityEvent], decided_ns: int | None) -> None:
@@ -269,6 +279,8 @@ class Camera:
             decided = event.stamp_ns if decided_ns is None else decided_ns
             model_id = self.recognizer.info.model_id
             self._events.publish(ros_messages.to_event(event, decided, self._frame_id, model_id))
+        if events:
+            self._banner.add(events, decided)
 
     def _debug_wanted(self) -> bool:
         return bool(self._debug.get_subscription_count() or self._debug_jpeg.get_subscription_count())
@@ -279,7 +291,10 @@ class Camera:
             return
         image, bgr = watched
         picture = overlay.draw(
-            np.ascontiguousarray(image[..., ::-1] if bgr else image), activity, activity.assignment
+            np.ascontiguousarray(image[..., ::-1] if bgr else image),
+            activity,
+            activity.assignment,
+            event=self._banner.at(activity.stamp_ns),
         )
         header = ros_messages.to_header(activity.stamp_ns, self._frame_id)
         if self._debug.get_subscription_count():

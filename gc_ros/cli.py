@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gc_ros.activity import Activity, stream_label
-from gc_ros.overlay import draw
+from gc_ros.overlay import Banner, draw
 from gc_ros.recognizer import Recognizer
 from gc_ros.video import Frame, VideoWriter, open_camera, read_video
 from trt_build.bundle import load_bundle
@@ -70,6 +70,7 @@ def video(
     )
     recognizer = Recognizer(loaded, engine, mode=mode, stride=stride)
     results: list[Activity] = []
+    banner = Banner()
     began, last_ns = time.perf_counter(), first[1]
     with ExitStack() as stack:
         stack.callback(recognizer.close)
@@ -80,11 +81,12 @@ def video(
                 result = recognizer.push(image, stamp, bgr=False)
                 if result is not None:
                     results.append(result)
+                    banner.add(result.events, stamp)
                     _say(
                         _result_json(result, first[1]) if as_json else _result_line(result, first[1]), as_json
                     )
                 if (writer is not None or show) and not _picture(
-                    image, stamp, recognizer, results, writer, show
+                    image, stamp, recognizer, results, banner, writer, show
                 ):
                     break
         except KeyboardInterrupt:  # the ordinary end of a camera
@@ -134,11 +136,17 @@ def _picture(
     stamp: int,
     recognizer: Recognizer,
     results: list[Activity],
+    banner: Banner,
     writer: VideoWriter | None,
     show: bool,
 ) -> bool:
     """Draw the newest result; False when the user closed the window."""
-    picture = draw(image, results[-1] if results else None, warmup=None if results else recognizer.warmup)
+    picture = draw(
+        image,
+        results[-1] if results else None,
+        event=banner.at(stamp),
+        warmup=None if results else recognizer.warmup,
+    )
     if writer is not None:
         writer.write(picture, stamp)
     if not show:
