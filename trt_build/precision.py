@@ -72,6 +72,7 @@ def engine_graph(
     _lower_opset(model)
     _cast_before_layout(model.graph)
     _zeros_of_products(model)
+    _slices_to_splits(model)
     if precision == "fp16":
         _Halver(model.graph).run()
     del model.graph.value_info[:]
@@ -184,6 +185,64 @@ def _zeros_of_products(model: onnx.ModelProto) -> None:
             graph.node.remove(node)
             graph.initializer.append(numpy_helper.from_array(np.zeros(shapes[name], np.float32), name))
     _drop_unused(graph)
+
+
+def _slices_to_splits(model: onnx.ModelProto) -> None:
+    """Slices of one tensor become a Split.
+
+    The parsers spell out the arithmetic of a Slice's bounds, some twenty layers for each, and none for a Split's.
+    """
+    graph = model.graph
+    inferred = shape_inference.infer_shapes(model, data_prop=True).graph
+    shapes = {
+        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
+        for v in [*inferred.value_info, *inferred.input]
+        if all(d.HasField("dim_value") for d in v.type.tensor_type.shape.dim)
+    }
+    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.data_type == TensorProto.INT64}
+    families: dict[tuple[str, int], list[tuple[int, int, onnx.NodeProto]]] = defaultdict(list)
+    for node in graph.node:
+        bounds = [constants.get(name) for name in node.input[1:]]
+        if node.op_type != "Slice" or node.input[0] not in shapes or len(bounds) < 3:
+            continue
+        if any(b is None or b.size != 1 for b in bounds) or (len(bounds) > 3 and int(bounds[3][0]) != 1):
+            continue
+        start, end, axis = (int(b[0]) for b in bounds[:3])  # type: ignore[index]
+        shape = shapes[node.input[0]]
+        axis, size = axis % len(shape), shape[axis]
+        start, end = (max(0, min(size, b + size if b < 0 else b)) for b in (start, end))
+        if start < end:
+            families[node.input[0], axis].append((start, end, node))
+    for (source, axis), members in families.items():
+        members.sort(key=lambda m: m[:2])
+        apart = all(a[1] <= b[0] for a, b in zip(members, members[1:], strict=False))
+        for group in [members] if apart else [[member] for member in members]:
+            _split(graph, source, axis, shapes[source][axis], group)
+    _drop_unused(graph)
+
+
+def _split(
+    graph: onnx.GraphProto, source: str, axis: int, size: int, members: list[tuple[int, int, onnx.NodeProto]]
+) -> None:
+    """Put one Split in the place of Slices that do not overlap, sorted by their bounds."""
+    first = members[0][2].output[0]
+    sizes: list[int] = []
+    names: list[str] = []
+    at = 0
+    for start, end, node in [*members, (size, size, None)]:
+        if start > at:
+            sizes.append(start - at)
+            names.append(f"{first}_rest{len(names)}")
+        if node is not None:
+            sizes.append(end - start)
+            names.append(node.output[0])
+        at = end
+    bounds = f"{first}_split"
+    graph.initializer.append(numpy_helper.from_array(np.array(sizes, np.int64), bounds))
+    node = helper.make_node("Split", [source, bounds], names, f"{first}_split", axis=axis)
+    graph.node.insert(list(graph.node).index(members[0][2]), node)
+    for _, _, old in members:
+        graph.node.remove(old)
 
 
 def _is_zero(tensor: onnx.TensorProto) -> bool:
