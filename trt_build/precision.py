@@ -22,6 +22,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnx.reference import ReferenceEvaluator
 
 from trt_build.bundle import LoadedBundle
 from trt_build.engine import STATE_PREFIX
@@ -36,6 +37,7 @@ _PASSING = {
     "Add", "Clip", "Concat", "Gather", "Identity", "MaxPool", "Mul", "Pad", "Relu", "Reshape", "Slice", "Split",
     "Squeeze", "Transpose", "Unsqueeze",
 }  # fmt: skip
+_ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Equal"}
 # Which inputs of a node hold values; the others are shapes, axes and indices.
 _VALUE_INPUTS = {
     "Reshape": 1, "Slice": 1, "Split": 1, "Squeeze": 1, "Unsqueeze": 1, "Transpose": 1, "Gather": 1,
@@ -72,7 +74,10 @@ def engine_graph(
     _lower_opset(model)
     _cast_before_layout(model.graph)
     _zeros_of_products(model)
+    _fold_constants(model)
     _slices_to_splits(model)
+    _merge_reshapes(model)
+    _align_ranks(model)
     if precision == "fp16":
         _Halver(model.graph).run()
     del model.graph.value_info[:]
@@ -168,12 +173,7 @@ def _zeros_of_products(model: onnx.ModelProto) -> None:
     The empty memory then costs the engine nothing. Large ones stay: they would only fatten the plan.
     """
     graph = model.graph
-    inferred = shape_inference.infer_shapes(model, data_prop=True)
-    shapes = {
-        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
-        for v in inferred.graph.value_info
-        if all(d.HasField("dim_value") for d in v.type.tensor_type.shape.dim)
-    }
+    shapes = _static_shapes(model)
     zeros = {
         t.name for t in graph.initializer if t.data_type == TensorProto.FLOAT and _is_zero(t)
     }  # scalars only
@@ -187,18 +187,36 @@ def _zeros_of_products(model: onnx.ModelProto) -> None:
     _drop_unused(graph)
 
 
+def _fold_constants(model: onnx.ModelProto) -> None:
+    """Evaluate what depends on constants alone: much of a window's first frame, whose memory is empty."""
+    graph = model.graph
+    known = {t.name for t in graph.initializer}
+    outputs = {v.name for v in graph.output}
+    folded: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if all(name in known or not name for name in node.input) and not outputs & set(node.output):
+            folded.append(node)
+            known.update(node.output)
+    if not folded:
+        return
+    read = {name for node in graph.node if node not in folded for name in node.input}
+    names = sorted(name for node in folded for name in node.output if name in read)
+    wanted = [helper.make_empty_tensor_value_info(name) for name in names]
+    part = helper.make_graph(folded, "constants", [], wanted, list(graph.initializer))
+    values = ReferenceEvaluator(helper.make_model(part, opset_imports=model.opset_import)).run(None, {})
+    for node in folded:
+        graph.node.remove(node)
+    graph.initializer.extend(numpy_helper.from_array(np.asarray(v), n) for n, v in zip(names, values, strict=True))
+    _drop_unused(graph)
+
+
 def _slices_to_splits(model: onnx.ModelProto) -> None:
     """Slices of one tensor become a Split.
 
     The parsers spell out the arithmetic of a Slice's bounds, some twenty layers for each, and none for a Split's.
     """
     graph = model.graph
-    inferred = shape_inference.infer_shapes(model, data_prop=True).graph
-    shapes = {
-        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
-        for v in [*inferred.value_info, *inferred.input]
-        if all(d.HasField("dim_value") for d in v.type.tensor_type.shape.dim)
-    }
+    shapes = _static_shapes(model)
     constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.data_type == TensorProto.INT64}
     families: dict[tuple[str, int], list[tuple[int, int, onnx.NodeProto]]] = defaultdict(list)
     for node in graph.node:
@@ -243,6 +261,58 @@ def _split(
     graph.node.insert(list(graph.node).index(members[0][2]), node)
     for _, _, old in members:
         graph.node.remove(old)
+
+
+def _merge_reshapes(model: onnx.ModelProto) -> None:
+    """Squeeze, Unsqueeze and Reshape in a row become one Reshape, or none where the shape is back where it was."""
+    graph = model.graph
+    shapes = _static_shapes(model)
+    made = {node.output[0]: node for node in graph.node if node.op_type in ("Squeeze", "Unsqueeze", "Reshape")}
+    outputs = {v.name for v in graph.output}
+    for node in made.values():
+        source, out = node.input[0], node.output[0]
+        while source in made:
+            source = made[source].input[0]
+        if source not in shapes or out not in shapes:
+            continue
+        if shapes[source] == shapes[out] and out not in outputs:
+            _rename(graph, out, source)
+            continue
+        target = f"{out}_shape"
+        graph.initializer.append(numpy_helper.from_array(np.array(shapes[out], np.int64), target))
+        node.CopyFrom(helper.make_node("Reshape", [source, target], [out], node.name))
+    _drop_unused(graph)
+
+
+def _align_ranks(model: onnx.ModelProto) -> None:
+    """Constants of elementwise nodes get the rank of what they meet: a broadcast costs the parsers a layer."""
+    graph = model.graph
+    shapes = _static_shapes(model)
+    constants = {t.name: t for t in graph.initializer}
+    for node in graph.node:
+        places = {"Gemm": [2]}.get(node.op_type, [0, 1] if node.op_type in _ELEMENTWISE else [])
+        rank = len(shapes.get(node.output[0], ()))
+        for i in places:
+            tensor = constants.get(node.input[i]) if i < len(node.input) else None
+            if tensor is None or not 0 <= len(tensor.dims) < rank:
+                continue
+            name = f"{tensor.name}_rank{rank}"
+            if name not in constants:
+                values = numpy_helper.to_array(tensor)
+                wide = values.reshape((1,) * (rank - values.ndim) + values.shape)
+                constants[name] = numpy_helper.from_array(wide, name)
+                graph.initializer.append(constants[name])
+            node.input[i] = name
+    _drop_unused(graph)
+
+
+def _static_shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
+    inferred = shape_inference.infer_shapes(model, data_prop=True).graph
+    return {
+        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
+        for v in [*inferred.value_info, *inferred.input, *inferred.output]
+        if all(d.HasField("dim_value") for d in v.type.tensor_type.shape.dim)
+    }
 
 
 def _is_zero(tensor: onnx.TensorProto) -> bool:
