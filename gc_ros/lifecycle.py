@@ -122,6 +122,7 @@ class ActivityRecognition(LifecycleNode):
             batch=1,
             threads=values["threads"] or None,
             device=values["device"],
+            precision=values["precision"],
         )
         self._bundle, self._engine, self._abandoned = bundle, engine, False
         self._failures = self._failures_in_row = 0
