@@ -8,6 +8,7 @@ pip would take the messages for an older version of this package and uninstall t
 from setuptools import find_packages, setup
 
 ONNXRUNTIME = ["onnxruntime>=1.16"]
+OPENVINO = ["openvino>=2024.4"]
 EXPORT = [
     "onnx>=1.15",
     "onnxslim>=0.1.50",
@@ -46,9 +47,10 @@ setup(
     ],
     extras_require={
         "onnxruntime": ONNXRUNTIME,
+        "openvino": OPENVINO,
         "export": EXPORT,
         "train": TRAIN,
-        "dev": sorted({*ONNXRUNTIME, *EXPORT, *TRAIN, *DEV}),
+        "dev": sorted({*ONNXRUNTIME, *OPENVINO, *EXPORT, *TRAIN, *DEV}),
     },
     entry_points={
         "console_scripts": [

@@ -50,7 +50,8 @@ def video(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of text.")] = False,
     mode: Annotated[str | None, typer.Option(help="window or step; default: the bundle's.")] = None,
     stride: Annotated[int, typer.Option(min=1, help="Sampled frames between two results.")] = 1,
-    backend: Annotated[str, typer.Option(help="onnxruntime, or auto.")] = "auto",
+    backend: Annotated[str, typer.Option(help="onnxruntime, openvino, or auto.")] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16, int8, or auto.")] = "auto",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; default: the backend's choice.")
@@ -66,7 +67,12 @@ def video(
     if first is None:
         raise DataError(f"{source}: no frame to be had; check the camera or file")
     engine = open_engine(
-        loaded, mode or loaded.info.default_mode, backend=backend, threads=threads, device=device
+        loaded,
+        mode or loaded.info.default_mode,
+        backend=backend,
+        threads=threads,
+        device=device,
+        precision=precision,
     )
     recognizer = Recognizer(loaded, engine, mode=mode, stride=stride)
     results: list[Activity] = []

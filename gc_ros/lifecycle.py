@@ -125,6 +125,7 @@ class ActivityRecognition(LifecycleNode):
             batch=len(values["cameras"]),
             threads=values["threads"] or None,
             device=values["device"],
+            precision=values["precision"],
         )
         self._bundle, self._engine, self._abandoned = bundle, engine, False
         self._failures = 0

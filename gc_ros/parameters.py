@@ -119,7 +119,15 @@ PARAMETERS: tuple[Parameter, ...] = (
         "auto",
         "What runs the engine; auto: the best that is installed.",
         "unconfigured",
-        choices=("auto", "onnxruntime"),
+        choices=("auto", "onnxruntime", "openvino"),
+    ),
+    Parameter(
+        "precision",
+        "auto",
+        "Arithmetic of the engine; auto: the backend's own choice. bf16: openvino; int8: bundles that trt-build quantize "
+        "has seen.",
+        "unconfigured",
+        choices=("auto", "fp32", "fp16", "bf16", "int8"),
     ),
     Parameter(
         "device",

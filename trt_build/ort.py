@@ -9,6 +9,7 @@ ever copied.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,9 +52,14 @@ class OrtEngine:
         batch: int = 1,
         threads: int | None = None,
         device: str = "cpu",
+        precision: str = "auto",
     ) -> None:
         self.batch = batch
-        self._session: ort.InferenceSession | None = _open(bundle, mode, threads, device)
+        self.precision = "fp32" if precision == "auto" else precision
+        if self.precision == "bf16":
+            raise EngineError("onnxruntime has no bf16; use precision fp32 or int8, or backend openvino")
+        graph = bundle.graph(mode, self.precision)
+        self._session: ort.InferenceSession | None = _open(graph, threads, device)
         self._device, self._device_id = _split_device(device)
         graph_in = {v.name: _spec(v, bundle, mode) for v in self._session.get_inputs()}
         graph_out = {v.name: _spec(v, bundle, mode) for v in self._session.get_outputs()}
@@ -63,7 +69,9 @@ class OrtEngine:
         want_in, self.outputs = expected_io(bundle.info, mode)
         self.inputs = dict(want_in)
         provider = self._session.get_providers()[0].removesuffix("ExecutionProvider")
-        self.description = f"onnxruntime {ort.__version__} {provider}, {mode}, batch {batch}"
+        self.description = (
+            f"onnxruntime {ort.__version__} {provider}, {mode}, {self.precision}, batch {batch}"
+        )
 
         self._host = {s.name: np.zeros(s.sized(batch), s.dtype) for s in self.outputs.values()}
         # On the CPU an OrtValue shares the array's memory: these arrays are the buffers and must stay alive.
@@ -143,14 +151,17 @@ class OrtEngine:
             array[chosen] = 0
             self._store(self._read, name, array)
 
+    def read_states(self) -> dict[str, NDArray[Any]]:
+        """A copy of the states, for verification."""
+        return {name: self._fetch(self._read, name).copy() for name in self.states}
+
     def close(self) -> None:
         """Release the session and its memory."""
         self._bindings, self._bound = [], []
         self._session = None
 
 
-def _open(bundle: LoadedBundle, mode: str, threads: int | None, device: str) -> ort.InferenceSession:
-    graph = bundle.graph(mode)
+def _open(graph: Path, threads: int | None, device: str) -> ort.InferenceSession:
     kind, index = _split_device(device)
     providers: list[Any] = ["CPUExecutionProvider"]
     if kind == "cuda":
