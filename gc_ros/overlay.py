@@ -123,7 +123,9 @@ def _glimpses(view: Canvas, boxes: NDArray[np.float64], weights: NDArray[np.floa
         cv2.rectangle(
             view, (x0 + inset, y0 + inset), (x1 - 1 - inset, y1 - 1 - inset), colour, thick, cv2.LINE_AA
         )
-        _tag(view, f"{g + 1}", f"{100 * float(share[g]):.0f} %", x0, y0, colour, unit)
+    for g, (x0, y0, x1, y1) in enumerate(corners):  # above all frames
+        if x1 > x0 and y1 > y0:
+            _tag(view, f"{g + 1}", f"{100 * float(share[g]):.0f} %", x0, y0, _colour(g), unit)
     return view
 
 
@@ -139,18 +141,23 @@ def _tag(view: Canvas, name: str, share: str, x: int, y: int, colour: Colour, un
 def _announce(view: Canvas, event: ActivityEvent) -> None:
     """A band over the foot of the picture: what began or ended, and its smoothed score."""
     height, width = view.shape[:2]
-    unit = min(height / 480, width / 320)
-    top = height - round(54 * unit)
+    unit = min(height / 480, width / 220)
+    narrow = width < 400 * unit  # a portrait: score below the label, not beside it
+    top = max(height - round((76 if narrow else 54) * unit), 0)
     band = view[top:]
     cv2.addWeighted(band, 0.2, np.full_like(band, _BACK), 0.8, 0, dst=band)
     onset = event.kind == "onset"
     colour = _BEGAN if onset else _ENDED
     cv2.rectangle(view, (0, top), (round(8 * unit), height), colour, -1)
-    base, edge = top + round(35 * unit), round(24 * unit)
+    left, room = round(24 * unit), width - round(40 * unit)
     note = f"{'began' if onset else 'ended'}   {100 * event.score:.0f} %"
-    _text(view, note, width - edge, base, 15 * unit, colour, align=1.0)
-    room = width - 2 * edge - round(150 * unit)
-    _text(view, event.label, edge, base, 20 * unit, _TEXT, room=room, bold=True)
+    if narrow:
+        _text(view, note, left, top + round(62 * unit), 13 * unit, colour, room=room)
+    else:
+        _text(view, note, width - left, top + round(35 * unit), 15 * unit, colour, align=1.0)
+        room -= round(160 * unit)
+    base = top + round((32 if narrow else 35) * unit)
+    _text(view, event.label, left, base, 20 * unit, _TEXT, room=room, bold=True)
 
 
 def _panel(
@@ -261,7 +268,8 @@ def _text(
     scale = pixels / 22.0  # Hershey capitals are 22 units tall
     width = _width(text, scale, thick)
     if room is not None and width > room:
-        scale *= max(room / width, 0.7)
+        shrink = max(room / width, 0.7)
+        scale, thick = scale * shrink, max(1, round(thick * shrink))
         while len(text) > 4 and _width(text, scale, thick) > room:
             text = text[:-4] + "..."
         width = _width(text, scale, thick)

@@ -24,13 +24,14 @@ def sentences(path: Path, functions: set[str]) -> list[str]:
         if isinstance(function, ast.FunctionDef) and function.name in functions:
             for node in ast.walk(function):
                 if isinstance(node, ast.JoinedStr):
-                    pieces = [str(p.value) for p in node.values if isinstance(p, ast.Constant)]
-                    found.append(max(pieces, key=len, default="").strip(" ;,:("))
+                    text = "|".join(p.value if isinstance(p, ast.Constant) else "" for p in node.values)
+                    sentence = text.split(";")[0]  # what follows is advice
+                    found.append(max(re.split(r"\|| \(", sentence), key=len))
                 elif isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple):
                     text = node.value.elts[1]
                     if isinstance(text, ast.Constant):
                         found.append(str(text.value))
-    return [text.split(";")[0].strip() for text in found if len(text) > 8]
+    return [text.split(";")[0].strip(" ,:") for text in found if len(text) > 8]
 
 
 def test_every_diagnostic_sentence_has_its_row_in_troubleshooting() -> None:
