@@ -85,7 +85,9 @@ def _check_target(trt: Any, backend: str, capability: str, device: int) -> None:
             )
     elif not hasattr(names, _sm(capability)):
         known = ", ".join(sorted(n.lower() for n in dir(names) if n.startswith("SM")))
-        raise EngineError(f"{backend} {trt.__version__} has no target {_sm(capability).lower()}; it has {known}")
+        raise EngineError(
+            f"{backend} {trt.__version__} has no target {_sm(capability).lower()}; it has {known}"
+        )
 
 
 def _sm(capability: str) -> str:
@@ -109,29 +111,28 @@ def build_engine(
     """
     path = plan_path(bundle, wanted)
     start = time.monotonic()
-    with _Voice(say) as voice:
-        with locked(path.parent, lambda waited: voice.now("waiting for another builder")):
-            if not force and path.exists():
-                with contextlib.suppress(EngineRefused):
-                    return path, check_plan(path, wanted)
-            voice.now(f"writing the {wanted.precision} graph of mode {wanted.mode}")
-            model = engine_graph(bundle, wanted.mode, precision=wanted.precision, batch=wanted.batch)
-            serialized = model.SerializeToString()
-            plan, flags, layers = _compile(model, serialized, wanted, path.parent, workspace_mb, voice)
-            voice.now(f"writing {len(plan) / 1e6:.0f} MB")
-            sidecar = Sidecar(
-                **{name: getattr(wanted, name) for name in Wanted.__dataclass_fields__},
-                onnx_sha256=hashlib.sha256(serialized).hexdigest(),
-                flags=flags,
-                inputs=[_io(value) for value in model.graph.input],
-                outputs=[_io(value) for value in model.graph.output],
-                half_layers=half_nodes(model),
-                layers=layers,
-                plan_bytes=len(plan),
-                plan_sha256=hashlib.sha256(plan).hexdigest(),
-                build_seconds=round(time.monotonic() - start, 2),
-            )
-            write_plan(path, plan, sidecar)
+    with _Voice(say) as voice, locked(path.parent, lambda waited: voice.now("waiting for another builder")):
+        if not force and path.exists():
+            with contextlib.suppress(EngineRefused):
+                return path, check_plan(path, wanted)
+        voice.now(f"writing the {wanted.precision} graph of mode {wanted.mode}")
+        model = engine_graph(bundle, wanted.mode, precision=wanted.precision, batch=wanted.batch)
+        serialized = model.SerializeToString()
+        plan, flags, layers = _compile(model, serialized, wanted, path.parent, workspace_mb, voice)
+        voice.now(f"writing {len(plan) / 1e6:.0f} MB")
+        sidecar = Sidecar(
+            **{name: getattr(wanted, name) for name in Wanted.__dataclass_fields__},
+            onnx_sha256=hashlib.sha256(serialized).hexdigest(),
+            flags=flags,
+            inputs=[_io(value) for value in model.graph.input],
+            outputs=[_io(value) for value in model.graph.output],
+            half_layers=half_nodes(model),
+            layers=layers,
+            plan_bytes=len(plan),
+            plan_sha256=hashlib.sha256(plan).hexdigest(),
+            build_seconds=round(time.monotonic() - start, 2),
+        )
+        write_plan(path, plan, sidecar)
     return path, sidecar
 
 
@@ -151,7 +152,9 @@ def _compile(
     voice.now("parsing")
     if not parser.parse(serialized):
         reasons = "; ".join(str(parser.get_error(i).desc()) for i in range(min(parser.num_errors, 1)))
-        raise EngineError(f"{wanted.backend} {trt.__version__} cannot parse the graph: {reasons or log.take()}")
+        raise EngineError(
+            f"{wanted.backend} {trt.__version__} cannot parse the graph: {reasons or log.take()}"
+        )
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # what the layer report needs
@@ -188,7 +191,7 @@ def strongly_typed(trt: Any) -> bool:
 
 def constrain(trt: Any, network: Any, types: dict[str, int]) -> None:
     """TensorRT 8.6: give every layer the precision that the graph gives its result."""
-    precisions = {TensorProto.FLOAT: trt.float32, TensorProto.FLOAT16: trt.float16}
+    precisions: dict[int, Any] = {TensorProto.FLOAT: trt.float32, TensorProto.FLOAT16: trt.float16}
     skip = (trt.LayerType.CONSTANT, trt.LayerType.SHAPE)
     for i in range(network.num_layers):
         layer = network.get_layer(i)

@@ -25,7 +25,9 @@ _REMEDIES = {
     "cudaErrorNoDevice": "no GPU is visible; check nvidia-smi and the container's --runtime nvidia",
     "cudaErrorInvalidDevice": "choose an existing GPU with device cuda:N",
 }
-_OTHERWISE = "the CUDA context may be broken: restart the process; CUDA_LAUNCH_BLOCKING=1 shows the failing call"
+_OTHERWISE = (
+    "the CUDA context may be broken: restart the process; CUDA_LAUNCH_BLOCKING=1 shows the failing call"
+)
 
 
 class Cuda:
@@ -40,7 +42,9 @@ class Cuda:
         code, *results = getattr(self._rt, name)(*arguments)
         if int(code) != 0:
             label = getattr(code, "name", f"error {int(code)}")
-            raise EngineError(f"{name} failed: {label} ({self._text(code)}); {_REMEDIES.get(label, _OTHERWISE)}")
+            raise EngineError(
+                f"{name} failed: {label} ({self._text(code)}); {_REMEDIES.get(label, _OTHERWISE)}"
+            )
         return results[0] if len(results) == 1 else (tuple(results) or None)
 
     def _text(self, code: Any) -> str:
@@ -73,7 +77,9 @@ class Cuda:
 
     def copy(self, target: int, source: int, size: int, kind: str, stream: Any) -> None:
         """kind: HostToDevice, DeviceToHost or DeviceToDevice."""
-        self.call("cudaMemcpyAsync", target, source, size, self._enum("cudaMemcpyKind", f"cudaMemcpy{kind}"), stream)
+        self.call(
+            "cudaMemcpyAsync", target, source, size, self._enum("cudaMemcpyKind", f"cudaMemcpy{kind}"), stream
+        )
 
     def zero(self, target: int, size: int, stream: Any) -> None:
         self.call("cudaMemsetAsync", target, 0, size, stream)
@@ -133,4 +139,4 @@ def host_view(pointer: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDA
     """Host memory as an array that does not own it."""
     size = int(np.prod(shape)) * dtype.itemsize
     raw = (ctypes.c_uint8 * size).from_address(pointer)
-    return np.frombuffer(raw, np.uint8).view(dtype).reshape(shape)
+    return np.ctypeslib.as_array(raw).view(dtype).reshape(shape)

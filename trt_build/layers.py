@@ -34,7 +34,9 @@ def read_layer_report(text: str) -> list[Layer]:
     try:
         entries = json.loads(text)["Layers"]
     except (ValueError, KeyError, TypeError):
-        raise EngineError("the engine's layer report is not readable; build it again with trt-build build") from None
+        raise EngineError(
+            "the engine's layer report is not readable; build it again with trt-build build"
+        ) from None
     if any(not isinstance(entry, dict) for entry in entries):
         raise EngineError("the engine reports layer names only; build it again with trt-build build")
     return [_layer(entry) for entry in entries]
@@ -42,7 +44,9 @@ def read_layer_report(text: str) -> list[Layer]:
 
 def _layer(entry: dict[str, Any]) -> Layer:
     tensors: Iterable[dict[str, Any]] = [*entry.get("Inputs", []), *entry.get("Outputs", [])]
-    types = tuple(str(t.get("Format/Datatype", t.get("Datatype", ""))) for t in tensors if isinstance(t, dict))
+    types = tuple(
+        str(t.get("Format/Datatype", t.get("Datatype", ""))) for t in tensors if isinstance(t, dict)
+    )
     name = str(entry.get("Name", ""))
     return Layer(name, str(entry.get("LayerType", "")), types, f"{name} {entry.get('Metadata', '')}")
 
@@ -53,7 +57,9 @@ def not_half(layers: Sequence[Layer], wanted: Iterable[str]) -> list[str]:
     A node that no layer names is inside a fused region that names only its ends; it counts as borne out when some
     FP16 region exists, and as missing when there is none.
     """
-    regions = [layer for layer in layers if layer.half and ("..." in layer.name or "ForeignNode" in layer.name)]
+    regions = [
+        layer for layer in layers if layer.half and ("..." in layer.name or "ForeignNode" in layer.name)
+    ]
     bad = []
     for node in wanted:
         # A name must end where it ends: /layer1/Conv is not /layer1/Conv_1.

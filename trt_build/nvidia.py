@@ -38,7 +38,9 @@ def load(backend: str) -> Any:
     major, minor = version_of(trt)
     if (major, minor) < OLDEST[backend] or major > NEWEST[backend]:
         low = ".".join(map(str, OLDEST[backend]))
-        raise EngineError(f"{backend} {trt.__version__} is outside {low} to {NEWEST[backend]}.x; {REMEDIES[backend]}")
+        raise EngineError(
+            f"{backend} {trt.__version__} is outside {low} to {NEWEST[backend]}.x; {REMEDIES[backend]}"
+        )
     return trt
 
 

@@ -14,14 +14,15 @@ Needs onnx, not torch. Opset 17 is written, the newest that the parser of Tensor
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnx import TensorProto, external_data_helper, helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 from trt_build.bundle import LoadedBundle
@@ -44,6 +45,7 @@ _VALUE_INPUTS = {
 }  # fmt: skip
 _FP16_MAX = 65504.0
 _LARGE = 1 << 17  # elements
+_SMALL = 1 << 12
 
 
 def mixed_precision(bundle: LoadedBundle, mode: str, *, batch: int = 1) -> onnx.ModelProto:
@@ -67,23 +69,35 @@ def engine_graph(
         raise EngineError(f"no engine graph of precision {precision!r}; use fp16 or fp32")
     path = bundle.graph(mode)
     try:
-        model = onnx.load(str(path))
+        model = onnx.load(str(path), load_external_data=False)
+        # Weights are read as late as possible: the passes below would copy all of them again and again.
+        _load_weights(model.graph.initializer, path.parent, below=_SMALL)
     except Exception as error:
         raise BundleError(f"{path}: cannot be read ({error}); export the bundle anew") from None
     _fix_batch(model, batch)
     _lower_opset(model)
     _cast_before_layout(model.graph)
     _zeros_of_products(model)
-    _fold_constants(model)
+    _fold_constants(model, path.parent)
     _slices_to_splits(model)
     _merge_reshapes(model)
     _align_ranks(model)
     if precision == "fp16":
-        _Halver(model.graph).run()
+        _Halver(model.graph, path.parent).run()
     del model.graph.value_info[:]
     _sort(model.graph)
+    _load_weights(model.graph.initializer, path.parent)
     onnx.checker.check_model(model)
     return model
+
+
+def _load_weights(tensors: Iterable[onnx.TensorProto], folder: Path, below: float = float("inf")) -> None:
+    """Bring external tensors of fewer than `below` elements into the model."""
+    for tensor in tensors:
+        if external_data_helper.uses_external_data(tensor) and np.prod(tensor.dims) < below:
+            external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+            tensor.data_location = TensorProto.DEFAULT
+            del tensor.external_data[:]
 
 
 def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
@@ -187,7 +201,7 @@ def _zeros_of_products(model: onnx.ModelProto) -> None:
     _drop_unused(graph)
 
 
-def _fold_constants(model: onnx.ModelProto) -> None:
+def _fold_constants(model: onnx.ModelProto, folder: Path) -> None:
     """Evaluate what depends on constants alone: much of a window's first frame, whose memory is empty."""
     graph = model.graph
     known = {t.name for t in graph.initializer}
@@ -199,14 +213,20 @@ def _fold_constants(model: onnx.ModelProto) -> None:
             known.update(node.output)
     if not folded:
         return
-    read = {name for node in graph.node if node not in folded for name in node.input}
+    gone = {node.output[0] for node in folded}
+    rest = [node for node in graph.node if node.output[0] not in gone]
+    read = {name for node in rest for name in node.input}
+    used = {name for node in folded for name in node.input}
+    tensors = [t for t in graph.initializer if t.name in used]
+    _load_weights(tensors, folder)
     names = sorted(name for node in folded for name in node.output if name in read)
     wanted = [helper.make_empty_tensor_value_info(name) for name in names]
-    part = helper.make_graph(folded, "constants", [], wanted, list(graph.initializer))
+    part = helper.make_graph(folded, "constants", [], wanted, tensors)
     values = ReferenceEvaluator(helper.make_model(part, opset_imports=model.opset_import)).run(None, {})
-    for node in folded:
-        graph.node.remove(node)
-    graph.initializer.extend(numpy_helper.from_array(np.asarray(v), n) for n, v in zip(names, values, strict=True))
+    _replace(graph.node, rest)
+    graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(v), n) for n, v in zip(names, values, strict=True)
+    )
     _drop_unused(graph)
 
 
@@ -217,32 +237,42 @@ def _slices_to_splits(model: onnx.ModelProto) -> None:
     """
     graph = model.graph
     shapes = _static_shapes(model)
-    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.data_type == TensorProto.INT64}
+    constants = {
+        t.name: numpy_helper.to_array(t) for t in graph.initializer if t.data_type == TensorProto.INT64
+    }
+    nodes = list(graph.node)
+    order = {node.output[0]: i for i, node in enumerate(nodes)}
     families: dict[tuple[str, int], list[tuple[int, int, onnx.NodeProto]]] = defaultdict(list)
-    for node in graph.node:
+    for node in nodes:
         bounds = [constants.get(name) for name in node.input[1:]]
         if node.op_type != "Slice" or node.input[0] not in shapes or len(bounds) < 3:
             continue
-        if any(b is None or b.size != 1 for b in bounds) or (len(bounds) > 3 and int(bounds[3][0]) != 1):
+        numbers = [int(b[0]) for b in bounds if b is not None and b.size == 1]
+        if len(numbers) != len(bounds) or (len(numbers) > 3 and numbers[3] != 1):
             continue
-        start, end, axis = (int(b[0]) for b in bounds[:3])  # type: ignore[index]
+        start, end, axis = numbers[:3]
         shape = shapes[node.input[0]]
         axis, size = axis % len(shape), shape[axis]
         start, end = (max(0, min(size, b + size if b < 0 else b)) for b in (start, end))
         if start < end:
             families[node.input[0], axis].append((start, end, node))
+    instead: dict[str, onnx.NodeProto | None] = {}  # by a Slice's output
     for (source, axis), members in families.items():
         members.sort(key=lambda m: m[:2])
-        apart = all(a[1] <= b[0] for a, b in zip(members, members[1:], strict=False))
+        apart = all(a[1] <= b[0] for a, b in itertools.pairwise(members))
         for group in [members] if apart else [[member] for member in members]:
-            _split(graph, source, axis, shapes[source][axis], group)
+            instead.update({node.output[0]: None for _, _, node in group})
+            first = min((node for _, _, node in group), key=lambda n: order[n.output[0]])
+            instead[first.output[0]] = _split(graph, source, axis, shapes[source][axis], group)
+    kept = [instead.get(node.output[0], node) for node in nodes]
+    _replace(graph.node, [node for node in kept if node is not None])
     _drop_unused(graph)
 
 
 def _split(
     graph: onnx.GraphProto, source: str, axis: int, size: int, members: list[tuple[int, int, onnx.NodeProto]]
-) -> None:
-    """Put one Split in the place of Slices that do not overlap, sorted by their bounds."""
+) -> onnx.NodeProto:
+    """One Split in the place of Slices that do not overlap, sorted by their bounds."""
     first = members[0][2].output[0]
     sizes: list[int] = []
     names: list[str] = []
@@ -257,18 +287,18 @@ def _split(
         at = end
     bounds = f"{first}_split"
     graph.initializer.append(numpy_helper.from_array(np.array(sizes, np.int64), bounds))
-    node = helper.make_node("Split", [source, bounds], names, f"{first}_split", axis=axis)
-    graph.node.insert(list(graph.node).index(members[0][2]), node)
-    for _, _, old in members:
-        graph.node.remove(old)
+    return helper.make_node("Split", [source, bounds], names, f"{first}_split", axis=axis)
 
 
 def _merge_reshapes(model: onnx.ModelProto) -> None:
     """Squeeze, Unsqueeze and Reshape in a row become one Reshape, or none where the shape is back where it was."""
     graph = model.graph
     shapes = _static_shapes(model)
-    made = {node.output[0]: node for node in graph.node if node.op_type in ("Squeeze", "Unsqueeze", "Reshape")}
+    made = {
+        node.output[0]: node for node in graph.node if node.op_type in ("Squeeze", "Unsqueeze", "Reshape")
+    }
     outputs = {v.name for v in graph.output}
+    rename: dict[str, str] = {}
     for node in made.values():
         source, out = node.input[0], node.output[0]
         while source in made:
@@ -276,11 +306,13 @@ def _merge_reshapes(model: onnx.ModelProto) -> None:
         if source not in shapes or out not in shapes:
             continue
         if shapes[source] == shapes[out] and out not in outputs:
-            _rename(graph, out, source)
+            rename[out] = source
             continue
         target = f"{out}_shape"
         graph.initializer.append(numpy_helper.from_array(np.array(shapes[out], np.int64), target))
         node.CopyFrom(helper.make_node("Reshape", [source, target], [out], node.name))
+    for node in graph.node:
+        node.input[:] = [rename.get(name, name) for name in node.input]
     _drop_unused(graph)
 
 
@@ -294,7 +326,11 @@ def _align_ranks(model: onnx.ModelProto) -> None:
         rank = len(shapes.get(node.output[0], ()))
         for i in places:
             tensor = constants.get(node.input[i]) if i < len(node.input) else None
-            if tensor is None or not 0 <= len(tensor.dims) < rank:
+            if (
+                tensor is None
+                or not 0 <= len(tensor.dims) < rank
+                or external_data_helper.uses_external_data(tensor)
+            ):
                 continue
             name = f"{tensor.name}_rank{rank}"
             if name not in constants:
@@ -322,8 +358,8 @@ def _is_zero(tensor: onnx.TensorProto) -> bool:
 class _Halver:
     """Gives a float32 graph its half types; one use."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.graph = graph
+    def __init__(self, graph: onnx.GraphProto, folder: Path) -> None:
+        self.graph, self.folder = graph, folder
         self.constants = {t.name: t for t in graph.initializer}
         self.users: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in graph.node:
@@ -338,7 +374,9 @@ class _Halver:
     def run(self) -> None:
         trunk = self._trunk()
         products = {
-            id(n) for n in self.graph.node if n.op_type in _PRODUCTS and self._weighted(n) and not self._metric(n)
+            id(n)
+            for n in self.graph.node
+            if n.op_type in _PRODUCTS and self._weighted(n) and not self._metric(n)
         }
         for value in self.graph.input:
             if value.name in self.half:
@@ -362,7 +400,7 @@ class _Halver:
         states = {
             v.name for v in self.graph.input if v.type.tensor_type.elem_type == TensorProto.FLOAT
         }  # may become FP16, if nothing but the trunk reads them
-        free: dict[str, onnx.NodeProto | None] = {name: None for name in states}
+        free: dict[str, onnx.NodeProto | None] = dict.fromkeys(states)
         trunk: dict[int, onnx.NodeProto] = {}
         for node in self.graph.node:
             values = [name for name in self._values(node) if name not in self.constants]
@@ -381,7 +419,9 @@ class _Halver:
                     self._claim(name, free, trunk)
         return set(trunk)
 
-    def _claim(self, name: str, free: dict[str, onnx.NodeProto | None], trunk: dict[int, onnx.NodeProto]) -> None:
+    def _claim(
+        self, name: str, free: dict[str, onnx.NodeProto | None], trunk: dict[int, onnx.NodeProto]
+    ) -> None:
         """A tensor that the trunk reads, and what it was made from, become FP16."""
         if name not in free or name in self.half:
             return
@@ -445,6 +485,7 @@ class _Halver:
         return self.types.get(name) == TensorProto.FLOAT
 
     def _half_constant(self, tensor: onnx.TensorProto) -> str:
+        _load_weights([tensor], self.folder)
         values = numpy_helper.to_array(tensor)
         if not np.all(np.abs(values) <= _FP16_MAX):
             raise BundleError(
@@ -452,7 +493,7 @@ class _Halver:
                 "build with precision fp32"
             )
         name = f"{tensor.name}_half"
-        self.graph.initializer.append(numpy_helper.from_array(_to_half(values), name))
+        self.graph.initializer.append(numpy_helper.from_array(values.astype(np.float16), name))
         self.made[tensor.name, TensorProto.FLOAT16] = name
         return name
 
@@ -477,10 +518,6 @@ class _Halver:
             kind = TensorProto.FLOAT16 if wanted else TensorProto.FLOAT
             self.nodes.append(self._cast(inner, name, kind))
             value.type.tensor_type.elem_type = kind
-
-
-def _to_half(values: NDArray[Any]) -> NDArray[np.float16]:
-    return values.astype(np.float16)
 
 
 def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:

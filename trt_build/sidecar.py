@@ -23,7 +23,9 @@ from trt_build.errors import EngineError
 
 ENGINES = "engines"
 SCHEMA_VERSION = 1
-GRAPH_VERSION = 1  # of trt_build.precision's policy: raise it when the graph made from the same bundle changes
+GRAPH_VERSION = (
+    1  # of trt_build.precision's policy: raise it when the graph made from the same bundle changes
+)
 ANY_GPU = "any"  # built ahead of time for a compute capability
 
 
@@ -109,7 +111,9 @@ def find_plan(bundle: LoadedBundle, wanted: Wanted) -> tuple[Path, Sidecar]:
     others = sorted((bundle.path / ENGINES).glob(f"*-{wanted.mode}-b*.plan"))
     for path in others:
         check_plan(path, wanted)  # says what differs; names alone are not believed
-    raise EngineRefused(f"{bundle.path}: no {wanted.backend} engine for {_target(wanted)}; {build_hint(bundle.path, wanted)}")
+    raise EngineRefused(
+        f"{bundle.path}: no {wanted.backend} engine for {_target(wanted)}; {build_hint(bundle.path, wanted)}"
+    )
 
 
 def check_plan(path: Path, wanted: Wanted) -> Sidecar:
@@ -159,7 +163,9 @@ def write_plan(path: Path, plan: bytes | memoryview, sidecar: Sidecar) -> None:
         write_atomically(path, plan)
         write_atomically(side, (sidecar.model_dump_json(indent=2) + "\n").encode())
     except OSError as error:
-        raise EngineError(f"{path}: cannot be written ({error.strerror}); free space or choose another disk") from None
+        raise EngineError(
+            f"{path}: cannot be written ({error.strerror}); free space or choose another disk"
+        ) from None
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
@@ -182,7 +188,9 @@ def locked(folder: Path, on_wait: Callable[[float], None]) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("w")
     except OSError as error:
-        raise EngineError(f"{folder}: cannot be written ({error.strerror}); give the bundle a writable place") from None
+        raise EngineError(
+            f"{folder}: cannot be written ({error.strerror}); give the bundle a writable place"
+        ) from None
     with file:
         start = time.monotonic()
         while True:

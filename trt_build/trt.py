@@ -107,7 +107,9 @@ class TrtEngine:
             name = self._engine.get_tensor_name(i)
             shape = tuple(int(n) for n in self._engine.get_tensor_shape(name))
             if not shape or shape[0] != self.batch:
-                raise BundleError(f"{bundle.path}: engine tensor {name} has shape {shape}, batch is {self.batch}")
+                raise BundleError(
+                    f"{bundle.path}: engine tensor {name} has shape {shape}, batch is {self.batch}"
+                )
             dtype = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
             is_input = self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT
             specs[is_input][name] = TensorSpec(name, (None, *shape[1:]), dtype)
@@ -127,9 +129,7 @@ class TrtEngine:
         self._out, self._out_at, self._out_host = self._block(self.outputs)
         # Callers get ordinary arrays: pinned memory is gone when the engine is closed.
         self._results = {name: np.zeros_like(array) for name, array in self._out_host.items()}
-        self._state = [
-            {s.name: self._malloc(self._bytes(s)) for s in self.states.values()} for _ in range(2)
-        ]
+        self._state = [{s.name: self._malloc(self._bytes(s)) for s in self.states.values()} for _ in range(2)]
         self._slot_bytes = {s.name: self._bytes(s) // self.batch for s in self.states.values()}
         for name, (offset, spec) in {**self._in_at, **self._out_at}.items():
             base = self._in if name in self._in_at else self._out
@@ -281,9 +281,7 @@ class TrtEngine:
     def layers(self) -> list[Layer]:
         """The engine's own layer report."""
         inspector = self._engine.create_engine_inspector()
-        return read_layer_report(
-            inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
-        )
+        return read_layer_report(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
     def close(self) -> None:
         """Release everything, users before what they use. May be called twice.

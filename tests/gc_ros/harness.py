@@ -286,8 +286,8 @@ def running(bundle: Any, engine: Any = open_engine, **parameters: Any) -> Iterat
 class Process:
     """The node as a process of its own, as a robot runs it."""
 
-    def __init__(self, *arguments: str, **environment: str) -> None:
-        command = [sys.executable, str(ROOT / "scripts" / "activity_node"), *arguments]
+    def __init__(self, *arguments: str, script: Path | None = None, **environment: str) -> None:
+        command = [sys.executable, str(script or ROOT / "scripts" / "activity_node"), *arguments]
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH", "")])])
         environ = {**os.environ, "PYTHONPATH": path, **environment}
         self.process = subprocess.Popen(
