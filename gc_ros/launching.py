@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, RegisterEventHandler, SetEnvironmentVariable
+from launch.event_handlers import OnProcessExit
 from launch.substitutions import (
     EnvironmentVariable,
     LaunchConfiguration,
@@ -123,11 +124,23 @@ def boolean(name: str) -> ParameterValue:
     return ParameterValue(LaunchConfiguration(name), value_type=bool)
 
 
-def live_node(parameters: Mapping[str, Any], remappings: Iterable[tuple[Any, Any]]) -> LifecycleNode:
-    """The node with the arguments of `node_arguments` and `live_arguments`."""
+def live_node(parameters: Mapping[str, Any], remappings: Iterable[tuple[Any, Any]]) -> list[Any]:
+    """The node with the arguments of `node_arguments` and `live_arguments`, as entities of a description."""
     live = {"use_sim_time": boolean("use_sim_time"), "build_only": boolean("build_only")}
     respawn = ["'", LaunchConfiguration("respawn"), "' == 'true' and '"]
     respawn += [LaunchConfiguration("build_only"), "' == 'false'"]
-    return activity_node(
+    node = activity_node(
         {**live, **parameters}, remappings, respawn=PythonExpression(respawn), respawn_delay=2.0
     )
+
+    def gone(event: Any, context: Any) -> None:
+        if LaunchConfiguration("build_only").perform(context) == "true":
+            check("the build", event, context)
+
+    return [RegisterEventHandler(OnProcessExit(target_action=node, on_exit=gone)), node]
+
+
+def check(who: str, event: Any, context: Any) -> None:
+    """Called when a process has ended: what it raises ends the launch with exit code 1."""
+    if event.returncode and not context.is_shutdown:
+        raise RuntimeError(f"{who} ended with exit code {event.returncode}")

@@ -23,6 +23,6 @@ def generate_launch_description():
             *node_arguments(),
             *live_arguments(),
             fast_dds(),
-            live_node({}, [("image", image), ("image/compressed", [image, "/compressed"])]),
+            *live_node({}, [("image", image), ("image/compressed", [image, "/compressed"])]),
         ]
     )

@@ -13,7 +13,7 @@ from launch.event_handlers import OnProcessExit
 from launch.substitutions import LaunchConfiguration, PythonExpression
 from launch_ros.substitutions import ExecutableInPackage
 
-from gc_ros.launching import PACKAGE, activity_node, fast_dds, node_arguments, switch
+from gc_ros.launching import PACKAGE, activity_node, check, fast_dds, node_arguments, switch
 
 
 def generate_launch_description():
@@ -30,17 +30,17 @@ def generate_launch_description():
     )
 
     def played(event, context):
-        _check("the player", event, context)
+        check("the player", event, context)
         if LaunchConfiguration("evaluate").perform(context) == "true":
             return [evaluate]
         return [Shutdown(reason="the bag has been played")]
 
     def evaluated(event, context):
-        _check("the evaluation", event, context)
+        check("the evaluation", event, context)
         return [Shutdown(reason="the bag has been evaluated")]
 
     def gone(event, context):
-        _check("the node", event, context)
+        check("the node", event, context)
         return [Shutdown(reason="the node has ended")]
 
     return LaunchDescription(
@@ -76,9 +76,3 @@ def _gc_ros(*arguments):
     return ExecuteProcess(
         cmd=[ExecutableInPackage(executable="gc-ros", package=PACKAGE), *arguments], output="screen"
     )
-
-
-def _check(who, event, context):
-    """An exception here ends the launch with exit code 1."""
-    if event.returncode and not context.is_shutdown:
-        raise RuntimeError(f"{who} ended with exit code {event.returncode}")

@@ -51,7 +51,7 @@ def _node(context):
     for name, image in zip(cameras, images):  # noqa: B905  (of equal length by now)
         remappings += [(f"{name}/image", image), (f"{name}/image/compressed", f"{image}/compressed")]
     names = ParameterValue(TextSubstitution(text=str(cameras)), value_type=List[str])  # noqa: UP006
-    return [live_node({"cameras": names}, remappings)]
+    return live_node({"cameras": names}, remappings)
 
 
 def _list(text):

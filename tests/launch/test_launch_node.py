@@ -78,3 +78,18 @@ def test_the_node_of_several_cameras_becomes_active_on_all_their_topics(tmp_path
     finally:
         process.close()
         peer.close()
+
+
+def test_build_only_of_the_live_launch_file_ends_by_itself_with_0_or_3(tmp_path: Path) -> None:
+    bundle = toy_bundle(tmp_path / "bundle")
+    for path, code in ((bundle.path, 0), (tmp_path / "none", 3)):
+        launched = Run(
+            ROOT / "launch" / "activity.launch.py", tmp_path, dict(os.environ), bundle=str(path),
+            build_only="true",
+        )  # fmt: skip
+        new_domain()
+        process = Process(*launched.processes[0].command[1:])
+        try:
+            assert process.wait(30) == code, process.output
+        finally:
+            process.close()
