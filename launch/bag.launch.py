@@ -19,10 +19,11 @@ from gc_ros.launching import PACKAGE, activity_node, check, fast_dds, node_argum
 def generate_launch_description():
     bag, topic = LaunchConfiguration("bag"), LaunchConfiguration("topic")
     compressed = ["'/compressed' if '", LaunchConfiguration("image_transport"), "' == 'compressed' else ''"]
-    options = ["--topic", [topic, PythonExpression(compressed)], "--rate", LaunchConfiguration("rate")]
-    play = _gc_ros("play", bag, *options, "--stamps", LaunchConfiguration("stamps"))
-    out = ["--bundle", LaunchConfiguration("bundle"), "--out", LaunchConfiguration("out")]
-    evaluate = _gc_ros("evaluate", bag, *out)
+    recorded = ["--topic", [topic, PythonExpression(compressed)]]
+    speed = ["--rate", LaunchConfiguration("rate"), "--stamps", LaunchConfiguration("stamps")]
+    play = _gc_ros("play", bag, *recorded, *speed)
+    report = ["--bundle", LaunchConfiguration("bundle"), "--out", LaunchConfiguration("out")]
+    evaluate = _gc_ros("evaluate", bag, *recorded, *report)
     node = activity_node(
         # Recorded stamps are as old as the bag. A failure ends the launch: there is nobody to repair it.
         {"max_age_s": 0.0, "exit_on_failure": True},

@@ -191,7 +191,9 @@ def test_a_bag_is_played_then_evaluated_then_all_ends(tmp_path: Path) -> None:
     launched.end(play)
     assert not launched.context.is_shutdown
     evaluate = launched.processes[-1]
-    assert evaluate.words == ["gc-ros", "evaluate", "p3", "--bundle", "mine", "--out", "report"]
+    assert evaluate.words == [
+        "gc-ros", "evaluate", "p3", "--topic", "/image", "--bundle", "mine", "--out", "report",
+    ]  # fmt: skip
     launched.end(evaluate)
     assert launched.context.is_shutdown
     launched.end(node, -2)  # what the shutdown does to it is no failure
