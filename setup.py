@@ -9,6 +9,7 @@ from setuptools import find_packages, setup
 
 ONNXRUNTIME = ["onnxruntime>=1.16"]
 OPENVINO = ["openvino>=2024.4"]
+TENSORRT_RTX = ["tensorrt-rtx>=1.4", "onnx>=1.15", "cuda-bindings>=12"]
 EXPORT = [
     "onnx>=1.15",
     "onnxslim>=0.1.50",
@@ -48,9 +49,10 @@ setup(
     extras_require={
         "onnxruntime": ONNXRUNTIME,
         "openvino": OPENVINO,
+        "tensorrt_rtx": TENSORRT_RTX,
         "export": EXPORT,
         "train": TRAIN,
-        "dev": sorted({*ONNXRUNTIME, *OPENVINO, *EXPORT, *TRAIN, *DEV}),
+        "dev": sorted({*ONNXRUNTIME, *OPENVINO, *TENSORRT_RTX, *EXPORT, *TRAIN, *DEV}),
     },
     entry_points={
         "console_scripts": [

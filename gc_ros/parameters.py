@@ -124,8 +124,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "precision",
         "auto",
-        "Arithmetic of the engine; auto: the backend's own choice. bf16: openvino; int8: bundles that trt-build quantize "
-        "has seen.",
+        "Arithmetic of the engine; auto: the backend's own choice. bf16: openvino; int8: bundles that trt-build "
+        "quantize has seen.",
         "unconfigured",
         choices=("auto", "fp32", "fp16", "bf16", "int8"),
     ),

@@ -82,7 +82,8 @@ def open_engine(
 ) -> Engine:
     """Open the graph of `mode` ("window" or "step") with a backend.
 
-    backend: "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", or "auto" (what is best on this machine; today that is onnxruntime).
+    backend: "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", or "auto" (what is best on this
+    machine; today that is onnxruntime).
     precision: "fp32", "bf16" (openvino), "int8" (a bundle with `trt-build quantize`'s graphs), or "auto": the
     backend's own choice, on a CPU fp32.
     threads: CPU threads of one call, None = the backend's own choice.

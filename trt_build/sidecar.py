@@ -134,11 +134,11 @@ def check_plan(path: Path, wanted: Wanted) -> Sidecar:
     if sidecar.gpu != ANY_GPU:
         pairs.append(("GPU", sidecar.gpu, wanted.gpu))
     for name in sorted({*sidecar.sources, *wanted.sources}):
-        have, want = (side.get(name, "none") for side in (sidecar.sources, wanted.sources))
+        have, want = (hashes.get(name, "none") for hashes in (sidecar.sources, wanted.sources))
         pairs.append((f"sha256 of {name}", have[:12], want[:12]))
-    for what, have, want in pairs:
-        if have != want:
-            raise EngineRefused(f"{path}: the engine's {what} is {have}, needed is {want}; {hint}")
+    for what, found, needed in pairs:
+        if found != needed:
+            raise EngineRefused(f"{path}: the engine's {what} is {found}, needed is {needed}; {hint}")
     size = path.stat().st_size
     if size != sidecar.plan_bytes:
         raise EngineRefused(f"{path}: {size} bytes, the sidecar says {sidecar.plan_bytes}: truncated; {hint}")

@@ -272,10 +272,15 @@ class TrtEngine:
         self._cuda.use()
         found = {}
         for name, spec in self.states.items():
-            array = np.empty(spec.sized(self.batch), spec.dtype)
-            self._copy(array.ctypes.data, self._state[self._read][name], array.nbytes, "DeviceToHost")
-            self._synchronize()
-            found[name] = array
+            size = self._bytes(spec)
+            host = self._cuda.pinned(size)
+            try:
+                source = self._state[self._read][name]
+                self._cuda.copy(host, source, size, "DeviceToHost", self._stream)
+                self._synchronize()
+                found[name] = host_view(host, spec.sized(self.batch), spec.dtype).copy()
+            finally:
+                self._cuda.free_pinned(host)
         return found
 
     def layers(self) -> list[Layer]:
