@@ -87,7 +87,11 @@ class ActivityRecognition(LifecycleNode):
     # -- lifecycle -------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Configure and activate when `autostart` says so."""
+        """Configure and activate when `autostart` says so; with `build_only` configure and be done."""
+        if self._values["build_only"]:
+            built = self.trigger_configure() == TransitionCallbackReturn.SUCCESS
+            self.exit_code = 0 if built else EXIT_FAILURE
+            return
         if not self._values["autostart"]:
             return
         configured = self.trigger_configure() == TransitionCallbackReturn.SUCCESS
@@ -123,6 +127,7 @@ class ActivityRecognition(LifecycleNode):
             threads=values["threads"] or None,
             device=values["device"],
             precision=values["precision"],
+            engine_policy=values["engine_policy"],
         )
         self._bundle, self._engine, self._abandoned = bundle, engine, False
         self._failures = self._failures_in_row = 0

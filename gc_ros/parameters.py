@@ -86,7 +86,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "auto",
         "What runs the engine; auto: the best that is installed.",
         "unconfigured",
-        choices=("auto", "onnxruntime", "openvino"),
+        choices=("auto", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"),
     ),
     Parameter(
         "precision",
@@ -95,6 +95,20 @@ PARAMETERS: tuple[Parameter, ...] = (
         "has seen.",
         "unconfigured",
         choices=("auto", "fp32", "fp16", "bf16", "int8"),
+    ),
+    Parameter(
+        "engine_policy",
+        "rebuild",
+        "When no TensorRT engine in the bundle fits this GPU, version, graph and precision; rebuild: build it while "
+        "configuring, which takes minutes; refuse: do not configure, say what to run.",
+        "unconfigured",
+        choices=("rebuild", "refuse"),
+    ),
+    Parameter(
+        "build_only",
+        False,
+        "Open the engine that these parameters ask for, building it where it is missing, and exit: 0, or 3 on failure.",
+        "never",
     ),
     Parameter(
         "device",

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from trt_build.bundle import load_bundle
 from trt_build.command import Json, command_line
+from trt_build.engine import need
 from trt_build.errors import EngineError
 
 app = command_line(__doc__)
@@ -41,6 +42,44 @@ def export(
     typer.echo(
         f"{out}: {bundle.info.model_id}, modes {', '.join(bundle.info.modes)}, within {worst:.1e} of torch"
     )
+
+
+@app.command(epilog="Example: trt-build build bundles/people --backend tensorrt_rtx --target sm89")
+def build(
+    bundle: Annotated[Path, typer.Argument(help="Bundle directory; the engine goes into its engines/.")],
+    backend: Annotated[str, typer.Option(help="tensorrt or tensorrt_rtx.")] = "tensorrt",
+    mode: Annotated[str, typer.Option(help="window, step, or all of the bundle's modes.")] = "all",
+    precision: Annotated[str, typer.Option(help="fp16 (mixed) or fp32.")] = "fp16",
+    batch: Annotated[int, typer.Option(min=1, help="Cameras that share the engine.")] = 1,
+    target: Annotated[
+        str | None, typer.Option(help="Compute capability to build for without its GPU, as sm89.")
+    ] = None,
+    device: Annotated[int, typer.Option(min=0, help="Number of the GPU.")] = 0,
+    workspace: Annotated[int, typer.Option(min=16, help="Limit of scratch memory in MiB.")] = 2048,
+    force: Annotated[bool, typer.Option("--force", help="Build anew even if an engine fits.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compile a bundle's graphs into TensorRT engines, each with a sidecar. Progress goes to stderr."""
+    need("onnx", "pip install onnx")
+    from trt_build.build import build_engine, wanted_engine
+
+    loaded = load_bundle(bundle)
+    results = []
+    for each in loaded.info.modes if mode == "all" else [mode]:
+        wanted = wanted_engine(
+            loaded, each, backend=backend, precision=precision, batch=batch, target=target, device=device
+        )
+        path, sidecar = build_engine(
+            loaded, wanted, workspace_mb=workspace, force=force, say=lambda line: typer.echo(line, err=True)
+        )
+        results.append({"plan": str(path), **sidecar.model_dump(mode="json")})
+        if not as_json:
+            typer.echo(
+                f"{path}: {sidecar.layers} layers, {sidecar.plan_bytes / 1e6:.0f} MB, "
+                f"{', '.join(sidecar.flags)}, built in {sidecar.build_seconds:.1f} s"
+            )
+    if as_json:
+        typer.echo(json.dumps(results))
 
 
 @app.command(epilog="Example: trt-build info bundles/people")
