@@ -5,6 +5,7 @@ The reference is the trained run in PyTorch where one is given, else ONNX Runtim
 
     window   every output over windows of the clips, and the labels;
     step     every output and the labels over a stream that starts anew as the bundle says (`reset_after`);
+    layers   (TensorRT) that every layer meant to be FP16 is FP16 by the engine's own report;
     drift    outputs and states over a stream that never starts anew, hundred frames by hundred frames: an error
              that grows with the length of the stream shows here.
 
@@ -13,6 +14,7 @@ The error of a tensor is the root mean square of the difference in units of the 
 
 from __future__ import annotations
 
+import importlib.util
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -58,8 +60,11 @@ class Check:
 def candidates(bundle: LoadedBundle) -> list[str]:
     """Everything that can run this bundle here, as backend:precision."""
     found = ["onnxruntime:fp32"]
-    variants = [p for p in ("fp16", INT8) if graph_name(bundle.info.default_mode, p) in bundle.info.sha256]
-    found += [f"onnxruntime:{p}" for p in variants]
+    if importlib.util.find_spec("onnx") is not None:
+        found.append("onnxruntime:fp16")
+    quantised = graph_name(bundle.info.default_mode, INT8) in bundle.info.sha256
+    found += ["onnxruntime:int8"] * quantised
+    found += [f"{name}:fp16" for name in ("tensorrt", "tensorrt_rtx") if _gpu_with(name)]
     try:
         import openvino
     except ImportError:
@@ -67,7 +72,11 @@ def candidates(bundle: LoadedBundle) -> list[str]:
     found.append("openvino:fp32")
     if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         found.append("openvino:bf16")
-    return found + ["openvino:int8"] * (INT8 in variants)
+    return found + ["openvino:int8"] * quantised
+
+
+def _gpu_with(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None and Path("/dev/nvidiactl").exists()
 
 
 def split_target(target: str) -> tuple[str, str]:
@@ -120,6 +129,8 @@ def verify(
             frames,
             lambda part, target=target: progress(f"{target}, {part}"),  # type: ignore[misc]
         )
+        for mode in bundle.info.modes if precision == "fp16" else ():
+            checks += _layers(bundle, target, mode, threads)
         for part, ours in found.items():
             checks += _compare(target, part, precision, ours, expected[part], bundle.info.T, limits or {})
     return checks
@@ -128,6 +139,25 @@ def verify(
 def _engine(bundle: LoadedBundle, target: str, threads: int | None) -> Callable[[str], Engine]:
     backend, precision = split_target(target)
     return lambda mode: open_engine(bundle, mode, backend=backend, precision=precision, threads=threads)
+
+
+def _layers(bundle: LoadedBundle, target: str, mode: str, threads: int | None) -> list[Check]:
+    """That the engine's own layer report bears out its claim of FP16; nothing where a backend has no report."""
+    engine = _engine(bundle, target, threads)(mode)
+    try:
+        report = getattr(engine, "layers", None)
+        if report is None:
+            return []
+        from trt_build.layers import not_half
+        from trt_build.precision import half_nodes, mixed_precision
+
+        wanted = half_nodes(mixed_precision(bundle, mode))
+        wrong = not_half(report(), wanted)
+        part = 1 - len(wrong) / max(len(wanted), 1)
+        what = "layers" if not wrong else f"layers: {wrong[0]}"
+        return [Check(target, mode, what, part, 1.0, float(len(wrong)), not wrong, [])]
+    finally:
+        engine.close()
 
 
 def _torch(bundle: LoadedBundle, run: Path) -> Callable[[str], Engine]:
@@ -279,7 +309,7 @@ def as_lines(checks: Sequence[Check], every: bool = False) -> list[str]:
         if check.blocks and not check.what.startswith("state "):
             growth = f"  first {BLOCK}: {check.blocks[0]:.1e}, last: {check.blocks[-1]:.1e}"
         verdict = "ok" if check.ok else "FAILED"
-        value = f"{check.value:9.2%}" if check.what == "labels" else f"{check.value:9.1e}"
-        limit = f"{check.limit:9.2%}" if check.what == "labels" else f"{check.limit:9.1e}"
+        form = "9.2%" if check.what.startswith(("labels", "layers")) else "9.1e"
+        value, limit = format(check.value, form), format(check.limit, form)
         lines.append(f"{check.engine:18} {check.part:7} {check.what:18} {value} {limit}  {verdict}{growth}")
     return lines

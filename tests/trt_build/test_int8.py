@@ -36,6 +36,7 @@ def graph(mode: str, precision: str = "int8") -> "onnx.GraphProto":
     return onnx.load(quantised().graph(mode, precision), load_external_data=False).graph
 
 
+@pytest.mark.slow
 def test_int8_graphs_are_hashed_and_have_weights_of_their_own():
     loaded = quantised()
     before = load_bundle(bundle()).info
@@ -50,6 +51,7 @@ def test_int8_graphs_are_hashed_and_have_weights_of_their_own():
         assert places == {"weights.int8.bin"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["window", "step"])
 def test_what_decides_where_to_look_and_who_follows_stays_in_fp32(mode):
     source = graph(mode, "fp32")
@@ -89,6 +91,7 @@ def test_depthwise_convolutions_stay_in_fp32():
     assert all(n in groups or "MatMul" in n or "Gemm" in n for n in chosen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_both_backends_run_int8_with_nearly_the_results_of_fp32(backend):
     pytest.importorskip(backend, reason=f"pip install -e '.[{backend}]'")
@@ -108,6 +111,7 @@ def test_both_backends_run_int8_with_nearly_the_results_of_fp32(backend):
         assert np.sqrt(np.mean((found - exact) ** 2)) < 0.1 * exact.std(), mode
 
 
+@pytest.mark.slow
 def test_an_edited_int8_graph_is_refused_and_a_new_export_drops_them(tmp_path):
     path = Path(shutil.copytree(quantised().path, tmp_path / "b"))
     with (path / "step.int8.onnx").open("ab") as file:

@@ -19,7 +19,7 @@ from trt_build.footage import read_footage
 
 call = functools.partial(command_line.call, app)
 CLIPS = ("--clips", str(colours()))
-SHORT = ("--frames", "120", "--windows", "6", "--threads", "1")
+SHORT = ("--frames", "100", "--windows", "4", "--threads", "1")
 
 
 def checks_with(monkeypatch, spoil, **options):
@@ -40,9 +40,14 @@ def checks_with(monkeypatch, spoil, **options):
         return engine
 
     monkeypatch.setattr(work, "open_engine", wrapped)
-    loaded = load_bundle(bundle())
-    pieces = read_footage([colours()], loaded.info)
-    return work.verify(loaded, pieces, ["onnxruntime"], frames=300, most_windows=6, threads=1, **options)
+    monkeypatch.setattr(work, "BLOCK", 20)
+    options = {"frames": 60, "most_windows": 4, "threads": 1} | options
+    return work.verify(load_bundle(bundle()), footage(), ["onnxruntime"], **options)
+
+
+@functools.cache
+def footage():
+    return read_footage([colours() / label for label in ("red", "blue")], load_bundle(bundle()).info)
 
 
 def failed(checks) -> set[tuple[str, str]]:
@@ -75,7 +80,7 @@ def test_equal_engines_have_no_error_and_all_labels_in_common(monkeypatch):
 
 def test_an_error_that_grows_along_the_stream_fails_the_drift(monkeypatch):
     def late(out, n):
-        out["logits"] *= 1 + 1e-4 * max(n - 500, 0)  # step: 300 frames, then 300 of drift
+        out["logits"] *= 1 + 1e-3 * max(n - 100, 0)  # step: 60 frames, then 60 of drift
         return out
 
     checks = checks_with(monkeypatch, late)
@@ -111,6 +116,34 @@ def test_other_labels_fail_even_within_wide_tolerances(monkeypatch):
 
     found = failed(checks_with(monkeypatch, rotated, limits={"logits": 1e9}))
     assert {("window", "labels"), ("step", "labels")} <= found
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_fp16_that_the_engines_own_layer_report_does_not_bear_out_fails(monkeypatch, half):
+    from trt_build.layers import read_layer_report
+    from trt_build.precision import half_nodes, mixed_precision
+
+    loaded = load_bundle(bundle())
+    names = {mode: half_nodes(mixed_precision(loaded, mode)) for mode in ("window", "step")}
+    real = work.open_engine
+
+    def reporting(opened, mode, **options):
+        engine = real(opened, mode, **options)
+        types = ["Half"] * len(names[mode])
+        if not half and mode == "step":
+            types[3] = "Float"
+        entries = [
+            {"Name": n, "Outputs": [{"Format/Datatype": t}]} for n, t in zip(names[mode], types, strict=True)
+        ]
+        engine.layers = lambda: read_layer_report(json.dumps({"Layers": entries}))
+        return engine
+
+    monkeypatch.setattr(work, "open_engine", reporting)
+    checks = work.verify(loaded, footage(), ["onnxruntime:fp16"], frames=16, most_windows=2, threads=1)
+    found = {c.part: c for c in checks if c.what.startswith("layers")}
+    assert found["window"].ok and found["step"].ok == half
+    assert half or names["step"][3] in found["step"].what
+    assert not {c.what for c in checks if not c.ok and c.what in ("logits", "labels")}
 
 
 def test_a_failed_check_is_exit_code_1_and_marked_in_the_table():
