@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from trt_build.bundle import load_bundle
 from trt_build.command import Json, command_line
@@ -106,6 +107,136 @@ def info(
         typer.echo(f"{key:12} {values[key]}")
     for key in ("calibration", "parity", "provenance"):
         typer.echo(f"{key:12} {json.dumps(values[key])}")
+
+
+Clips = Annotated[
+    list[Path],
+    typer.Option("--clips", help="Videos, folders (class/clip), CSV tables or bags; may be repeated."),
+]
+Subject = Annotated[list[str] | None, typer.Option(help="Only this subject of a CSV table; may be repeated.")]
+Topic = Annotated[str | None, typer.Option(help="Image topic of the bags; default: the only one.")]
+
+
+@app.command(epilog="Example: trt-build quantize bundle --clips clips.csv --subject p1 --subject p2")
+def quantize(
+    bundle: Annotated[Path, typer.Argument(help="Bundle directory; the INT8 graphs are added to it.")],
+    clips: Clips,
+    subject: Subject = None,
+    topic: Topic = None,
+    samples: Annotated[int, typer.Option(min=1, help="Windows to calibrate on.")] = 24,
+    as_json: Json = False,
+) -> None:
+    """Add INT8 graphs for CPUs, calibrated on clips that the model was trained on."""
+    loaded = load_bundle(bundle)
+    try:
+        from trt_build.footage import read_footage
+        from trt_build.int8 import quantize_bundle
+    except ImportError as error:
+        raise EngineError(
+            f"quantize needs onnx and onnxruntime ({error}); pip install 'glimpse-clouds-python[export]'"
+        ) from None
+    made = quantize_bundle(
+        loaded, read_footage(clips, loaded.info, subjects=subject or [], topic=topic), samples=samples
+    )
+    note = made.info.provenance["int8"]
+    if as_json:
+        typer.echo(json.dumps(note))
+        return
+    typer.echo(
+        f"{bundle}: INT8 graphs for {', '.join(made.info.modes)}, calibrated on {note['windows']} windows"
+    )
+    typer.echo(f"next: trt-build verify {bundle} --clips OTHER_CLIPS")
+
+
+@app.command(epilog="Example: trt-build verify bundle --clips clips.csv --subject p3 --engine openvino:int8")
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Bundle directory.")],
+    clips: Clips,
+    engine: Annotated[
+        list[str] | None, typer.Option(help="BACKEND:PRECISION; may be repeated. Default: all that run here.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Trained run: torch is the reference, not ONNX Runtime.")
+    ] = None,
+    subject: Subject = None,
+    topic: Topic = None,
+    frames: Annotated[int, typer.Option(min=1, help="Length of the streams.")] = 1000,
+    windows: Annotated[int, typer.Option(min=1, help="Windows at most.")] = 64,
+    tolerance: Annotated[
+        list[str] | None, typer.Option(help="TENSOR=ERROR, labels=PART or state=ERROR; may be repeated.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; default: the backend's choice.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare all engines on recorded clips, tensor by tensor; exit code 1 where one is out of tolerance."""
+    loaded = load_bundle(bundle)
+    from trt_build import verify as work
+    from trt_build.footage import read_footage
+
+    limits = dict(_tolerance(text) for text in tolerance or [])
+    targets = engine or work.candidates(loaded)
+    for target in targets:
+        work.split_target(target)
+    pieces = read_footage(clips, loaded.info, subjects=subject or [], topic=topic)
+    with Console(stderr=True).status("reading") as status:
+        checks = work.verify(
+            loaded,
+            pieces,
+            targets,
+            run=run,
+            frames=frames,
+            most_windows=windows,
+            limits=limits,
+            threads=threads,
+            progress=status.update,
+        )
+    if as_json:
+        typer.echo(json.dumps(work.as_json(checks, loaded)))
+    else:
+        typer.echo("\n".join(work.as_lines(checks)))
+    if not all(check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: trt-build bench bundle --threads 2 --json")
+def bench(
+    bundle: Annotated[Path, typer.Argument(help="Bundle directory.")],
+    engine: Annotated[
+        list[str] | None, typer.Option(help="BACKEND:PRECISION; may be repeated. Default: all that run here.")
+    ] = None,
+    calls: Annotated[int, typer.Option(min=1, help="Calls of every engine, at least.")] = 50,
+    batch: Annotated[int, typer.Option(min=1, help="Cameras in one call.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; default: the backend's choice.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Latency, throughput, memory and start of all engines, interleaved in one run."""
+    loaded = load_bundle(bundle)
+    from trt_build import bench as work
+    from trt_build.verify import candidates, split_target
+
+    targets = engine or candidates(loaded)
+    for target in targets:
+        split_target(target)
+    with Console(stderr=True).status("starting") as status:
+        timings = work.bench(
+            loaded, targets, calls=calls, threads=threads, batch=batch, progress=status.update
+        )
+    if as_json:
+        typer.echo(json.dumps(work.as_json(timings, loaded, threads)))
+    else:
+        typer.echo("\n".join(work.as_lines(timings)))
+
+
+def _tolerance(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise EngineError(f"--tolerance {text!r} is not TENSOR=NUMBER, such as logits=0.05") from None
 
 
 def main() -> None:

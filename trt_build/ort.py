@@ -9,20 +9,20 @@ ever copied.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from trt_build.bundle import LoadedBundle
+from trt_build.bundle import INT8, LoadedBundle
 from trt_build.engine import (
     STATE_PREFIX,
     TensorSpec,
     check_inputs,
     check_signature,
     expected_io,
+    need,
     split_states,
 )
 from trt_build.errors import BundleError, EngineError
@@ -58,8 +58,9 @@ class OrtEngine:
         self.precision = "fp32" if precision == "auto" else precision
         if self.precision == "bf16":
             raise EngineError("onnxruntime has no bf16; use precision fp32 or int8, or backend openvino")
-        graph = bundle.graph(mode, self.precision)
-        self._session: ort.InferenceSession | None = _open(graph, threads, device)
+        self._session: ort.InferenceSession | None = _open(
+            bundle, mode, self.precision, batch, threads, device
+        )
         self._device, self._device_id = _split_device(device)
         graph_in = {v.name: _spec(v, bundle, mode) for v in self._session.get_inputs()}
         graph_out = {v.name: _spec(v, bundle, mode) for v in self._session.get_outputs()}
@@ -161,7 +162,17 @@ class OrtEngine:
         self._session = None
 
 
-def _open(graph: Path, threads: int | None, device: str) -> ort.InferenceSession:
+def _open(
+    bundle: LoadedBundle, mode: str, precision: str, batch: int, threads: int | None, device: str
+) -> ort.InferenceSession:
+    graph = bundle.graph(mode, precision if precision == INT8 else "fp32")
+    source: str | bytes = str(graph)
+    if precision == "fp16":
+        # The graph that TensorRT compiles: what FP16 does to the results can be seen without a GPU.
+        need("onnx", "pip install 'glimpse-clouds-python[export]' (or: pip install onnx)")
+        from trt_build.precision import mixed_precision
+
+        source = mixed_precision(bundle, mode, batch=batch).SerializeToString()
     kind, index = _split_device(device)
     providers: list[Any] = ["CPUExecutionProvider"]
     if kind == "cuda":
@@ -176,7 +187,7 @@ def _open(graph: Path, threads: int | None, device: str) -> ort.InferenceSession
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        return ort.InferenceSession(str(graph), sess_options=options, providers=providers)
+        return ort.InferenceSession(source, sess_options=options, providers=providers)
     except Exception as error:
         raise BundleError(f"{graph}: onnxruntime cannot load it ({error}); export the bundle anew") from None
 
