@@ -98,6 +98,7 @@ class Camera:
         self._received = self._refused = self._zero_stamps = 0
         self._reported = (0, 0)
         self._first_refusal: str | None = None
+        self._refusal_lately: str | None = None  # the first since the last report
         self._epoch = recognizer.epoch
         self._stamps: deque[int] = deque(maxlen=60)
         self.failures_in_row = 0  # engine runs with this camera, touched by the worker
@@ -215,8 +216,8 @@ class Camera:
 
     def _refuse(self, reason: str) -> None:
         self._refused += 1
-        if self._first_refusal is None:
-            self._first_refusal = reason
+        self._first_refusal = self._first_refusal or reason
+        self._refusal_lately = self._refusal_lately or reason
         self._node.get_logger().warning(
             f"image on {self.topic} dropped: {reason}", throttle_duration_sec=10.0
         )
@@ -319,6 +320,7 @@ class Camera:
         counts = self.recognizer.counters()
         received_before, refused_before = self._reported
         self._reported = (self._received, self._refused)
+        refusal_lately, self._refusal_lately = self._refusal_lately, None
         period = self.recognizer.camera_period_s
         facts = CameraFacts(
             topic=self.topic,
@@ -338,6 +340,7 @@ class Camera:
             refused_lately=self._refused - refused_before,
             received_lately=self._received - received_before,
             first_refusal=self._first_refusal,
+            refusal_lately=refusal_lately,
             rate_hz=1 / period if period and not self._stalled else None,
             lost_share=lost_share(list(self._stamps)),
             image_bytes=self._image_bytes,
