@@ -313,8 +313,13 @@ class Camera:
         if silent is not None and silent > self._setting(
             "stall_timeout_s"
         ):  # the graph is asked only when silent
-            found = [info.topic_type for info in self._node.get_publishers_info_by_topic(self.topic)]
-            publishers, others = found.count(type_name), sorted({t for t in found if t != type_name})
+            infos = self._node.get_publishers_info_by_topic(self.topic)
+            others = sorted({info.topic_type for info in infos} - {type_name})
+            fitting = [info for info in infos if info.topic_type == type_name]
+            publishers = len(fitting)
+            # The middleware's event tells too, but only once: the graph tells what is so now.
+            if self._incompatible is None and fitting and not any(map(self._offers_enough, fitting)):
+                self._incompatible = "RELIABILITY"
             if not publishers:
                 elsewhere = self._topics_of(type_name)
         counts = self.recognizer.counters()
@@ -360,6 +365,12 @@ class Camera:
             latency=self._latencies.values("age", "decode", "preprocess", "queue", "inference"),
         )
         return judge_camera(facts)
+
+    def _offers_enough(self, publisher: Any) -> bool:
+        reliable = ReliabilityPolicy.RELIABLE
+        override = f"qos_overrides.{self.topic}.subscription.reliability"
+        wanted = self._node.get_parameter_or(override).value if self._node.has_parameter(override) else None
+        return wanted != "reliable" or publisher.qos_profile.reliability == reliable
 
     def _topics_of(self, type_name: str) -> list[str]:
         """Topics of a type that do have a publisher, and are neither this node's own nor another camera's of it."""
