@@ -103,6 +103,7 @@ class Camera:
         self._received = self._refused = self._zero_stamps = 0
         self._reported = (0, 0)
         self._first_refusal: str | None = None
+        self._refusal_lately: str | None = None  # the first since the last report
         self._epoch = recognizer.epoch
         self._stamps: deque[int] = deque(maxlen=60)
         self.failures_in_row = 0  # engine runs with this camera, touched by the worker
@@ -221,8 +222,8 @@ class Camera:
 
     def _refuse(self, reason: str) -> None:
         self._refused += 1
-        if self._first_refusal is None:
-            self._first_refusal = reason
+        self._first_refusal = self._first_refusal or reason
+        self._refusal_lately = self._refusal_lately or reason
         self._node.get_logger().warning(
             f"image on {self.topic} dropped: {reason}", throttle_duration_sec=10.0
         )
@@ -327,13 +328,19 @@ class Camera:
         if silent is not None and silent > self._setting(
             "stall_timeout_s"
         ):  # the graph is asked only when silent
-            found = [info.topic_type for info in self._node.get_publishers_info_by_topic(self.topic)]
-            publishers, others = found.count(type_name), sorted({t for t in found if t != type_name})
+            infos = self._node.get_publishers_info_by_topic(self.topic)
+            others = sorted({info.topic_type for info in infos} - {type_name})
+            fitting = [info for info in infos if info.topic_type == type_name]
+            publishers = len(fitting)
+            # The middleware's event tells too, but only once: the graph tells what is so now.
+            if self._incompatible is None and fitting and not any(map(self._offers_enough, fitting)):
+                self._incompatible = "RELIABILITY"
             if not publishers:
                 elsewhere = self._topics_of(type_name)
         counts = self.recognizer.counters()
         received_before, refused_before = self._reported
         self._reported = (self._received, self._refused)
+        refusal_lately, self._refusal_lately = self._refusal_lately, None
         period = self.recognizer.camera_period_s
         facts = CameraFacts(
             topic=self.topic,
@@ -353,6 +360,7 @@ class Camera:
             refused_lately=self._refused - refused_before,
             received_lately=self._received - received_before,
             first_refusal=self._first_refusal,
+            refusal_lately=refusal_lately,
             rate_hz=1 / period if period and not self._stalled else None,
             lost_share=lost_share(list(self._stamps)),
             image_bytes=self._image_bytes,
@@ -372,6 +380,12 @@ class Camera:
             latency=self._latencies.values("age", "decode", "preprocess", "queue", "inference"),
         )
         return judge_camera(facts)
+
+    def _offers_enough(self, publisher: Any) -> bool:
+        reliable = ReliabilityPolicy.RELIABLE
+        override = f"qos_overrides.{self.topic}.subscription.reliability"
+        wanted = self._node.get_parameter_or(override).value if self._node.has_parameter(override) else None
+        return wanted != "reliable" or publisher.qos_profile.reliability == reliable
 
     def _topics_of(self, type_name: str) -> list[str]:
         """Topics of a type that do have a publisher, and are neither this node's own nor another camera's of it."""

@@ -6,10 +6,12 @@ their own. Where ROS is missing, importing this skips the module that does.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -67,12 +69,27 @@ AFTER = {
 ANSWER_S = 3.0  # a service that has not answered by then does not do so any more
 
 
-_domains = itertools.cycle(range(10 + os.getpid() % 3 * 70, 80 + os.getpid() % 3 * 70))
+_domains = itertools.cycle(range(10, 230))
+for _ in range(os.getpid() * 37 % 220):  # runs side by side start apart
+    next(_domains)
+_held: list[Any] = []  # the lock on the present domain: a run beside this one must not take it
 
 
 def new_domain() -> None:
     """A domain for what is created from now on: shared-memory ports of a test before are left alone."""
-    os.environ["ROS_DOMAIN_ID"] = str(next(_domains))
+    while _held:
+        _held.pop().close()
+    for domain in itertools.islice(_domains, 220):
+        lock = open(Path(tempfile.gettempdir()) / f"glimpse_clouds_test_domain_{domain}", "w")  # noqa: SIM115
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            continue
+        _held.append(lock)
+        os.environ["ROS_DOMAIN_ID"] = str(domain)
+        return
+    raise RuntimeError("every DDS domain from 10 to 229 is locked by a test run")
 
 
 new_domain()

@@ -98,7 +98,7 @@ def test_whatever_arrives_is_taken_or_counted_with_a_reason(
             camera._on_image(message)
             assert (camera._first_refusal or "").find("unexpected") < 0, camera._first_refusal
 
-        @settings(max_examples=examples, suppress_health_check=list(HealthCheck))
+        @settings(deadline=None, max_examples=examples, suppress_health_check=list(HealthCheck))
         @given(st.binary(min_size=6, max_size=6 if transport == "raw" else 15))
         def fuzz(seed: bytes) -> None:
             message = raw_image(seed) if transport == "raw" else compressed_image(seed)

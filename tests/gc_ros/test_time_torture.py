@@ -72,7 +72,7 @@ def test_no_window_mixes_two_sides_of_a_break(numbers: LoadedBundle, examples: i
     count = streams = 0
     engine = NumberEngine(numbers)
 
-    @settings(max_examples=examples, suppress_health_check=list(HealthCheck))
+    @settings(deadline=None, max_examples=examples, suppress_health_check=list(HealthCheck))
     @given(SEEDS)
     def torture(seed: bytes) -> None:
         nonlocal count, streams
