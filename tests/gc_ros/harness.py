@@ -109,7 +109,7 @@ def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 10.0)
 class Peer:
     """A camera, a listener and a lifecycle manager, in a participant of their own."""
 
-    def __init__(self, camera_type: Any = Image) -> None:
+    def __init__(self, camera_type: Any = Image, camera_qos: Any = qos_profile_sensor_data) -> None:
         self.context = rclpy.Context()
         rclpy.init(context=self.context, args=[])
         self.node = rclpy.create_node("peer", context=self.context)
@@ -121,7 +121,7 @@ class Peer:
         self.node.create_subscription(Activity, f"{NAME}/activity", self.activities.append, 100)
         self.node.create_subscription(ActivityEvent, f"{NAME}/events", self.events.append, LATCHED)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
-        self.camera = self.node.create_publisher(camera_type, "image", qos_profile_sensor_data)
+        self.camera = self.node.create_publisher(camera_type, "image", camera_qos)
         self.cameras: dict[str, Any] = {}
         self.activities_of: dict[str, list[Activity]] = {}
         self.events_of: dict[str, list[ActivityEvent]] = {}
@@ -285,10 +285,12 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(bundle: Any, engine: Any = open_engine, **parameters: Any) -> Iterator[tuple[Running, Peer]]:
+def running(
+    bundle: Any, engine: Any = open_engine, camera_qos: Any = qos_profile_sensor_data, **parameters: Any
+) -> Iterator[tuple[Running, Peer]]:
     """Node and peer in a domain of their own, both closed at the end."""
     new_domain()
-    peer = Peer()
+    peer = Peer(camera_qos=camera_qos)
     try:
         node = Running(bundle, engine, **parameters)
         peer.running = node
