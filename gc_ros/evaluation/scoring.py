@@ -213,6 +213,8 @@ def summarise(
     for _record, w in labelled:
         chosen = w.truth >= 0
         per_bag.append((int((w.scores[chosen].argmax(axis=1) == w.truth[chosen]).sum()), int(chosen.sum())))
+    edits = [(sum(f["edit_scores"]), len(f["edit_scores"])) for f in events]
+    hits = [f["counts"]["0.5"] for f in events]
     kinds = sum((w.kinds for _, w in bags), Counter())
     predicted = Counter(labels[k] for _, w in bags for k in w.scores.argmax(axis=1))
     result = {
@@ -227,8 +229,10 @@ def summarise(
         "predicted": dict(sorted(predicted.items())),
         "intervals_95": {
             "accuracy": interval(per_bag, lambda p: _ratio(sum(a for a, _ in p), sum(b for _, b in p))),
-            "edit_score": interval(events, lambda e: _pool_events(e)["edit_score"]),
-            "segment_f1_0.5": interval(events, lambda e: _pool_events(e)["segment_f1"]["0.5"]),
+            "edit_score": interval(edits, lambda e: _ratio(sum(x for x, _ in e), sum(n for _, n in e))),
+            "segment_f1_0.5": interval(
+                hits, lambda h: _ratio(2 * sum(x[0] for x in h), sum(2 * x[0] + x[1] + x[2] for x in h))
+            ),
             "false_activations_per_hour": interval(
                 events,
                 lambda e: _ratio(sum(f["false_activations"] for f in e), sum(f["seconds"] for f in e) / 3600),
