@@ -34,7 +34,7 @@ DEV = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.6", "my
 
 
 class BuildWithMessages(build_py):
-    """A wheel carries the message definitions, which lie outside of the Python packages: predictions.mcap needs them."""
+    """A wheel carries the message definitions, which lie outside of the packages: predictions.mcap needs them."""
 
     def run(self):
         super().run()
