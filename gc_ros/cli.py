@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gc_ros.activity import Activity, stream_label
+from gc_ros.evaluation import commands
 from gc_ros.overlay import Banner, draw
 from gc_ros.recognizer import Recognizer
 from gc_ros.video import Frame, VideoWriter, open_camera, read_video
@@ -268,6 +269,12 @@ def play(
 def node(ctx: typer.Context) -> None:
     """Run the activity_recognition node; all arguments go to ROS."""
     raise typer.Exit(_ros_module("gc_ros.node").main(ctx.args) or 0)
+
+
+app.command("evaluate", epilog="Example: gc-ros evaluate bags/ --bundle bundles/people --out results")(
+    commands.evaluate
+)
+app.command("compare", epilog="Example: gc-ros compare results_old results_new")(commands.compare)
 
 
 def _ros_module(name: str) -> Any:
