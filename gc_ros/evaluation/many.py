@@ -148,7 +148,7 @@ def _on_dask(todo: Sequence[tuple[int, Task]], address: str) -> Iterator[Outcome
         # Absolute, since a worker has a directory of its own. Not pure: a result also is files.
         futures = {client.submit(attempt, _absolute(task), pure=False, retries=2): i for i, task in todo}
         tasks = dict(todo)
-        for future in distributed.as_completed(list(futures)):
+        for future in distributed.as_completed(list(futures), loop=client.loop):
             i = futures[future]
             try:
                 record, problem = future.result()

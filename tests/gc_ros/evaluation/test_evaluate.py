@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import signal
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -314,7 +316,7 @@ def test_processes_and_a_dask_cluster_give_the_same_summary_even_if_a_worker_is_
             if not killed:
                 worker = next(iter(cluster.workers.values()))
                 killed.append(worker.process.pid)
-                worker.process.process.kill()
+                os.kill(worker.process.pid, signal.SIGKILL)
 
         assert result("dask", dask=cluster.scheduler_address, said=kill) == alone and killed
 

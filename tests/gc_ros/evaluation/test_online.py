@@ -13,8 +13,8 @@ from gc_ros.evaluation import many, results
 from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.sources import find_sources
 from tests.gc_ros.evaluation.bag_files import write_bag
-from tests.gc_ros.harness import ROOT, running, wait_until
-from trt_build.bundle import LoadedBundle, load_bundle
+from tests.gc_ros.harness import running, wait_until
+from trt_build.bundle import LoadedBundle
 
 pytest.importorskip("sklearn")
 pytestmark = pytest.mark.ros
@@ -36,6 +36,7 @@ def assert_same(bundle: LoadedBundle, bag: Path, out: Path, *, stride: int = 1) 
     frames = list(read_bag_messages(bag))
     compressed = frames[0].compressed
     parameters: dict[str, Any] = {"stride": stride, "top_k": len(bundle.info.labels), "max_age_s": 0.0}
+    parameters["stall_timeout_s"] = 60.0  # a busy machine is no stalled camera
     parameters["image_transport"] = "compressed" if compressed else "raw"
     with running(bundle.path, **parameters) as (_, peer):
         kind: Any = CompressedImage if compressed else Image
@@ -88,9 +89,10 @@ def test_made_up_bags_with_a_gap_and_a_loop(tmp_path: Path, colours: LoadedBundl
 
 @pytest.mark.clips
 @pytest.mark.slow
-def test_five_bags_of_real_clips_raw_and_compressed_with_gaps_and_loops(clips: Path, tmp_path: Path) -> None:
+def test_five_bags_of_real_clips_raw_and_compressed_with_gaps_and_loops(
+    clips: Path, tmp_path: Path, colours: LoadedBundle
+) -> None:
     found = find_clips([clips / "gestures" / "clips.csv"], ["p3"])
-    bundle = load_bundle(ROOT / "bundles" / "people")
     for number in range(5):
         bag = tmp_path / f"bag{number}"
         compressed = "jpeg" if number % 2 else None
@@ -104,7 +106,7 @@ def test_five_bags_of_real_clips_raw_and_compressed_with_gaps_and_loops(clips: P
         if number >= 3:
             loop(bag, tmp_path / f"loop{number}")
             bag = tmp_path / f"loop{number}"
-        assert_same(bundle, bag, tmp_path / f"out{number}", stride=2)
+        assert_same(colours, bag, tmp_path / f"out{number}")
 
 
 def loop(bag: Path, target: Path) -> None:
