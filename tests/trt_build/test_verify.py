@@ -56,11 +56,14 @@ def failed(checks) -> set[tuple[str, str]]:
 
 @pytest.mark.slow
 def test_the_command_compares_every_tensor_of_every_engine_with_torch(tmp_path):
-    result = call("verify", bundle(), *CLIPS, *SHORT, "--run", run(), "--json")
+    # Not BF16: the logits of an untrained net lie so close together that its rounding turns one label in a hundred.
+    names = ("onnxruntime:fp32", "onnxruntime:fp16", "openvino:fp32")
+    engines = [part for name in names for part in ("--engine", name)]
+    result = call("verify", bundle(), *CLIPS, *SHORT, "--run", run(), "--json", *engines)
     assert result.exit_code == 0, result.output
     answer = json.loads(result.stdout)
     assert answer["ok"] and answer["model_id"] == load_bundle(bundle()).info.model_id
-    assert {c["engine"] for c in answer["checks"]} >= {"onnxruntime:fp32"}
+    assert {c["engine"] for c in answer["checks"]} == set(names)
     for part in ("window", "step", "drift"):
         found = {
             c["what"] for c in answer["checks"] if c["part"] == part and c["engine"] == "onnxruntime:fp32"
