@@ -18,6 +18,7 @@ app = command_line(__doc__)
 app.command()(synth)
 
 People = Annotated[str, typer.Option(help="Only these people, separated by commas.")]
+Layout = Annotated[str, typer.Option(help="clips (one's own), ntu or nucla.")]
 Classes = Annotated[str, typer.Option(help="Only these classes, separated by commas.")]
 
 
@@ -26,6 +27,10 @@ def train(
     data: Annotated[Path, typer.Option(help="Folder class/clip, or a CSV with path,class[,subject].")],
     out: Annotated[Path, typer.Option(help="Run directory to write.")],
     preset: Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = "edge",
+    layout: Layout = "clips",
+    protocol: Annotated[
+        str, typer.Option(help="ntu: cross_subject or cross_view; nucla: V3, V2 or V1.")
+    ] = "",
     subjects: People = "",
     classes: Classes = "",
     option: Annotated[
@@ -48,7 +53,12 @@ def train(
     from gc_model.options import TrainOptions
 
     values: dict[str, Any] = {"data": data, "preset": preset, "fit": fit, "weights": weights, "seed": seed}
-    values |= {"subjects": _names(subjects), "classes": _names(classes)}
+    values |= {
+        "layout": layout,
+        "protocol": protocol,
+        "subjects": _names(subjects),
+        "classes": _names(classes),
+    }
     if epochs:
         first, _, second = epochs.partition(",")
         values |= {"epochs1": first, "epochs2": second or first}
@@ -99,6 +109,8 @@ def evaluate(
     protocol: Annotated[
         str, typer.Option(help="clips: five fixed sub-sequences; stream: as the robot.")
     ] = "clips",
+    layout: Layout = "clips",
+    split: Annotated[str, typer.Option(help="As --protocol of training; the test part is judged.")] = "",
     mode: Annotated[str, typer.Option(help="window or step, for --protocol stream.")] = "",
     groups: Annotated[
         Path | None, typer.Option(help='JSON {"coarse": ["label", ...]}; scores are summed.')
@@ -124,6 +136,8 @@ def evaluate(
         data,
         subjects=_names(subjects),
         protocol=protocol,
+        layout=layout,
+        split=split,
         mode=mode or None,
         groups=members,
         progress=not as_json,

@@ -19,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 
 from gc_model import checkpoint
-from gc_model.clips import Clip, decode, index_clips
+from gc_model.clips import Clip, decode
 from gc_model.dataset import sub_sequences
 from gc_model.engine import TorchEngine, describe
-from gc_model.model import GlimpseClouds
+from gc_model.layouts import index, read_frames
+from gc_model.network import Network
 from gc_ros.recognizer import Recognizer, stream_label
-from gc_ros.video import read_video
 from trt_build.bundle import Bundle, LoadedBundle
 from trt_build.errors import DataError
 
@@ -47,18 +47,22 @@ def evaluate(
     *,
     subjects: Iterable[str] | None = None,
     protocol: str = "clips",
+    layout: str = "clips",
+    split: str = "",
     mode: str | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Judge every clip and sum up. See `report` for what is returned.
 
+    layout, split: as for training; of a data set with a protocol its test part is judged.
+
     Raises DataError for an unknown protocol or a class that the model was not trained on.
     """
     if protocol not in PROTOCOLS:
         raise DataError(f'unknown protocol "{protocol}": choose {" or ".join(PROTOCOLS)}')
     model, recipe = checkpoint.load(run)
-    clips = index_clips(data, subjects=subjects)
+    clips = index(layout, data, split, part="test", subjects=list(subjects) if subjects is not None else None)
     if strange := sorted({c.label for c in clips} - set(recipe.labels)):
         raise DataError(
             f'{data} has the class "{strange[0]}", which {run} was not trained on; it knows {", ".join(recipe.labels)}'
@@ -74,6 +78,7 @@ def evaluate(
         "run": run.name,
         "data": data.resolve().name,
         "protocol": protocol,
+        "split": split,
         "mode": mode or info.default_mode,
     } | result
 
@@ -91,7 +96,7 @@ def _judge(judge: Callable[[Clip], NDArray[np.float64]], clip: Clip) -> Judged:
         return Judged(clip, None, str(error))
 
 
-def _five_sub_sequences(model: GlimpseClouds, info: Bundle) -> Callable[[Clip], NDArray[np.float64]]:
+def _five_sub_sequences(model: Network, info: Bundle) -> Callable[[Clip], NDArray[np.float64]]:
     @torch.no_grad()
     def judge(clip: Clip) -> NDArray[np.float64]:
         # Every frame, since the sub-sequences are fixed by frame number.
@@ -104,16 +109,14 @@ def _five_sub_sequences(model: GlimpseClouds, info: Bundle) -> Callable[[Clip], 
     return judge
 
 
-def _as_the_robot(
-    model: GlimpseClouds, info: Bundle, mode: str | None
-) -> Callable[[Clip], NDArray[np.float64]]:
+def _as_the_robot(model: Network, info: Bundle, mode: str | None) -> Callable[[Clip], NDArray[np.float64]]:
     bundle = LoadedBundle(Path(), info)
     mode = mode or info.default_mode
     engine = TorchEngine(model, info, mode)
 
     def judge(clip: Clip) -> NDArray[np.float64]:
         recognizer = Recognizer(bundle, engine, mode=mode, owns_engine=False)
-        results = [recognizer.push(image, stamp, bgr=False) for image, stamp in read_video(clip.path)]
+        results = [recognizer.push(image, stamp, bgr=False) for image, stamp in read_frames(clip.path)]
         return stream_label(r for r in results if r is not None)[1]
 
     return judge

@@ -58,12 +58,13 @@ class GlimpseClouds(Network):
         result = FrameResult(self.with_global(self.readout(r), Z), l, p, c)
         return result, replace(state, h=h, z=z, r=r, memory=memory, weight=weight)
 
-
     def look(self, Z: Tensor, c: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The G glimpses of one frame: h, z after them, l (B, G, 4) and v (B, G, D)."""
         h, z = state.h, state.z
         r_sum = state.r.sum(1)  # Eq 7
-        if self.config.attention == "saliency":  # where to look no longer depends on what the workers made of it
+        if (
+            self.config.attention == "saliency"
+        ):  # where to look no longer depends on what the workers made of it
             r_sum = torch.zeros_like(r_sum)
         ls, vs = [], []
         for g in range(self.config.G):

@@ -59,7 +59,14 @@ class Config:
     metric_trainable: bool = True
     encoding: str = "hadamard"  # "concat": v = [z, Lambda(l)]
     global_head: bool = False  # average with the global model's logits
-    c3d: tuple[int, ...] = (64, 128, 256, 512, 512, 4096)  # channels of C3D's five groups and its two dense layers
+    c3d: tuple[int, ...] = (
+        64,
+        128,
+        256,
+        512,
+        512,
+        4096,
+    )  # channels of C3D's five groups and its two dense layers
     c3d_size: int = 112  # side of C3D's input in pixels
 
     def __post_init__(self) -> None:

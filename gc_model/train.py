@@ -22,6 +22,7 @@ import platform
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,17 @@ from torch.utils.data import DataLoader
 from gc_model import checkpoint
 from gc_model.augment import Augment
 from gc_model.calibrate import calibrate_metric
-from gc_model.clips import Clip, FrameCache, index_clips, labels_of, split_validation
+from gc_model.clips import Clip, FrameCache, labels_of, split_validation
 from gc_model.dataset import EpochSampler, FrozenFront, TestClips, TrainingClips
+from gc_model.layouts import index
 from gc_model.lightning_io import SafetensorsIO
 from gc_model.model import GlimpseClouds
+from gc_model.network import Network
 from gc_model.options import TrainOptions
-from gc_model.presets import preset
+from gc_model.presets import Config, preset
 from gc_model.pretrained import imagenet_file, load_imagenet
 from gc_model.training import CloudStage, Keep, Stage, TrunkStage
+from gc_model.variants import build
 from trt_build.bundle import Preprocess
 from trt_build.errors import DataError
 from trt_build.heap import keep_freed_memory
@@ -53,7 +57,14 @@ CALIBRATION_CLIPS = 256
 LAST_STAGE_ONLY = 4  # this many frozen stages leave only the one behind the context map to train
 
 
-def train(options: TrainOptions, out: Path, *, resume: bool = False, progress: bool = True) -> dict[str, Any]:
+def train(
+    options: TrainOptions,
+    out: Path,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    shared_cache: Path | None = None,
+) -> dict[str, Any]:
     """Train as `options` say into the run directory `out`. Returns a summary for the log.
 
     Raises DataError for data that cannot be used, an occupied `out` without `resume`, or other options than the
@@ -64,22 +75,31 @@ def train(options: TrainOptions, out: Path, *, resume: bool = False, progress: b
     _check_run(options, out, resume)
     _calm_lightning()
     torch.manual_seed(options.seed)
-    clips = index_clips(options.data, subjects=options.subjects, classes=options.classes)
+    clips = index(
+        options.layout, options.data, options.protocol, part="train", subjects=options.subjects, classes=options.classes
+    )  # fmt: skip
     labels = options.classes or labels_of(clips)
-    config = preset(options.preset, classes=len(labels), temporal=options.temporal, fit=options.fit)
-    cache = FrameCache(out / "cache", Preprocess(size=config.size, resize=config.resize, fit=options.fit))
+    config = _config(options, len(labels))
+    cache = FrameCache(
+        shared_cache or out / "cache", Preprocess(size=config.size, resize=config.resize, fit=config.fit)
+    )  # type: ignore[arg-type]
     failed = cache.fill(clips, workers=os.cpu_count() or 1, progress=progress)
     for name, reason in failed.items():
         logging.warning("left out %s: %s", name, reason)
     training, validation = _split(clips, failed, labels, options)
 
-    model = GlimpseClouds(config)
-    weights = None if options.from_scratch else options.weights or imagenet_file(config.trunk)
+    model = build(config)
+    own = options.start is None and config.model != "c3d"  # C3D learns from pixels, a started run has weights
+    weights = None if options.from_scratch or not own else options.weights or imagenet_file(config.trunk)
     if weights:
         load_imagenet(model.trunk, weights)
+    if options.start:
+        _start_from(model, options.start, labels)
     # Only now: a run that could not start must not occupy its directory.
     _start_run(options, out, training, validation)
-    frozen = {"auto": weights is not None, "frozen": True, "train": False}[options.trunk_statistics]
+    frozen = {"auto": weights is not None or options.start is not None, "frozen": True, "train": False}[
+        options.trunk_statistics
+    ]
     data = _Data(options, model, labels, cache, training, validation)
 
     if not _load_part(model, out / "stage1.safetensors"):
@@ -87,8 +107,9 @@ def train(options: TrainOptions, out: Path, *, resume: bool = False, progress: b
             _fit(TrunkStage(model, options, frozen), data, out / "stage1", options, progress)
         _save_part(model, out / "stage1.safetensors")
     if not _load_part(model, out / "calibrated.safetensors"):
-        found = calibrate_metric(model, data.calibration())
-        (out / "calibration.json").write_text(json.dumps(found))
+        if isinstance(model, GlimpseClouds) and config.model == "clouds":
+            found = calibrate_metric(model, data.calibration())
+            (out / "calibration.json").write_text(json.dumps(found))
         _save_part(model, out / "calibrated.safetensors")
     if options.epochs2:
         _fit(CloudStage(model, options), data, out / "stage2", options, progress)
@@ -101,15 +122,38 @@ def train(options: TrainOptions, out: Path, *, resume: bool = False, progress: b
     }
     provenance = {
         "data": options.data.resolve().name,
+        "protocol": options.protocol,
         "subjects": options.subjects,
         "clips": len(training),
         "imagenet": weights.name if weights else None,
-        "options": json.loads(options.model_dump_json(exclude={"data", "weights"})),
+        "options": json.loads(options.model_dump_json(exclude={"data", "weights", "start"})),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
     checkpoint.save(out, model, checkpoint.Recipe(labels, options.window_s, provenance=provenance))
     return summary
+
+
+def _config(options: TrainOptions, classes: int) -> Config:
+    """The network asked for: a preset's, or that of the run to go on from."""
+    if options.start is not None:
+        before, _ = checkpoint.describe(options.start)
+        return replace(before, classes=classes, **options.switches)
+    return preset(
+        options.preset, classes=classes, temporal=options.temporal, fit=options.fit, **options.switches
+    )
+
+
+def _start_from(model: Network, run: Path, labels: Sequence[str]) -> None:
+    """Weights of a trained run; those of the classifiers only where its classes are the same."""
+    before, recipe = checkpoint.load(run)
+    values = before.state_dict()
+    if recipe.labels != list(labels):
+        values = {k: v for k, v in values.items() if not k.startswith(("readout.", "global_head."))}
+    there = model.state_dict()
+    if wrong := [k for k, v in values.items() if k not in there or there[k].shape != v.shape]:
+        raise DataError(f"{run} is another network ({wrong[0]}): leave the switches as they were")
+    model.load_state_dict(values, strict=False)
 
 
 class _Data:
@@ -118,7 +162,7 @@ class _Data:
     def __init__(
         self,
         options: TrainOptions,
-        model: GlimpseClouds,
+        model: Network,
         labels: Sequence[str],
         cache: FrameCache,
         training: Sequence[Clip],
@@ -263,13 +307,13 @@ def _write(path: Path, text: str) -> None:
     os.replace(part, path)
 
 
-def _save_part(model: GlimpseClouds, path: Path) -> None:
+def _save_part(model: Network, path: Path) -> None:
     part = path.with_suffix(".part")
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, part)
     os.replace(part, path)
 
 
-def _load_part(model: GlimpseClouds, path: Path) -> bool:
+def _load_part(model: Network, path: Path) -> bool:
     if not path.is_file():
         return False
     try:

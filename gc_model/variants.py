@@ -165,7 +165,11 @@ class C3D(Headless):
         B = len(clip)
         x = self.normalise(clip.flatten(0, 1))
         side = self.config.c3d_size
-        x = F.interpolate(x, (side, side), mode="bilinear", antialias=True).unflatten(0, (B, -1)).transpose(1, 2)
+        x = (
+            F.interpolate(x, (side, side), mode="bilinear", antialias=True)
+            .unflatten(0, (B, -1))
+            .transpose(1, 2)
+        )
         Z = self.trunk(x)
         return Z[:, None, :, None, None], Z.new_zeros(B, 1, 0)
 

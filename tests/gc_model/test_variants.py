@@ -80,13 +80,24 @@ def test_switches_of_d():
 
 def test_an_older_description_without_the_switches_is_the_papers_model():
     values = preset("tiny").to_json()
-    for name in ("model", "attention", "metric_init", "metric_trainable", "encoding", "global_head", "c3d", "c3d_size"):
+    for name in (
+        "model",
+        "attention",
+        "metric_init",
+        "metric_trainable",
+        "encoding",
+        "global_head",
+        "c3d",
+        "c3d_size",
+    ):
         del values[name]
     assert Config.from_json(values).model == "clouds"
     assert Config.from_json(preset("tiny", model="c3d").to_json()) == preset("tiny", model="c3d")
 
 
-@pytest.mark.parametrize("wrong", [{"model": "mlp"}, {"attention": "none"}, {"model": "glimpse_tubes", "G": 2, "C": 3}])
+@pytest.mark.parametrize(
+    "wrong", [{"model": "mlp"}, {"attention": "none"}, {"model": "glimpse_tubes", "G": 2, "C": 3}]
+)
 def test_unknown_switches_are_refused(wrong):
     with pytest.raises(DataError):
         preset("tiny", **wrong)
