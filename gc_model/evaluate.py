@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from gc_model import checkpoint
-from gc_model.clips import Clip, decode
+from gc_model.clips import Clip, FrameCache, decode
 from gc_model.dataset import sub_sequences
 from gc_model.engine import TorchEngine, describe
 from gc_model.layouts import index, read_frames
@@ -52,10 +52,12 @@ def evaluate(
     mode: str | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,
     progress: bool = True,
+    cache: Path | None = None,
 ) -> dict[str, Any]:
     """Judge every clip and sum up. See `report` for what is returned.
 
-    layout, split: as for training; of a data set with a protocol its test part is judged.
+    layout, split: as for training; of a data set with a protocol its test part is judged. cache: keep decoded frames
+    there, for many evaluations of the same clips.
 
     Raises DataError for an unknown protocol or a class that the model was not trained on.
     """
@@ -71,7 +73,9 @@ def evaluate(
     info = describe(model.config, recipe)
     if mode is not None and mode not in info.modes:
         raise DataError(f'mode "{mode}" is not one of this model: choose {" or ".join(info.modes)}')
-    judge = _five_sub_sequences(model, info) if protocol == "clips" else _as_the_robot(model, info, mode)
+    judge = (
+        _five_sub_sequences(model, info, cache) if protocol == "clips" else _as_the_robot(model, info, mode)
+    )
     judged = [_judge(judge, clip) for clip in _track(clips, progress)]
     result = report(judged, recipe.labels, groups)
     return {
@@ -96,11 +100,16 @@ def _judge(judge: Callable[[Clip], NDArray[np.float64]], clip: Clip) -> Judged:
         return Judged(clip, None, str(error))
 
 
-def _five_sub_sequences(model: Network, info: Bundle) -> Callable[[Clip], NDArray[np.float64]]:
+def _five_sub_sequences(
+    model: Network, info: Bundle, cache: Path | None = None
+) -> Callable[[Clip], NDArray[np.float64]]:
+    # Every frame, since the sub-sequences are fixed by frame number.
+    kept = None if cache is None else FrameCache(cache, info.preprocess, max_fps=1e9)
+
     @torch.no_grad()
     def judge(clip: Clip) -> NDArray[np.float64]:
-        # Every frame, since the sub-sequences are fixed by frame number.
-        images = decode(clip.path, info.preprocess, max_fps=1e9).images
+        frames = kept.read(clip) if kept else decode(clip.path, info.preprocess, max_fps=1e9)
+        images = frames.images
         logits = torch.stack(
             [model(part[None]).logits[0] for part in sub_sequences(images, model.config)]
         ).mean(0)

@@ -64,6 +64,7 @@ def train(
     resume: bool = False,
     progress: bool = True,
     shared_cache: Path | None = None,
+    first_stage: Path | None = None,
 ) -> dict[str, Any]:
     """Train as `options` say into the run directory `out`. Returns a summary for the log.
 
@@ -80,9 +81,8 @@ def train(
     )  # fmt: skip
     labels = options.classes or labels_of(clips)
     config = _config(options, len(labels))
-    cache = FrameCache(
-        shared_cache or out / "cache", Preprocess(size=config.size, resize=config.resize, fit=config.fit)
-    )  # type: ignore[arg-type]
+    squares = Preprocess.model_validate({"size": config.size, "resize": config.resize, "fit": config.fit})
+    cache = FrameCache(shared_cache or out / "cache", squares)
     failed = cache.fill(clips, workers=os.cpu_count() or 1, progress=progress)
     for name, reason in failed.items():
         logging.warning("left out %s: %s", name, reason)
@@ -97,14 +97,20 @@ def train(
         _start_from(model, options.start, labels)
     # Only now: a run that could not start must not occupy its directory.
     _start_run(options, out, training, validation)
-    frozen = {"auto": weights is not None or options.start is not None, "frozen": True, "train": False}[
-        options.trunk_statistics
-    ]
+    if config.model == "c3d":  # has no resolutions to freeze
+        options = options.model_copy(update={"freeze_stages": 0})
+    pretrained = weights is not None or options.start is not None
+    frozen = {"auto": pretrained, "frozen": True, "train": False}[options.trunk_statistics]
     data = _Data(options, model, labels, cache, training, validation)
 
     if not _load_part(model, out / "stage1.safetensors"):
-        if options.epochs1:
+        if first_stage is not None and first_stage.is_file():
+            _load_front(model, first_stage)
+        elif options.epochs1:
             _fit(TrunkStage(model, options, frozen), data, out / "stage1", options, progress)
+        if first_stage is not None and not first_stage.is_file():
+            first_stage.parent.mkdir(parents=True, exist_ok=True)
+            _save_part(model, first_stage)
         _save_part(model, out / "stage1.safetensors")
     if not _load_part(model, out / "calibrated.safetensors"):
         if isinstance(model, GlimpseClouds) and config.model == "clouds":
@@ -311,6 +317,13 @@ def _save_part(model: Network, path: Path) -> None:
     part = path.with_suffix(".part")
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, part)
     os.replace(part, path)
+
+
+def _load_front(model: Network, path: Path) -> None:
+    """What stage 1 trains, from another run's."""
+    kept = ("trunk.", "pose.", "global_head.")
+    values = {k: v for k, v in load_file(path).items() if k.startswith(kept)}
+    model.load_state_dict({k: v for k, v in values.items() if k in model.state_dict()}, strict=False)
 
 
 def _load_part(model: Network, path: Path) -> bool:
