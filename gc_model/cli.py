@@ -242,6 +242,34 @@ def ablate(
     typer.echo(json.dumps(result) if as_json else markdown(result))
 
 
+@app.command(epilog="Example: gc-model prepare ntu_raw ntu --layout ntu")
+def prepare(
+    data: Annotated[Path, typer.Argument(help="The data set.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write it to; the same command goes on there.")],
+    layout: Layout = "clips",
+    size: Annotated[int, typer.Option(help="Side of the square pictures in pixels.", min=16, max=2048)] = 256,
+    fit: Annotated[str, typer.Option(help="stretch, square or pad; as training will use it.")] = "stretch",
+    workers: Annotated[int, typer.Option(help="Processes; 0: one a core.", min=0)] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Rescale a data set once, in parallel; damaged clips are named, counted and kept as they are."""
+    from gc_model.prepare import prepare as rescale
+
+    result = rescale(
+        data, out, layout=layout, size=size, fit=fit, workers=workers or None, progress=not (quiet or as_json)
+    )
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    for name, reason in result["damaged"].items():
+        typer.echo(f"damaged, copied as it is: {name}: {reason}", err=True)
+    typer.echo(
+        f"{result['clips']} clips: {result['made']} made, {result['kept']} there before, "
+        f"{len(result['damaged'])} damaged: {out}"
+    )
+
+
 def _names(text: str) -> list[str] | None:
     return [part.strip() for part in text.split(",") if part.strip()] or None
 

@@ -132,7 +132,7 @@ class TrunkStage(Stage):
         Z, c = self.features(batch)
         logits = self.logits(Z, c)
         terms = {"L_D": F.cross_entropy(logits, batch["label"], label_smoothing=self.options.label_smoothing)}
-        pose_weight, _ = self.options.loss_weights
+        pose_weight = self.options.loss_weights[0]
         if "joints" in batch and pose_weight and self.model.config.model != "c3d":
             terms["L_P"] = pose_weight * pose_loss(self.model.poses(c), batch["joints"])
         return self._report(terms | {"loss": torch.stack(list(terms.values())).sum()}, logits, batch["label"])
