@@ -121,17 +121,17 @@ def _rescale(job: Job, part: Path) -> None:
     frames = read_frames(job.clip.path)
     first, second = next(frames), next(frames, None)
     with av.open(str(part), "w", format=kind) as box:
-        codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+        # MPEG-4 in AVI, as NTU RGB+D itself: H.264 there would come back a frame late.
+        codec = "libx264" if kind != "avi" and "libx264" in av.codecs_available else "mpeg4"
         rate = _rate(job.clip.path, first[1], second[1] if second else None)
         stream: Any = box.add_stream(codec, rate=rate)
         stream.width = stream.height = job.fit.size
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1
         if codec == "libx264":
-            # No B-frames: AVI stores packets in the order they are shown.
-            stream.options = {"crf": "18", "preset": "veryfast", "bf": "0"}
+            stream.options = {"crf": "18", "preset": "veryfast"}
         else:
-            stream.bit_rate = 2_000_000
+            stream.codec_context.qmin = stream.codec_context.qmax = 3
         timed = kind != "avi"
         if timed:
             stream.codec_context.time_base = TICK
