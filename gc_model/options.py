@@ -58,6 +58,8 @@ class TrainOptions(BaseModel):
     val_fraction: float = Field(default=0.05, ge=0, lt=1)
     patience: int = Field(default=10, ge=1)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    devices: int = Field(default=1, ge=1)  # GPUs (or processes, without one) of each node; more than one: DDP
+    nodes: int = Field(default=1, ge=1)
     loaders: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
 

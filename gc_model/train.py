@@ -47,6 +47,7 @@ from gc_model.network import Network
 from gc_model.options import TrainOptions
 from gc_model.presets import Config, preset
 from gc_model.pretrained import imagenet_file, load_imagenet
+from gc_model.processes import rank, tell_prepared, wait_prepared
 from gc_model.training import CloudStage, Keep, Stage, TrunkStage
 from gc_model.variants import build
 from trt_build.bundle import Preprocess
@@ -73,7 +74,10 @@ def train(
     """
     started = time.monotonic()
     keep_freed_memory(any_size=True)
-    _check_run(options, out, resume)
+    several = options.devices * options.nodes > 1
+    first = not several or rank(options.devices) == 0
+    if first:
+        _check_run(options, out, resume)
     _calm_lightning()
     torch.manual_seed(options.seed)
     clips = index(
@@ -83,7 +87,10 @@ def train(
     config = _config(options, len(labels))
     squares = Preprocess.model_validate({"size": config.size, "resize": config.resize, "fit": config.fit})
     cache = FrameCache(shared_cache or out / "cache", squares)
-    failed = cache.fill(clips, workers=os.cpu_count() or 1, progress=progress)
+    if first:
+        failed = cache.fill(clips, workers=os.cpu_count() or 1, progress=progress)
+    else:
+        failed = wait_prepared(out)["failed"]
     for name, reason in failed.items():
         logging.warning("left out %s: %s", name, reason)
     training, validation = _split(clips, failed, labels, options)
@@ -96,7 +103,10 @@ def train(
     if options.start:
         _start_from(model, options.start, labels)
     # Only now: a run that could not start must not occupy its directory.
-    _start_run(options, out, training, validation)
+    if first:
+        _start_run(options, out, training, validation)
+        if several:
+            tell_prepared(out, {"failed": failed})
     if config.model == "c3d":  # has no resolutions to freeze
         options = options.model_copy(update={"freeze_stages": 0})
     pretrained = weights is not None or options.start is not None
@@ -108,15 +118,18 @@ def train(
             _load_front(model, first_stage)
         elif options.epochs1:
             _fit(TrunkStage(model, options, frozen), data, out / "stage1", options, progress)
-        if first_stage is not None and not first_stage.is_file():
+        if first and first_stage is not None and not first_stage.is_file():
             first_stage.parent.mkdir(parents=True, exist_ok=True)
             _save_part(model, first_stage)
-        _save_part(model, out / "stage1.safetensors")
+        if first:
+            _save_part(model, out / "stage1.safetensors")
     if not _load_part(model, out / "calibrated.safetensors"):
         if isinstance(model, GlimpseClouds) and config.model == "clouds":
             found = calibrate_metric(model, data.calibration())
-            (out / "calibration.json").write_text(json.dumps(found))
-        _save_part(model, out / "calibrated.safetensors")
+            if first:
+                (out / "calibration.json").write_text(json.dumps(found))
+        if first:
+            _save_part(model, out / "calibrated.safetensors")
     if options.epochs2:
         _fit(CloudStage(model, options), data, out / "stage2", options, progress)
     summary = {
@@ -136,7 +149,8 @@ def train(
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-    checkpoint.save(out, model, checkpoint.Recipe(labels, options.window_s, provenance=provenance))
+    if first:
+        checkpoint.save(out, model, checkpoint.Recipe(labels, options.window_s, provenance=provenance))
     return summary
 
 
@@ -190,9 +204,11 @@ class _Data:
             TestClips(validation, labels, cache, config) if validation else None
         )
         if options.freeze_stages == LAST_STAGE_ONLY:
-            self.samples = FrozenFront(self.samples, model, cache.folder / "maps.train", options.views)
+            number = rank(options.devices)
+            mine = f".{number}" if number else ""  # processes do not write into each other's file
+            self.samples = FrozenFront(self.samples, model, cache.folder / f"maps.train{mine}", options.views)
             if isinstance(self.held_out, TestClips):
-                self.held_out = FrozenFront(self.held_out, model, cache.folder / "maps.val", 0)
+                self.held_out = FrozenFront(self.held_out, model, cache.folder / f"maps.val{mine}", 0)
 
     def train(self, world: int = 1, rank: int = 0) -> DataLoader:
         sampler = EpochSampler(len(self.samples), self.options.seed, rank, world)
@@ -223,7 +239,10 @@ def _fit(stage: Stage, data: _Data, folder: Path, options: TrainOptions, progres
     trainer = pl.Trainer(
         max_epochs=stage.epochs,
         accelerator="auto",
-        devices=1,  # several would each need the run directory to be prepared once, by one of them
+        devices=options.devices,
+        num_nodes=options.nodes,
+        # Stage 1 does not use the pose head where there are no joints.
+        strategy="ddp_find_unused_parameters_true" if options.devices * options.nodes > 1 else "auto",
         precision=options.precision,
         callbacks=callbacks,
         plugins=[SafetensorsIO()],

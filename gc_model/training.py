@@ -105,11 +105,15 @@ class Stage(pl.LightningModule):
     def _report(self, terms: dict[str, Tensor], logits: Tensor, labels: Tensor) -> Tensor:
         n = len(labels)
         for name, value in terms.items():
+            # Synchronised: every process must come to the same judgement of a loss that diverged.
             self.log(
-                name, value.detach(), on_step=False, on_epoch=True, prog_bar=name == "loss", batch_size=n
-            )
+                name, value.detach(), on_step=False, on_epoch=True, prog_bar=name == "loss", batch_size=n,
+                sync_dist=True,
+            )  # fmt: skip
         accuracy = (logits.argmax(1) == labels).float().mean()
-        self.log("accuracy", accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=n)
+        self.log(
+            "accuracy", accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=n, sync_dist=True
+        )
         return terms["loss"]
 
 
