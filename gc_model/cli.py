@@ -71,6 +71,11 @@ def train(
     typer.echo(
         f"trained on {summary['clips']} clips of {len(summary['labels'])} classes in {summary['minutes']} min: {out}"
     )
+    if summary["short"]:
+        typer.echo(
+            f"{summary['short']} of these clips are shorter than the window of {options.window_s:g} s: on a robot such "
+            "an activity gives no result; a smaller --set window_s= covers it"
+        )
     if summary["left_out"]:
         typer.echo(
             f"left out {len(summary['left_out'])} clips that do not decode: {', '.join(summary['left_out'])}"

@@ -276,3 +276,13 @@ def test_prepare_says_what_it_made_and_what_is_damaged(tmp_path):
     assert_one_line(
         call("ablate", "--data", data, "--out", data, "--test-subjects", "a", "--quiet"), "another --out"
     )
+
+
+@needs_torch
+def test_training_says_how_many_clips_are_too_short_for_the_robot(tmp_path):
+    data = coloured_clips(tmp_path / "data", per_class=1)
+    (data / "clips.csv").unlink()
+    short = call("train", "--data", data, "--out", tmp_path / "long", *TINY, "--set", "window_s=8")
+    assert short.exit_code == 0 and "3 of these clips are shorter than the window of 8 s" in short.stdout
+    assert "window_s=" in short.stdout
+    assert "shorter" not in call("train", "--data", data, "--out", tmp_path / "run", *TINY).stdout
