@@ -46,7 +46,12 @@ class Augment:
 
     def __call__(self, images: NDArray[np.uint8], size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
         """images: (T, R, R, 3) RGB -> (T, size, size, 3)."""
-        matrix = self.matrix(images.shape[1], size, rng)
+        return self.apply(images, size, self.matrix(images.shape[1], size, rng), rng)
+
+    def apply(
+        self, images: NDArray[np.uint8], size: int, matrix: NDArray[np.float64], rng: np.random.Generator
+    ) -> NDArray[np.uint8]:
+        """The same with the map already drawn, which joints go through as well."""
         out = np.empty((len(images), size, size, 3), np.uint8)
         for image, place in zip(images, out, strict=True):
             cv2.warpAffine(

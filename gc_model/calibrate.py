@@ -26,7 +26,8 @@ def calibrate_metric(model: GlimpseClouds, clips: Iterable[Tensor]) -> dict[str,
     values, vectors = torch.linalg.eigh(covariance)
     inverse_root = (vectors * values.clamp_min(values.max() * 1e-6).rsqrt()) @ vectors.T
     metric = model.assignment.metric
-    metric.L.weight.copy_(inverse_root)
+    if model.config.metric_init == "covariance":
+        metric.L.weight.copy_(inverse_root)
     # The constants last, since distances depend on L: a second pass over the features already at hand.
     distances = torch.cat([_distances(model, Z, c) for Z, c in features])
     # The extremes of many clips would squeeze nearly all distances into a corner; the 1 % tails are clamped.

@@ -12,8 +12,9 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from gc_model.model import GlimpseClouds
+from gc_model.network import Network
 from gc_model.presets import Config
+from gc_model.variants import build
 from trt_build.errors import DataError
 
 SCHEMA = 1
@@ -38,7 +39,7 @@ class Recipe:
         return T / self.window_s
 
 
-def save(run: Path, model: GlimpseClouds, recipe: Recipe) -> None:
+def save(run: Path, model: Network, recipe: Recipe) -> None:
     """Write both files, the description last, each by rename so that a kill leaves no half file."""
     run.mkdir(parents=True, exist_ok=True)
     weights = {k: v.contiguous() for k, v in model.state_dict().items()}
@@ -49,10 +50,10 @@ def save(run: Path, model: GlimpseClouds, recipe: Recipe) -> None:
     os.replace(run / "model.json.part", run / "model.json")
 
 
-def load(run: Path) -> tuple[GlimpseClouds, Recipe]:
+def load(run: Path) -> tuple[Network, Recipe]:
     """The model in evaluation mode and its recipe. Raises DataError where the run is not complete."""
     config, recipe = describe(run)
-    model = GlimpseClouds(config)
+    model = build(config)
     try:
         model.load_state_dict(load_file(run / "model.safetensors"))
     except FileNotFoundError as error:

@@ -18,6 +18,7 @@ app = command_line(__doc__)
 app.command()(synth)
 
 People = Annotated[str, typer.Option(help="Only these people, separated by commas.")]
+Layout = Annotated[str, typer.Option(help="clips (one's own), ntu or nucla.")]
 Classes = Annotated[str, typer.Option(help="Only these classes, separated by commas.")]
 
 
@@ -26,6 +27,10 @@ def train(
     data: Annotated[Path, typer.Option(help="Folder class/clip, or a CSV with path,class[,subject].")],
     out: Annotated[Path, typer.Option(help="Run directory to write.")],
     preset: Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = "edge",
+    layout: Layout = "clips",
+    protocol: Annotated[
+        str, typer.Option(help="ntu: cross_subject or cross_view; nucla: V3, V2 or V1.")
+    ] = "",
     subjects: People = "",
     classes: Classes = "",
     option: Annotated[
@@ -43,32 +48,14 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
     """Train both stages and calibrate the metric between them."""
-    from pydantic import ValidationError
-
-    from gc_model.options import TrainOptions
-
     values: dict[str, Any] = {"data": data, "preset": preset, "fit": fit, "weights": weights, "seed": seed}
-    values |= {"subjects": _names(subjects), "classes": _names(classes)}
-    if epochs:
-        first, _, second = epochs.partition(",")
-        values |= {"epochs1": first, "epochs2": second or first}
-    for item in option or []:
-        name, equals, value = item.partition("=")
-        if not equals or name not in TrainOptions.model_fields:
-            raise DataError(
-                f"--set {item}: give name=value with one of {', '.join(TrainOptions.model_fields)}"
-            )
-        try:
-            values[name] = json.loads(value) if value.startswith(("[", "{")) else value
-        except ValueError as error:
-            raise DataError(
-                f'--set {item}: not JSON ({error}); write lists as [1, 2] or ["a", "b"]'
-            ) from None
-    try:
-        options = TrainOptions(**values)
-    except ValidationError as error:
-        first_error = error.errors()[0]
-        raise DataError(f"{'.'.join(map(str, first_error['loc']))}: {first_error['msg']}") from None
+    values |= {
+        "layout": layout,
+        "protocol": protocol,
+        "subjects": _names(subjects),
+        "classes": _names(classes),
+    }
+    options = _options(values, epochs, option)
 
     from gc_model.train import train as run_training
 
@@ -84,6 +71,11 @@ def train(
     typer.echo(
         f"trained on {summary['clips']} clips of {len(summary['labels'])} classes in {summary['minutes']} min: {out}"
     )
+    if summary["short"]:
+        typer.echo(
+            f"{summary['short']} of these clips are shorter than the window of {options.window_s:g} s: on a robot such "
+            "an activity gives no result; a smaller --set window_s= covers it"
+        )
     if summary["left_out"]:
         typer.echo(
             f"left out {len(summary['left_out'])} clips that do not decode: {', '.join(summary['left_out'])}"
@@ -99,6 +91,8 @@ def evaluate(
     protocol: Annotated[
         str, typer.Option(help="clips: five fixed sub-sequences; stream: as the robot.")
     ] = "clips",
+    layout: Layout = "clips",
+    split: Annotated[str, typer.Option(help="As --protocol of training; the test part is judged.")] = "",
     mode: Annotated[str, typer.Option(help="window or step, for --protocol stream.")] = "",
     groups: Annotated[
         Path | None, typer.Option(help='JSON {"coarse": ["label", ...]}; scores are summed.')
@@ -124,6 +118,8 @@ def evaluate(
         data,
         subjects=_names(subjects),
         protocol=protocol,
+        layout=layout,
+        split=split,
         mode=mode or None,
         groups=members,
         progress=not as_json,
@@ -164,6 +160,119 @@ def info(
         typer.echo(name)
         for key, value in values.items():
             typer.echo(f"  {key:20} {value}")
+
+
+def _options(values: dict[str, Any], epochs: str, settings: list[str] | None) -> Any:
+    """TrainOptions of the command line. Raises DataError, naming the option."""
+    from pydantic import ValidationError
+
+    from gc_model.options import TrainOptions
+
+    if epochs:
+        first, _, second = epochs.partition(",")
+        values |= {"epochs1": first, "epochs2": second or first}
+    for item in settings or []:
+        name, equals, value = item.partition("=")
+        if not equals or name not in TrainOptions.model_fields:
+            raise DataError(
+                f"--set {item}: give name=value with one of {', '.join(TrainOptions.model_fields)}"
+            )
+        try:
+            values[name] = json.loads(value) if value.startswith(("[", "{")) else value
+        except ValueError as error:
+            raise DataError(
+                f'--set {item}: not JSON ({error}); write lists as [1, 2] or ["a", "b"]'
+            ) from None
+    try:
+        return TrainOptions(**values)
+    except ValidationError as error:
+        first_error = error.errors()[0]
+        raise DataError(f"{'.'.join(map(str, first_error['loc']))}: {first_error['msg']}") from None
+
+
+@app.command(
+    epilog="Example: gc-model ablate --data ntu --layout ntu --protocols cross_view --seeds 0,1,2 --out tables"
+)
+def ablate(
+    data: Annotated[Path, typer.Option(help="The data set, as for training.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the runs and of the table; the same command goes on there.")
+    ],
+    layout: Layout = "clips",
+    protocols: Annotated[str, typer.Option(help="As --protocol of training, separated by commas.")] = "",
+    rows: Annotated[
+        str, typer.Option(help="Rows, separated by commas; without: all. A wrong name lists them.")
+    ] = "",
+    seeds: Annotated[str, typer.Option(help="Separated by commas.")] = "0",
+    subjects: People = "",
+    test_subjects: Annotated[str, typer.Option(help="The people to test on, for one's own clips.")] = "",
+    preset: Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = "edge",
+    option: Annotated[
+        list[str] | None, typer.Option("--set", help="As for training; the same in all rows.")
+    ] = None,
+    epochs: Annotated[str, typer.Option(help="Of the two stages, as N or N1,N2.")] = "",
+    weights: Annotated[Path | None, typer.Option(help="2-D ImageNet checkpoint of the trunk.")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The paper's tables on your data: every row a switch, mean and spread over seeds, the paper's figures beside."""
+    people = _names(test_subjects)
+    if layout == "clips" and not people:
+        raise DataError("--test-subjects is missing: without a protocol, say which people to test on")
+    values: dict[str, Any] = {"data": data, "preset": preset, "weights": weights, "layout": layout}
+    base = _options(values | {"subjects": _names(subjects)}, epochs, option)
+    try:
+        numbers = [int(s) for s in _names(seeds) or ["0"]]
+    except ValueError:
+        raise DataError(f"--seeds {seeds}: write whole numbers separated by commas") from None
+
+    from gc_model.ablate import ablate as run_ablation
+    from gc_model.ablate import markdown
+
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+    result = run_ablation(
+        base,
+        out,
+        rows=_names(rows) or [],
+        protocols=_names(protocols) or [""],
+        seeds=numbers,
+        test={"subjects": people} if people else None,
+        progress=not quiet,
+        tell=lambda line: typer.echo(line, err=True),
+    )
+    typer.echo(json.dumps(result) if as_json else markdown(result))
+
+
+@app.command(epilog="Example: gc-model prepare ntu_raw ntu --layout ntu")
+def prepare(
+    data: Annotated[Path, typer.Argument(help="The data set.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write it to; the same command goes on there.")],
+    layout: Layout = "clips",
+    size: Annotated[int, typer.Option(help="Side of the square pictures in pixels.", min=16, max=2048)] = 256,
+    fit: Annotated[str, typer.Option(help="stretch, square or pad; as training will use it.")] = "stretch",
+    workers: Annotated[int, typer.Option(help="Processes; 0: one a core.", min=0)] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Rescale a data set once, in parallel; damaged clips are named, counted and kept as they are."""
+    from gc_model.prepare import prepare as rescale
+
+    result = rescale(
+        data, out, layout=layout, size=size, fit=fit, workers=workers or None, progress=not (quiet or as_json)
+    )
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    for name, reason in result["damaged"].items():
+        typer.echo(f"damaged, copied as it is: {name}: {reason}", err=True)
+    typer.echo(
+        f"{result['clips']} clips: {result['made']} made, {result['kept']} there before, "
+        f"{len(result['damaged'])} damaged: {out}"
+    )
 
 
 def _names(text: str) -> list[str] | None:

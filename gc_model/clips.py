@@ -84,10 +84,15 @@ def split_validation(clips: Sequence[Clip], fraction: float) -> tuple[list[Clip]
 
 @dataclass(frozen=True)
 class Frames:
-    """Decoded frames of one clip: images uint8 (n, R, R, 3) RGB, times (n,) seconds from the first."""
+    """Decoded frames of one clip: images uint8 (n, R, R, 3) RGB, times (n,) seconds from the first.
+
+    numbers: (n,) of the frames in the file, from 0; joints: (n, 2, 25, 2) as `joints.read_joints` has them, or None.
+    """
 
     images: NDArray[np.uint8]
     times: NDArray[np.float64]
+    numbers: NDArray[np.int64]
+    joints: NDArray[np.float32] | None = None
 
 
 class CacheError(GlimpseError):
@@ -105,6 +110,16 @@ class FrameCache:
     folder: Path
     preprocess: Preprocess
     max_fps: float = 12.0
+
+    def joints(self, clip: Clip, frames: Frames) -> NDArray[np.float32] | None:
+        """The joints (n, 2, 25, 2) of `frames` as fractions of the R x R frame; None for a clip that cannot have any.
+
+        Text is slow to read: what was read is kept beside the frames. An unreadable skeleton is all NaN, as a missing
+        one is: the pictures still count (see `skeleton_problems`).
+        """
+        from gc_model.joints import read_joints
+
+        return read_joints(clip, frames, self._entry(clip).with_suffix(".joints.npy"), self.preprocess)
 
     def read(self, clip: Clip) -> Frames:
         """From the cache, decoding first where it is not there. Raises DataError for what cannot be decoded."""
@@ -156,11 +171,14 @@ class FrameCache:
     def _load(entry: Path) -> Frames | None:
         """An entry, or None where it is not there or damaged (a full disk, a power cut): it is decoded again."""
         try:
-            times = np.asarray(json.loads(entry.with_suffix(".json").read_text()), np.float64)
+            values = json.loads(entry.with_suffix(".json").read_text())
+            if isinstance(values, list):  # of an older version, which thinned without noting what it left out
+                values = {"times": values, "numbers": list(range(len(values)))}
+            times, numbers = np.asarray(values["times"], np.float64), np.asarray(values["numbers"], np.int64)
             images = np.load(entry.with_suffix(".npy"), mmap_mode="r")
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError, EOFError, KeyError):
             return None
-        return Frames(images, times) if len(images) == len(times) > 0 else None
+        return Frames(images, times, numbers) if len(images) == len(times) > 0 else None
 
     def _entry(self, clip: Clip) -> Path:
         try:
@@ -183,7 +201,8 @@ class FrameCache:
             np.save(part, frames.images)
             os.replace(part, entry.with_suffix(".npy"))
             part = part.with_suffix(".json")
-            part.write_text(json.dumps([round(float(t), 6) for t in frames.times]))
+            times = [round(float(t), 6) for t in frames.times]
+            part.write_text(json.dumps({"times": times, "numbers": frames.numbers.tolist()}))
             os.replace(part, entry.with_suffix(".json"))
         except OSError as error:
             if self.folder.is_dir():
@@ -195,12 +214,12 @@ class FrameCache:
 
 def decode(path: Path, preprocess: Preprocess, max_fps: float) -> Frames:
     """Frames of a video through the robot's own reader and resize, at most `max_fps` of them a second."""
-    from gc_ros.video import read_video
+    from gc_model.layouts import read_frames
 
     whole = preprocess.model_copy(update={"size": preprocess.resize})
-    images, times = [], []
+    images, times, numbers = [], [], []
     start = due = None
-    for image, stamp_ns in read_video(path):
+    for number, (image, stamp_ns) in enumerate(read_frames(path)):
         start = stamp_ns if start is None else start
         t = (stamp_ns - start) / 1e9
         if due is not None and t < due - 1e-3:
@@ -208,6 +227,7 @@ def decode(path: Path, preprocess: Preprocess, max_fps: float) -> Frames:
         due = t + 1 / max_fps if due is None else max(due + 1 / max_fps, t)
         images.append(prepare(image, whole, bgr=False))
         times.append(t)
+        numbers.append(number)
     if not images:
         raise DataError(f"{path}: no frame could be decoded; check the file with a player or remove it")
-    return Frames(np.stack(images), np.asarray(times))
+    return Frames(np.stack(images), np.asarray(times), np.asarray(numbers))

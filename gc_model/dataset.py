@@ -16,8 +16,9 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from gc_model.augment import Augment
-from gc_model.clips import Clip, FrameCache
-from gc_model.model import GlimpseClouds
+from gc_model.clips import Clip, FrameCache, Frames
+from gc_model.joints import to_input
+from gc_model.network import Network
 from gc_model.presets import Config
 from gc_model.sampling import SUB_SEQUENCES, test_indices, train_indices
 
@@ -27,6 +28,7 @@ Sample = dict[str, Any]
 class TrainingClips(Dataset[Sample]):
     """One augmented T-frame sub-sequence a clip: {"clip": uint8 (T, 3, S, S), "label": int}.
 
+    With "joints" (T, 2, 25, 2) where the data set has them, NaN where they are unknown.
     Indexed by (epoch, clip), as `EpochSampler` yields them.
     """
 
@@ -52,8 +54,27 @@ class TrainingClips(Dataset[Sample]):
         rng = np.random.default_rng((self.seed, epoch, i))
         frames = self.cache.read(self.clips[i])
         chosen = train_indices(frames.times, self.config.T, self.window_s, rng)
-        images = self.augment(frames.images[chosen], self.config.size, rng)
-        return {"clip": to_tensor(images), "label": self.index[self.clips[i].label]}
+        matrix = self.augment.matrix(frames.images.shape[1], self.config.size, rng)
+        images = self.augment.apply(frames.images[chosen], self.config.size, matrix, rng)
+        sample = {"clip": to_tensor(images), "label": self.index[self.clips[i].label]}
+        return sample | self._joints(i, frames, chosen, matrix)
+
+    def joints(self, which: tuple[int, int]) -> Sample:
+        """{"joints": (T, 2, 25, 2)} of the sample `which`, without its pictures; {} where the data has none."""
+        epoch, i = which
+        rng = np.random.default_rng((self.seed, epoch, i))
+        frames = self.cache.read(self.clips[i])
+        chosen = train_indices(frames.times, self.config.T, self.window_s, rng)
+        return self._joints(
+            i, frames, chosen, self.augment.matrix(frames.images.shape[1], self.config.size, rng)
+        )
+
+    def _joints(self, i: int, frames: Frames, chosen: np.ndarray, matrix: np.ndarray) -> Sample:
+        joints = self.cache.joints(self.clips[i], frames)
+        if joints is None:
+            return {}
+        R = frames.images.shape[1]
+        return {"joints": torch.from_numpy(to_input(joints[chosen], matrix, R, self.config.size))}
 
 
 class TestClips(Dataset[Sample]):
@@ -87,7 +108,7 @@ class FrozenFront(Dataset[Sample]):
     same numbers. Not for several loading processes: the network lives in this one.
     """
 
-    def __init__(self, base: TrainingClips | TestClips, model: GlimpseClouds, path: Path, views: int):
+    def __init__(self, base: TrainingClips | TestClips, model: Network, path: Path, views: int):
         self.base, self.model, self.views = base, model, views
         shape = self._maps(base[(0, 0) if views else 0]).shape  # type: ignore[index]
         slots = (max(views, 1), len(base))
@@ -107,7 +128,8 @@ class FrozenFront(Dataset[Sample]):
             self._stored.flush()
             self._done[view, i] = 1
         label = self.base.index.get(self.base.clips[i].label, -1)
-        return {"maps": torch.from_numpy(self._stored[view, i].astype(np.float32)), "label": label}
+        joints = self.base.joints((view, i)) if isinstance(self.base, TrainingClips) else {}
+        return {"maps": torch.from_numpy(self._stored[view, i].astype(np.float32)), "label": label} | joints
 
     @torch.no_grad()
     def _maps(self, sample: Sample) -> np.ndarray:

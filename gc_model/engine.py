@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from gc_model.checkpoint import Recipe
-from gc_model.model import GlimpseClouds, State
+from gc_model.network import Network, State
 from gc_model.presets import Config
 from trt_build.bundle import Bundle, Calibration, Preprocess
 from trt_build.engine import TensorSpec, check_inputs, expected_io
@@ -23,7 +23,7 @@ class TorchEngine:
     backend = "torch"
     batch = 1
 
-    def __init__(self, model: GlimpseClouds, info: Bundle, mode: str):
+    def __init__(self, model: Network, info: Bundle, mode: str):
         self.model, self.mode = model.eval(), mode
         self.inputs, self.outputs = expected_io(info, mode)
         self._state: State | None = model.initial_state(1, streaming=True) if mode == "step" else None
@@ -63,7 +63,7 @@ class TorchEngine:
 
 def describe(config: Config, recipe: Recipe) -> Bundle:
     """bundle.json of a model, without hashes and parity."""
-    streams = config.temporal == "causal" and config.readout == "mean"
+    streams = config.temporal == "causal" and config.readout == "mean" and config.model != "c3d"
     return Bundle(
         model_id=f"glimpse_clouds-{config.preset}-{len(recipe.labels)}",  # the export adds the weights' hash
         preset=config.preset,

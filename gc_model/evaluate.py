@@ -19,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 
 from gc_model import checkpoint
-from gc_model.clips import Clip, decode, index_clips
+from gc_model.clips import Clip, FrameCache, decode
 from gc_model.dataset import sub_sequences
 from gc_model.engine import TorchEngine, describe
-from gc_model.model import GlimpseClouds
+from gc_model.layouts import index, read_frames
+from gc_model.network import Network
 from gc_ros.recognizer import Recognizer, stream_label
-from gc_ros.video import read_video
 from trt_build.bundle import Bundle, LoadedBundle
 from trt_build.errors import DataError
 
@@ -47,18 +47,24 @@ def evaluate(
     *,
     subjects: Iterable[str] | None = None,
     protocol: str = "clips",
+    layout: str = "clips",
+    split: str = "",
     mode: str | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,
     progress: bool = True,
+    cache: Path | None = None,
 ) -> dict[str, Any]:
     """Judge every clip and sum up. See `report` for what is returned.
+
+    layout, split: as for training; of a data set with a protocol its test part is judged. cache: keep decoded frames
+    there, for many evaluations of the same clips.
 
     Raises DataError for an unknown protocol or a class that the model was not trained on.
     """
     if protocol not in PROTOCOLS:
         raise DataError(f'unknown protocol "{protocol}": choose {" or ".join(PROTOCOLS)}')
     model, recipe = checkpoint.load(run)
-    clips = index_clips(data, subjects=subjects)
+    clips = index(layout, data, split, part="test", subjects=list(subjects) if subjects is not None else None)
     if strange := sorted({c.label for c in clips} - set(recipe.labels)):
         raise DataError(
             f'{data} has the class "{strange[0]}", which {run} was not trained on; it knows {", ".join(recipe.labels)}'
@@ -67,13 +73,16 @@ def evaluate(
     info = describe(model.config, recipe)
     if mode is not None and mode not in info.modes:
         raise DataError(f'mode "{mode}" is not one of this model: choose {" or ".join(info.modes)}')
-    judge = _five_sub_sequences(model, info) if protocol == "clips" else _as_the_robot(model, info, mode)
+    judge = (
+        _five_sub_sequences(model, info, cache) if protocol == "clips" else _as_the_robot(model, info, mode)
+    )
     judged = [_judge(judge, clip) for clip in _track(clips, progress)]
     result = report(judged, recipe.labels, groups)
     return {
         "run": run.name,
         "data": data.resolve().name,
         "protocol": protocol,
+        "split": split,
         "mode": mode or info.default_mode,
     } | result
 
@@ -91,11 +100,16 @@ def _judge(judge: Callable[[Clip], NDArray[np.float64]], clip: Clip) -> Judged:
         return Judged(clip, None, str(error))
 
 
-def _five_sub_sequences(model: GlimpseClouds, info: Bundle) -> Callable[[Clip], NDArray[np.float64]]:
+def _five_sub_sequences(
+    model: Network, info: Bundle, cache: Path | None = None
+) -> Callable[[Clip], NDArray[np.float64]]:
+    # Every frame, since the sub-sequences are fixed by frame number.
+    kept = None if cache is None else FrameCache(cache, info.preprocess, max_fps=1e9)
+
     @torch.no_grad()
     def judge(clip: Clip) -> NDArray[np.float64]:
-        # Every frame, since the sub-sequences are fixed by frame number.
-        images = decode(clip.path, info.preprocess, max_fps=1e9).images
+        frames = kept.read(clip) if kept else decode(clip.path, info.preprocess, max_fps=1e9)
+        images = frames.images
         logits = torch.stack(
             [model(part[None]).logits[0] for part in sub_sequences(images, model.config)]
         ).mean(0)
@@ -104,16 +118,14 @@ def _five_sub_sequences(model: GlimpseClouds, info: Bundle) -> Callable[[Clip], 
     return judge
 
 
-def _as_the_robot(
-    model: GlimpseClouds, info: Bundle, mode: str | None
-) -> Callable[[Clip], NDArray[np.float64]]:
+def _as_the_robot(model: Network, info: Bundle, mode: str | None) -> Callable[[Clip], NDArray[np.float64]]:
     bundle = LoadedBundle(Path(), info)
     mode = mode or info.default_mode
     engine = TorchEngine(model, info, mode)
 
     def judge(clip: Clip) -> NDArray[np.float64]:
         recognizer = Recognizer(bundle, engine, mode=mode, owns_engine=False)
-        results = [recognizer.push(image, stamp, bgr=False) for image, stamp in read_video(clip.path)]
+        results = [recognizer.push(image, stamp, bgr=False) for image, stamp in read_frames(clip.path)]
         return stream_label(r for r in results if r is not None)[1]
 
     return judge

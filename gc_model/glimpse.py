@@ -84,14 +84,29 @@ class Attention(nn.Module):
 
 
 class WhatWhere(nn.Module):
-    """v = z * Lambda(l): what was seen, coloured by where (Eq 5)."""
+    """v = z * Lambda(l): what was seen, coloured by where (Eq 5). concat: v = [z, Lambda(l)], the paper's ablation."""
 
-    def __init__(self, features: int, hidden: int):
+    def __init__(self, features: int, hidden: int, concat: bool = False):
         super().__init__()
         last = nn.Linear(hidden, features)
         # Starting near 1, so that v starts as z: an unlearned Lambda would scramble the trunk's features.
         nn.init.ones_(last.bias)
         self.Lambda = nn.Sequential(nn.Linear(4, hidden), nn.ReLU(), last)
+        self.concat, self.channels = concat, features * (2 if concat else 1)
 
     def forward(self, z: Tensor, l: Tensor) -> Tensor:
-        return z * self.Lambda(l)
+        where = self.Lambda(l)
+        return torch.cat([z, where], -1) if self.concat else z * where
+
+
+def random_location(c: Tensor, g: int) -> Tensor:
+    """A glimpse anywhere, l (B, 4), drawn from the frame itself: the same clip always gets the same glimpses.
+
+    c: (B, context). Positions are even over the map and zooms over (0, 1), hashed from the context, so that a result
+    depends on nothing else in the batch and a window and a stream agree.
+    """
+    with torch.no_grad():
+        n = torch.arange(1, c.shape[-1] + 1, dtype=torch.float64, device=c.device)
+        k = torch.arange(1, 5, dtype=torch.float64, device=c.device) + 4 * g
+        u = torch.remainder((c.double() @ torch.sin(n[:, None] * k)) * 997.0, 1.0).to(c.dtype)
+        return torch.cat([2 * u[:, :2] - 1, u[:, 2:]], -1)

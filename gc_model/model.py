@@ -1,198 +1,82 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Glimpse Clouds: trunk, attention, memory and workers, folded over time.
-
-One code path: `step` takes one frame's features and the state, `forward` folds it over the T frames of a
-clip, and `stream` feeds single frames through the trunk's caches. All three give the same numbers for a
-causal trunk. The network is pure: state in, state out.
-"""
+"""Glimpse Clouds: trunk, attention, memory and workers, folded over time."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from gc_model.glimpse import Attention, WhatWhere, glimpse
+from gc_model.glimpse import Attention, WhatWhere, glimpse, random_location
 from gc_model.memory import Assignment, write
+from gc_model.network import ClipResult, FrameResult, Network, State
 from gc_model.presets import Config
-from gc_model.shapes import merge, split
-from gc_model.trunk import Trunk
 from gc_model.workers import ReadOut, Workers
 
-
-@dataclass(frozen=True)
-class State:
-    """Everything carried from frame to frame; zeros at the start. B is the batch.
-
-    h: (B, omega) attention; z: (B, D) last glimpse; r: (B, C, psi) workers; memory: (B, K, G, D) projected
-    glimpses, oldest first; weight: (B, K, G, C) each worker's share in them; caches: one (B, 2, channels,
-    H, W) for every inflated convolution, empty where whole clips are seen.
-    """
-
-    h: Tensor
-    z: Tensor
-    r: Tensor
-    memory: Tensor
-    weight: Tensor
-    caches: tuple[Tensor, ...] = ()
-
-    def detach(self) -> State:
-        """The same values without their history: the border between chunks of a long clip."""
-        values = {f.name: getattr(self, f.name).detach() for f in fields(self) if f.name != "caches"}
-        return State(**values, caches=tuple(c.detach() for c in self.caches))
-
-    def named(self) -> dict[str, Tensor]:
-        """As flat names, the names of the step graph's inputs."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "caches"}
-        return values | {f"cache_{i:02d}": c for i, c in enumerate(self.caches)}
-
-    @classmethod
-    def from_named(cls, values: dict[str, Tensor]) -> State:
-        caches = tuple(values[k] for k in sorted(values) if k.startswith("cache_"))
-        return cls(**{k: v for k, v in values.items() if not k.startswith("cache_")}, caches=caches)
+__all__ = ["ClipResult", "FrameResult", "GlimpseClouds", "Network", "State"]
 
 
-@dataclass(frozen=True)
-class FrameResult:
-    """One frame: logits y_t (B, classes), locations l (B, G, 4), assignment p (B, C, G), context c (B, context)."""
-
-    logits: Tensor
-    l: Tensor
-    p: Tensor
-    c: Tensor
-
-
-@dataclass(frozen=True)
-class ClipResult:
-    """One clip: logits (B, classes); the frames' (B, T, classes), l (B, T, G, 4), p (B, T, C, G), c (B, T, context)."""
-
-    logits: Tensor
-    frame_logits: Tensor
-    l: Tensor
-    p: Tensor
-    c: Tensor
-
-
-class GlimpseClouds(nn.Module):
-    """The network of the paper, sizes from `config`.
-
-    Frames come as RGB in 0..255, uint8 or float; the trunk's normalisation happens inside.
-    """
-
-    mean: Tensor
-    std: Tensor
+class GlimpseClouds(Network):
+    """The network of the paper, sizes and the switches of its ablations from `config`."""
 
     def __init__(self, config: Config):
-        super().__init__()
-        self.config = config
-        self.trunk = Trunk(config)
+        super().__init__(config)
         D, context = self.trunk.channels, self.trunk.context_channels
         self.attention = Attention(D, context, config.psi, config.omega)
-        self.what_where = WhatWhere(D, config.lambda_hidden)
-        self.assignment = Assignment(D, config.G, config.C, config.K, config.tau, config.alpha)
-        self.workers = Workers(D, config.psi, config.C)
+        self.what_where = WhatWhere(D, config.lambda_hidden, concat=config.encoding == "concat")
+        V = self.what_where.channels
+        self.assignment = Assignment(V, config.G, config.C, config.K, config.tau, config.alpha)
+        self.workers = Workers(V, config.psi, config.C)
         self.readout = ReadOut(config.psi, config.classes, config.C)
-        self.pose = nn.Linear(context, config.bodies * config.joints * 2)  # Eq 13; training only
-        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
-
-    def head_parameters(self) -> list[nn.Parameter]:
-        """Everything behind the trunk that runs on the robot (without the pose head)."""
-        return [p for n, p in self.named_parameters() if not n.startswith(("trunk.", "pose."))]
-
-    def normalise(self, frames: Tensor) -> Tensor:
-        """RGB 0..255 (B, 3, H, W) to what the trunk was trained on."""
-        frames = (frames.to(self.mean.dtype) - self.mean) / self.std
-        return frames.contiguous(
-            memory_format=torch.channels_last
-        )  # the same memory as channels_last_3d of clips
-
-    def features(self, clip: Tensor) -> tuple[Tensor, Tensor]:
-        """clip (B, T, 3, H, W) -> Z (B, T, D, h, w) and c (B, T, context)."""
-        return self.features_of(self.maps(clip))
-
-    def maps(self, clip: Tensor) -> Tensor:
-        """clip (B, T, 3, H, W) -> the penultimate stage's maps (B, T, context, h, w)."""
-        T = int(clip.shape[1])
-        return split(self.trunk.front(self.normalise(merge(clip, 0, 1)), T), 0, T)
-
-    def features_of(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """`features` from `maps`: for trunks whose first stages are frozen and run once."""
-        T = int(maps.shape[1])
-        Z = self.trunk.back(merge(maps, 0, 1), T)
-        return split(Z, 0, T), maps.mean((3, 4))
+        self.add_pose()
+        if config.global_head:
+            self.global_head = nn.Linear(D, config.classes)
+        if config.metric_init == "random":
+            nn.init.normal_(self.assignment.metric.L.weight, std=V**-0.5)
+        self.assignment.metric.L.requires_grad_(config.metric_trainable)
 
     def initial_state(self, batch: int, *, streaming: bool = False) -> State:
         """Zeros, on the model's device and dtype; with the trunk's caches for `stream`."""
-        config, D = self.config, self.trunk.channels
-
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(batch, *shape, dtype=self.mean.dtype, device=self.mean.device)
-
-        caches = tuple(zeros(*shape) for shape in self.trunk.cache_shapes(config.size)) if streaming else ()
+        config = self.config
         return State(
-            h=zeros(config.omega),
-            z=zeros(D),
-            r=zeros(config.C, config.psi),
-            memory=zeros(config.K, config.G, D),
-            weight=zeros(config.K, config.G, config.C),
-            caches=caches,
+            h=self.zeros(batch, config.omega),
+            z=self.zeros(batch, self.trunk.channels),
+            r=self.zeros(batch, config.C, config.psi),
+            memory=self.zeros(batch, config.K, config.G, self.what_where.channels),
+            weight=self.zeros(batch, config.K, config.G, config.C),
+            caches=self.caches(batch) if streaming else (),
         )
 
     def step(self, Z: Tensor, c: Tensor, state: State) -> tuple[FrameResult, State]:
         """One frame: Z (B, D, h, w), c (B, context). Frame t sees the workers' r of frame t-1."""
-        h, z, r = state.h, state.z, state.r
-        r_sum = r.sum(1)  # Eq 7
-        ls, vs = [], []
-        for _ in range(self.config.G):
-            h, l = self.attention(z, r_sum, h, c)
-            z = glimpse(Z, l)
-            ls.append(l)
-            vs.append(self.what_where(z, l))
-        v = torch.stack(vs, 1)  # (B, G, D)
+        h, z, l, v = self.look(Z, c, state)
+        r = state.r
         p, u = self.assignment(v, state.memory, state.weight)
         r = self.workers(r, torch.matmul(p, v))  # Eq 8, 6
         memory, weight = write(state.memory, state.weight, u, p)
-        result = FrameResult(self.readout(r), torch.stack(ls, 1), p, c)
+        result = FrameResult(self.with_global(self.readout(r), Z), l, p, c)
         return result, replace(state, h=h, z=z, r=r, memory=memory, weight=weight)
 
-    def fold(self, Z: Tensor, c: Tensor, state: State | None = None) -> tuple[ClipResult, State]:
-        """`step` over the T frames of features Z (B, T, D, h, w), c (B, T, context)."""
-        state = state or self.initial_state(Z.shape[0])
-        frames = []
-        for Z_t, c_t in zip(Z.unbind(1), c.unbind(1), strict=True):
-            frame, state = self.step(Z_t, c_t, state)
-            frames.append(frame)
-        return self.read(frames), state
+    def look(self, Z: Tensor, c: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The G glimpses of one frame: h, z after them, l (B, G, 4) and v (B, G, D)."""
+        h, z = state.h, state.z
+        r_sum = state.r.sum(1)  # Eq 7
+        if (
+            self.config.attention == "saliency"
+        ):  # where to look no longer depends on what the workers made of it
+            r_sum = torch.zeros_like(r_sum)
+        ls, vs = [], []
+        for g in range(self.config.G):
+            if self.config.attention == "random":
+                l = random_location(c, g)
+            else:
+                h, l = self.attention(z, r_sum, h, c)
+            z = glimpse(Z, l)
+            ls.append(l)
+            vs.append(self.what_where(z, l))
+        return h, z, torch.stack(ls, 1), torch.stack(vs, 1)
 
-    def read(self, frames: list[FrameResult]) -> ClipResult:
-        """Clip logits from per-frame logits: their mean (Eq 12), or the last for `readout="last"`."""
-        y = torch.stack([f.logits for f in frames], 1)
-        logits = y.mean(1) if self.config.readout == "mean" else y[:, -1]
-        l, p, c = (torch.stack([getattr(f, k) for f in frames], 1) for k in ("l", "p", "c"))
-        return ClipResult(logits, y, l, p, c)
-
-    def forward(self, clip: Tensor) -> ClipResult:
-        """clip: (B, T, 3, H, W) RGB in 0..255."""
-        return self.fold(*self.features(clip))[0]
-
-    def stream(self, frame: Tensor, state: State) -> tuple[FrameResult, State]:
-        """One new frame (B, 3, H, W) at one T-th of a window's cost; causal trunks only."""
-        if self.config.temporal != "causal":
-            raise ValueError('a centered trunk looks ahead and cannot stream: train with temporal="causal"')
-        Z, c, caches = self.trunk.step(self.normalise(frame), state.caches)
-        result, state = self.step(Z, c, state)
-        return result, replace(state, caches=tuple(caches))
-
-    def forward_chunk(self, clip: Tensor, state: State) -> tuple[ClipResult, State]:
-        """The next frames (B, n, 3, H, W) of a stream, any n >= 1, frame by frame."""
-        frames = []
-        for frame in clip.unbind(1):
-            result, state = self.stream(frame, state)
-            frames.append(result)
-        return self.read(frames), state
-
-    def poses(self, c: Tensor) -> Tensor:
-        """Eq 13: (..., context) -> (..., bodies, joints, 2) in [-1, 1] coordinates of the input."""
-        return self.pose(c).unflatten(-1, (self.config.bodies, self.config.joints, 2))
+    def with_global(self, y: Tensor, Z: Tensor) -> Tensor:
+        """y (B, classes), averaged with the global model's where the network has one."""
+        return y if self.global_head is None else (y + self.global_head(Z.mean((2, 3)))) / 2

@@ -21,6 +21,23 @@ TRAINING_CAMERAS = frozenset({2, 3})
 SPLITS = ("cross-subject", "cross-view")
 COLOUR_SIZE = (1920, 1080)  # the colour coordinates of a joint are pixels of this picture
 BODIES, JOINTS = 2, 25
+# Class A001 first.
+NAMES = (
+    """
+drink water, eat meal, brush teeth, brush hair, drop, pick up,
+throw, sit down, stand up, clapping, reading, writing,
+tear up paper, put on jacket, take off jacket, put on a shoe, take off a shoe, put on glasses,
+take off glasses, put on a hat, take off a hat, cheer up, hand waving, kicking something,
+reach into pocket, hopping, jump up, phone call, play with phone, type on a keyboard,
+point to something, taking a selfie, check time, rub two hands, nod head, shake head,
+wipe face, salute, put palms together, cross hands in front, sneeze or cough, staggering,
+falling down, headache, chest pain, back pain, neck pain, nausea,
+fan self, punch or slap, kicking, pushing, pat on back, point finger,
+hugging, giving object, touch pocket, shaking hands, walking towards, walking apart
+""".replace("\n", " ")
+    .strip()
+    .split(", ")
+)
 _NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})")
 _BODY_FIELDS, _JOINT_FIELDS = 10, 12
 
@@ -54,6 +71,11 @@ class Name:
         if split == "cross-subject":
             return self.performer in TRAINING_SUBJECTS
         return self.camera in TRAINING_CAMERAS
+
+
+def class_name(action: int) -> str:
+    """The activity's name; the number for those of later releases."""
+    return NAMES[action - 1] if 1 <= action <= len(NAMES) else f"A{action:03}"
 
 
 def find(root: Path) -> list[tuple[Name, Path, Path | None]]:

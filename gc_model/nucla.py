@@ -16,6 +16,15 @@ from pathlib import Path
 from trt_build.errors import DataError
 
 CLASSES = (1, 2, 3, 4, 5, 6, 8, 9, 11, 12)
+_ACTIVITIES = (
+    """
+pick up with one hand, pick up with two hands, drop trash, walk around, sit down,
+stand up, donning, doffing, throw, carry
+""".replace("\n", " ")
+    .strip()
+    .split(", ")
+)
+NAMES = dict(zip(CLASSES, _ACTIVITIES, strict=True))
 # Test view of each protocol; the other two train. V3_{1,2} of the paper trains on views 1 and 2.
 SPLITS = {"V3": 3, "V2": 2, "V1": 1}
 FRAME_RATE = 12.0  # a second; folders of pictures carry no clock of a documented unit

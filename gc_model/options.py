@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -15,6 +15,8 @@ class TrainOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: Path
+    layout: Literal["clips", "ntu", "nucla"] = "clips"
+    protocol: str = ""  # of ntu: cross-subject, cross-view; of nucla: V3, V2, V1
     subjects: list[str] | None = None  # train on these people only
     classes: list[str] | None = None
     preset: str = "edge"
@@ -22,6 +24,16 @@ class TrainOptions(BaseModel):
     fit: Literal["stretch", "square", "pad"] = "stretch"
     weights: Path | None = None  # 2-D ImageNet checkpoint; None = what an installed package brings
     from_scratch: bool = False
+    # Rows of the paper's tables, see gc_model.presets.Config; None: as the preset (or the run started from) has it.
+    model: str | None = None
+    attention: str | None = None
+    metric_init: str | None = None
+    metric_trainable: bool | None = None
+    encoding: str | None = None
+    global_head: bool | None = None
+    glimpses: int | None = None
+    workers: int | None = None
+    start: Path | None = None  # a run to go on from: its network, and its weights where classes agree
     window_s: float = Field(default=4.0, gt=0)
     epochs1: int = Field(default=20, ge=0)
     epochs2: int = Field(default=20, ge=0)
@@ -46,8 +58,22 @@ class TrainOptions(BaseModel):
     val_fraction: float = Field(default=0.05, ge=0, lt=1)
     patience: int = Field(default=10, ge=1)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    devices: int = Field(default=1, ge=1)  # GPUs (or processes, without one) of each node; more than one: DDP
+    nodes: int = Field(default=1, ge=1)
     loaders: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
+
+    @property
+    def switches(self) -> dict[str, Any]:
+        """The fields of `Config` that were asked for."""
+        names = ("model", "attention", "metric_init", "metric_trainable", "encoding", "global_head")
+        asked = {n: getattr(self, n) for n in names} | {"G": self.glimpses, "C": self.workers}
+        return {k: v for k, v in asked.items() if v is not None}
+
+    @property
+    def loss_weights(self) -> tuple[float, float]:
+        """Of L_P and L_G. N-UCLA has no joints in the picture: both are off (MODEL.md 6)."""
+        return (0.0, 0.0) if self.layout == "nucla" else (self.pose_weight, self.glimpse_weight)
 
     @field_validator("scale")
     @classmethod

@@ -16,6 +16,15 @@ Temporal = Literal["centered", "causal"]
 Readout = Literal["mean", "last"]
 
 
+MODELS = ("clouds", "global", "glimpse_sum", "glimpse_tubes", "c3d", "frame_lstm")
+SWITCHES = {
+    "model": MODELS,
+    "attention": ("learned", "saliency", "random"),
+    "metric_init": ("covariance", "random"),
+    "encoding": ("hadamard", "concat"),
+}
+
+
 @dataclass(frozen=True)
 class Config:
     """Everything that determines the shapes and the function of a `GlimpseClouds` network."""
@@ -43,6 +52,22 @@ class Config:
     bodies: int = 2
     joints: int = 25
     trunk_args: tuple[tuple[str, Any], ...] = ()  # passed to timm.create_model
+    # The rows of the paper's tables; the defaults are the paper's model.
+    model: str = "clouds"  # see MODELS
+    attention: str = "learned"  # "saliency": without the workers' r; "random"
+    metric_init: str = "covariance"  # "random": L is drawn, not calibrated
+    metric_trainable: bool = True
+    encoding: str = "hadamard"  # "concat": v = [z, Lambda(l)]
+    global_head: bool = False  # average with the global model's logits
+    c3d: tuple[int, ...] = (
+        64,
+        128,
+        256,
+        512,
+        512,
+        4096,
+    )  # channels of C3D's five groups and its two dense layers
+    c3d_size: int = 112  # side of C3D's input in pixels
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -55,6 +80,11 @@ class Config:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise DataError(f"{name}={value} is outside {low}..{high}")
+        for name, known in SWITCHES.items():
+            if getattr(self, name) not in known:
+                raise DataError(f'{name}="{getattr(self, name)}": choose {", ".join(known)}')
+        if self.model == "glimpse_tubes" and self.G != self.C:
+            raise DataError(f"tubes have a worker each: glimpses={self.G} must equal workers={self.C}")
         if self.temporal not in ("centered", "causal"):
             raise DataError(
                 f'temporal="{self.temporal}": choose "centered" (the paper) or "causal" (streams)'
@@ -116,6 +146,8 @@ PRESETS: dict[str, Config] = {
         size=64,
         resize=72,
         trunk_args=(("layers", (1, 1, 1, 1)), ("channels", (8, 8, 16, 16))),
+        c3d=(8, 16, 32, 32, 32, 64),
+        c3d_size=64,
     ),
 }
 

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from gc_model.model import GlimpseClouds
 from gc_model.presets import Config
 from gc_model.trunk import InflatedConv
+from gc_model.variants import build
 
 
 def sizes(config: Config) -> dict[str, Any]:
     """Parameters of trunk and head, and multiply-adds a frame (GMAC) of the trunk, by a pass over one window."""
-    model = GlimpseClouds(config).eval()
+    model = build(config).eval()
     macs = 0
     hooks = []
 
@@ -26,7 +26,7 @@ def sizes(config: Config) -> dict[str, Any]:
         macs += output.numel() * weight.numel() // weight.shape[0]
 
     for module in model.trunk.modules():
-        if isinstance(module, (nn.Conv2d, InflatedConv)):
+        if isinstance(module, (nn.Conv2d, nn.Conv3d, InflatedConv)):
             hooks.append(module.register_forward_hook(count))
     with torch.no_grad():
         model.features(torch.zeros(1, config.T, 3, config.size, config.size, dtype=torch.uint8))

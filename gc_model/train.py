@@ -22,6 +22,7 @@ import platform
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,18 @@ from torch.utils.data import DataLoader
 from gc_model import checkpoint
 from gc_model.augment import Augment
 from gc_model.calibrate import calibrate_metric
-from gc_model.clips import Clip, FrameCache, index_clips, labels_of, split_validation
+from gc_model.clips import Clip, FrameCache, labels_of, split_validation
 from gc_model.dataset import EpochSampler, FrozenFront, TestClips, TrainingClips
+from gc_model.layouts import index
 from gc_model.lightning_io import SafetensorsIO
 from gc_model.model import GlimpseClouds
+from gc_model.network import Network
 from gc_model.options import TrainOptions
-from gc_model.presets import preset
+from gc_model.presets import Config, preset
 from gc_model.pretrained import imagenet_file, load_imagenet
+from gc_model.processes import rank, tell_prepared, wait_prepared
 from gc_model.training import CloudStage, Keep, Stage, TrunkStage
+from gc_model.variants import build
 from trt_build.bundle import Preprocess
 from trt_build.errors import DataError
 from trt_build.heap import keep_freed_memory
@@ -53,7 +58,15 @@ CALIBRATION_CLIPS = 256
 LAST_STAGE_ONLY = 4  # this many frozen stages leave only the one behind the context map to train
 
 
-def train(options: TrainOptions, out: Path, *, resume: bool = False, progress: bool = True) -> dict[str, Any]:
+def train(
+    options: TrainOptions,
+    out: Path,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    shared_cache: Path | None = None,
+    first_stage: Path | None = None,
+) -> dict[str, Any]:
     """Train as `options` say into the run directory `out`. Returns a summary for the log.
 
     Raises DataError for data that cannot be used, an occupied `out` without `resume`, or other options than the
@@ -61,39 +74,67 @@ def train(options: TrainOptions, out: Path, *, resume: bool = False, progress: b
     """
     started = time.monotonic()
     keep_freed_memory(any_size=True)
-    _check_run(options, out, resume)
+    several = options.devices * options.nodes > 1
+    first = not several or rank(options.devices) == 0
+    if first:
+        _check_run(options, out, resume)
     _calm_lightning()
     torch.manual_seed(options.seed)
-    clips = index_clips(options.data, subjects=options.subjects, classes=options.classes)
+    clips = index(
+        options.layout, options.data, options.protocol, part="train", subjects=options.subjects, classes=options.classes
+    )  # fmt: skip
     labels = options.classes or labels_of(clips)
-    config = preset(options.preset, classes=len(labels), temporal=options.temporal, fit=options.fit)
-    cache = FrameCache(out / "cache", Preprocess(size=config.size, resize=config.resize, fit=options.fit))
-    failed = cache.fill(clips, workers=os.cpu_count() or 1, progress=progress)
+    config = _config(options, len(labels))
+    squares = Preprocess.model_validate({"size": config.size, "resize": config.resize, "fit": config.fit})
+    cache = FrameCache(shared_cache or out / "cache", squares)
+    if first:
+        failed = cache.fill(clips, workers=os.cpu_count() or 1, progress=progress)
+    else:
+        failed = wait_prepared(out)["failed"]
     for name, reason in failed.items():
         logging.warning("left out %s: %s", name, reason)
     training, validation = _split(clips, failed, labels, options)
 
-    model = GlimpseClouds(config)
-    weights = None if options.from_scratch else options.weights or imagenet_file(config.trunk)
+    model = build(config)
+    own = options.start is None and config.model != "c3d"  # C3D learns from pixels, a started run has weights
+    weights = None if options.from_scratch or not own else options.weights or imagenet_file(config.trunk)
     if weights:
         load_imagenet(model.trunk, weights)
+    if options.start:
+        _start_from(model, options.start, labels)
     # Only now: a run that could not start must not occupy its directory.
-    _start_run(options, out, training, validation)
-    frozen = {"auto": weights is not None, "frozen": True, "train": False}[options.trunk_statistics]
+    if first:
+        _start_run(options, out, training, validation)
+        if several:
+            tell_prepared(out, {"failed": failed})
+    if config.model == "c3d":  # has no resolutions to freeze
+        options = options.model_copy(update={"freeze_stages": 0})
+    pretrained = weights is not None or options.start is not None
+    frozen = {"auto": pretrained, "frozen": True, "train": False}[options.trunk_statistics]
     data = _Data(options, model, labels, cache, training, validation)
 
     if not _load_part(model, out / "stage1.safetensors"):
-        if options.epochs1:
+        if first_stage is not None and first_stage.is_file():
+            _load_front(model, first_stage)
+        elif options.epochs1:
             _fit(TrunkStage(model, options, frozen), data, out / "stage1", options, progress)
-        _save_part(model, out / "stage1.safetensors")
+        if first and first_stage is not None and not first_stage.is_file():
+            first_stage.parent.mkdir(parents=True, exist_ok=True)
+            _save_part(model, first_stage)
+        if first:
+            _save_part(model, out / "stage1.safetensors")
     if not _load_part(model, out / "calibrated.safetensors"):
-        found = calibrate_metric(model, data.calibration())
-        (out / "calibration.json").write_text(json.dumps(found))
-        _save_part(model, out / "calibrated.safetensors")
+        if isinstance(model, GlimpseClouds) and config.model == "clouds":
+            found = calibrate_metric(model, data.calibration())
+            if first:
+                (out / "calibration.json").write_text(json.dumps(found))
+        if first:
+            _save_part(model, out / "calibrated.safetensors")
     if options.epochs2:
         _fit(CloudStage(model, options), data, out / "stage2", options, progress)
     summary = {
         "clips": len(training),
+        "short": _shorter_than_a_window(training, cache, options.window_s, config.T),
         "validation_clips": len(validation),
         "left_out": failed,
         "labels": labels,
@@ -101,15 +142,44 @@ def train(options: TrainOptions, out: Path, *, resume: bool = False, progress: b
     }
     provenance = {
         "data": options.data.resolve().name,
+        "protocol": options.protocol,
         "subjects": options.subjects,
         "clips": len(training),
         "imagenet": weights.name if weights else None,
-        "options": json.loads(options.model_dump_json(exclude={"data", "weights"})),
+        "options": json.loads(options.model_dump_json(exclude={"data", "weights", "start"})),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-    checkpoint.save(out, model, checkpoint.Recipe(labels, options.window_s, provenance=provenance))
+    if first:
+        checkpoint.save(out, model, checkpoint.Recipe(labels, options.window_s, provenance=provenance))
     return summary
+
+
+def _shorter_than_a_window(clips: Sequence[Clip], cache: FrameCache, window_s: float, T: int) -> int:
+    """How many clips the robot would never have a result of: T frames at T / window_s Hz span more than they do."""
+    return sum(cache.read(c).times[-1] < window_s * (T - 1) / T - 1e-3 for c in clips)
+
+
+def _config(options: TrainOptions, classes: int) -> Config:
+    """The network asked for: a preset's, or that of the run to go on from."""
+    if options.start is not None:
+        before, _ = checkpoint.describe(options.start)
+        return replace(before, classes=classes, **options.switches)
+    return preset(
+        options.preset, classes=classes, temporal=options.temporal, fit=options.fit, **options.switches
+    )
+
+
+def _start_from(model: Network, run: Path, labels: Sequence[str]) -> None:
+    """Weights of a trained run; those of the classifiers only where its classes are the same."""
+    before, recipe = checkpoint.load(run)
+    values = before.state_dict()
+    if recipe.labels != list(labels):
+        values = {k: v for k, v in values.items() if not k.startswith(("readout.", "global_head."))}
+    there = model.state_dict()
+    if wrong := [k for k, v in values.items() if k not in there or there[k].shape != v.shape]:
+        raise DataError(f"{run} is another network ({wrong[0]}): leave the switches as they were")
+    model.load_state_dict(values, strict=False)
 
 
 class _Data:
@@ -118,7 +188,7 @@ class _Data:
     def __init__(
         self,
         options: TrainOptions,
-        model: GlimpseClouds,
+        model: Network,
         labels: Sequence[str],
         cache: FrameCache,
         training: Sequence[Clip],
@@ -140,9 +210,11 @@ class _Data:
             TestClips(validation, labels, cache, config) if validation else None
         )
         if options.freeze_stages == LAST_STAGE_ONLY:
-            self.samples = FrozenFront(self.samples, model, cache.folder / "maps.train", options.views)
+            number = rank(options.devices)
+            mine = f".{number}" if number else ""  # processes do not write into each other's file
+            self.samples = FrozenFront(self.samples, model, cache.folder / f"maps.train{mine}", options.views)
             if isinstance(self.held_out, TestClips):
-                self.held_out = FrozenFront(self.held_out, model, cache.folder / "maps.val", 0)
+                self.held_out = FrozenFront(self.held_out, model, cache.folder / f"maps.val{mine}", 0)
 
     def train(self, world: int = 1, rank: int = 0) -> DataLoader:
         sampler = EpochSampler(len(self.samples), self.options.seed, rank, world)
@@ -173,7 +245,10 @@ def _fit(stage: Stage, data: _Data, folder: Path, options: TrainOptions, progres
     trainer = pl.Trainer(
         max_epochs=stage.epochs,
         accelerator="auto",
-        devices=1,  # several would each need the run directory to be prepared once, by one of them
+        devices=options.devices,
+        num_nodes=options.nodes,
+        # Stage 1 does not use the pose head where there are no joints.
+        strategy="ddp_find_unused_parameters_true" if options.devices * options.nodes > 1 else "auto",
         precision=options.precision,
         callbacks=callbacks,
         plugins=[SafetensorsIO()],
@@ -263,13 +338,20 @@ def _write(path: Path, text: str) -> None:
     os.replace(part, path)
 
 
-def _save_part(model: GlimpseClouds, path: Path) -> None:
+def _save_part(model: Network, path: Path) -> None:
     part = path.with_suffix(".part")
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, part)
     os.replace(part, path)
 
 
-def _load_part(model: GlimpseClouds, path: Path) -> bool:
+def _load_front(model: Network, path: Path) -> None:
+    """What stage 1 trains, from another run's."""
+    kept = ("trunk.", "pose.", "global_head.")
+    values = {k: v for k, v in load_file(path).items() if k.startswith(kept)}
+    model.load_state_dict({k: v for k, v in values.items() if k in model.state_dict()}, strict=False)
+
+
+def _load_part(model: Network, path: Path) -> bool:
     if not path.is_file():
         return False
     try:

@@ -7,6 +7,7 @@ from gc_model import torchvision_guard  # noqa: F401 - before lightning
 
 # isort: split
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from gc_model.losses import Weights, pose_loss, total_loss
 from gc_model.model import GlimpseClouds
+from gc_model.network import Network
 from gc_model.options import TrainOptions
 from trt_build.errors import DataError
 
@@ -26,7 +28,7 @@ from trt_build.errors import DataError
 class Stage(pl.LightningModule):
     """What both stages share: the optimiser, the schedule, frozen parts, validation on fixed sub-sequences."""
 
-    def __init__(self, model: GlimpseClouds, options: TrainOptions, epochs: int, frozen_statistics: bool):
+    def __init__(self, model: Network, options: TrainOptions, epochs: int, frozen_statistics: bool):
         super().__init__()
         self.model, self.options, self.epochs = model, options, epochs
         self.frozen_statistics = frozen_statistics
@@ -103,22 +105,28 @@ class Stage(pl.LightningModule):
     def _report(self, terms: dict[str, Tensor], logits: Tensor, labels: Tensor) -> Tensor:
         n = len(labels)
         for name, value in terms.items():
+            # Synchronised: every process must come to the same judgement of a loss that diverged.
             self.log(
-                name, value.detach(), on_step=False, on_epoch=True, prog_bar=name == "loss", batch_size=n
-            )
+                name, value.detach(), on_step=False, on_epoch=True, prog_bar=name == "loss", batch_size=n,
+                sync_dist=True,
+            )  # fmt: skip
         accuracy = (logits.argmax(1) == labels).float().mean()
-        self.log("accuracy", accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=n)
+        self.log(
+            "accuracy", accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=n, sync_dist=True
+        )
         return terms["loss"]
 
 
 class TrunkStage(Stage):
     """Stage 1: f alone, L_D + L_P, a classifier over global average pooling that is thrown away afterwards."""
 
-    def __init__(self, model: GlimpseClouds, options: TrainOptions, frozen_statistics: bool):
+    def __init__(self, model: Network, options: TrainOptions, frozen_statistics: bool):
         super().__init__(model, options, options.epochs1, frozen_statistics)
-        self.classifier = nn.Linear(model.trunk.channels, model.config.classes)
         for parameter in model.head_parameters():
             parameter.requires_grad_(False)
+        # A global model keeps its classifier; the others throw it away.
+        self.classifier = model.global_head or nn.Linear(model.trunk.channels, model.config.classes)
+        self.classifier.requires_grad_(True)
         self.dropout = options.dropout
 
     def logits(self, Z: Tensor, c: Tensor) -> Tensor:
@@ -128,18 +136,21 @@ class TrunkStage(Stage):
         Z, c = self.features(batch)
         logits = self.logits(Z, c)
         terms = {"L_D": F.cross_entropy(logits, batch["label"], label_smoothing=self.options.label_smoothing)}
-        if "joints" in batch and self.options.pose_weight:
-            terms["L_P"] = self.options.pose_weight * pose_loss(self.model.poses(c), batch["joints"])
+        pose_weight = self.options.loss_weights[0]
+        if "joints" in batch and pose_weight and self.model.config.model != "c3d":
+            terms["L_P"] = pose_weight * pose_loss(self.model.poses(c), batch["joints"])
         return self._report(terms | {"loss": torch.stack(list(terms.values())).sum()}, logits, batch["label"])
 
 
 class CloudStage(Stage):
     """Stage 2: everything end to end with L; the trunk's batch-norm statistics stay, its weights train."""
 
-    def __init__(self, model: GlimpseClouds, options: TrainOptions):
+    def __init__(self, model: Network, options: TrainOptions):
         super().__init__(model, options, options.epochs2, frozen_statistics=True)
         for parameter in model.head_parameters():
             parameter.requires_grad_(True)
+        if isinstance(model, GlimpseClouds) and model.config.model == "clouds":
+            model.assignment.metric.L.requires_grad_(model.config.metric_trainable)
 
     def logits(self, Z: Tensor, c: Tensor) -> Tensor:
         return self.model.fold(Z, c)[0].logits
@@ -147,8 +158,12 @@ class CloudStage(Stage):
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         result, _state = self.model.fold(*self.features(batch))
         joints = batch.get("joints")
+        weights = Weights(*self.options.loss_weights)
+        if not result.l.shape[2]:  # a network without glimpses
+            weights = replace(weights, glimpse=0.0)
+        if self.model.config.model == "c3d":
+            joints = None
         poses = self.model.poses(result.c) if joints is not None else None
-        weights = Weights(self.options.pose_weight, self.options.glimpse_weight)
         terms = total_loss(result, batch["label"], poses, joints, weights, self.options.label_smoothing)
         return self._report(terms, result.logits, batch["label"])
 
@@ -177,7 +192,7 @@ def freeze_statistics(trunk: nn.Module) -> None:
             module.eval()
 
 
-def freeze_stages(model: GlimpseClouds, stages: int) -> None:
+def freeze_stages(model: Network, stages: int) -> None:
     """The stem and the first `stages` resolutions of the trunk keep their weights: less to train on a small set."""
     if not stages:
         return

@@ -37,7 +37,7 @@ call = functools.partial(command_line.call, app)
 assert_one_line = command_line.assert_one_line
 
 
-@pytest.mark.parametrize("command", ["synth", "train", "evaluate", "info"])
+@pytest.mark.parametrize("command", ["synth", "train", "evaluate", "ablate", "prepare", "info"])
 def test_help_of_every_command_has_an_example(command):
     result = call(command, "--help")
     assert result.exit_code == 0 and f"Example: gc-model {command}" in " ".join(result.output.split())
@@ -252,3 +252,37 @@ def test_the_whole_way_from_clips_over_training_and_export_to_the_robots_labels(
     assert (
         video_labels(exported, "window", names, tmp_path / "people").items() <= report["predictions"].items()
     )
+
+
+def test_wrong_questions_to_ablate_and_prepare_are_one_line(tmp_path):
+    ask = ("ablate", "--data", tmp_path, "--out", tmp_path / "out")
+    assert_one_line(call(*ask), "--test-subjects")
+    assert_one_line(call(*ask, "--test-subjects", "a", "--seeds", "one"), "--seeds one")
+    assert_one_line(call("prepare", tmp_path / "nowhere", tmp_path / "out"), "nowhere")
+
+
+@needs_torch
+def test_prepare_says_what_it_made_and_what_is_damaged(tmp_path):
+    data = coloured_clips(tmp_path / "data", per_class=1)
+    (data / "clips.csv").unlink()
+    undecodable(data / "red" / "broken.mp4")
+    result = call("prepare", data, tmp_path / "small", "--size", "32", "--workers", "1", "--quiet")
+    assert result.exit_code == 0 and "4 clips: 4 made, 0 there before, 1 damaged" in result.stdout
+    assert "red/broken.mp4" in result.stderr
+    assert (tmp_path / "small" / "red" / "broken.mp4").read_bytes() == (
+        data / "red" / "broken.mp4"
+    ).read_bytes()
+    assert_one_line(call("prepare", data, data), "another folder")
+    assert_one_line(
+        call("ablate", "--data", data, "--out", data, "--test-subjects", "a", "--quiet"), "another --out"
+    )
+
+
+@needs_torch
+def test_training_says_how_many_clips_are_too_short_for_the_robot(tmp_path):
+    data = coloured_clips(tmp_path / "data", per_class=1)
+    (data / "clips.csv").unlink()
+    short = call("train", "--data", data, "--out", tmp_path / "long", *TINY, "--set", "window_s=8")
+    assert short.exit_code == 0 and "3 of these clips are shorter than the window of 8 s" in short.stdout
+    assert "window_s=" in short.stdout
+    assert "shorter" not in call("train", "--data", data, "--out", tmp_path / "run", *TINY).stdout

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several training processes: which one this is, and what only the first does.
+
+Lightning starts the processes of one node itself, torchrun or SLURM those of several. Where the first has prepared the
+run before it starts the others, they find everything there; where all start together, they wait for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+PREPARED = "prepared.json"
+
+
+def rank(devices: int) -> int:
+    """The number of this process among all of the training, 0 for the first."""
+    for name in ("RANK", "SLURM_PROCID"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return int(os.environ.get("NODE_RANK", 0)) * devices + int(os.environ.get("LOCAL_RANK", 0))
+
+
+def tell_prepared(out: Path, values: dict[str, Any]) -> None:
+    """The first process: the run directory is ready, and this is what the others must know."""
+    part = out / f"{PREPARED}.part"
+    part.write_text(json.dumps(values))
+    os.replace(part, out / PREPARED)
+
+
+def wait_prepared(out: Path, timeout_s: float = 24 * 3600.0) -> dict[str, Any]:
+    """The others: wait for it. A data set may take hours to decode; whoever started us ends us where it fails."""
+    end = time.monotonic() + timeout_s
+    while not (out / PREPARED).is_file():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{out} was not prepared by the first process within {timeout_s / 3600:.0f} h")
+        time.sleep(0.2)
+    values: dict[str, Any] = json.loads((out / PREPARED).read_text())
+    return values
