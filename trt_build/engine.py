@@ -210,3 +210,21 @@ def check_inputs(specs: Mapping[str, TensorSpec], inputs: Mapping[str, NDArray[A
         if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != spec.dtype:
             found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
             raise EngineError(f"input {name} must be {spec.dtype} {shape}, got {found}")
+
+
+def idle_slots(active: Sequence[bool] | None, batch: int) -> list[int]:
+    """The slots whose state does not advance in a run. Raises EngineError unless `active` has one entry a slot."""
+    if active is None:
+        return []
+    if len(active) != batch:
+        raise EngineError(f"active has {len(active)} entries, the engine has {batch} slots")
+    return [slot for slot in range(batch) if not active[slot]]
+
+
+def chosen_slots(slots: Sequence[int] | None, batch: int) -> list[int]:
+    """The slots of a reset, None = all. Raises EngineError for one that the engine does not have."""
+    chosen = list(range(batch)) if slots is None else list(slots)
+    wrong = [slot for slot in chosen if not 0 <= slot < batch]
+    if wrong:
+        raise EngineError(f"no slot {wrong[0]}: the engine has slots 0 to {batch - 1}")
+    return chosen

@@ -21,7 +21,9 @@ from trt_build.engine import (
     TensorSpec,
     check_inputs,
     check_signature,
+    chosen_slots,
     expected_io,
+    idle_slots,
     need,
     split_states,
 )
@@ -104,8 +106,7 @@ class OrtEngine:
         if self._session is None:
             raise EngineError("the engine is closed; open a new one")
         check_inputs(self.inputs, inputs, self.batch)
-        if active is not None and len(active) != self.batch:
-            raise EngineError(f"active has {len(active)} entries, the engine has {self.batch} slots")
+        idle = idle_slots(active, self.batch)
         binding, bound = self._bindings[self._read], self._bound[self._read]
         for name, array in inputs.items():
             if bound.get(name) is not array:
@@ -118,8 +119,8 @@ class OrtEngine:
         except Exception as error:
             raise EngineError(f"onnxruntime failed: {error}") from error
         if self.states:
-            if active is not None and not all(active):
-                self._keep([slot for slot in range(self.batch) if not active[slot]])
+            if idle:
+                self._keep(idle)
             self._read = 1 - self._read
         return dict(self._host)
 
@@ -141,10 +142,7 @@ class OrtEngine:
 
     def reset(self, slots: Sequence[int] | None = None) -> None:
         """Set the states of these slots (default: all) to zero."""
-        chosen = list(range(self.batch)) if slots is None else list(slots)
-        wrong = [slot for slot in chosen if not 0 <= slot < self.batch]
-        if wrong:
-            raise EngineError(f"no slot {wrong[0]}: the engine has slots 0 to {self.batch - 1}")
+        chosen = chosen_slots(slots, self.batch)
         if self._session is None:
             return
         for name in self.states:

@@ -20,7 +20,9 @@ from trt_build.engine import (
     TensorSpec,
     check_inputs,
     check_signature,
+    chosen_slots,
     expected_io,
+    idle_slots,
     split_states,
 )
 from trt_build.errors import BundleError, EngineError
@@ -106,8 +108,7 @@ class OvEngine:
         if not self._requests:
             raise EngineError("the engine is closed; open a new one")
         check_inputs(self.inputs, inputs, self.batch)
-        if active is not None and len(active) != self.batch:
-            raise EngineError(f"active has {len(active)} entries, the engine has {self.batch} slots")
+        idle = idle_slots(active, self.batch)
         request, bound = self._requests[self._read], self._bound[self._read]
         for name, array in inputs.items():
             if bound.get(name) is not array:
@@ -120,8 +121,7 @@ class OvEngine:
         except Exception as error:
             raise EngineError(f"openvino failed: {error}") from error
         if self.states:
-            if active is not None and not all(active):
-                idle = [slot for slot in range(self.batch) if not active[slot]]
+            if idle:
                 old, new = self._arrays[self._read], self._arrays[1 - self._read]
                 for name in self.states:
                     new[name][idle] = old[name][idle]
@@ -130,10 +130,7 @@ class OvEngine:
 
     def reset(self, slots: Sequence[int] | None = None) -> None:
         """Set the states of these slots (default: all) to zero."""
-        chosen = list(range(self.batch)) if slots is None else list(slots)
-        wrong = [slot for slot in chosen if not 0 <= slot < self.batch]
-        if wrong:
-            raise EngineError(f"no slot {wrong[0]}: the engine has slots 0 to {self.batch - 1}")
+        chosen = chosen_slots(slots, self.batch)
         for array in self._arrays[self._read].values():
             array[chosen] = 0
 

@@ -24,7 +24,9 @@ from trt_build.engine import (
     TensorSpec,
     check_inputs,
     check_signature,
+    chosen_slots,
     expected_io,
+    idle_slots,
     split_states,
 )
 from trt_build.errors import BundleError, EngineError
@@ -208,8 +210,7 @@ class TrtEngine:
         if not self._open:
             raise EngineError("the engine is closed; open a new one")
         check_inputs(self.inputs, inputs, self.batch)
-        if active is not None and len(active) != self.batch:
-            raise EngineError(f"active has {len(active)} entries, the engine has {self.batch} slots")
+        idle = idle_slots(active, self.batch)
         self._cuda.use()
         for name, array in inputs.items():
             np.copyto(self._in_host[name], array)
@@ -219,8 +220,8 @@ class TrtEngine:
             self.transfers += copies
         else:
             self._step()
-        if self.states and active is not None and not all(active):
-            self._keep([slot for slot in range(self.batch) if not active[slot]])
+        if self.states and idle:
+            self._keep(idle)
         self._synchronize()
         if self.states:
             self._read = 1 - self._read
@@ -256,10 +257,7 @@ class TrtEngine:
 
     def reset(self, slots: Sequence[int] | None = None) -> None:
         """Set the states of these slots (default: all) to zero."""
-        chosen = list(range(self.batch)) if slots is None else list(slots)
-        wrong = [slot for slot in chosen if not 0 <= slot < self.batch]
-        if wrong:
-            raise EngineError(f"no slot {wrong[0]}: the engine has slots 0 to {self.batch - 1}")
+        chosen = chosen_slots(slots, self.batch)
         if not self._open:
             return
         self._cuda.use()
