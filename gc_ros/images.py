@@ -19,6 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+MAX_PIXELS_PER_BYTE = 2048  # of a JPEG or PNG; one flat colour makes 250 to 1000
 MAX_PIXELS = 1 << 26  # 67 megapixels: more is a broken or hostile message, not a camera
 
 
@@ -184,6 +185,8 @@ def _decode_compressed(message: Any) -> Decoded:
     else:
         raise _Refused(f"compressed image is neither JPEG nor PNG (format {ascii(form)[:60]})")
     _check_size(width, height)
+    if width * height > size * MAX_PIXELS_PER_BYTE:  # a few bytes must not cost a buffer of gigabytes
+        raise _Refused(f"compressed image of {size} bytes claims {width}x{height} pixels")
     # The orientation tag is ignored: raw and compressed topics of a camera must agree.
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:

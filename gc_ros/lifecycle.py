@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from std_srvs.srv import SetBool, Trigger
 
 from gc_ros import ros_messages
+from gc_ros.batch import Batch
 from gc_ros.camera import LATCHED, Camera, Job, to_diagnostic
 from gc_ros.diagnostics import EngineFacts, judge_engine
 from gc_ros.parameters import BY_NAME, PARAMETERS, Parameter, refuse_all
@@ -56,8 +58,9 @@ class ActivityRecognition(LifecycleNode):
         self._engine: Engine | None = None
         self._cameras: list[Camera] = []
         self._worker: Worker | None = None
+        self._batch: Batch | None = None
         self._abandoned = False  # a run of this engine never came back
-        self._failures = self._failures_in_row = 0
+        self._failures = 0  # engine runs, and rows of them, that failed
         self._last_error: str | None = None
         self._label_info: Any = None
 
@@ -66,7 +69,7 @@ class ActivityRecognition(LifecycleNode):
         self._has_post_set = hasattr(self, "add_post_set_parameters_callback")
         for parameter in PARAMETERS:
             declared = self.declare_parameter(
-                parameter.name, parameter.default, ros_messages.to_descriptor(parameter)
+                parameter.name, _ros(parameter.default), ros_messages.to_descriptor(parameter)
             )
             self._values[parameter.name] = _as(parameter, declared.value)
         if self._has_post_set:
@@ -87,7 +90,11 @@ class ActivityRecognition(LifecycleNode):
     # -- lifecycle -------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Configure and activate when `autostart` says so."""
+        """Configure and activate when `autostart` says so; with `build_only` configure and be done."""
+        if self._values["build_only"]:
+            built = self.trigger_configure() == TransitionCallbackReturn.SUCCESS
+            self.exit_code = 0 if built else EXIT_FAILURE
+            return
         if not self._values["autostart"]:
             return
         configured = self.trigger_configure() == TransitionCallbackReturn.SUCCESS
@@ -119,36 +126,35 @@ class ActivityRecognition(LifecycleNode):
             bundle,
             mode,
             backend=values["backend"],
-            batch=1,
+            batch=len(values["cameras"]),
             threads=values["threads"] or None,
             device=values["device"],
+            precision=values["precision"],
+            engine_policy=values["engine_policy"],
         )
         self._bundle, self._engine, self._abandoned = bundle, engine, False
-        self._failures = self._failures_in_row = 0
+        self._failures = 0
         # The first run allocates and tunes: better now than with the first window.
         engine.run(
             {name: np.zeros(spec.sized(engine.batch), spec.dtype) for name, spec in engine.inputs.items()}
         )
         engine.reset()
         opened_s = time.perf_counter() - began
-        recognizer = Recognizer(
-            bundle,
-            engine,
-            mode=mode,
-            stride=values["stride"],
-            top_k=values["top_k"],
-            smoothing=Smoothing(
-                values["smoothing_tau_s"],
-                values["onset_threshold"],
-                values["offset_threshold"],
-                values["min_duration_s"],
-            ),
-            max_frame_gap_s=values["max_frame_gap_s"] or None,
-            unknown_threshold=self._unknown_threshold(),
-            owns_engine=False,
-        )
-        # One camera as yet; several share the engine as rows of its batch, one slot each.
-        self._cameras = [Camera(self, "", recognizer, self._submit, self._values.__getitem__)]
+        # The cameras share the engine as rows of its batch, one slot each.
+        for slot, name in enumerate(values["cameras"]):
+            recognizer = Recognizer(
+                bundle,
+                engine,
+                slot=slot,
+                mode=mode,
+                stride=values["stride"],
+                top_k=values["top_k"],
+                smoothing=self._smoothing(),
+                max_frame_gap_s=values["max_frame_gap_s"] or None,
+                unknown_threshold=self._unknown_threshold(),
+                owns_engine=False,
+            )
+            self._cameras.append(Camera(self, name, recognizer, self._submit, self._values.__getitem__))
         self._label_info = self.create_publisher(gc_msg.LabelInfo, "~/label_info", LATCHED)
         self._publish_label_info()
         info = bundle.info
@@ -162,8 +168,14 @@ class ActivityRecognition(LifecycleNode):
         try:
             if self._abandoned:
                 raise GlimpseError("an engine run still hangs; clean up and configure again")
-            self._failures_in_row, self._failure = 0, None
-            self._worker = Worker(self._infer, self._on_engine_error)
+            assert self._engine is not None
+            self._failure = None
+            self._batch = Batch(self._engine, {camera.name: camera.recognizer for camera in self._cameras})
+            for camera in self._cameras:
+                camera.failures_in_row = 0
+            # Bound to this activation: an abandoned thread that comes back later counts for nothing.
+            batch = self._batch
+            self._worker = Worker(partial(self._infer, batch), partial(self._on_engine_error, batch))
             for camera in self._cameras:
                 camera.start()
         except Exception as error:
@@ -207,7 +219,7 @@ class ActivityRecognition(LifecycleNode):
     def _stop(self, reason: str) -> None:
         for camera in self._cameras:
             camera.stop(reason)
-        worker, self._worker = self._worker, None
+        worker, self._worker, self._batch = self._worker, None, None
         if worker is not None and not worker.stop(_STOP_S):
             self._abandoned = True
             self.get_logger().error("an engine run does not end; its thread is abandoned")
@@ -236,18 +248,38 @@ class ActivityRecognition(LifecycleNode):
         if self._worker is not None:
             self._worker.submit(name, job)
 
-    def _infer(self, jobs: Mapping[Any, Job]) -> None:
-        for camera in self._cameras:
-            if camera.name in jobs:
-                camera.infer(jobs[camera.name])
-                self._failures_in_row = 0
+    def _infer(self, batch: Batch, jobs: Mapping[Any, Job]) -> bool:
+        """In the worker thread: one engine call and its results. Whether it must be called again at once."""
+        for name, job in jobs.items():
+            batch.add(name, job.window, job)
+        cameras = {camera.name: camera for camera in self._cameras}
+        for outcome in batch.run():
+            if batch is not self._batch:
+                return False
+            camera = cameras[outcome.key]
+            if outcome.error is not None:
+                self._failed_run(outcome.error, [camera])
+                continue
+            camera.failures_in_row = 0
+            if outcome.activity is not None:
+                camera.publish(outcome.activity, outcome.ticket, outcome.began)
+        return batch.pending
 
-    def _on_engine_error(self, error: Exception) -> None:
-        """In the worker thread. Nothing of this run was published."""
+    def _on_engine_error(self, batch: Batch, error: Exception) -> None:
+        """In the worker thread: a whole engine call failed. Nothing of it was published."""
+        if batch is self._batch:
+            self._failed_run(error, self._cameras)
+
+    @property
+    def _failures_in_row(self) -> int:
+        return max((camera.failures_in_row for camera in self._cameras), default=0)
+
+    def _failed_run(self, error: Exception, cameras: list[Camera]) -> None:
         if not self.context.ok():
             return
         self._failures += 1
-        self._failures_in_row += 1
+        for camera in cameras:
+            camera.failures_in_row += 1
         self._last_error = one_line(error)
         self.get_logger().error(f"inference failed: {self._last_error}", throttle_duration_sec=1.0)
         if self._failures_in_row >= self._values["max_failures"]:
@@ -347,19 +379,25 @@ class ActivityRecognition(LifecycleNode):
 
     def _apply(self, parameters: list[Any]) -> None:
         before = dict(self._values)
+        told = ("unknown_threshold", "onset_threshold", "offset_threshold")
         for parameter in parameters:
             if parameter.name in BY_NAME:
                 self._values[parameter.name] = _as(BY_NAME[parameter.name], parameter.value)
         for camera in self._cameras:
             camera.recognizer.top_k = self._values["top_k"]
             camera.recognizer.unknown_threshold = self._unknown_threshold()
-        if self._cameras and before["unknown_threshold"] != self._values["unknown_threshold"]:
+            camera.recognizer.smoothing = self._smoothing()
+        if self._cameras and any(before[name] != self._values[name] for name in told):
             self._publish_label_info()
 
     def _unknown_threshold(self) -> float:
         assert self._bundle is not None
         value = self._values["unknown_threshold"]
         return float(value if value >= 0 else self._bundle.info.calibration.unknown_threshold)
+
+    def _smoothing(self) -> Smoothing:
+        names = ("smoothing_tau_s", "onset_threshold", "offset_threshold", "min_duration_s")
+        return Smoothing(*(self._values[name] for name in names))
 
     def _publish_label_info(self) -> None:
         assert self._bundle is not None
@@ -376,7 +414,13 @@ class ActivityRecognition(LifecycleNode):
 
 
 def _as(parameter: Parameter, value: Any) -> Any:
-    return float(value) if isinstance(parameter.default, float) else value
+    if isinstance(parameter.default, float):
+        return float(value)
+    return tuple(value) if isinstance(parameter.default, tuple) else value
+
+
+def _ros(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def spin(node: ActivityRecognition, executor: Executor) -> None:

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The picture of a result: glimpses on the camera image, and beside it the label, the best classes and the
-workers.
+"""The picture of a result: glimpses on the camera image, a banner when an activity begins or ends, and beside it
+the label, the best classes and the workers.
 
 Colours stand for glimpses: the paper's red, green and blue, the fourth is amber. A worker's row shows what
-it takes from each glimpse, and a glimpse's frame is the thicker the more the workers take from it. Plain
-NumPy and OpenCV.
+it takes from each glimpse; a glimpse's tag says how much of all that the workers take comes from it, and its frame
+is the thicker for it. Plain NumPy and OpenCV.
 """
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gc_ros.activity import Activity
+from gc_ros.smoothing import ActivityEvent
 from trt_build.preprocess import check_image
 
 Colour = tuple[int, int, int]
@@ -31,7 +33,33 @@ _DIM = 0.6  # brightness outside the glimpses
 _TINT = 0.1  # of a glimpse's colour inside it
 _PANEL_W, _PANEL_H = 320, 480  # design size of the panel; it is scaled to the height of the picture
 _WIDEST = 2.4  # widest picture, as a multiple of its height
+_BANNER_S = 2.0  # of the stream's time that an event stays on the picture
+_BEGAN, _ENDED = (72, 205, 122), (136, 148, 164)
 _FINE = 2  # the panel is drawn this much larger and scaled down, which makes Hershey letters smooth
+
+
+class Banner:
+    """Which event the picture shows: the newest, for two seconds of the stream from when it was decided.
+
+    By stamps, so a bag at any rate shows the same. One writer; a reader in another thread sees the old or the new.
+    """
+
+    def __init__(self) -> None:
+        self._newest: tuple[ActivityEvent, int] | None = None
+
+    def add(self, events: Sequence[ActivityEvent], decided_ns: int) -> None:
+        """Events in order, and the stamp of the frame that decided them."""
+        # One activity gives way to another in one step: what began is the news.
+        begun = [event for event in events if event.kind == "onset"]
+        if events:
+            self._newest = ((begun or events)[-1], decided_ns)
+
+    def at(self, stamp_ns: int) -> ActivityEvent | None:
+        """The event to show on the frame of this stamp; none before it was decided, as after a jump back."""
+        if self._newest is None:
+            return None
+        event, decided_ns = self._newest
+        return event if 0 <= stamp_ns - decided_ns < _BANNER_S * 1e9 else None
 
 
 def draw(
@@ -39,6 +67,7 @@ def draw(
     activity: Activity | None,
     assignment: ArrayLike | None = None,
     *,
+    event: ActivityEvent | None = None,
     warmup: tuple[int, int] | None = None,
     height: int | None = None,
 ) -> Canvas:
@@ -46,8 +75,8 @@ def draw(
     even sizes.
 
     assignment: (C, G), default: that of the activity. activity=None draws the panel of a recogniser that
-    has no result yet, with warmup = (n, T). height: of the picture; default: the image's, between 480 and
-    720 pixels.
+    has no result yet, with warmup = (n, T). event: onset or offset to announce on the picture.
+    height: of the picture; default: the image's, between 480 and 720 pixels.
     """
     check_image(image_rgb)
     rows, columns = image_rgb.shape[:2]
@@ -67,6 +96,8 @@ def draw(
     if view.shape[0] < height:  # a panorama: as wide as allowed, the rest stays empty
         spare = height - view.shape[0]
         view = np.pad(view, ((spare // 2, spare - spare // 2), (0, 0), (0, 0)))
+    if event is not None:
+        _announce(view, event)
     return np.hstack([view, _panel(height, activity, weights, warmup)])
 
 
@@ -92,15 +123,41 @@ def _glimpses(view: Canvas, boxes: NDArray[np.float64], weights: NDArray[np.floa
         cv2.rectangle(
             view, (x0 + inset, y0 + inset), (x1 - 1 - inset, y1 - 1 - inset), colour, thick, cv2.LINE_AA
         )
-        _tag(view, str(g + 1), x0, y0, colour, unit)
+    for g, (x0, y0, x1, y1) in enumerate(corners):  # above all frames
+        if x1 > x0 and y1 > y0:
+            _tag(view, f"{g + 1}", f"{100 * float(share[g]):.0f} %", x0, y0, _colour(g), unit)
     return view
 
 
-def _tag(view: Canvas, text: str, x: int, y: int, colour: Colour, unit: float) -> None:
-    size = round(22 * unit)
-    x, y = min(x, view.shape[1] - size), min(y, view.shape[0] - size)
-    cv2.rectangle(view, (x, y), (x + size, y + size), colour, -1)
-    _text(view, text, x + size // 2, y + round(16 * unit), 12 * unit, _BACK, align=0.5, bold=True)
+def _tag(view: Canvas, name: str, share: str, x: int, y: int, colour: Colour, unit: float) -> None:
+    size, wide = round(22 * unit), round(66 * unit)
+    x, y = max(min(x, view.shape[1] - wide), 0), max(min(y, view.shape[0] - size), 0)
+    cv2.rectangle(view, (x, y), (x + wide, y + size), colour, -1)
+    base = y + round(16 * unit)
+    _text(view, name, x + size // 2, base, 12 * unit, _BACK, align=0.5, bold=True)
+    _text(view, share, x + wide - round(6 * unit), base, 9.5 * unit, _BACK, align=1.0)
+
+
+def _announce(view: Canvas, event: ActivityEvent) -> None:
+    """A band over the foot of the picture: what began or ended, and its smoothed score."""
+    height, width = view.shape[:2]
+    unit = min(height / 480, width / 220)
+    narrow = width < 400 * unit  # a portrait: score below the label, not beside it
+    top = max(height - round((76 if narrow else 54) * unit), 0)
+    band = view[top:]
+    cv2.addWeighted(band, 0.2, np.full_like(band, _BACK), 0.8, 0, dst=band)
+    onset = event.kind == "onset"
+    colour = _BEGAN if onset else _ENDED
+    cv2.rectangle(view, (0, top), (round(8 * unit), height), colour, -1)
+    left, room = round(24 * unit), width - round(40 * unit)
+    note = f"{'began' if onset else 'ended'}   {100 * event.score:.0f} %"
+    if narrow:
+        _text(view, note, left, top + round(62 * unit), 13 * unit, colour, room=room)
+    else:
+        _text(view, note, width - left, top + round(35 * unit), 15 * unit, colour, align=1.0)
+        room -= round(160 * unit)
+    base = top + round((32 if narrow else 35) * unit)
+    _text(view, event.label, left, base, 20 * unit, _TEXT, room=room, bold=True)
 
 
 def _panel(
@@ -120,10 +177,10 @@ def _panel(
         _banner(panel, activity, x0, x1, u)
         y = _bars(panel, activity, x0, x1, 130 * u, u)
         _workers(panel, weights, x0, x1, max(y + 18 * u, 340 * u - 22 * u * (len(weights) - 3)), u)
-        rate = f"{activity.timings.get('inference', 0):.0f} ms"
         seconds = (activity.window_end_ns - activity.window_start_ns) / 1e9
-        foot = f"{activity.model_id}   {seconds:.1f} s window   {rate}"
-        _text(panel, foot, x0, round(462 * u), 9.5 * u, _MUTED, room=x1 - x0)
+        times = f"{seconds:.1f} s window   inference {activity.timings.get('inference', 0):.0f} ms"
+        _text(panel, activity.model_id, x0, round(448 * u), 9.5 * u, _MUTED, room=x1 - x0)
+        _text(panel, times, x0, round(465 * u), 9.5 * u, _MUTED)
     return np.asarray(cv2.resize(panel, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
@@ -211,7 +268,8 @@ def _text(
     scale = pixels / 22.0  # Hershey capitals are 22 units tall
     width = _width(text, scale, thick)
     if room is not None and width > room:
-        scale *= max(room / width, 0.7)
+        shrink = max(room / width, 0.7)
+        scale, thick = scale * shrink, max(1, round(thick * shrink))
         while len(text) > 4 and _width(text, scale, thick) > room:
             text = text[:-4] + "..."
         width = _width(text, scale, thick)

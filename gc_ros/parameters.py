@@ -12,16 +12,17 @@ and a test holds them equal. No ROS import.
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Value = bool | int | float | str
+Value = bool | int | float | str | tuple[str, ...]
 Change = Literal["at once", "unconfigured", "never"]
 
 CHANGE_MEANS = {
-    "at once": "takes effect with the next image",
+    "at once": "takes effect with the next image or result",
     "unconfigured": "can change only while the node is unconfigured",
     "never": "fixed when the node starts",
 }
@@ -42,6 +43,8 @@ class Parameter:
     def refuse(self, value: object) -> str | None:
         """Why this value is illegal, or None. An int is taken for a float, as YAML writes it."""
         kind = type(self.default)
+        if kind is tuple:
+            return self._refuse_names(value)
         if kind is float and type(value) is int:
             value = float(value)
         if type(value) is not kind:
@@ -52,13 +55,36 @@ class Parameter:
             return f"{self.name} must be one of {', '.join(self.choices)}; got {value!r}"
         return None
 
+    def _refuse_names(self, value: object) -> str | None:
+        if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+            return f"{self.name} must be a list of strings, got {value!r}"
+        if list(value) == [""]:
+            return None
+        for name in value:
+            if not _CAMERA.fullmatch(name):
+                return (
+                    f"{self.name} has the name {name!r}; a name is letters, digits and underscores, a letter first, "
+                    "with slashes between parts"
+                )
+        if len(set(value)) != len(value) or not 1 <= len(value) <= MAX_CAMERAS:
+            return f"{self.name} must be 1 to {MAX_CAMERAS} different names, got {', '.join(value) or 'none'}"
+        return None
+
     def _within(self, value: float) -> bool:
         if self.low is None or self.high is None:
             return True
         return math.isfinite(value) and self.low <= value <= self.high
 
 
-_TYPES: dict[type, str] = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
+MAX_CAMERAS = 16
+_CAMERA = re.compile(r"[A-Za-z]\w*(/[A-Za-z]\w*)*", re.ASCII)
+_TYPES: dict[type, str] = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    tuple: "a list of strings",
+}
 
 PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
@@ -74,6 +100,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         "unconfigured",
     ),
     Parameter(
+        "cameras",
+        ("",),
+        "Names of the cameras, each with topics of its own (front: front/image, ~/front/activity), a window and "
+        'a state; one engine runs them as one batch. [""]: one camera, topics without a name.',
+        "unconfigured",
+    ),
+    Parameter(
         "mode",
         "auto",
         "Way through time: window computes all frames of a window anew, step one frame with carried state; "
@@ -86,7 +119,29 @@ PARAMETERS: tuple[Parameter, ...] = (
         "auto",
         "What runs the engine; auto: the best that is installed.",
         "unconfigured",
-        choices=("auto", "onnxruntime"),
+        choices=("auto", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"),
+    ),
+    Parameter(
+        "precision",
+        "auto",
+        "Arithmetic of the engine; auto: the backend's own choice. bf16: openvino; int8: bundles that trt-build "
+        "quantize has seen.",
+        "unconfigured",
+        choices=("auto", "fp32", "fp16", "bf16", "int8"),
+    ),
+    Parameter(
+        "engine_policy",
+        "rebuild",
+        "When no TensorRT engine in the bundle fits this GPU, version, graph and precision; rebuild: build it while "
+        "configuring, which takes minutes; refuse: do not configure, say what to run.",
+        "unconfigured",
+        choices=("rebuild", "refuse"),
+    ),
+    Parameter(
+        "build_only",
+        False,
+        "Open the engine that these parameters ask for, building it where it is missing, and exit: 0, or 3 on failure.",
+        "never",
     ),
     Parameter(
         "device",
@@ -147,19 +202,18 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "smoothing_tau_s",
         0.5,
-        "Time constant of the smoothing of the scores that events are made from. Seconds; 0: none.",
-        "unconfigured",
+        "Time constant of the smoothing of the scores that events are made from. Seconds; 0: none. A change of this or "
+        "of the three below resets nothing: what is smoothed, on or about to be is judged by the new values.",
+        "at once",
         0.0,
         60.0,
     ),
-    Parameter(
-        "onset_threshold", 0.6, "Smoothed score at which an activity begins.", "unconfigured", 0.0, 1.0
-    ),
+    Parameter("onset_threshold", 0.6, "Smoothed score at which an activity begins.", "at once", 0.0, 1.0),
     Parameter(
         "offset_threshold",
         0.4,
         "Smoothed score below which it ends; not above onset_threshold.",
-        "unconfigured",
+        "at once",
         0.0,
         1.0,
     ),
@@ -167,7 +221,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "min_duration_s",
         0.0,
         "An activity is announced once it has lasted this long. Seconds.",
-        "unconfigured",
+        "at once",
         0.0,
         60.0,
     ),
@@ -214,12 +268,16 @@ def refuse_all(changes: Mapping[str, object], current: Mapping[str, Any], *, con
         reason = parameter.refuse(value)
         if reason:
             return reason
-        if parameter.change == "unconfigured" and configured and value != current.get(name):
+        if parameter.change == "unconfigured" and configured and not _same(value, current.get(name)):
             return f"{name} can change only while the node is unconfigured: deactivate and clean up first"
     after = {**current, **changes}
     if after.get("offset_threshold", 0.0) > after.get("onset_threshold", 1.0):
         return f"offset_threshold {after['offset_threshold']:g} is above onset_threshold {after['onset_threshold']:g}"
     return None
+
+
+def _same(a: Any, b: Any) -> bool:
+    return list(a) == list(b) if isinstance(a, list | tuple) and isinstance(b, list | tuple) else bool(a == b)
 
 
 def as_yaml() -> str:
@@ -265,6 +323,8 @@ def _legal(p: Parameter) -> str:
 def _literal(value: Value) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_literal(item) for item in value) + "]"
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ from gc_ros.smoothing import ActivityEvent, EventDetector, Smoothing
 from trt_build.bundle import LoadedBundle
 from trt_build.engine import Engine
 from trt_build.errors import EngineError
+
+Turn = Generator[None, tuple[dict[str, NDArray[Any]], float], Activity | None]
 
 __all__ = ["Activity", "Counters", "Glimpse", "Recognizer", "Window", "stream_label"]
 
@@ -62,8 +65,8 @@ class Recognizer:
     ) -> None:
         self.info = bundle.info
         self.mode = mode or bundle.info.default_mode
-        self._input_name = "frames" if self.mode == "window" else "frame"
-        if self._input_name not in engine.inputs:
+        self.input_name = "frames" if self.mode == "window" else "frame"
+        if self.input_name not in engine.inputs:
             raise EngineError(
                 f"mode {self.mode!r} needs an engine of that mode, this one is: {engine.description}"
             )
@@ -77,7 +80,7 @@ class Recognizer:
             calibration.unknown_threshold if unknown_threshold is None else unknown_threshold
         )
         self._engine, self._owns_engine = engine, owns_engine
-        self._input = np.zeros(engine.inputs[self._input_name].sized(engine.batch), np.uint8)
+        self._input: NDArray[np.uint8] | None = None  # made when `infer` first needs it
         self._active = [row == slot for row in range(engine.batch)]
         self._detector = EventDetector(self.info.labels, smoothing)
         self._events: list[ActivityEvent] = []
@@ -102,6 +105,17 @@ class Recognizer:
         Raises ImageError for an unusable image, which is counted and otherwise has no effect.
         """
         return self._intake.offer(image, stamp_ns, bgr, encoding)
+
+    @property
+    def smoothing(self) -> Smoothing:
+        """How scores become events. A change holds from the next result on and forgets nothing: smoothed
+        scores, an activity that is on, and how long a candidate has lasted are judged by the new values."""
+        return self._detector.smoothing
+
+    @smoothing.setter
+    def smoothing(self, smoothing: Smoothing) -> None:
+        with self._lock:
+            self._detector.smoothing = smoothing
 
     def reset(self, reason: str) -> list[ActivityEvent]:
         """Forget window, state and smoothing; the next frame starts anew. Waiting windows become void.
@@ -163,16 +177,40 @@ class Recognizer:
         engine fails or its logits are not finite.
         """
         with self._engine_lock:
-            if not self._current(window.epoch):
-                return None
+            if self._input is None:
+                self._input = np.zeros(
+                    self._engine.inputs[self.input_name].sized(self._engine.batch), np.uint8
+                )
+            turn = self.turn(window, self._input[self.slot])
             try:
-                return self._infer_window(window) if self.mode == "window" else self._infer_steps(window)
+                next(turn)
+                while True:
+                    began = time.perf_counter()
+                    out = self._engine.run({self.input_name: self._input}, self._active)
+                    turn.send((out, (time.perf_counter() - began) * 1e3))
+            except StopIteration as done:
+                return done.value
             except EngineError:
-                if self.mode == "step":  # the carried state is undefined or poisoned now
-                    self._engine_epoch = -1
-                    with self._lock:
-                        self._intake.reset("engine error")
+                self.lose_state()
                 raise
+
+    def turn(self, window: Window, row: NDArray[np.uint8]) -> Turn:
+        """The work on one window as a generator, for whoever runs the engine (`infer`, `gc_ros.batch`).
+
+        At each yield `row`, this camera's row of the engine's input, holds what the next engine call must
+        see; the outputs of that call and its duration in ms are sent back. It returns what `infer` does.
+        """
+        if not self._current(window.epoch):
+            return None
+        steps = self._turn_window if self.mode == "window" else self._turn_steps
+        return (yield from steps(window, row))
+
+    def lose_state(self) -> None:
+        """After a failed engine call: a state that was carried is undefined or poisoned, start again."""
+        if self.mode == "step":
+            self._engine_epoch = -1
+            with self._lock:
+                self._intake.reset("engine error")
 
     def push(
         self, image: NDArray[np.uint8], stamp_ns: int, *, bgr: bool = True, encoding: str = ""
@@ -200,15 +238,12 @@ class Recognizer:
         with self._lock:
             return self._intake.is_current(epoch)
 
-    def _infer_window(self, window: Window) -> Activity | None:
+    def _turn_window(self, window: Window, row: NDArray[np.uint8]) -> Turn:
         if window.number <= self._results_through:
             return None
-        row = self._input[self.slot]
         for t, frame in enumerate(window.frames):
             row[t] = frame
-        began = time.perf_counter()
-        out = self._run()
-        inference_ms = (time.perf_counter() - began) * 1e3
+        out, inference_ms = yield
         with self._lock:
             self._intake.skipped += window.number - self._results_through - 1
         self._results_through = window.number
@@ -216,7 +251,7 @@ class Recognizer:
         last = out["glimpses"][self.slot, -1], out["assignment"][self.slot, -1]
         return self._result(window, window.stamps[0], window.stamps[-1], logits, last, inference_ms)
 
-    def _infer_steps(self, window: Window) -> Activity | None:
+    def _turn_steps(self, window: Window, row: NDArray[np.uint8]) -> Turn:
         T, reset_after = self.info.T, self.info.reset_after
         result: tuple[int, int, NDArray[Any], Any, float] | None = None
         spent_ms, due = 0.0, 0
@@ -231,10 +266,9 @@ class Recognizer:
                 self._engine.reset([self.slot])
                 self._engine_epoch, self._since_reset = window.epoch, 0
                 self._history.clear()
-            self._input[self.slot] = frame.image
-            began = time.perf_counter()
-            out = self._run()
-            spent_ms += (time.perf_counter() - began) * 1e3
+            row[:] = frame.image
+            out, run_ms = yield
+            spent_ms += run_ms
             self._since_reset += 1
             self._history.append((frame.stamp_ns, self._finite(out["logits"][self.slot]).copy()))
             beyond = self._since_reset - T
@@ -249,9 +283,6 @@ class Recognizer:
             self._intake.skipped += due - 1
         start, end, logits, last, preprocess_ms = result
         return self._result(window, start, end, logits, last, spent_ms, preprocess_ms)
-
-    def _run(self) -> dict[str, NDArray[Any]]:
-        return self._engine.run({self._input_name: self._input}, self._active)
 
     def _finite(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         if not np.isfinite(logits).all():

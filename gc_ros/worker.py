@@ -15,12 +15,13 @@ from typing import Any
 class Worker:
     """Calls `work` with everything that waits, newest item a key, in a thread of its own.
 
-    work: gets {key: item}; an exception of it goes to `failed` and the thread lives on.
+    work: gets {key: item}; an exception of it goes to `failed` and the thread lives on. Where it returns True it
+        is not done: it is called again at once, with what has come meanwhile, be that nothing.
     """
 
     def __init__(
         self,
-        work: Callable[[Mapping[Hashable, Any]], None],
+        work: Callable[[Mapping[Hashable, Any]], bool | None],
         failed: Callable[[Exception], None],
         name: str = "inference",
     ) -> None:
@@ -57,16 +58,18 @@ class Worker:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        more: bool | None = False
         while True:
             with self._condition:
-                while not self._waiting and not self._stopping:
+                while not self._waiting and not self._stopping and not more:
                     self._condition.wait()
                 if self._stopping:
                     return
                 items, self._waiting = self._waiting, {}
             self._since = time.monotonic()
+            more = False
             try:
-                self._work(items)
+                more = self._work(items)
             except Exception as error:
                 self._failed(error)
             finally:

@@ -3,6 +3,12 @@
 
 from __future__ import annotations
 
+import os
+
+# Before torch: OpenMP's threads otherwise spin at their barriers, and on a shared machine that takes ten times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# isort: split
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -178,7 +178,7 @@ class FakeEngine:
     def __init__(self, engine: Any) -> None:
         self._engine = engine
         self.before_run: Any = None  # called with no argument before every run
-        self.poison = False  # logits become NaN
+        self.poison: float | bool = False  # logits become NaN, or this number
         self.runs = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -190,7 +190,7 @@ class FakeEngine:
             self.before_run()
         out = self._engine.run(inputs, active)
         if self.poison:
-            out["logits"] = np.full_like(out["logits"], np.nan)
+            out["logits"] = np.full_like(out["logits"], np.nan if self.poison is True else self.poison)
         return out
 
     def close(self) -> None:

@@ -29,6 +29,8 @@ SCHEMA_VERSION = 1
 INFO_NAME = "bundle.json"
 GRAPHS = {"window": "window.onnx", "step": "step.onnx"}
 WEIGHTS_NAME = "weights.bin"
+INT8 = "int8"  # the precision whose graphs `trt-build quantize` adds, with weights of their own
+INT8_WEIGHTS_NAME = "weights.int8.bin"
 
 Mode = Literal["window", "step"]
 
@@ -122,12 +124,24 @@ class LoadedBundle:
     path: Path
     info: Bundle
 
-    def graph(self, mode: str) -> Path:
-        """Path of the ONNX graph of `mode`. Raises BundleError when the bundle has no such mode."""
+    def graph(self, mode: str, precision: str = "fp32") -> Path:
+        """Path of the ONNX graph of `mode`, or of its variant in another precision.
+
+        Raises BundleError when the bundle has no such mode or variant.
+        """
         if mode not in self.info.modes:
             have = ", ".join(self.info.modes)
             raise BundleError(f"{self.path}: no mode {mode!r} in this bundle, it has: {have}")
-        return self.path / GRAPHS[mode]
+        name = graph_name(mode, precision)
+        if precision != "fp32" and name not in self.info.sha256:
+            make = "; add it with: trt-build quantize BUNDLE --clips DIR" if precision == INT8 else ""
+            raise BundleError(f"{self.path}: no {precision} graph of mode {mode!r} in this bundle{make}")
+        return self.path / name
+
+
+def graph_name(mode: str, precision: str = "fp32") -> str:
+    """File name of a graph inside a bundle."""
+    return GRAPHS[mode] if precision == "fp32" else f"{mode}.{precision}.onnx"
 
 
 def load_bundle(path: str | os.PathLike[str], verify: bool = True) -> LoadedBundle:
@@ -187,7 +201,8 @@ def write_bundle(
         raise BundleError(f"{path}: modes {info.modes} need {', '.join(missing)} among the files to write")
     path.mkdir(parents=True, exist_ok=True)
     (path / INFO_NAME).unlink(missing_ok=True)
-    for stale in {*GRAPHS.values(), WEIGHTS_NAME} - sources.keys():
+    variants = {graph_name(mode, INT8) for mode in GRAPHS} | {INT8_WEIGHTS_NAME}
+    for stale in {*GRAPHS.values(), WEIGHTS_NAME, *variants} - sources.keys():
         (path / stale).unlink(missing_ok=True)
     for name, source in sources.items():
         _put(path / name, source)

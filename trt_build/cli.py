@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from trt_build.bundle import load_bundle
 from trt_build.command import Json, command_line
+from trt_build.engine import need
 from trt_build.errors import EngineError
 
 app = command_line(__doc__)
@@ -42,6 +44,44 @@ def export(
     )
 
 
+@app.command(epilog="Example: trt-build build bundles/people --backend tensorrt_rtx --target sm89")
+def build(
+    bundle: Annotated[Path, typer.Argument(help="Bundle directory; the engine goes into its engines/.")],
+    backend: Annotated[str, typer.Option(help="tensorrt or tensorrt_rtx.")] = "tensorrt",
+    mode: Annotated[str, typer.Option(help="window, step, or all of the bundle's modes.")] = "all",
+    precision: Annotated[str, typer.Option(help="fp16 (mixed) or fp32.")] = "fp16",
+    batch: Annotated[int, typer.Option(min=1, help="Cameras that share the engine.")] = 1,
+    target: Annotated[
+        str | None, typer.Option(help="Compute capability to build for without its GPU, as sm89.")
+    ] = None,
+    device: Annotated[int, typer.Option(min=0, help="Number of the GPU.")] = 0,
+    workspace: Annotated[int, typer.Option(min=16, help="Limit of scratch memory in MiB.")] = 2048,
+    force: Annotated[bool, typer.Option("--force", help="Build anew even if an engine fits.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compile a bundle's graphs into TensorRT engines, each with a sidecar. Progress goes to stderr."""
+    need("onnx", "pip install onnx")
+    from trt_build.build import build_engine, wanted_engine
+
+    loaded = load_bundle(bundle)
+    results = []
+    for each in loaded.info.modes if mode == "all" else [mode]:
+        wanted = wanted_engine(
+            loaded, each, backend=backend, precision=precision, batch=batch, target=target, device=device
+        )
+        path, sidecar = build_engine(
+            loaded, wanted, workspace_mb=workspace, force=force, say=lambda line: typer.echo(line, err=True)
+        )
+        results.append({"plan": str(path), **sidecar.model_dump(mode="json")})
+        if not as_json:
+            typer.echo(
+                f"{path}: {sidecar.layers} layers, {sidecar.plan_bytes / 1e6:.0f} MB, "
+                f"{', '.join(sidecar.flags)}, built in {sidecar.build_seconds:.1f} s"
+            )
+    if as_json:
+        typer.echo(json.dumps(results))
+
+
 @app.command(epilog="Example: trt-build info bundles/people")
 def info(
     bundle: Annotated[Path, typer.Argument(help="Bundle directory.")],
@@ -67,6 +107,136 @@ def info(
         typer.echo(f"{key:12} {values[key]}")
     for key in ("calibration", "parity", "provenance"):
         typer.echo(f"{key:12} {json.dumps(values[key])}")
+
+
+Clips = Annotated[
+    list[Path],
+    typer.Option("--clips", help="Videos, folders (class/clip), CSV tables or bags; may be repeated."),
+]
+Subject = Annotated[list[str] | None, typer.Option(help="Only this subject of a CSV table; may be repeated.")]
+Topic = Annotated[str | None, typer.Option(help="Image topic of the bags; default: the only one.")]
+
+
+@app.command(epilog="Example: trt-build quantize bundle --clips clips.csv --subject p1 --subject p2")
+def quantize(
+    bundle: Annotated[Path, typer.Argument(help="Bundle directory; the INT8 graphs are added to it.")],
+    clips: Clips,
+    subject: Subject = None,
+    topic: Topic = None,
+    samples: Annotated[int, typer.Option(min=1, help="Windows to calibrate on.")] = 24,
+    as_json: Json = False,
+) -> None:
+    """Add INT8 graphs for CPUs, calibrated on clips that the model was trained on."""
+    loaded = load_bundle(bundle)
+    try:
+        from trt_build.footage import read_footage
+        from trt_build.int8 import quantize_bundle
+    except ImportError as error:
+        raise EngineError(
+            f"quantize needs onnx and onnxruntime ({error}); pip install 'glimpse-clouds-python[export]'"
+        ) from None
+    made = quantize_bundle(
+        loaded, read_footage(clips, loaded.info, subjects=subject or [], topic=topic), samples=samples
+    )
+    note = made.info.provenance["int8"]
+    if as_json:
+        typer.echo(json.dumps(note))
+        return
+    typer.echo(
+        f"{bundle}: INT8 graphs for {', '.join(made.info.modes)}, calibrated on {note['windows']} windows"
+    )
+    typer.echo(f"next: trt-build verify {bundle} --clips OTHER_CLIPS")
+
+
+@app.command(epilog="Example: trt-build verify bundle --clips clips.csv --subject p3 --engine openvino:int8")
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Bundle directory.")],
+    clips: Clips,
+    engine: Annotated[
+        list[str] | None, typer.Option(help="BACKEND:PRECISION; may be repeated. Default: all that run here.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Trained run: torch is the reference, not ONNX Runtime.")
+    ] = None,
+    subject: Subject = None,
+    topic: Topic = None,
+    frames: Annotated[int, typer.Option(min=1, help="Length of the streams.")] = 1000,
+    windows: Annotated[int, typer.Option(min=1, help="Windows at most.")] = 64,
+    tolerance: Annotated[
+        list[str] | None, typer.Option(help="TENSOR=ERROR, labels=PART or state=ERROR; may be repeated.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; default: the backend's choice.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare all engines on recorded clips, tensor by tensor; exit code 1 where one is out of tolerance."""
+    loaded = load_bundle(bundle)
+    from trt_build import verify as work
+    from trt_build.footage import read_footage
+
+    limits = dict(_tolerance(text) for text in tolerance or [])
+    targets = engine or work.candidates(loaded)
+    for target in targets:
+        work.split_target(target)
+    pieces = read_footage(clips, loaded.info, subjects=subject or [], topic=topic)
+    with Console(stderr=True).status("reading") as status:
+        checks = work.verify(
+            loaded,
+            pieces,
+            targets,
+            run=run,
+            frames=frames,
+            most_windows=windows,
+            limits=limits,
+            threads=threads,
+            progress=status.update,
+        )
+    if as_json:
+        typer.echo(json.dumps(work.as_json(checks, loaded)))
+    else:
+        typer.echo("\n".join(work.as_lines(checks)))
+    if not all(check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: trt-build bench bundle --threads 2 --json")
+def bench(
+    bundle: Annotated[Path, typer.Argument(help="Bundle directory.")],
+    engine: Annotated[
+        list[str] | None, typer.Option(help="BACKEND:PRECISION; may be repeated. Default: all that run here.")
+    ] = None,
+    calls: Annotated[int, typer.Option(min=1, help="Calls of every engine, at least.")] = 50,
+    batch: Annotated[int, typer.Option(min=1, help="Cameras in one call.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; default: the backend's choice.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Latency, throughput, memory and start of all engines, interleaved in one run."""
+    loaded = load_bundle(bundle)
+    from trt_build import bench as work
+    from trt_build.verify import candidates, split_target
+
+    targets = engine or candidates(loaded)
+    for target in targets:
+        split_target(target)
+    with Console(stderr=True).status("starting") as status:
+        timings = work.bench(
+            loaded, targets, calls=calls, threads=threads, batch=batch, progress=status.update
+        )
+    if as_json:
+        typer.echo(json.dumps(work.as_json(timings, loaded, threads)))
+    else:
+        typer.echo("\n".join(work.as_lines(timings)))
+
+
+def _tolerance(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise EngineError(f"--tolerance {text!r} is not TENSOR=NUMBER, such as logits=0.05") from None
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from trt_build.bundle import Bundle, LoadedBundle
 from trt_build.errors import BundleError, EngineError
 
 STATE_PREFIX = "next_"
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,19 @@ def open_engine(
     batch: int = 1,
     threads: int | None = None,
     device: str = "cpu",
+    precision: str = "auto",
+    engine_policy: str = "rebuild",
 ) -> Engine:
     """Open the graph of `mode` ("window" or "step") with a backend.
 
-    backend: "onnxruntime", or "auto" (what is best on this machine; today that is onnxruntime).
+    backend: "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", or "auto" (what is best on this
+    machine; today that is onnxruntime).
+    precision: "fp32", "bf16" (openvino), "int8" (a bundle with `trt-build quantize`'s graphs), or "auto": the
+    backend's own choice, on a CPU fp32.
     threads: CPU threads of one call, None = the backend's own choice.
-    device: "cpu", "cuda", or "cuda:1".
+    device: "cpu", "cuda", or "cuda:1"; TensorRT takes "cpu", the default, for the first GPU.
+    engine_policy: what TensorRT does when no engine in the bundle fits this GPU, version, graph and precision:
+    "rebuild" builds one (minutes), "refuse" raises EngineError with what to run.
     Raises EngineError when the backend is unknown or not installed, BundleError when the graph does not fit
     the bundle.
     """
@@ -89,12 +97,33 @@ def open_engine(
         raise EngineError(f"batch is {batch}, it must be at least 1")
     if threads is not None and threads < 1:
         raise EngineError(f"threads is {threads}, it must be at least 1")
+    if precision not in ("auto", *PRECISIONS):
+        raise EngineError(f"unknown precision {precision!r}; use auto, {', '.join(PRECISIONS)}")
+    if backend == "openvino":
+        need("openvino", "pip install 'glimpse-clouds-python[openvino]' (or: pip install openvino)")
+        from trt_build.ov import OvEngine
+
+        return OvEngine(bundle, mode, batch=batch, threads=threads, device=device, precision=precision)
+    if backend in ("tensorrt", "tensorrt_rtx"):
+        from trt_build.trt import TrtEngine
+
+        return TrtEngine(
+            bundle,
+            mode,
+            backend=backend,
+            batch=batch,
+            device=device,
+            precision=precision,
+            engine_policy=engine_policy,
+        )
     if backend not in ("auto", "onnxruntime"):
-        raise EngineError(f"unknown backend {backend!r}; use onnxruntime or auto")
+        raise EngineError(
+            f"unknown backend {backend!r}; use onnxruntime, openvino, tensorrt, tensorrt_rtx or auto"
+        )
     need("onnxruntime", "pip install 'glimpse-clouds-python[onnxruntime]' (or: pip install onnxruntime)")
     from trt_build.ort import OrtEngine
 
-    return OrtEngine(bundle, mode, batch=batch, threads=threads, device=device)
+    return OrtEngine(bundle, mode, batch=batch, threads=threads, device=device, precision=precision)
 
 
 def need(module: str, remedy: str) -> Any:

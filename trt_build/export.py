@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, external_data_helper, numpy_helper
 from torch import Tensor, nn
 
 from gc_model import checkpoint
@@ -30,12 +29,12 @@ from gc_model.presets import Config
 from trt_build.bundle import Bundle, LoadedBundle, load_bundle, write_bundle
 from trt_build.engine import Engine, open_engine
 from trt_build.errors import BundleError
+from trt_build.weights import share_weights
 
 OPSET = 18
 TOLERANCE = 1e-4  # on every output, in units of the output; ONNX Runtime FP32 against torch FP32
 ROUNDING = 3.0
 STREAM = 64  # frames of `step` in one stream
-ALIGN = 4096  # of tensors in weights.bin, so that they can be mapped
 
 
 class WindowGraph(nn.Module):
@@ -151,54 +150,6 @@ def _to_onnx(
     slim = onnxslim.slim(graph)
     assert isinstance(slim, onnx.ModelProto)
     return slim
-
-
-def share_weights(graphs: dict[str, onnx.ModelProto], path: Path) -> None:
-    """Move all tensors over 1 KiB of all graphs into one external file, equal tensors once."""
-    places: dict[str, tuple[int, int]] = {}
-    with path.open("wb") as file:
-        for graph in graphs.values():
-            _merge_equal(graph)
-            for tensor in graph.graph.initializer:
-                data = numpy_helper.to_array(tensor)
-                raw = np.ascontiguousarray(data).tobytes()
-                if len(raw) < 1024:
-                    continue
-                key = hashlib.sha256(raw).hexdigest()
-                if key not in places:
-                    file.write(b"\0" * (-file.tell() % ALIGN))
-                    places[key] = (file.tell(), len(raw))
-                    file.write(raw)
-                tensor.ClearField("float_data")
-                tensor.ClearField("int64_data")
-                tensor.ClearField("int32_data")
-                tensor.raw_data = b""
-                external_data_helper.set_external_data(tensor, path.name, *places[key])
-                tensor.ClearField("raw_data")
-                tensor.data_location = TensorProto.EXTERNAL
-
-
-def _merge_equal(graph: onnx.ModelProto) -> None:
-    """Initializers of equal content become one: tracing copies a weight for every time step."""
-    first: dict[tuple[Any, ...], str] = {}
-    rename: dict[str, str] = {}
-    kept = []
-    for tensor in graph.graph.initializer:
-        data = numpy_helper.to_array(tensor)
-        key = (tensor.data_type, tuple(tensor.dims), hashlib.sha256(data.tobytes()).hexdigest())
-        if key in first:
-            rename[tensor.name] = first[key]
-        else:
-            first[key] = tensor.name
-            kept.append(tensor)
-    if not rename:
-        return
-    del graph.graph.initializer[:]
-    graph.graph.initializer.extend(kept)
-    for node in graph.graph.node:
-        for i, name in enumerate(node.input):
-            if name in rename:
-                node.input[i] = rename[name]
 
 
 def check_parity(

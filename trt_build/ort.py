@@ -15,13 +15,14 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from trt_build.bundle import LoadedBundle
+from trt_build.bundle import INT8, LoadedBundle
 from trt_build.engine import (
     STATE_PREFIX,
     TensorSpec,
     check_inputs,
     check_signature,
     expected_io,
+    need,
     split_states,
 )
 from trt_build.errors import BundleError, EngineError
@@ -51,9 +52,15 @@ class OrtEngine:
         batch: int = 1,
         threads: int | None = None,
         device: str = "cpu",
+        precision: str = "auto",
     ) -> None:
         self.batch = batch
-        self._session: ort.InferenceSession | None = _open(bundle, mode, threads, device)
+        self.precision = "fp32" if precision == "auto" else precision
+        if self.precision == "bf16":
+            raise EngineError("onnxruntime has no bf16; use precision fp32 or int8, or backend openvino")
+        self._session: ort.InferenceSession | None = _open(
+            bundle, mode, self.precision, batch, threads, device
+        )
         self._device, self._device_id = _split_device(device)
         graph_in = {v.name: _spec(v, bundle, mode) for v in self._session.get_inputs()}
         graph_out = {v.name: _spec(v, bundle, mode) for v in self._session.get_outputs()}
@@ -63,7 +70,9 @@ class OrtEngine:
         want_in, self.outputs = expected_io(bundle.info, mode)
         self.inputs = dict(want_in)
         provider = self._session.get_providers()[0].removesuffix("ExecutionProvider")
-        self.description = f"onnxruntime {ort.__version__} {provider}, {mode}, batch {batch}"
+        self.description = (
+            f"onnxruntime {ort.__version__} {provider}, {mode}, {self.precision}, batch {batch}"
+        )
 
         self._host = {s.name: np.zeros(s.sized(batch), s.dtype) for s in self.outputs.values()}
         # On the CPU an OrtValue shares the array's memory: these arrays are the buffers and must stay alive.
@@ -143,14 +152,27 @@ class OrtEngine:
             array[chosen] = 0
             self._store(self._read, name, array)
 
+    def read_states(self) -> dict[str, NDArray[Any]]:
+        """A copy of the states, for verification."""
+        return {name: self._fetch(self._read, name).copy() for name in self.states}
+
     def close(self) -> None:
         """Release the session and its memory."""
         self._bindings, self._bound = [], []
         self._session = None
 
 
-def _open(bundle: LoadedBundle, mode: str, threads: int | None, device: str) -> ort.InferenceSession:
-    graph = bundle.graph(mode)
+def _open(
+    bundle: LoadedBundle, mode: str, precision: str, batch: int, threads: int | None, device: str
+) -> ort.InferenceSession:
+    graph = bundle.graph(mode, precision if precision == INT8 else "fp32")
+    source: str | bytes = str(graph)
+    if precision == "fp16":
+        # The graph that TensorRT compiles: what FP16 does to the results can be seen without a GPU.
+        need("onnx", "pip install 'glimpse-clouds-python[export]' (or: pip install onnx)")
+        from trt_build.precision import mixed_precision
+
+        source = mixed_precision(bundle, mode, batch=batch).SerializeToString()
     kind, index = _split_device(device)
     providers: list[Any] = ["CPUExecutionProvider"]
     if kind == "cuda":
@@ -165,7 +187,7 @@ def _open(bundle: LoadedBundle, mode: str, threads: int | None, device: str) -> 
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        return ort.InferenceSession(str(graph), sess_options=options, providers=providers)
+        return ort.InferenceSession(source, sess_options=options, providers=providers)
     except Exception as error:
         raise BundleError(f"{graph}: onnxruntime cannot load it ({error}); export the bundle anew") from None
 

@@ -6,13 +6,16 @@ their own. Where ROS is missing, importing this skips the module that does.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +69,27 @@ AFTER = {
 ANSWER_S = 3.0  # a service that has not answered by then does not do so any more
 
 
-_domains = itertools.cycle(range(10 + os.getpid() % 3 * 70, 80 + os.getpid() % 3 * 70))
+_domains = itertools.cycle(range(10, 230))
+for _ in range(os.getpid() * 37 % 220):  # runs side by side start apart
+    next(_domains)
+_held: list[Any] = []  # the lock on the present domain: a run beside this one must not take it
 
 
 def new_domain() -> None:
     """A domain for what is created from now on: shared-memory ports of a test before are left alone."""
-    os.environ["ROS_DOMAIN_ID"] = str(next(_domains))
+    while _held:
+        _held.pop().close()
+    for domain in itertools.islice(_domains, 220):
+        lock = open(Path(tempfile.gettempdir()) / f"glimpse_clouds_test_domain_{domain}", "w")  # noqa: SIM115
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            continue
+        _held.append(lock)
+        os.environ["ROS_DOMAIN_ID"] = str(domain)
+        return
+    raise RuntimeError("every DDS domain from 10 to 229 is locked by a test run")
 
 
 new_domain()
@@ -91,7 +109,7 @@ def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 10.0)
 class Peer:
     """A camera, a listener and a lifecycle manager, in a participant of their own."""
 
-    def __init__(self, camera_type: Any = Image) -> None:
+    def __init__(self, camera_type: Any = Image, camera_qos: Any = qos_profile_sensor_data) -> None:
         self.context = rclpy.Context()
         rclpy.init(context=self.context, args=[])
         self.node = rclpy.create_node("peer", context=self.context)
@@ -103,7 +121,10 @@ class Peer:
         self.node.create_subscription(Activity, f"{NAME}/activity", self.activities.append, 100)
         self.node.create_subscription(ActivityEvent, f"{NAME}/events", self.events.append, LATCHED)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
-        self.camera = self.node.create_publisher(camera_type, "image", qos_profile_sensor_data)
+        self.camera = self.node.create_publisher(camera_type, "image", camera_qos)
+        self.cameras: dict[str, Any] = {}
+        self.activities_of: dict[str, list[Activity]] = {}
+        self.events_of: dict[str, list[ActivityEvent]] = {}
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, daemon=True)
@@ -129,13 +150,29 @@ class Peer:
         else:
             time.sleep(0.5)  # another process's half of the match cannot be seen from here
 
-    def publish(self, image: np.ndarray, stamp_ns: int, encoding: str = "rgb8") -> None:
+    def add_cameras(self, *names: str) -> None:
+        """Cameras of a node with the parameter `cameras`, and listeners to what it says about each."""
+        for name in names:
+            self.cameras[name] = self.node.create_publisher(Image, f"{name}/image", qos_profile_sensor_data)
+            activities = self.activities_of.setdefault(name, [])
+            events = self.events_of.setdefault(name, [])
+            self.node.create_subscription(Activity, f"{NAME}/{name}/activity", activities.append, 100)
+            self.node.create_subscription(ActivityEvent, f"{NAME}/{name}/events", events.append, LATCHED)
+        for camera in self.cameras.values():
+            wait_until(camera.get_subscription_count, f"a subscription of {camera.topic_name}")
+            if self.running is not None:
+                count = partial(self.running.node.count_publishers, camera.topic_name)
+                wait_until(count, f"{camera.topic_name} at the node")
+        time.sleep(0.2)
+
+    def publish(self, image: np.ndarray, stamp_ns: int, encoding: str = "rgb8", camera: str = "") -> None:
         """Publish an image and, where the node is in this process, wait until it has been taken: the queue of a
         best-effort subscription is short, and a loaded machine would lose what a test counts on."""
         message = ros_messages.to_image(image, ros_messages.to_header(stamp_ns, "camera"), encoding)
         cameras = self.running.node._cameras if self.running is not None else []
+        cameras = [one for one in cameras if one.name == camera]
         before = cameras[0]._received if cameras else 0
-        self.camera.publish(message)
+        (self.cameras[camera] if camera else self.camera).publish(message)
         deadline = time.monotonic() + 0.5
         while cameras and cameras[0]._received == before and time.monotonic() < deadline:
             time.sleep(0.001)
@@ -248,10 +285,12 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(bundle: Any, engine: Any = open_engine, **parameters: Any) -> Iterator[tuple[Running, Peer]]:
+def running(
+    bundle: Any, engine: Any = open_engine, camera_qos: Any = qos_profile_sensor_data, **parameters: Any
+) -> Iterator[tuple[Running, Peer]]:
     """Node and peer in a domain of their own, both closed at the end."""
     new_domain()
-    peer = Peer()
+    peer = Peer(camera_qos=camera_qos)
     try:
         node = Running(bundle, engine, **parameters)
         peer.running = node
@@ -266,8 +305,8 @@ def running(bundle: Any, engine: Any = open_engine, **parameters: Any) -> Iterat
 class Process:
     """The node as a process of its own, as a robot runs it."""
 
-    def __init__(self, *arguments: str, **environment: str) -> None:
-        command = [sys.executable, str(ROOT / "scripts" / "activity_node"), *arguments]
+    def __init__(self, *arguments: str, script: Path | None = None, **environment: str) -> None:
+        command = [sys.executable, str(script or ROOT / "scripts" / "activity_node"), *arguments]
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH", "")])])
         environ = {**os.environ, "PYTHONPATH": path, **environment}
         self.process = subprocess.Popen(

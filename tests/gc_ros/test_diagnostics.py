@@ -21,6 +21,7 @@ from gc_ros.diagnostics import (
 
 GOOD = CameraFacts(
     topic="/image",
+    remap="image",
     type_name="sensor_msgs/msg/Image",
     active=True,
     enabled=True,
@@ -55,8 +56,16 @@ GOOD = CameraFacts(
         ),
         ({"silent_s": 9.0, "publishers": 1}, WARN, "no image on /image for 9.0 s"),
         ({"silent_s": 9.0, "publishers": 1, "big_segment": False}, WARN, "FASTRTPS_DEFAULT_PROFILES_FILE"),
-        ({"refused_lately": 30, "first_refusal": "step 3"}, ERROR, "every image is refused: step 3"),
-        ({"refused_lately": 2, "first_refusal": "step 3"}, WARN, "2 of 30 images refused: step 3"),
+        (
+            {"refused_lately": 30, "first_refusal": "step 9", "refusal_lately": "step 3"},
+            ERROR,
+            "every image is refused: step 3",
+        ),
+        (
+            {"refused_lately": 2, "first_refusal": "step 9", "refusal_lately": "step 3"},
+            WARN,
+            "2 of 30 images refused: step 3",
+        ),
         (
             {"lost_share": 0.8, "image_bytes": 921600, "big_segment": False},
             WARN,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import array
+import sys
 from types import SimpleNamespace
 
 import cv2
@@ -127,6 +128,48 @@ def test_malformed_images_are_refused_with_their_reason(changes: dict[str, objec
     assert says in refusal.reason and "\n" not in refusal.reason
 
 
+class FakeCvBridge:
+    """As cv_bridge.CvBridge, of which only this is used. Not on PyPI, so the real one is met on robots only."""
+
+    answer: object = None
+
+    def imgmsg_to_cv2(self, message: object, desired_encoding: str) -> object:
+        assert desired_encoding == "bgr8"
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (np.full((16, 32, 3), 7, np.uint8), None),
+        (np.zeros((16, 32), np.uint16), "cv_bridge made uint16"),
+        (RuntimeError("[rgb16] is not a\n color format"), "RuntimeError: [rgb16] is not a color format"),
+    ],
+    ids=["converts", "wrong type", "raises"],
+)
+def test_an_encoding_outside_the_table_goes_through_cv_bridge_where_it_is_installed(
+    answer: object, says: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeCvBridge, "answer", answer)
+    monkeypatch.setitem(sys.modules, "cv_bridge", SimpleNamespace(CvBridge=FakeCvBridge))
+    result = decode(message(np.zeros((16, 32, 6), np.uint8), "rgb16"))
+    if says is None:
+        assert isinstance(result, Decoded) and result.bgr and (result.image == 7).all()
+    else:
+        assert isinstance(result, Refusal) and says in result.reason
+    depth = decode(message(np.zeros((16, 32, 2), np.uint8), "16UC1"))
+    assert isinstance(depth, Refusal) and "depth" in depth.reason, "depth is refused whoever could convert it"
+
+
+def test_without_cv_bridge_the_encoding_and_the_package_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv_bridge", None)
+    result = decode(message(np.zeros((16, 32, 6), np.uint8), "rgb16"))
+    assert isinstance(result, Refusal)
+    assert "encoding rgb16" in result.reason and "ros-$ROS_DISTRO-cv-bridge" in result.reason
+
+
 def compressed(data: bytes, form: str = "bgr8; jpeg compressed bgr8") -> SimpleNamespace:
     return SimpleNamespace(format=form, data=array.array("B", data))
 
@@ -155,6 +198,19 @@ def test_a_jpeg_that_claims_to_be_enormous_is_refused_before_it_is_decoded() -> 
     data[at + 5 : at + 9] = b"\xff\xff\xff\xff"
     refusal = decode_compressed(compressed(bytes(data)))
     assert isinstance(refusal, Refusal) and "limit" in refusal.reason
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png"])
+def test_few_bytes_that_claim_many_pixels_are_refused_and_a_flat_picture_is_not(extension: str) -> None:
+    flat = cv2.imencode(extension, np.full((1080, 1920, 3), 9, np.uint8))[1].tobytes()
+    assert isinstance(decode_compressed(compressed(flat)), Decoded)
+    data = bytearray(coded(extension))
+    at = data.index(b"\xff\xc0") + 5 if extension == ".jpg" else 16
+    data[at : at + 8 if extension == ".png" else at + 4] = (
+        (8000).to_bytes(4, "big") * 2 if extension == ".png" else (8000).to_bytes(2, "big") * 2
+    )
+    refusal = decode_compressed(compressed(bytes(data)))
+    assert isinstance(refusal, Refusal) and "claims 8000x8000 pixels" in refusal.reason
 
 
 def test_compressed_depth_and_other_formats_are_refused_by_name() -> None:

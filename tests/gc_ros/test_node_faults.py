@@ -51,21 +51,22 @@ def fail() -> None:
     raise EngineError("the device is gone")
 
 
-@pytest.mark.parametrize("fault", ["nan", "raise"])
+@pytest.mark.parametrize("fault", ["nan", "inf", "raise", "raise what no backend should"])
 def test_a_failing_engine_publishes_nothing_and_deactivates_after_three_in_a_row(
     numbers: Path, fault: str
 ) -> None:
     faulty = Faulty()
     with running(numbers, faulty) as (_, peer):
         peer.wait_for_camera()
-        if fault == "nan":
-            faulty.engine.poison = True
+        if fault in ("nan", "inf"):
+            faulty.engine.poison = float(fault)
         else:
-            faulty.engine.before_run = fail
+            faulty.engine.before_run = fail if fault == "raise" else lambda: 1 // 0
         send(peer, 20, pause_s=0.05)
         status = peer.wait_for_diagnostic("engine", "failed engine runs in a row, deactivated")
         assert status.level == ERROR
-        assert ("not finite" if fault == "nan" else "the device is gone") in status.message
+        says = {"raise": "the device is gone", "nan": "not finite", "inf": "not finite"}.get(fault, "ZeroDivision")
+        assert says in status.message
         assert peer.activities == [] and peer.state() == "inactive"
         faulty.engine.poison, faulty.engine.before_run = False, None
         assert peer.transition("activate")

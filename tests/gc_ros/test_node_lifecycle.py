@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import threading
@@ -13,6 +14,7 @@ import pytest
 
 from tests import toy
 from tests.gc_ros.harness import Peer, Process, new_domain, running, wait_until
+from trt_build.bundle import LoadedBundle
 
 pytestmark = pytest.mark.ros
 STATES = {
@@ -147,6 +149,29 @@ def test_exit_on_failure_exits_with_3_when_there_is_no_bundle(tmp_path: Path) ->
     finally:
         process.close()
     assert "Traceback" not in process.output and "trt-build export" in process.output
+
+
+def test_build_only_opens_the_engine_and_exits(numbers: LoadedBundle) -> None:
+    """With 0 where it is there or could be built, with 3 and the reason where not; never a node left running."""
+    for backend, code, says in (("onnxruntime", 0, "ready in"), ("tensorrt", 3, "")):
+        if backend == "tensorrt" and importlib.util.find_spec("tensorrt"):
+            continue
+        process = Process(
+            "--ros-args",
+            "-p",
+            f"bundle:={numbers.path}",
+            "-p",
+            f"backend:={backend}",
+            "-p",
+            "build_only:=true",
+        )
+        try:
+            assert process.wait() == code, process.output
+        finally:
+            process.close()
+        assert says in process.output and "Traceback" not in process.output
+        if code:
+            assert "python3-libnvinfer" in process.output
 
 
 @pytest.mark.parametrize(

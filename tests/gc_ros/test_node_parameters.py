@@ -17,12 +17,13 @@ from gc_ros.parameters import BY_NAME, PARAMETERS, as_markdown, as_yaml, refuse_
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULTS = {parameter.name: parameter.default for parameter in PARAMETERS}
+AS_YAML = {name: list(value) if isinstance(value, tuple) else value for name, value in DEFAULTS.items()}
 
 
 def test_the_yaml_file_is_what_the_table_says() -> None:
     text = (ROOT / "config" / "activity.yaml").read_text()
     assert text == as_yaml(), "write it anew: python -m gc_ros.parameters yaml > config/activity.yaml"
-    assert yaml.safe_load(text)["/**"]["ros__parameters"] == DEFAULTS
+    assert yaml.safe_load(text)["/**"]["ros__parameters"] == AS_YAML
 
 
 def test_the_documentation_is_what_the_table_says() -> None:
@@ -51,6 +52,12 @@ def illegal_values() -> list[tuple[str, Any]]:
             cases.append((parameter.name, 3))
             if parameter.choices:
                 cases.append((parameter.name, "other"))
+            if parameter.name == "cameras":
+                cases += [
+                    ("cameras", v)
+                    for v in ([], ["a", "a"], ["a", ""], ["1a"], ["a/"], ["ä"], ["a b"], ["a", 1])
+                ]
+                cases += [("cameras", [f"camera{i}" for i in range(17)]), ("cameras", "front")]
     return cases
 
 
@@ -79,9 +86,21 @@ def test_thresholds_are_checked_together(
     assert refused == ((off if both else old_off) > on)
 
 
+@pytest.mark.parametrize("value", [[""], ["front"], ["front", "head/left_2"], ("a", "b")])
+def test_legal_camera_names_are_taken(value: Any) -> None:
+    assert refuse_all({"cameras": value}, DEFAULTS, configured=False) is None
+
+
 def test_what_needs_a_new_configuration_is_refused_while_configured() -> None:
     for parameter in PARAMETERS:
-        value = {str: "/elsewhere", int: 2, float: 0.45, bool: not parameter.default}[type(parameter.default)]
+        other = {
+            str: "/elsewhere",
+            int: 2,
+            float: 0.45,
+            bool: not parameter.default,
+            tuple: ["front", "left"],
+        }
+        value = other[type(parameter.default)]
         if parameter.choices:
             value = parameter.choices[-1]
         refused = refuse_all({parameter.name: value}, DEFAULTS, configured=True)

@@ -173,8 +173,8 @@ def test_compressed_images_are_taken_where_asked_for(colours: Path) -> None:
     assert peer.activities[0].label == "green"
 
 
-def test_the_overlay_is_drawn_only_while_somebody_watches(colours: Path) -> None:
-    with running(colours) as (node, peer):
+def test_the_overlay_is_drawn_only_while_somebody_watches_and_announces_the_onset(colours: Path) -> None:
+    with running(colours, smoothing_tau_s=0.0) as (node, peer):
         peer.wait_for_camera()
         blue = np.zeros((120, 160, 3), np.uint8)
         blue[..., 2] = 200
@@ -195,6 +195,8 @@ def test_the_overlay_is_drawn_only_while_somebody_watches(colours: Path) -> None
     assert picture.encoding == "rgb8" and picture.header.frame_id == "camera"
     pixels = np.frombuffer(picture.data, np.uint8).reshape(picture.height, -1)
     assert pixels.std() > 0 and picture.height >= 120
+    foot = pixels[-8, :12].reshape(4, 3)  # where the onset, one second of the stream ago, is announced
+    assert (foot[:, 1] > 150).all() and (foot[:, 2] < 150).all()
 
 
 @pytest.mark.slow

@@ -13,12 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gc_ros.overlay import GLIMPSE_COLOURS, draw
+from gc_ros.overlay import GLIMPSE_COLOURS, Banner, draw
 from gc_ros.recognizer import Activity, Glimpse, Recognizer
+from gc_ros.smoothing import ActivityEvent
 from tests.toy import number_image
 from trt_build.bundle import LoadedBundle
 from trt_build.engine import open_engine
 from trt_build.errors import ImageError
+
+NS = 1_000_000_000
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +75,8 @@ def test_any_image_any_number_of_glimpses_workers_and_labels(
         label="Ärger 行動",
         status="unknown" if k % 2 else "late",
     )
-    picture = draw(np.full((height, width, 3), 90, np.uint8), result)
+    event = ActivityEvent("onset", "Ärger 行動 " * 5, 0, 0, 0.7)
+    picture = draw(np.full((height, width, 3), 90, np.uint8), result, event=event)
     assert picture.shape[0] % 2 == 0 and picture.shape[1] % 2 == 0 and 480 <= picture.shape[0] <= 720
 
 
@@ -98,3 +102,39 @@ def test_a_given_assignment_replaces_the_activities_own(
     other = draw(image, activity, np.eye(3)[::-1])
     assert not np.array_equal(other, draw(image, activity))
     assert np.array_equal(draw(image, activity, activity.assignment), draw(image, activity))
+
+
+def test_an_event_is_announced_over_the_foot_of_the_picture_and_onset_and_offset_differ(
+    activity: Activity,
+) -> None:
+    image = np.full((480, 640, 3), 90, np.uint8)
+    plain = draw(image, activity)
+    began, ended = (
+        draw(image, activity, event=ActivityEvent(kind, "drink", 1, 0, 0.8)) for kind in ("onset", "offset")
+    )
+    for picture in (began, ended):
+        changed = np.argwhere((picture != plain).any(axis=-1))
+        assert changed[:, 0].min() > 400 and changed[:, 1].max() < 640  # only there, and not on the panel
+        assert len(changed) > 640 * 40
+    assert len(near(began, GLIMPSE_COLOURS[1])) > len(near(ended, GLIMPSE_COLOURS[1]))
+
+
+def test_the_banner_shows_the_newest_event_for_two_seconds_of_the_stream() -> None:
+    onset, offset = ActivityEvent("onset", "b", 1, 0, 0.8), ActivityEvent("offset", "a", 0, 0, 0.2)
+    banner = Banner()
+    assert banner.at(0) is None
+    banner.add([offset, onset], 5 * NS)  # one gives way to the other: what began is the news
+    banner.add([], 6 * NS)
+    assert [banner.at(round(t * NS)) for t in (4.9, 5, 6.9, 7)] == [None, onset, onset, None]
+    banner.add([offset], 8 * NS)
+    assert banner.at(8 * NS) is offset
+    assert banner.at(1 * NS) is None  # a bag that loops
+
+
+def test_a_glimpse_is_the_more_visible_the_more_the_workers_take_from_it(activity: Activity) -> None:
+    image = np.zeros((480, 640, 3), np.uint8)
+    mostly_first, mostly_last = np.full((3, 3), 0.05), np.full((3, 3), 0.05)
+    mostly_first[:, 0] = mostly_last[:, 2] = 0.9
+    much = near(draw(image, activity, mostly_first)[:, :640], GLIMPSE_COLOURS[0])
+    little = near(draw(image, activity, mostly_last)[:, :640], GLIMPSE_COLOURS[0])
+    assert len(much) > 2 * len(little)

@@ -377,6 +377,25 @@ def test_events_come_with_results_and_a_break_ends_what_is_on(colours: LoadedBun
     assert [(e.kind, e.label) for e in r.take_events()] == [("offset", "green")] and r.take_events() == []
 
 
+def test_a_change_of_the_smoothing_holds_from_the_next_result_and_forgets_nothing(
+    colours: LoadedBundle,
+) -> None:
+    red = np.zeros((12, 16, 3), np.uint8)
+    red[..., 0] = 8  # score about 0.53
+    frames = [(red, round(i * NS / 8)) for i in range(40)]
+    r = recognizer(colours, smoothing=Smoothing(tau_s=0, on=0.9, off=0.4))
+    assert [e for x in play(r, frames[:10]) for e in x.events] == []
+    r.smoothing = Smoothing(tau_s=0, on=0.5, off=0.4, min_duration_s=0.5)
+    events = [e for x in play(r, frames[10:20]) for e in x.events]
+    assert [(e.kind, e.stamp_ns) for e in events] == [("onset", frames[10][1])]
+    r.smoothing = Smoothing(tau_s=0, on=0.9, off=0.4)  # what is on stays on above the offset threshold
+    assert [e for x in play(r, frames[20:30]) for e in x.events] == []
+    r.smoothing = Smoothing(tau_s=0, on=0.9, off=0.6)
+    events = [e for x in play(r, frames[30:]) for e in x.events]
+    assert [(e.kind, e.stamp_ns) for e in events] == [("offset", frames[30][1])]
+    assert r.counters().resets == {} and r.smoothing.off == 0.6
+
+
 def test_the_label_of_a_stream_is_the_best_mean_score(colours: LoadedBundle) -> None:
     images = [np.zeros((12, 16, 3), np.uint8) for _ in range(24)]
     for i, image in enumerate(images):

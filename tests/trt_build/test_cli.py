@@ -25,7 +25,7 @@ def assert_one_line(result, *words: str) -> None:
     assert not result.stdout
 
 
-@pytest.mark.parametrize("command", ["export", "info"])
+@pytest.mark.parametrize("command", ["export", "info", "build", "quantize", "verify", "bench"])
 def test_help_of_every_command_has_an_example(command):
     result = call(command, "--help")
     assert result.exit_code == 0 and f"Example: trt-build {command} " in " ".join(result.output.split())

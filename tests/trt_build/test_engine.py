@@ -17,6 +17,18 @@ from trt_build.bundle import LoadedBundle, load_bundle, write_bundle
 from trt_build.engine import open_engine
 from trt_build.errors import BundleError, EngineError
 
+# How every backend is opened on a CPU: each obeys the same protocol.
+BACKENDS = {
+    "onnxruntime": {"backend": "onnxruntime"},
+    "openvino": {"backend": "openvino"},
+}
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> dict[str, str]:
+    pytest.importorskip(request.param, reason=f"pip install -e '.[{request.param}]'")
+    return BACKENDS[request.param]
+
 
 def frame(number: int, batch: int = 1) -> dict[str, np.ndarray]:
     return {"frame": np.stack([number_image(number, 8, 8)] * batch)}
@@ -27,8 +39,8 @@ def place(out: dict[str, np.ndarray], slot: int = 0) -> int:
     return int(np.argmax(out["logits"][slot]))
 
 
-def test_a_window_run_gives_every_promised_tensor(numbers: LoadedBundle) -> None:
-    engine = open_engine(numbers, "window", threads=1)
+def test_a_window_run_gives_every_promised_tensor(numbers: LoadedBundle, backend: dict[str, str]) -> None:
+    engine = open_engine(numbers, "window", threads=1, **backend)
     frames = np.stack([number_image(n, 8, 8) for n in range(300, 308)])[None]
     out = engine.run({"frames": frames})
     assert out["logits"].tolist() == [list(range(300, 308))]
@@ -42,8 +54,10 @@ def test_a_window_run_gives_every_promised_tensor(numbers: LoadedBundle) -> None
     assert not engine.states and "window" in engine.description
 
 
-def test_state_is_carried_from_run_to_run_and_reset_to_zero(numbers: LoadedBundle) -> None:
-    engine = open_engine(numbers, "step", threads=1)
+def test_state_is_carried_from_run_to_run_and_reset_to_zero(
+    numbers: LoadedBundle, backend: dict[str, str]
+) -> None:
+    engine = open_engine(numbers, "step", threads=1, **backend)
     assert list(engine.states) == ["count"] and set(engine.inputs) == {"frame"}
     assert set(engine.outputs) == {"logits", "glimpses", "assignment"}
     assert [place(engine.run(frame(9))) for _ in range(5)] == [0, 1, 2, 3, 4]
@@ -51,8 +65,10 @@ def test_state_is_carried_from_run_to_run_and_reset_to_zero(numbers: LoadedBundl
     assert [place(engine.run(frame(9))) for _ in range(3)] == [0, 1, 2]
 
 
-def test_inactive_slots_keep_their_state_and_slots_reset_alone(numbers: LoadedBundle) -> None:
-    engine = open_engine(numbers, "step", batch=3, threads=1)
+def test_inactive_slots_keep_their_state_and_slots_reset_alone(
+    numbers: LoadedBundle, backend: dict[str, str]
+) -> None:
+    engine = open_engine(numbers, "step", batch=3, threads=1, **backend)
     counts = [0, 0, 0]
     rng = np.random.default_rng(3)
     for _ in range(40):
@@ -67,8 +83,10 @@ def test_inactive_slots_keep_their_state_and_slots_reset_alone(numbers: LoadedBu
             counts[slot] = 0
 
 
-def test_the_same_input_array_may_be_refilled_and_other_arrays_given(numbers: LoadedBundle) -> None:
-    engine = open_engine(numbers, "step", threads=1)
+def test_the_same_input_array_may_be_refilled_and_other_arrays_given(
+    numbers: LoadedBundle, backend: dict[str, str]
+) -> None:
+    engine = open_engine(numbers, "step", threads=1, **backend)
     buffer = frame(0)
     for n in (7, 8, 9):
         buffer["frame"][0] = number_image(n, 8, 8)
@@ -79,8 +97,10 @@ def test_the_same_input_array_may_be_refilled_and_other_arrays_given(numbers: Lo
     assert engine.run(buffer)["logits"].max() == 8 * 9
 
 
-def test_outputs_are_valid_until_the_next_run_and_not_copied(numbers: LoadedBundle) -> None:
-    engine = open_engine(numbers, "step", threads=1)
+def test_outputs_are_valid_until_the_next_run_and_not_copied(
+    numbers: LoadedBundle, backend: dict[str, str]
+) -> None:
+    engine = open_engine(numbers, "step", threads=1, **backend)
     first = engine.run(frame(1))["logits"]
     second = engine.run(frame(2))["logits"]
     assert np.shares_memory(first, second)
@@ -98,9 +118,9 @@ def test_outputs_are_valid_until_the_next_run_and_not_copied(numbers: LoadedBund
     ],
 )
 def test_wrong_inputs_are_refused_naming_both_sides(
-    numbers: LoadedBundle, inputs: dict[str, Any], word: str
+    numbers: LoadedBundle, inputs: dict[str, Any], word: str, backend: dict[str, str]
 ) -> None:
-    engine = open_engine(numbers, "step", threads=1)
+    engine = open_engine(numbers, "step", threads=1, **backend)
     with pytest.raises(EngineError) as caught:
         engine.run(inputs)
     assert word in str(caught.value) and "frame" in str(caught.value)
@@ -126,8 +146,46 @@ def test_wrong_slots_modes_devices_and_backends_are_refused(numbers: LoadedBundl
         open_engine(numbers, "both")
 
 
-def test_a_closed_engine_says_so(numbers: LoadedBundle) -> None:
-    engine = open_engine(numbers, "step", threads=1)
+def test_read_states_gives_a_copy_of_the_carried_state(
+    numbers: LoadedBundle, backend: dict[str, str]
+) -> None:
+    engine = open_engine(numbers, "step", threads=1, **backend)
+    engine.run(frame(9))
+    first = engine.read_states()  # type: ignore[attr-defined]
+    engine.run(frame(9))
+    assert first["count"].tolist() == [[1.0]]
+    assert engine.read_states()["count"].tolist() == [[2.0]]  # type: ignore[attr-defined]
+
+
+def test_precisions_that_a_backend_or_bundle_lacks_are_refused(
+    numbers: LoadedBundle, backend: dict[str, str]
+) -> None:
+    with pytest.raises(BundleError, match="trt-build quantize"):
+        open_engine(numbers, "step", precision="int8", **backend)
+    with pytest.raises(EngineError, match="unknown precision 'fp7'"):
+        open_engine(numbers, "step", precision="fp7", **backend)
+    with pytest.raises(EngineError, match="bf16"):
+        open_engine(numbers, "step", backend="onnxruntime", precision="bf16")
+    for engine in (open_engine(numbers, "step", precision=p, **backend) for p in ("auto", "fp32")):
+        assert "fp32" in engine.description
+
+
+def test_openvino_runs_on_the_cpu_alone_and_in_bf16_where_the_processor_can(numbers: LoadedBundle) -> None:
+    ov = pytest.importorskip("openvino", reason="pip install -e '.[openvino]'")
+    with pytest.raises(EngineError, match="device cpu"):
+        open_engine(numbers, "step", backend="openvino", device="cuda")
+    with pytest.raises(EngineError, match="fp16"):
+        open_engine(numbers, "step", backend="openvino", precision="fp16")
+    if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        engine = open_engine(numbers, "step", backend="openvino", precision="bf16", threads=1)
+        assert "bf16" in engine.description and engine.run(frame(9))["logits"].max() == 8 * 9
+    else:
+        with pytest.raises(EngineError, match="no BF16"):
+            open_engine(numbers, "step", backend="openvino", precision="bf16")
+
+
+def test_a_closed_engine_says_so(numbers: LoadedBundle, backend: dict[str, str]) -> None:
+    engine = open_engine(numbers, "step", threads=1, **backend)
     engine.close()
     engine.close()
     with pytest.raises(EngineError, match="closed"):
@@ -149,22 +207,26 @@ def test_a_missing_backend_says_what_to_install(
         open_engine(numbers, "window")
 
 
-def test_labels_and_graph_that_disagree_are_refused(make_bundle: Callable[..., LoadedBundle]) -> None:
+def test_labels_and_graph_that_disagree_are_refused(
+    make_bundle: Callable[..., LoadedBundle], backend: dict[str, str]
+) -> None:
     bundle = make_bundle(labels=["only", "two"])
     with pytest.raises(BundleError) as caught:
-        open_engine(bundle, "window", threads=1)
+        open_engine(bundle, "window", threads=1, **backend)
     assert "2 labels" in str(caught.value) and "8" in str(caught.value)
 
 
 @pytest.mark.parametrize("change", [{"glimpses": 2}, {"workers": 1}, {"preprocess": {"size": 9}}])
 def test_other_sizes_that_disagree_are_refused(
-    make_bundle: Callable[..., LoadedBundle], change: dict[str, Any]
+    make_bundle: Callable[..., LoadedBundle], change: dict[str, Any], backend: dict[str, str]
 ) -> None:
     with pytest.raises(BundleError, match="export the bundle anew"):
-        open_engine(make_bundle(**change), "window", threads=1)
+        open_engine(make_bundle(**change), "window", threads=1, **backend)
 
 
-def test_a_state_output_without_its_input_is_refused(tmp_path: Path, numbers: LoadedBundle) -> None:
+def test_a_state_output_without_its_input_is_refused(
+    tmp_path: Path, numbers: LoadedBundle, backend: dict[str, str]
+) -> None:
     model = graph("numbers", "step", 8, 8, 3, 3)
     for node in model.graph.node:
         node.output[:] = ["next_other" if name == "next_count" else name for name in node.output]
@@ -173,14 +235,16 @@ def test_a_state_output_without_its_input_is_refused(tmp_path: Path, numbers: Lo
     info = numbers.info.model_copy(update={"modes": ["step"], "default_mode": "step"})
     write_bundle(tmp_path, info, ["step.onnx", "weights.bin"])
     with pytest.raises(BundleError, match="next_other"):
-        open_engine(load_bundle(tmp_path), "step", threads=1)
+        open_engine(load_bundle(tmp_path), "step", threads=1, **backend)
 
 
-def test_a_file_that_is_no_graph_is_one_line(tmp_path: Path, numbers: LoadedBundle) -> None:
+def test_a_file_that_is_no_graph_is_one_line(
+    tmp_path: Path, numbers: LoadedBundle, backend: dict[str, str]
+) -> None:
     info = numbers.info.model_copy(update={"modes": ["window"]})
     bundle = write_bundle(tmp_path, info, {"window.onnx": b"\x00 not a graph"})
     with pytest.raises(BundleError, match="cannot load") as caught:
-        open_engine(bundle, "window", threads=1)
+        open_engine(bundle, "window", threads=1, **backend)
     assert "\n" not in str(caught.value)
 
 

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much of the engine's own speed `evaluate` reaches, memory over a long bag, and two processes against one.
+
+    python benchmarks/evaluate_throughput.py --bundle bundles/people
+
+Prints JSON. The engine alone runs the same sampled frames in the same process right before and right after, and the
+mean of both is taken, since other work on the machine changes its speed from minute to minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from gc_ros.bags import read_bag_images
+from gc_ros.evaluation.many import evaluate_many
+from gc_ros.evaluation.options import Options
+from gc_ros.evaluation.running import Task, evaluate_bag
+from gc_ros.evaluation.sources import Source
+from gc_ros.sampler import Sampler
+from tests.gc_ros.evaluation.bag_files import write_bag
+from trt_build.bundle import LoadedBundle, load_bundle
+from trt_build.engine import open_engine
+from trt_build.preprocess import prepare
+
+
+def engine_alone(bundle: LoadedBundle, bag: Path, mode: str) -> float:
+    """Seconds the engine needs for the windows of a bag, whose frames are already prepared."""
+    info = bundle.info
+    sampler, frames = Sampler(info.rate_hz), []
+    for stamp, image, encoding in read_bag_images(bag):
+        if sampler.offer(stamp).take:
+            frames.append(prepare(image, info.preprocess, bgr=encoding == "bgr8"))
+    engine = open_engine(bundle, mode, threads=1)
+    name = "frames" if mode == "window" else "frame"
+    buffer = np.zeros(engine.inputs[name].sized(1), np.uint8)
+    window: deque[Any] = deque(maxlen=info.T)
+    spent = 0.0
+    for frame in frames:
+        window.append(frame)
+        if mode == "window":
+            if len(window) < info.T:
+                continue
+            for t, one in enumerate(window):
+                buffer[0, t] = one
+        else:
+            buffer[0] = frame
+        began = time.perf_counter()
+        engine.run({name: buffer})
+        spent += time.perf_counter() - began
+    engine.close()
+    return spent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--mode", default=None)
+    parser.add_argument("--seconds", type=float, default=30.0, help="of the bags for throughput")
+    parser.add_argument(
+        "--minutes", type=float, default=0.0, help="of the bag for memory; 30 is the claim; 0: none"
+    )
+    arguments = parser.parse_args()
+    bundle = load_bundle(arguments.bundle)
+    mode = arguments.mode or bundle.info.default_mode
+    found: dict[str, Any] = {"bundle": bundle.info.model_id, "mode": mode, "load_before": os.getloadavg()[0]}
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        bags = [root / f"bag{i}" for i in range(2)]
+        for bag in bags:
+            write_bag(bag, [("red", arguments.seconds)], hz=15.0, jpeg=True, size=(640, 480))
+        options = Options(mode=mode, threads=1)
+        ratios = []
+        for turn in range(3):
+            before = engine_alone(bundle, bags[0], mode)
+            task = Task(Source(bags[0], "bag"), str(arguments.bundle), options, str(root / f"one{turn}"))
+            spent = evaluate_bag(task)["timings"]["wall_s"]
+            after = engine_alone(bundle, bags[0], mode)
+            ratios.append((before + after) / 2 / spent)
+        found["share_of_engine_alone"] = {"median": float(np.median(ratios)), "all": ratios}
+        speedups = []
+        sources = [Source(bag, bag.name) for bag in bags]
+        for turn in range(2):
+            times = []
+            for jobs in (1, 2):
+                began = time.perf_counter()
+                evaluate_many(sources, arguments.bundle, root / f"jobs{jobs}{turn}", options, jobs=jobs)
+                times.append(time.perf_counter() - began)
+            speedups.append(times[0] / times[1])
+        found["two_processes_over_one"] = speedups
+        if arguments.minutes:
+            found["memory"] = memory(root, arguments.bundle, mode, arguments.minutes)
+    found["load_after"] = os.getloadavg()[0]
+    print(json.dumps(found, indent=2))
+
+
+def memory(root: Path, bundle: Path, mode: str, minutes: float) -> dict[str, float]:
+    """Resident memory in MB after a tenth of a long bag and at its end."""
+    write_bag(root / "long", [("red", minutes * 60)], hz=10.0, jpeg=True, size=(320, 240))
+    process, seen = psutil.Process(), []
+    task = Task(Source(root / "long", "long"), str(bundle), Options(mode=mode, threads=1), str(root / "out"))
+    record = evaluate_bag(task, lambda n: seen.append((n, process.memory_info().rss / 1e6)))
+    tenth = next(rss for n, rss in seen if n >= record["counts"]["images"] / 10)
+    return {
+        "minutes": minutes,
+        "after_a_tenth_mb": tenth,
+        "at_the_end_mb": seen[-1][1],
+        "images": seen[-1][0],
+    }
+
+
+if __name__ == "__main__":
+    main()

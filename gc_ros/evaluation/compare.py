@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two results on the same bags, window by window: is one model better, where, and is that more than chance?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gc_ros.evaluation import results
+from gc_ros.evaluation.scoring import EXTRA, interval
+from trt_build.engine import need
+from trt_build.errors import DataError
+
+_EXACT = 25  # discordant windows up to which McNemar's test is exact
+
+
+def compare(a: Path, b: Path) -> dict[str, Any]:
+    """Paired comparison of two result directories over the windows that both scored, B against A.
+
+    Windows are paired by bag, pass and end. The interval of the difference resamples bags: McNemar's test takes
+    windows for independent, which neighbouring ones are not. Raises DataError where nothing can be paired.
+    """
+    summaries = [results.read_json(folder / results.SUMMARY) for folder in (a, b)]
+    bags = [{bag["name"]: bag["bag_sha256"] for bag in summary["bags"]} for summary in summaries]
+    shared = sorted(name for name, digest in bags[0].items() if bags[1].get(name) == digest)
+    if not shared:
+        raise DataError(f"{a} and {b} have no bag in common (same name and content); evaluate the same bags")
+    left, right = (
+        {
+            (row["bag"], row["pass"], row["end_ns"]): row
+            for row in results.read_windows(folder / results.WINDOWS)
+            if row["truth_kind"] == "label" and row["bag"] in shared
+        }
+        for folder in (a, b)
+    )
+    keys = sorted(left.keys() & right.keys())
+    if not keys:
+        raise DataError(
+            f"{a} and {b} have no scored window in common; is there ground truth, and the same stride?"
+        )
+    counts: dict[str, list[int]] = {name: [0, 0, 0] for name in shared}  # windows, right in A, right in B
+    classes: dict[str, list[int]] = {}
+    fixed = broken = 0
+    changed = []
+    for key in keys:
+        p, q = left[key], right[key]
+        if p["truth"] != q["truth"]:
+            raise DataError(
+                f"{key[0]}: the ground truth differs between the results; evaluate both with the same"
+            )
+        hits = p["label"] == p["truth"], q["label"] == q["truth"]
+        for count in (counts[key[0]], classes.setdefault(p["truth"], [0, 0, 0])):
+            for i, n in enumerate((1, *hits)):
+                count[i] += n
+        fixed += hits[1] and not hits[0]
+        broken += hits[0] and not hits[1]
+        if p["label"] != q["label"]:
+            kind = "fixed" if hits[1] else "broken" if hits[0] else "still wrong"
+            where = {"bag": key[0], "pass": key[1], "start_s": p["start_s"], "end_s": p["end_s"]}
+            changed.append({**where, "truth": p["truth"], "a": p["label"], "b": q["label"], "kind": kind})
+    n = len(keys)
+    used = [count for count in counts.values() if count[0]]
+    difference = (fixed - broken) / n
+    spread = interval(used, lambda c: sum(x[2] - x[1] for x in c) / sum(x[0] for x in c))
+    p_value, test = _mcnemar(fixed, broken)
+    return {
+        "models": [summary["provenance"]["model_id"] for summary in summaries],
+        "bags": len(used),
+        "left_out": sorted(
+            bags[0].keys() ^ bags[1].keys() | {x for x in bags[0] if x in bags[1] and x not in shared}
+        ),
+        "windows": n,
+        "windows_unpaired": [len(left) - n, len(right) - n],
+        "accuracy": [sum(c[1] for c in used) / n, sum(c[2] for c in used) / n],
+        "difference": difference,
+        "difference_95": spread,
+        "mcnemar": {"fixed": fixed, "broken": broken, "p": p_value, "test": test},
+        "per_class": {
+            label: {"windows": c[0], "recall": [c[1] / c[0], c[2] / c[0]], "difference": (c[2] - c[1]) / c[0]}
+            for label, c in sorted(classes.items())
+        },
+        "changed": changed,
+        "verdict": _verdict(difference, p_value, spread),
+    }
+
+
+def _mcnemar(fixed: int, broken: int) -> tuple[float, str]:
+    stats = need("scipy.stats", EXTRA)
+    if fixed + broken <= _EXACT:
+        p = stats.binomtest(fixed, fixed + broken).pvalue if fixed + broken else 1.0
+        return float(p), "exact binomial"
+    statistic = (abs(fixed - broken) - 1) ** 2 / (fixed + broken)
+    return float(stats.chi2.sf(statistic, 1)), "chi-square with continuity correction"
+
+
+def _verdict(difference: float, p: float, spread: list[float] | None) -> str:
+    """better, worse or undecided: both the test over windows and, with two bags or more, the one over bags agree."""
+    if p >= 0.05 or (spread is not None and spread[0] <= 0 <= spread[1]):
+        return "undecided"
+    return "better" if difference > 0 else "worse"
+
+
+def as_text(found: dict[str, Any], changed: int = 20) -> str:
+    """For a terminal, at most `changed` windows."""
+    a, b = found["accuracy"]
+    m, spread = found["mcnemar"], found["difference_95"]
+    between = f", 95 % over bags {spread[0]:+.1%} to {spread[1]:+.1%}" if spread else ", one bag: no interval"
+    lines = [
+        f"A {found['models'][0]}  accuracy {a:.1%}",
+        f"B {found['models'][1]}  accuracy {b:.1%}",
+        f"B - A {found['difference']:+.1%}{between}; {found['windows']} windows of {found['bags']} bags",
+        f"McNemar: {m['fixed']} windows right only in B, {m['broken']} only in A, p = {m['p']:.3g} ({m['test']})",
+    ]
+    if found["left_out"]:
+        lines.append(f"left out, not the same in both: {', '.join(found['left_out'])}")
+    width = max(len(label) for label in found["per_class"])
+    for label, c in sorted(found["per_class"].items(), key=lambda item: item[1]["difference"]):
+        lines.append(
+            f"  {label:<{width}}  {c['recall'][0]:6.1%} -> {c['recall'][1]:6.1%}  {c['difference']:+.1%}"
+            f"  ({c['windows']})"
+        )
+    worst_first = sorted(found["changed"], key=lambda w: ("broken", "still wrong", "fixed").index(w["kind"]))
+    for w in worst_first[:changed]:
+        lines.append(
+            f"  {w['kind']}: {w['bag']} {w['start_s']:.2f}-{w['end_s']:.2f} s, {w['truth']}: {w['a']} -> {w['b']}"
+        )
+    if len(found["changed"]) > changed:
+        lines.append(f"  and {len(found['changed']) - changed} more changed windows (--json lists all)")
+    names = {"better": "B is better", "worse": "B is worse", "undecided": "no difference beyond chance"}
+    return "\n".join([*lines, f"verdict: {names[found['verdict']]}"])

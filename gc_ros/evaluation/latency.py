@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How fast results come: at once, nothing dropped; or as from a robot whose engine takes its time.
+
+The slow robot is simulated on the clock of the stamps, so a result does not depend on this machine. Its rules are
+those of `gc_ros.worker`: one inference at a time, and of the windows that arrive meanwhile only the newest waits. In
+mode step every sampled frame costs an engine call, and a worker goes on until no frame waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gc_ros.activity import Activity
+from gc_ros.evaluation.sources import Frame
+from gc_ros.recognizer import Recognizer, Window
+
+NS = 1_000_000_000
+Result = tuple[Activity, float]  # and seconds from the newest frame's arrival to publication
+
+
+class AtOnce:
+    """Every window is inferred before the next frame is looked at; what that takes is measured, not simulated."""
+
+    def __init__(self, recognizer: Recognizer) -> None:
+        self._recognizer = recognizer
+
+    def push(self, frame: Frame) -> Iterator[Result]:
+        """Take a frame; yield the result it gives, if any."""
+        found = self._recognizer.push(frame.image, frame.stamp_ns, bgr=frame.bgr, encoding=frame.encoding)
+        if found is not None:
+            yield found, sum(found.timings.values()) / 1e3
+
+    def finish(self) -> Iterator[Result]:
+        """What is still to come after the last frame."""
+        return iter(())
+
+
+class SlowRobot:
+    """latency_s: of one engine call."""
+
+    def __init__(self, recognizer: Recognizer, latency_s: float) -> None:
+        self._recognizer, self._latency = recognizer, round(latency_s * NS)
+        self._now = 0  # arrival clock: goes on through loops and jumps back
+        self._last: int | None = None
+        self._done: int | None = None  # when the running inference ends
+        self._running: Window | None = None
+        self._waiting: tuple[Window, int] | None = None
+        self._arrived: dict[int, int] = {}  # arrival of windows' newest frames by stamp
+
+    def push(self, frame: Frame) -> Iterator[Result]:
+        """Take a frame; yield what has been published by the time it arrives."""
+        if self._last is not None:
+            self._now += max(frame.stamp_ns - self._last, 0)
+        self._last = frame.stamp_ns
+        yield from self._until(self._now)
+        window = self._recognizer.offer(frame.image, frame.stamp_ns, bgr=frame.bgr, encoding=frame.encoding)
+        if window is None:
+            return
+        self._arrived[frame.stamp_ns] = self._now
+        while len(self._arrived) > 1024:
+            del self._arrived[next(iter(self._arrived))]
+        if self._done is None:
+            self._start(window, self._now)
+        elif self._recognizer.mode == "step":
+            self._running, self._done = window, self._done + self._latency
+        else:
+            self._waiting = window, self._now
+
+    def finish(self) -> Iterator[Result]:
+        """The inference that runs and the window that waits when the stream ends."""
+        while self._done is not None:
+            yield from self._until(self._done)
+
+    def _start(self, window: Window, at: int) -> None:
+        self._running, self._done = window, at + self._latency
+
+    def _until(self, now: int) -> Iterator[Result]:
+        while self._done is not None and self._done <= now:
+            done, window, waiting = self._done, self._running, self._waiting
+            self._done = self._running = self._waiting = None
+            assert window is not None
+            found = self._recognizer.infer(window)  # None where a reset made it void meanwhile
+            if waiting is not None:
+                self._start(waiting[0], done)
+            if found is not None:
+                yield found, (done - self._arrived.get(found.stamp_ns, done)) / NS

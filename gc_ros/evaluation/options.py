@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an evaluation is asked to do. Everything here changes results and is part of a result's identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gc_ros.smoothing import Smoothing
+from trt_build.bundle import INFO_NAME, file_sha256
+
+EVALUATOR = 1  # raised when the same input gives other results
+
+
+@dataclass(frozen=True)
+class Options:
+    """topic: None = the only image topic. stamps: "header", or "log" for the times of recording.
+    truth: "auto", "none", "name", "topic:/NAME", a CSV file or a folder of them.
+    truth_time: "header" or "bag", the clock of the CSV's times.
+    mapping: bundle label (or "idle") by label of the ground truth, where names differ.
+    min_overlap: share of a window that a label must cover for the window to be scored with it.
+    simulate_latency_s: None = nothing is dropped, else seconds one engine call takes on the robot.
+    """
+
+    topic: str | None = None
+    stamps: str = "header"
+    truth: str = "auto"
+    truth_time: str = "header"
+    mapping: dict[str, str] = field(default_factory=dict)
+    min_overlap: float = 0.5
+    mode: str | None = None
+    stride: int = 1
+    backend: str = "auto"
+    device: str = "cpu"
+    threads: int | None = None
+    unknown_threshold: float | None = None
+    max_frame_gap_s: float | None = None
+    smoothing: Smoothing = field(default_factory=Smoothing)
+    simulate_latency_s: float | None = None
+    predictions: str = "beside"  # predictions.mcap without images, "merged" with them, or "none"
+    pictures: int = 12  # of the worst windows, a bag
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def bundle_digest(bundle: Path) -> str:
+    """sha256 of bundle.json, which holds those of all other files."""
+    return file_sha256(bundle / INFO_NAME)
+
+
+def result_key(bundle: str, options: Options, truth_sha256: str | None) -> str:
+    """Identity of a result, the bag's own identity aside."""
+    what = [EVALUATOR, bundle, options.as_json(), truth_sha256]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small pictures of the windows that went most wrong, with what the model looked at, kept while a bag is read."""
+
+from __future__ import annotations
+
+import base64
+import heapq
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from gc_ros.evaluation.sources import Frame
+from gc_ros.overlay import GLIMPSE_COLOURS
+from trt_build.bundle import Bundle
+from trt_build.engine import Engine
+from trt_build.preprocess import glimpse_to_pixels
+
+WIDTH = 168  # pixels of one picture of a strip
+_KEPT_S = 20  # of camera frames at most, so that memory is bounded whatever a bag holds
+
+
+class WatchedEngine:
+    """An engine that remembers the glimpses of its last T frames, which a result only has for the newest."""
+
+    def __init__(self, engine: Engine, T: int) -> None:
+        self._engine, self.calls = engine, 0
+        self._glimpses: deque[NDArray[Any]] = deque(maxlen=T)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def run(
+        self, inputs: Mapping[str, NDArray[Any]], active: Sequence[bool] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """See `Engine.run`."""
+        out = self._engine.run(inputs, active)
+        self.calls += 1
+        last = out["glimpses"][0]
+        if last.ndim == 3:
+            self._glimpses.extend(last.copy())
+        else:
+            self._glimpses.append(last.copy())
+        return out
+
+    @property
+    def glimpses(self) -> list[NDArray[Any]]:
+        """(G, 4) of each of the last frames, oldest first."""
+        return list(self._glimpses)
+
+
+class Strips:
+    """Keeps the `count` windows of highest badness as strips of pictures."""
+
+    def __init__(self, count: int, info: Bundle) -> None:
+        self._count, self._info = count, info
+        self._frames: deque[tuple[int, NDArray[np.uint8]]] = deque(maxlen=int(_KEPT_S * 60))
+        self._size = (1, 1)
+        self._worst: list[tuple[float, int, dict[str, Any]]] = []
+
+    def see(self, frame: Frame) -> None:
+        """Remember a frame in small, for as long as a window may need it."""
+        if not self._count:
+            return
+        height, width = frame.image.shape[:2]
+        if self._frames and frame.stamp_ns < self._frames[-1][0]:
+            self._frames.clear()
+        self._size = width, height
+        small = cv2.resize(
+            frame.image, (WIDTH, max(round(height * WIDTH / width), 1)), interpolation=cv2.INTER_AREA
+        )
+        self._frames.append((frame.stamp_ns, np.asarray(small if frame.bgr else small[..., ::-1], np.uint8)))
+        oldest = frame.stamp_ns - round((self._info.window_s * 1.5 + 1) * 1e9)
+        while self._frames[0][0] < oldest:
+            self._frames.popleft()
+
+    def offer(
+        self, badness: float, number: int, start_ns: int, end_ns: int, glimpses: list[NDArray[Any]]
+    ) -> None:
+        """Keep the window from start to end if it is among the worst so far."""
+        if len(self._worst) >= self._count and (not self._count or badness <= self._worst[0][0]):
+            return
+        inside = [item for item in self._frames if start_ns <= item[0] <= end_ns]
+        if not inside:
+            return
+        # The sampled frames, to within a camera period: evenly spread over the window.
+        T = len(glimpses)
+        due = np.linspace(start_ns, end_ns, T)
+        stamps = np.array([stamp for stamp, _ in inside])
+        chosen = [inside[int(np.abs(stamps - at).argmin())][1] for at in due]
+        pictures = [self._draw(picture, l) for picture, l in zip(chosen, glimpses, strict=True)]
+        entry = {"n": number, "pictures": pictures}
+        heapq.heappush(self._worst, (badness, -number, entry))
+        if len(self._worst) > self._count:
+            heapq.heappop(self._worst)
+
+    def _draw(self, picture: NDArray[np.uint8], l: NDArray[Any]) -> str:
+        out = picture.copy()
+        rows, columns = out.shape[:2]
+        boxes = glimpse_to_pixels(l, *self._size, self._info.preprocess)
+        boxes = boxes * np.array([columns / self._size[0], rows / self._size[1]] * 2)
+        for g, (x0, y0, x1, y1) in enumerate(np.round(boxes).astype(int).tolist()):
+            colour = GLIMPSE_COLOURS[g % len(GLIMPSE_COLOURS)][::-1]
+            cv2.rectangle(out, (x0, y0), (max(x1 - 1, x0), max(y1 - 1, y0)), colour, 2, cv2.LINE_AA)
+        _, data = cv2.imencode(".jpg", out, [cv2.IMWRITE_JPEG_QUALITY, 78])
+        return base64.b64encode(data.tobytes()).decode()
+
+    def worst(self) -> list[dict[str, Any]]:
+        """Worst first: n (number of the window) and pictures (base64 JPEG, oldest frame first)."""
+        return [entry for _, _, entry in sorted(self._worst, key=lambda item: (-item[0], -item[1]))]

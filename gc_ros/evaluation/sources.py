@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One front for bags, single storage files, videos, folders and tables of them: names, frames, what was wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gc_ros.bags import COMPRESSED, NS, choose_topic
+from gc_ros.clips import VIDEO_SUFFIXES, read_table
+from gc_ros.images import Refusal, decode, decode_compressed
+from gc_ros.recording import SUFFIXES, Message, Recording
+from gc_ros.video import read_video
+from trt_build.bundle import file_sha256
+from trt_build.errors import DataError
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something to evaluate. label: what a table of clips says is seen in it, "" elsewhere."""
+
+    path: Path
+    name: str  # distinct among the sources of a run; a relative path
+    label: str = ""
+
+    @property
+    def is_video(self) -> bool:
+        return self.path.suffix.lower() in VIDEO_SUFFIXES
+
+    def files(self) -> list[Path]:
+        """Its files in a fixed order."""
+        return sorted(p for p in self.path.iterdir() if p.is_file()) if self.path.is_dir() else [self.path]
+
+    def quick(self) -> list[list[Any]]:
+        """Names, sizes and times of its files: cheap, and the same as long as nobody touches them."""
+        stats = [(file.name, file.stat()) for file in self.files()]
+        return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+
+    def sha256(self) -> str:
+        """Of the content of its files and their names."""
+        digest = hashlib.sha256()
+        for file in self.files():
+            digest.update(f"{file.name} {file_sha256(file)}\n".encode())
+        return digest.hexdigest()
+
+
+def find_sources(paths: Iterable[str | os.PathLike[str]]) -> list[Source]:
+    """Bags and videos among files, folders (searched), and CSV tables with path,class. Raises DataError."""
+    found: list[Source] = []
+    for path in map(Path, paths):
+        if path.suffix.lower() == ".csv" and path.is_file():
+            found += [Source(clip.path, clip.name, clip.label) for clip in read_table(path)]
+        elif _is_bag(path) or path.is_file():
+            found.append(Source(path, path.name))
+        elif path.is_dir():
+            below = _search(path, path)
+            if not below:
+                raise DataError(f"{path}: holds no bag and no video; give bags, videos or folders of them")
+            found += below
+        else:
+            raise DataError(f"{path}: no such bag, video or folder")
+    counts = Counter(source.name for source in found)
+    used: Counter[str] = Counter()
+    result = []
+    for source in found:
+        name = source.name
+        if counts[name] > 1:  # folders of the same name: told apart by number, in the order given
+            used[name] += 1
+            name = f"{name}~{used[name]}"
+        result.append(Source(source.path, name, source.label))
+    return result
+
+
+def _search(folder: Path, root: Path) -> list[Source]:
+    found: list[Source] = []
+    for path in sorted(folder.iterdir()):
+        if _is_bag(path) or (path.is_file() and path.suffix.lower() in {*VIDEO_SUFFIXES, *SUFFIXES}):
+            found.append(Source(path, path.relative_to(root).as_posix()))
+        elif path.is_dir() and not path.name.startswith("."):
+            found += _search(path, root)
+    return found
+
+
+def _is_bag(path: Path) -> bool:
+    if not path.is_dir():
+        return False
+    names = [p.name.removesuffix(".zstd") for p in path.iterdir()]
+    return "metadata.yaml" in names or any(name.endswith((".mcap", ".db3")) for name in names)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image: uint8 (H, W, 3). log_ns: time of recording; of a video the same as the stamp."""
+
+    stamp_ns: int
+    log_ns: int
+    image: NDArray[np.uint8] = field(repr=False)
+    bgr: bool
+    encoding: str
+    message: Message | None = field(default=None, repr=False)
+
+
+class Frames:
+    """The frames of a source, one after the other, and what is to be said about them afterwards.
+
+    others: further topics whose messages are handed to `other` as they come.
+    """
+
+    def __init__(self, source: Source, topic: str | None, stamps: str, others: tuple[str, ...] = ()) -> None:
+        self.source, self.stamps, self._others = source, stamps, others
+        self.images = self.zero_stamps = 0
+        self.refused: Counter[str] = Counter()
+        self.damage: list[str] = []
+        self.messages: list[Message] = []  # of the other topics
+        self.topic, self.frame_id = "", "camera"
+        self._recording: Recording | None = None
+        if source.is_video:
+            if topic or others:
+                raise DataError(f"{source.path}: a video has no topics; give a bag")
+            return
+        self._recording = Recording(source.path)
+        try:
+            self.topic = choose_topic(self._recording, topic)
+            for other in others:
+                if other not in self._recording.topics:
+                    have = ", ".join(sorted(self._recording.topics))
+                    raise DataError(
+                        f"{source.path}: no topic {other} for the ground truth; there are: {have}"
+                    )
+        except DataError:
+            self._recording.close()
+            raise
+
+    def __iter__(self) -> Iterator[Frame]:
+        if self._recording is None:
+            yield from self._video()
+            return
+        with self._recording as recording:
+            for item in recording.messages([self.topic, *self._others]):
+                if item.topic != self.topic:
+                    self.messages.append(item)
+                    continue
+                frame = self._frame(item)
+                if frame is not None:
+                    yield frame
+            self.damage = list(recording.damage)
+
+    def _frame(self, item: Message) -> Frame | None:
+        self.images += 1
+        message = item.message
+        compressed = item.msgtype == COMPRESSED
+        found = decode_compressed(message) if compressed else decode(message)
+        if isinstance(found, Refusal):
+            self.refused[found.reason] += 1
+            return None
+        stamp = int(message.header.stamp.sec) * NS + int(message.header.stamp.nanosec)
+        self.zero_stamps += stamp == 0
+        if stamp == 0 or self.stamps == "log":
+            stamp = item.log_ns
+        self.frame_id = str(message.header.frame_id)
+        encoding = str(message.format if compressed else message.encoding)
+        return Frame(stamp, item.log_ns, found.image, found.bgr, encoding, item)
+
+    def _video(self) -> Iterator[Frame]:
+        try:
+            for image, stamp in read_video(self.source.path):
+                self.images += 1
+                yield Frame(stamp, stamp, image, False, "rgb8")
+        except DataError as error:
+            if not self.images:
+                raise
+            self.damage.append(str(error))

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was really done when: from a CSV, a topic, or the name of a bag; and the truth of a window.
+
+A CSV has the columns start_s, end_s, label, and `bag` where it is about several. Times are seconds since the first
+image, or, from 1e8 upwards, since 1970; by the clock of header stamps, or with `truth_time` "bag" that of recording
+(then counted from the first recorded image). Times that no row covers are idle: nothing of interest is done.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gc_ros.evaluation.sources import Source
+from gc_ros.recording import Message
+from trt_build.errors import DataError
+
+NS = 1_000_000_000
+IDLE = "idle"
+_IDLE_NAMES = {"idle", "none", "background", "nothing", "noactivity", "null", ""}
+_ABSOLUTE_S = 1e8
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A label from start to end, seconds or nanoseconds as the context says."""
+
+    start: float
+    end: float
+    label: str
+
+
+@dataclass
+class Truth:
+    """kind: "csv", "topic", "name" or "none". segments: of a CSV, in its own seconds."""
+
+    kind: str
+    origin: str = ""
+    sha256: str | None = None
+    segments: list[Segment] = field(default_factory=list)
+    topic: str = ""
+    label: str = ""
+
+
+def find_truth(source: Source, how: str, labels: Sequence[str], mapping: Mapping[str, str]) -> Truth:
+    """The ground truth of a source as `Options.truth` asks for. Raises DataError."""
+    if how == "none":
+        return Truth("none")
+    if how.startswith("topic:"):
+        return Truth("topic", how, topic=how.removeprefix("topic:"))
+    names = (source.path.name, source.path.stem)
+    if how in ("auto", "name"):
+        beside = [source.path.with_name(f"{name}.truth.csv") for name in names]
+        inside = [source.path / "truth.csv"] if source.path.is_dir() else []
+        table = next((path for path in [*beside, *inside] if path.is_file()), None)
+        if how == "auto" and table is not None:
+            return _table(table, source)
+        if source.label:
+            return Truth("name", "the table of clips", label=source.label)
+        resolved = source.path.resolve()
+        parts = {"its folder": resolved.parent.name, "its name": resolved.stem}
+        parts |= {"the beginning of its name": re.split(r"[_.\-~ ]", resolved.stem)[0]}
+        for origin, name in parts.items():
+            if map_label(name, labels, mapping) is not None and name:
+                return Truth("name", origin, label=name)
+        if how == "name":
+            raise DataError(
+                f"{source.path}: neither its folder nor its name is a label of the bundle; use --map"
+            )
+        return Truth("none")
+    path = Path(how)
+    if path.is_dir():
+        tables = [path / f"{name}{end}" for name in names for end in (".truth.csv", ".csv")]
+        table = next((file for file in tables if file.is_file()), None)
+        return Truth("none") if table is None else _table(table, source)
+    if not path.is_file():
+        raise DataError(
+            f"{how}: no such truth; give a CSV, a folder of them, topic:/NAME, name, auto or none"
+        )
+    return _table(path, source)
+
+
+def _table(path: Path, source: Source) -> Truth:
+    from trt_build.bundle import file_sha256
+
+    return Truth("csv", path.name, file_sha256(path), read_segments(path, source.name))
+
+
+def read_segments(path: Path, bag: str = "") -> list[Segment]:
+    """The rows of a CSV, of one bag where it has that column. Raises DataError that names the row."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            columns, found = list(rows.fieldnames or []), list(rows)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a readable CSV ({error}); save it as UTF-8 text") from None
+    if missing := {"start_s", "end_s", "label"} - set(columns):
+        raise DataError(f"{path}: lacks the columns {', '.join(sorted(missing))}; see docs/evaluation.md")
+    segments = []
+    for number, row in enumerate(found, 2):
+        if "bag" in columns and row["bag"] != bag:
+            continue
+        try:
+            start, end = float(row["start_s"]), float(row["end_s"])
+        except (TypeError, ValueError):
+            raise DataError(f"{path}: line {number}: start_s and end_s must be numbers of seconds") from None
+        if not (math.isfinite(start) and math.isfinite(end) and start <= end and row["label"] is not None):
+            raise DataError(f"{path}: line {number}: needs a label and start_s <= end_s")
+        segments.append(Segment(start, end, row["label"].strip()))
+    return sorted(segments, key=lambda s: s.start)
+
+
+def from_table(segments: Sequence[Segment], first_ns: int) -> list[Segment]:
+    """Seconds of a CSV as nanoseconds of the clock whose first image is at `first_ns`."""
+    absolute = any(segment.start >= _ABSOLUTE_S for segment in segments)
+    zero = 0 if absolute else first_ns
+    return [Segment(zero + round(s.start * NS), zero + round(s.end * NS), s.label) for s in segments]
+
+
+def from_messages(messages: Sequence[Message], end_ns: int, log_clock: bool) -> list[Segment]:
+    """Segments from a label topic: std_msgs/String, a label until the next message (empty: idle); or messages with
+    `label` and, as our ActivityEvent, `kind` 0 for the beginning and 1 for the end."""
+    segments: list[Segment] = []
+    current: tuple[int, str] | None = None
+    for item in messages:
+        message: Any = item.message
+        label = getattr(message, "label", getattr(message, "data", None))
+        if not isinstance(label, str):
+            raise DataError(f"{item.topic} is of {item.msgtype} and has no label; use std_msgs/String")
+        at = item.log_ns
+        stamp = getattr(message, "stamp", getattr(getattr(message, "header", None), "stamp", None))
+        if stamp is not None and not log_clock and (int(stamp.sec) or int(stamp.nanosec)):
+            at = int(stamp.sec) * NS + int(stamp.nanosec)
+        if current is not None:
+            segments.append(Segment(current[0], at, current[1]))
+        ended = getattr(message, "kind", 0) == 1
+        current = None if ended else (at, label)
+    if current is not None and current[0] <= end_ns:
+        segments.append(Segment(current[0], end_ns, current[1]))
+    return [segment for segment in segments if segment.end > segment.start]
+
+
+def map_label(label: str, labels: Sequence[str], mapping: Mapping[str, str]) -> str | None:
+    """The bundle's label for one of the ground truth (letter case, spaces and hyphens aside), "idle", or None."""
+    label = mapping.get(label, label)
+    if label in labels:
+        return label
+    plain = _plain(label)
+    found = [name for name in labels if _plain(name) == plain]
+    if len(found) == 1:
+        return found[0]
+    return IDLE if plain in _IDLE_NAMES else None
+
+
+def _plain(label: str) -> str:
+    return re.sub(r"[\s_\-]+", "", label).lower()
+
+
+def truth_of(start_ns: int, end_ns: int, segments: Sequence[Segment], min_overlap: float) -> tuple[str, str]:
+    """(kind, label) of a window: "label", "idle", or "mixed" where nothing covers `min_overlap` of it.
+
+    segments: with the labels of the ground truth, in nanoseconds of the window's clock.
+    """
+    length = max(end_ns - start_ns, 1)
+    covered: dict[str, float] = {}
+    for segment in segments:
+        shared = min(segment.end, end_ns) - max(segment.start, start_ns)
+        if end_ns == start_ns and segment.start <= end_ns <= segment.end:
+            shared = 1
+        if shared > 0:
+            covered[segment.label] = covered.get(segment.label, 0) + shared / length
+    label = max(covered, key=lambda name: covered[name]) if covered else ""
+    if label and covered[label] >= min_overlap:
+        return "label", label
+    return ("idle", "") if 1 - sum(covered.values()) >= min_overlap else ("mixed", "")

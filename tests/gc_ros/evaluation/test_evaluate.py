@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`gc-ros evaluate` from the outside: figures equal an independent recomputation, and every mishap is a clear line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gc_ros import cli
+from gc_ros.bags import find_clips, make_bag
+from gc_ros.evaluation import many, results
+from gc_ros.evaluation.options import Options
+from gc_ros.evaluation.sources import find_sources
+from tests.command_line import assert_one_line, call
+from tests.gc_ros.evaluation.bag_files import START, mcap_of, write_bag, write_truth
+from trt_build.bundle import LoadedBundle
+
+pytest.importorskip("sklearn")
+NS = 1_000_000_000
+PIECES = [
+    ("red", 3.0),
+    ("grey", 3.0),
+    ("green", 3.0),
+    ("gap", 2.0),
+    ("red", 2.5),
+    ("loop", 0.0),
+    ("blue", 3.0),
+]
+SIMPLE = [("red", 3.0), ("green", 3.0)]
+
+
+def make(folder: Path, name: str = "bag", pieces: Any = SIMPLE, truth: bool = True, **options: Any) -> Path:
+    found = write_bag(folder / name, pieces, **options)
+    if truth:
+        write_truth(folder / f"{name}.truth.csv", found)
+    return folder / name
+
+
+def run(bundle: LoadedBundle, out: Path, *arguments: object, code: int = 0) -> dict[str, Any]:
+    done = call(cli.app, "evaluate", *arguments, "-b", bundle.path, "--out", out, "--threads", 1, "--jobs", 1)
+    assert done.exit_code == code, done.output
+    return dict(json.loads((out / "summary.json").read_text())) | {"said": done.stderr, "text": done.stdout}
+
+
+def recomputed(folder: Path, labels: list[str]) -> dict[str, Any]:
+    """The figures anew, from nothing but windows.jsonl, in plain Python."""
+    rows = [json.loads(line) for line in (folder / "windows.jsonl").read_text().splitlines()]
+    scored = [row for row in rows if row["truth_kind"] == "label"]
+    hits = [
+        max(range(len(labels)), key=row["scores"].__getitem__) == labels.index(row["truth"]) for row in scored
+    ]
+    by_class: dict[str, list[bool]] = defaultdict(list)
+    confusion = [[0] * len(labels) for _ in labels]
+    for row, hit in zip(scored, hits, strict=True):
+        by_class[row["truth"]].append(hit)
+        confusion[labels.index(row["truth"])][labels.index(row["label"])] += 1
+    precisions = []
+    for label in by_class:
+        k = labels.index(label)
+        positives, precision = len(by_class[label]), 0.0
+        values = sorted({row["scores"][k] for row in scored}, reverse=True)
+        before = 0
+        for value in values:  # sum of (recall step) x precision over thresholds
+            above = [row for row in scored if row["scores"][k] >= value]
+            right = sum(row["truth"] == label for row in above)
+            precision += (right - before) / positives * right / len(above)
+            before = right
+        precisions.append(precision)
+    error = 0.0
+    for b in range(15):
+        inside = [
+            (row["score"], hit)
+            for row, hit in zip(scored, hits, strict=True)
+            if min(int(row["score"] * 15), 14) == b
+        ]
+        if inside:
+            error += abs(sum(h for _, h in inside) - sum(s for s, _ in inside)) / len(scored)
+    smoothed = [row["active"] == row["truth"] for row in rows if row["truth_kind"] in ("label", "idle")]
+    return {
+        "accuracy": sum(hits) / len(hits),
+        "balanced_accuracy": sum(sum(h) / len(h) for h in by_class.values()) / len(by_class),
+        "mean_average_precision": sum(precisions) / len(precisions),
+        "confusion": confusion,
+        "expected_error": error,
+        "smoothed": sum(smoothed) / len(smoothed),
+    }
+
+
+def check(folder: Path, labels: list[str]) -> dict[str, Any]:
+    """The summary's figures equal the recomputed ones."""
+    result = json.loads((folder / "summary.json").read_text())["result"]
+    own = recomputed(folder, labels)
+    assert result["windows"]["confusion"] == own["confusion"]
+    for name in ("accuracy", "balanced_accuracy", "mean_average_precision"):
+        assert result["windows"][name] == pytest.approx(own[name], abs=1e-12), name
+    assert result["windows"]["calibration"]["expected_error"] == pytest.approx(
+        own["expected_error"], abs=1e-9
+    )
+    assert result["smoothed"]["accuracy"] == pytest.approx(own["smoothed"], abs=1e-12)
+    return own
+
+
+def test_figures_equal_an_independent_recomputation(tmp_path: Path, colours: LoadedBundle) -> None:
+    pieces = [*PIECES[:5], ("grey", 2.0)]
+    bag = make(tmp_path, pieces=pieces, truth=False)
+    # Half of the truth is wrong on purpose, so that no figure is trivially 1.
+    write_truth(
+        tmp_path / "bag.truth.csv", [(0, 3, "red"), (6, 7.4, "blue"), (7.5, 9, "green"), (11, 13.4, "green")]
+    )
+    summary = run(colours, tmp_path / "out", bag)
+    own = check(tmp_path / "out", colours.info.labels)
+    assert 0.3 < own["accuracy"] < 0.9 and summary["result"]["truth_kinds"]["idle"] > 5
+    events = summary["result"]["events"]
+    assert events["segments"] == 4 and events["noticed"] == 1 and events["false_activations"] >= 1
+    assert summary["bags"][0]["counts"]["resets"] == {"gap": 1}
+
+
+def test_a_loop_is_scored_pass_by_pass_and_windows_stay_within(tmp_path: Path, colours: LoadedBundle) -> None:
+    bag = make(tmp_path, pieces=[("red", 3.0), ("loop", 0.0), ("red", 3.0)], truth=False)
+    write_truth(tmp_path / "bag.truth.csv", [(0, 3, "red")])
+    result = run(colours, tmp_path / "out", bag)
+    assert len(result["bags"][0]["passes"]) == 2 and result["bags"][0]["counts"]["resets"] == {"backward": 1}
+    assert result["result"]["windows"]["accuracy"] == 1 and result["result"]["events"]["segments"] == 2
+    assert (
+        result["result"]["events"]["segment_f1"]["0.5"] == 1 and result["result"]["events"]["edit_score"] == 1
+    )
+    rows = list(results.read_windows(tmp_path / "out" / "windows.jsonl"))
+    assert all(0 < row["end_ns"] - row["start_ns"] < 1.1 * NS for row in rows)
+
+
+@pytest.mark.parametrize("clock", ["header", "bag"])
+@pytest.mark.parametrize("absolute", [False, True])
+def test_csv_times_count_from_the_first_image_or_from_1970_on_either_clock(
+    tmp_path: Path, colours: LoadedBundle, clock: str, absolute: bool
+) -> None:
+    shift = 5 * NS  # recorded five seconds after it was seen
+    truth = write_bag(tmp_path / "bag", SIMPLE, log_shift_ns=shift)
+    zero = (START + (shift if clock == "bag" else 0)) / NS if absolute else 0.0
+    table = write_truth(tmp_path / "labels.csv", truth, zero)
+    result = run(colours, tmp_path / "out", tmp_path / "bag", "--truth", table, "--truth-time", clock)[
+        "result"
+    ]
+    assert result["windows"]["accuracy"] == 1 and result["windows"]["windows"] > 30
+
+
+def test_truth_comes_from_a_topic_and_from_names(tmp_path: Path, colours: LoadedBundle) -> None:
+    bag = make(tmp_path, pieces=PIECES[:3], truth=False, labels=True)
+    result = run(colours, tmp_path / "topic", bag, "--truth", "topic:/label")
+    assert result["result"]["windows"]["accuracy"] == 1 and result["result"]["events"]["segments"] == 2
+    red = (
+        make(tmp_path / "red", "b1", [("red", 2.0)], truth=False)
+        if (tmp_path / "red").mkdir() is None
+        else None
+    )
+    result = run(colours, tmp_path / "name", red, "--truth", "name")
+    assert result["result"]["windows"]["accuracy"] == 1 and result["bags"][0]["truth"] == "name"
+
+
+def test_labels_that_do_not_map_are_reported_left_out_and_can_be_mapped(
+    tmp_path: Path, colours: LoadedBundle
+) -> None:
+    bag = make(tmp_path, truth=False)
+    write_truth(tmp_path / "bag.truth.csv", [(0, 3, "R-E D"), (3, 6, "lawn")])
+    first = run(colours, tmp_path / "out", bag)
+    assert "'lawn'" in first["said"] and "--map" in first["said"]
+    assert first["result"]["mapping"] == {"R-E D": "red", "lawn": None}
+    assert first["result"]["truth_kinds"]["unmapped"] > 10 and first["result"]["windows"]["accuracy"] == 1
+    second = run(colours, tmp_path / "out", bag, "--map", "lawn=green")
+    assert second["result"]["windows"]["windows"] > first["result"]["windows"]["windows"] + 10
+    assert second["result"]["windows"]["accuracy"] == 1
+
+
+def test_without_labels_there_are_predictions_and_statistics(tmp_path: Path, colours: LoadedBundle) -> None:
+    bag = make(tmp_path, truth=False)
+    result = run(colours, tmp_path / "out", bag)
+    assert "no ground truth" in result["said"] and result["result"]["windows"]["accuracy"] is None
+    assert set(result["result"]["predicted"]) == {"red", "green"}
+    assert (tmp_path / "out/report.html").is_file() and (tmp_path / "out/predictions.mcap").is_file()
+    run(colours, tmp_path / "out", bag, "--min-accuracy", 0.1, code=1)
+
+
+@pytest.mark.slow
+def test_exit_codes_and_one_line_for_every_mishap(tmp_path: Path, colours: LoadedBundle) -> None:
+    good = make(tmp_path, "good")
+    bad = tmp_path / "bad.mcap"
+    bad.write_bytes(b"nothing")
+    empty = make(tmp_path, "empty", [("gap", 1.0)])
+    wrong = make(tmp_path, "wrong", other_topic=True)
+    both = run(colours, tmp_path / "out", good, bad, empty)
+    assert [f["name"] for f in both["failed"]] == ["bad.mcap", "empty"] and both["said"].count("error: ") == 2
+    assert both["result"]["windows"]["accuracy"] == 1
+    run(colours, tmp_path / "out", good, bad, "--strict", code=1)
+    run(colours, tmp_path / "out", good, "--min-accuracy", 0.9)
+    write_truth(tmp_path / "false.csv", [(0, 6, "blue")])
+    low = run(
+        colours, tmp_path / "out", good, "--truth", tmp_path / "false.csv", "--min-accuracy", 0.9, code=1
+    )
+    assert "accuracy is 0.0%" in low["said"]
+    common = ("-b", colours.path, "--out", tmp_path / "x", "--jobs", 1)
+    for arguments, words in (
+        ((bad,), ("not a bag",)),
+        ((empty,), ("no image",)),
+        ((wrong, "--topic", "/label"), ("std_msgs/msg/String", "/camera")),
+        ((wrong, "--truth", "topic:/none"), ("/none", "/label")),
+        ((tmp_path / "none",), ("no such bag",)),
+        ((good, "--truth", tmp_path / "none.csv"), ("no such truth",)),
+        ((good, "--stamps", "never"), ("header, log",)),
+        ((good, "--map", "x"), ("TRUTH=LABEL",)),
+        ((good, "--mode", "both"), ("window, step",)),
+        ((good, "--onset-threshold", 0.1), ("thresholds",)),
+        ((good, "--dask", "tcp://127.0.0.1:1"), ("no Dask scheduler",)),
+    ):
+        assert_one_line(call(cli.app, "evaluate", *arguments, *common), *words)
+
+
+def test_a_damaged_bag_gives_what_it_holds_and_an_earlier_result_outlives_a_failure(
+    tmp_path: Path, colours: LoadedBundle
+) -> None:
+    bag = make(tmp_path, size=(160, 120))
+    whole = run(colours, tmp_path / "out", bag)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    data = mcap_of(bag).read_bytes()
+    mcap_of(bag).write_bytes(b"nothing")
+    assert call(cli.app, "evaluate", bag, "-b", colours.path, "--out", tmp_path / "out").exit_code == 2
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+    mcap_of(bag).write_bytes(data[: len(data) * 2 // 3])
+    part = run(colours, tmp_path / "out", bag)
+    assert "warning: bag: " in part["said"] and part["bags"][0]["damage"]
+    assert 20 < part["bags"][0]["counts"]["windows"] < whole["bags"][0]["counts"]["windows"]
+    assert part["result"]["windows"]["accuracy"] == 1
+    run(colours, tmp_path / "out", bag, "--strict", code=1)
+
+
+@pytest.mark.slow
+def test_finished_bags_are_evaluated_again_only_when_something_changed(
+    tmp_path: Path, colours: LoadedBundle, make_bundle: Any
+) -> None:
+    bags = [make(tmp_path, f"bag{i}") for i in range(2)]
+    out = tmp_path / "out"
+    assert "(0 finished before)" in run(colours, out, *bags)["text"]
+    first = (out / "summary.json").read_text()
+    assert "(2 finished before)" in run(colours, out, *bags)["text"]
+    again = json.loads((out / "summary.json").read_text())
+    assert {**again, "timings": 0} == {**json.loads(first), "timings": 0}
+    assert "(0 finished before)" in run(colours, out, *bags, "--stride", 2)["text"]
+    write_truth(tmp_path / "bag1.truth.csv", [(0, 3, "red")])
+    assert "(1 finished before)" in run(colours, out, *bags, "--stride", 2)["text"]
+    shutil.rmtree(bags[0])
+    make(tmp_path, "bag0", [("blue", 3.0)])
+    assert "(1 finished before)" in run(colours, out, *bags, "--stride", 2)["text"]
+    (out / "bags/bag0/windows.jsonl").write_text("{}\n")
+    assert "(1 finished before)" in run(colours, out, *bags, "--stride", 2)["text"]
+    other = make_bundle("colours", S=224, temperature=2.0)
+    assert "(0 finished before)" in run(other, out, *bags, "--stride", 2)["text"]
+
+
+def test_a_slow_robot_drops_windows_and_a_fast_one_none(tmp_path: Path, colours: LoadedBundle) -> None:
+    bag = make(tmp_path)
+    full = run(colours, tmp_path / "full", bag)
+    fast = run(colours, tmp_path / "fast", bag, "--simulate-latency", 0.05)
+    slow = run(colours, tmp_path / "slow", bag, "--simulate-latency", 0.5)
+    count = full["bags"][0]["counts"]["windows"]
+    assert fast["bags"][0]["counts"]["windows"] == count
+    assert fast["result"]["published_after_s"]["median"] == pytest.approx(0.05)
+    counts = slow["bags"][0]["counts"]
+    # One result each 0.5 s instead of 0.125 s; skipped and shown add up to all that were due.
+    assert counts["windows"] == pytest.approx(count / 4, abs=2)
+    assert counts["windows"] + counts["windows_skipped"] == pytest.approx(count, abs=1)
+    assert slow["result"]["published_after_s"]["max"] <= 1.0 + 1e-9
+    rows = {r["end_ns"]: r["scores"] for r in results.read_windows(tmp_path / "full/windows.jsonl")}
+    assert all(
+        rows[r["end_ns"]] == r["scores"] for r in results.read_windows(tmp_path / "slow/windows.jsonl")
+    )
+
+
+def test_zero_stamps_and_log_time_are_counted_and_used(tmp_path: Path, colours: LoadedBundle) -> None:
+    bag = make(tmp_path, zero_stamps=True)
+    result = run(colours, tmp_path / "out", bag)
+    assert result["bags"][0]["counts"]["zero_stamps"] == 96 and "have no stamp" in result["said"]
+    assert result["result"]["windows"]["accuracy"] == 1
+    shifted = make(tmp_path, "late", log_shift_ns=NS)
+    run(colours, tmp_path / "log", shifted, "--stamps", "log")
+    assert next(results.read_windows(tmp_path / "log/windows.jsonl"))["start_ns"] == START + NS
+
+
+@pytest.mark.slow
+def test_processes_and_a_dask_cluster_give_the_same_summary_even_if_a_worker_is_killed(
+    tmp_path: Path, colours: LoadedBundle
+) -> None:
+    distributed = pytest.importorskip("distributed")
+    bags = find_sources([make(tmp_path, f"bag{i}", jpeg=bool(i % 2)) for i in range(6)])
+    options = Options(threads=1)
+
+    def result(name: str, **how: Any) -> str:
+        found = many.evaluate_many(bags, colours.path, tmp_path / name, options, **how)
+        assert not found.failed
+        return results.dump({**found.summary, "timings": None})
+
+    alone = result("one", jobs=1)
+    assert result("two", jobs=2) == alone
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+    ) as cluster:
+        killed: list[int] = []
+
+        def kill(name: str, done: int, total: int) -> None:
+            if not killed:
+                worker = next(iter(cluster.workers.values()))
+                killed.append(worker.process.pid)
+                worker.process.process.kill()
+
+        assert result("dask", dask=cluster.scheduler_address, said=kill) == alone and killed
+
+
+@pytest.mark.clips
+@pytest.mark.slow
+def test_real_clips_in_a_row_with_idle_time_between(
+    clips: Path, tmp_path: Path, colours: LoadedBundle
+) -> None:
+    found = find_clips([clips / "gestures" / "clips.csv"], ["p3"])[::6]
+    summary = make_bag(found, tmp_path / "p3", compressed="jpeg", gap_s=2.0, width=160)
+    with open(summary.truth, newline="") as file:
+        names = {row["label"] for row in csv.DictReader(file)}
+    assert len(names) > 5
+    # The toy knows colours only: three of the gestures are called one each.
+    pairs = [f"{name}={label}" for name, label in zip(sorted(names), colours.info.labels * 9, strict=False)]
+    run(colours, tmp_path / "out", tmp_path / "p3", *[x for pair in pairs for x in ("--map", pair)])
+    own = check(tmp_path / "out", colours.info.labels)
+    assert np.sum(own["confusion"]) > 2 * len(found)

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The launch files, executed against a stub of the launch API: what they declare, start and hand to the node."""
+
+from __future__ import annotations
+
+import ast
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import typer
+
+from gc_ros import cli
+from gc_ros.parameters import BY_NAME
+from tests.launch import stub
+from tests.launch.stub import ROOT, Process, Run
+
+FILES = sorted((ROOT / "launch").glob("*.launch.py"))
+NEEDED = {"bag.launch.py": {"bag": "p3"}}  # arguments without a default
+PROFILE = "FASTRTPS_DEFAULT_PROFILES_FILE"
+
+
+@pytest.fixture(params=FILES, ids=lambda path: path.name)
+def path(request: pytest.FixtureRequest) -> Path:
+    return Path(request.param)
+
+
+def run(name: str, tmp_path: Path, **arguments: str) -> Run:
+    return Run(ROOT / "launch" / name, tmp_path, **{**NEEDED.get(name, {}), **arguments})
+
+
+def node_of(launched: Run) -> Process:
+    (node,) = [p for p in launched.processes if p.words[0] == "activity_node"]
+    return node
+
+
+def test_there_is_a_launch_file_for_one_camera_for_several_and_for_a_bag() -> None:
+    assert [p.name for p in FILES] == ["activity.launch.py", "bag.launch.py", "multi_camera.launch.py"]
+
+
+def test_every_argument_is_declared_once_described_and_used(path: Path, tmp_path: Path) -> None:
+    launched = run(path.name, tmp_path)
+    for process in list(launched.processes):  # handlers use arguments, too
+        if process.words[0] == "gc-ros":
+            launched.end(process)
+    names = [argument.name for argument in launched.declared]
+    assert len(set(names)) == len(names)
+    assert set(names) == stub.used
+    for argument in launched.declared:
+        assert (
+            argument.description and argument.description[0].isupper() and argument.description.endswith(".")
+        )
+
+
+def test_choices_are_those_of_the_parameters_and_a_wrong_one_is_refused(path: Path, tmp_path: Path) -> None:
+    chosen = [argument for argument in run(path.name, tmp_path).declared if argument.choices]
+    assert {"image_transport", "log_level"} <= {argument.name for argument in chosen}
+    for argument in chosen:
+        if argument.name in BY_NAME and BY_NAME[argument.name].choices:
+            assert tuple(argument.choices) == BY_NAME[argument.name].choices
+        with pytest.raises(RuntimeError, match=argument.name):
+            run(path.name, tmp_path, **{argument.name: "nonsense"})
+    switches = {argument.name for argument in run(path.name, tmp_path).declared if argument.default == "true"}
+    switches |= {
+        argument.name for argument in run(path.name, tmp_path).declared if argument.default == "false"
+    }
+    assert switches <= {argument.name for argument in chosen}, "true or false only"
+
+
+def test_every_parameter_handed_over_exists_in_the_node_and_is_legal(path: Path, tmp_path: Path) -> None:
+    parameters = node_of(run(path.name, tmp_path)).parameters
+    assert {"bundle", "image_transport"} <= set(parameters)
+    for name in parameters.keys() - {"use_sim_time"}:
+        assert name in BY_NAME and BY_NAME[name].refuse(parameters[name]) is None
+
+
+def test_an_argument_reaches_the_node_as_the_type_it_has(path: Path, tmp_path: Path) -> None:
+    launched = run(
+        path.name, tmp_path, bundle="7", image_transport="compressed", namespace="robot", log_level="debug"
+    )
+    node = node_of(launched)
+    assert node.parameters["bundle"] == "7" and node.parameters["image_transport"] == "compressed"
+    assert "__ns:=/robot" in node.words and "__node:=activity_recognition" in node.words
+    assert node.words[1:4] == ["--ros-args", "--log-level", "debug"]
+
+
+def test_parameters_come_from_config_and_the_arguments_come_after_them(path: Path, tmp_path: Path) -> None:
+    words = node_of(run(path.name, tmp_path)).words
+    files = [words[i + 1] for i, word in enumerate(words) if word == "--params-file"]
+    assert files[0] == str(ROOT / "config" / "activity.yaml") and Path(files[0]).is_file()
+    assert len(files) == 2  # the last file wins
+    assert (ROOT / "bundles" / "people" / "bundle.json").is_file()
+
+
+def test_the_fast_dds_profile_is_in_the_environment_of_every_process(path: Path, tmp_path: Path) -> None:
+    ours = str(ROOT / "config" / "fastdds.xml")
+    assert Path(ours).is_file()
+    for environment, arguments, expected in (
+        ({}, {}, ours),
+        ({PROFILE: "/robot.xml"}, {}, "/robot.xml"),  # the robot's own is left in force
+        ({PROFILE: "/robot.xml"}, {"fastdds_profile": "/mine.xml"}, "/mine.xml"),
+    ):
+        launched = Run(path, tmp_path, environment, **{**NEEDED.get(path.name, {}), **arguments})
+        assert launched.processes
+        assert {process.environment[PROFILE] for process in launched.processes} == {expected}
+
+
+def test_reading_a_launch_file_starts_nothing_and_asks_no_network(path: Path, tmp_path: Path) -> None:
+    with (
+        mock.patch.object(subprocess, "Popen", side_effect=AssertionError("a process")),
+        mock.patch.object(socket, "socket", side_effect=AssertionError("a socket")),
+    ):
+        run(path.name, tmp_path)
+    for source in (path, ROOT / "gc_ros" / "launching.py"):
+        for node in ast.walk(ast.parse(source.read_text())):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            for name in names:
+                allowed = {"launch", "launch_ros", "gc_ros", "re", "typing", "collections", "__future__"}
+                assert name.split(".")[0] in allowed, f"{source.name} imports {name}"
+
+
+@pytest.mark.parametrize("name", ["activity.launch.py", "multi_camera.launch.py"])
+def test_a_live_node_is_respawned_unless_it_only_builds(name: str, tmp_path: Path) -> None:
+    assert node_of(run(name, tmp_path)).respawn is True
+    assert node_of(run(name, tmp_path, respawn="false")).respawn is False
+    builder = node_of(run(name, tmp_path, build_only="true"))
+    assert builder.respawn is False and builder.parameters["build_only"] is True
+    assert node_of(run(name, tmp_path)).parameters["build_only"] is False
+
+
+@pytest.mark.parametrize("name", ["activity.launch.py", "multi_camera.launch.py"])
+def test_a_build_that_fails_ends_the_launch_as_a_failure_and_a_node_that_dies_does_not(
+    name: str, tmp_path: Path
+) -> None:
+    live, builder = run(name, tmp_path), run(name, tmp_path, build_only="true")
+    live.end(node_of(live), 3)  # it is respawned
+    builder.end(node_of(builder), 0)
+    with pytest.raises(RuntimeError, match="the build ended with exit code 3"):
+        builder.end(node_of(builder), 3)
+
+
+def test_one_camera_is_remapped_raw_and_compressed(tmp_path: Path) -> None:
+    node = node_of(run("activity.launch.py", tmp_path, image="/cam/image_raw", use_sim_time="true"))
+    assert node.remappings == {"image": "/cam/image_raw", "image/compressed": "/cam/image_raw/compressed"}
+    assert node.parameters["use_sim_time"] is True
+
+
+def test_several_cameras_get_their_names_and_topics(tmp_path: Path) -> None:
+    node = node_of(
+        run("multi_camera.launch.py", tmp_path, cameras="front, on", images="/f/image_raw,/o/image_raw")
+    )
+    assert node.parameters["cameras"] == ["front", "on"]  # `on` is a name, though YAML would have it true
+    assert node.remappings == {
+        "front/image": "/f/image_raw",
+        "front/image/compressed": "/f/image_raw/compressed",
+        "on/image": "/o/image_raw",
+        "on/image/compressed": "/o/image_raw/compressed",
+    }
+    assert node_of(run("multi_camera.launch.py", tmp_path)).remappings["left/image"] == "left/image"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"cameras": ""}, "cameras must be 1 to 16 different names"),
+        ({"cameras": "front,front"}, "cameras must be 1 to 16 different names"),
+        ({"cameras": "front-left"}, "cameras has the name 'front-left'"),
+        ({"cameras": "front,left", "images": "/front"}, "1 topics for 2 cameras"),
+    ],
+)
+def test_cameras_that_cannot_be_are_refused_by_name(
+    arguments: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        run("multi_camera.launch.py", tmp_path, **arguments)
+
+
+def test_a_bag_is_played_then_evaluated_then_all_ends(tmp_path: Path) -> None:
+    launched = run("bag.launch.py", tmp_path, rate="2.0", bundle="mine", out="report")
+    node, play = launched.processes
+    assert play.words == ["gc-ros", "play", "p3", "--topic", "/image", "--rate", "2.0", "--stamps", "bag"]
+    assert node.respawn is False and node.parameters["exit_on_failure"] is True
+    assert node.parameters["max_age_s"] == 0.0, "recorded stamps are old"
+    launched.end(play)
+    assert not launched.context.is_shutdown
+    evaluate = launched.processes[-1]
+    assert evaluate.words == [
+        "gc-ros", "evaluate", "p3", "--topic", "/image", "--bundle", "mine", "--out", "report",
+    ]  # fmt: skip
+    launched.end(evaluate)
+    assert launched.context.is_shutdown
+    launched.end(node, -2)  # what the shutdown does to it is no failure
+
+
+def test_player_and_node_meet_on_the_compressed_topic_of_a_bag(tmp_path: Path) -> None:
+    node, play = run("bag.launch.py", tmp_path, topic="/cam", image_transport="compressed").processes
+    assert (
+        play.words[play.words.index("--topic") + 1]
+        == "/cam/compressed"
+        == node.remappings["image/compressed"]
+    )
+
+
+def test_without_evaluation_the_launch_ends_with_the_bag(tmp_path: Path) -> None:
+    launched = run("bag.launch.py", tmp_path, evaluate="false")
+    launched.end(launched.processes[1])
+    assert launched.context.is_shutdown and len(launched.processes) == 2
+
+
+def test_what_fails_in_a_bag_run_ends_it_as_a_failure(tmp_path: Path) -> None:
+    for place, who in ((0, "the node"), (1, "the player")):
+        launched = run("bag.launch.py", tmp_path)
+        with pytest.raises(RuntimeError, match=f"{who} ended with exit code 2"):
+            launched.end(launched.processes[place], 2)
+    launched = run("bag.launch.py", tmp_path)
+    launched.end(launched.processes[1])
+    with pytest.raises(RuntimeError, match="the evaluation ended with exit code 1"):
+        launched.end(launched.processes[2], 1)
+
+
+def test_commands_and_options_of_the_bag_run_exist(tmp_path: Path) -> None:
+    launched = run("bag.launch.py", tmp_path)
+    launched.end(launched.processes[1])
+    commands: Any = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    for process in launched.processes[1:]:
+        program, command, *words = process.words
+        assert program == "gc-ros"
+        if command not in commands:
+            pytest.xfail(f"gc-ros has no command {command} yet")
+        options = {option for parameter in commands[command].params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The documents keep up with the code: diagnostics, topics, links, pictures, changelog."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from gc_ros.security import names
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+def sentences(path: Path, functions: set[str]) -> list[str]:
+    """The fixed text of every message these functions return: for each f-string its longest piece."""
+    found = []
+    for function in ast.walk(ast.parse(path.read_text())):
+        if isinstance(function, ast.FunctionDef) and function.name in functions:
+            for node in ast.walk(function):
+                if isinstance(node, ast.JoinedStr):
+                    text = "|".join(p.value if isinstance(p, ast.Constant) else "" for p in node.values)
+                    sentence = text.split(";")[0]  # what follows is advice
+                    found.append(max(re.split(r"\|| \(", sentence), key=len))
+                elif isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple):
+                    text = node.value.elts[1]
+                    if isinstance(text, ast.Constant):
+                        found.append(str(text.value))
+    return [text.split(";")[0].strip(" ,:") for text in found if len(text) > 8]
+
+
+def test_every_diagnostic_sentence_has_its_row_in_troubleshooting() -> None:
+    table = (ROOT / "docs" / "node.md").read_text().split("## Troubleshooting")[1]
+    diagnostics = sentences(ROOT / "gc_ros" / "diagnostics.py", {"_camera_message", "judge_engine"})
+    assert len(diagnostics) >= 10
+    running = {"running at"}  # nothing to do
+    for text in set(diagnostics) - running:
+        assert text in table, text
+
+
+def test_every_topic_and_service_of_the_policy_is_documented() -> None:
+    text = (ROOT / "docs" / "node.md").read_text()
+    of_ros = ("/rosout", "/parameter_events", "/clock", "transition_event")
+    for name in names().publish:
+        if not name.endswith(of_ros):
+            assert f"`{name.replace('/activity_recognition/', '~/')}`" in text, name
+    for service in ("~/enable", "~/reset", "~/change_state"):
+        assert f"`{service}`" in text
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", document.read_text()):
+        if not target.startswith(("http://", "https://")):
+            assert (document.parent / target).exists(), target
+
+
+def test_pictures_are_small_enough_for_a_repository() -> None:
+    for picture in (ROOT / "docs" / "images").iterdir():
+        assert picture.stat().st_size < 500_000, picture
+
+
+def test_the_changelog_has_the_form_of_rep_132_and_names_this_version() -> None:
+    lines = (ROOT / "CHANGELOG.rst").read_text().splitlines()
+    assert lines[1] == "Changelog for package glimpse_clouds" and set(lines[0]) == set(lines[2]) == {"^"}
+    headings = [a for a, b in itertools.pairwise(lines) if b and set(b) == {"-"} and len(b) == len(a)]
+    version = ElementTree.parse(ROOT / "package.xml").getroot().findtext("version")
+    assert headings[0] == "Forthcoming" and version in headings

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""INT8 graphs: what is quantised and what is not, their place in the bundle, and that both CPU backends run them."""
+
+import functools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train,export]'")
+onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install -e '.[export]'")
+
+from tests import command_line  # noqa: E402
+from tests.gc_model.runs import bundle, colours, scratch  # noqa: E402
+from trt_build.bundle import LoadedBundle, load_bundle, write_bundle  # noqa: E402
+from trt_build.cli import app  # noqa: E402
+from trt_build.engine import open_engine  # noqa: E402
+from trt_build.errors import BundleError, DataError  # noqa: E402
+from trt_build.footage import read_footage, stream, windows  # noqa: E402
+from trt_build.int8 import SENSITIVE, choose, quantize_bundle  # noqa: E402
+
+call = functools.partial(command_line.call, app)
+
+
+@functools.cache
+def quantised() -> LoadedBundle:
+    """The tiny bundle with INT8 graphs, calibrated on its training clips; made once, not to be edited."""
+    path = Path(shutil.copytree(bundle(), scratch() / "quantised"))
+    loaded = load_bundle(path)
+    return quantize_bundle(loaded, read_footage([colours()], loaded.info), samples=6)
+
+
+def graph(mode: str, precision: str = "int8") -> "onnx.GraphProto":
+    return onnx.load(quantised().graph(mode, precision), load_external_data=False).graph
+
+
+@pytest.mark.slow
+def test_int8_graphs_are_hashed_and_have_weights_of_their_own():
+    loaded = quantised()
+    before = load_bundle(bundle()).info
+    added = set(loaded.info.sha256) - set(before.sha256)
+    assert added == {"window.int8.onnx", "step.int8.onnx", "weights.int8.bin"}
+    assert {name: loaded.info.sha256[name] for name in before.sha256} == before.sha256
+    assert loaded.info.provenance["int8"]["windows"] == 6
+    sizes = {name: (loaded.path / name).stat().st_size for name in ("weights.bin", "weights.int8.bin")}
+    assert sizes["weights.int8.bin"] < sizes["weights.bin"]
+    for mode in ("window", "step"):
+        places = {e.value for t in graph(mode).initializer for e in t.external_data if e.key == "location"}
+        assert places == {"weights.int8.bin"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["window", "step"])
+def test_what_decides_where_to_look_and_who_follows_stays_in_fp32(mode):
+    source = graph(mode, "fp32")
+    chosen, left = choose(source)
+    convolutions = [n.name for n in source.node if n.op_type == "Conv"]
+    assert convolutions[0] in left and set(convolutions[1:]) <= set(chosen)
+    assert not any(part in name for part in SENSITIVE for name in chosen)
+    for part in ("assignment", "locate", "readout"):
+        assert any(part in name for name in left), part
+    made_by = {out: node for node in graph(mode).node for out in node.output}
+    quantised_products = 0
+    for node in graph(mode).node:
+        if node.op_type in ("MatMul", "Gemm") and any(part in node.name for part in SENSITIVE):
+            assert all(made_by[i].op_type != "DequantizeLinear" for i in node.input if i in made_by), (
+                node.name
+            )
+        elif node.op_type in ("Conv", "MatMul", "Gemm") and node.name in chosen:
+            assert made_by[node.input[1]].op_type == "DequantizeLinear", node.name
+            quantised_products += 1
+    assert quantised_products == len(
+        [n for n in source.node if n.name in chosen and n.op_type in ("Conv", "MatMul", "Gemm")]
+    )
+
+
+def test_depthwise_convolutions_stay_in_fp32():
+    people = Path(__file__).resolve().parents[2] / "bundles" / "people" / "step.onnx"
+    source = onnx.load(people, load_external_data=False).graph
+    chosen, left = choose(source)
+    groups = {
+        n.name: next((a.i for a in n.attribute if a.name == "group"), 1)
+        for n in source.node
+        if n.op_type == "Conv"
+    }
+    assert any(g > 1 for g in groups.values())
+    assert {n for n, g in groups.items() if g > 1} <= set(left)
+    assert sum(groups[n] == 1 for n in chosen if n in groups) > 25
+    assert all(n in groups or "MatMul" in n or "Gemm" in n for n in chosen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_both_backends_run_int8_with_nearly_the_results_of_fp32(backend):
+    pytest.importorskip(backend, reason=f"pip install -e '.[{backend}]'")
+    loaded = quantised()
+    pieces = read_footage([colours()], loaded.info)
+    for mode in ("window", "step"):
+        name = "frames" if mode == "window" else "frame"
+        inputs = windows(pieces, 8, 12) if mode == "window" else np.stack(list(stream(pieces, 48)))
+        results = []
+        for options in ({"backend": "onnxruntime"}, {"backend": backend, "precision": "int8"}):
+            engine = open_engine(loaded, mode, threads=1, **options)
+            results.append(np.concatenate([engine.run({name: x[None]})["logits"].copy() for x in inputs]))
+            assert not engine.states or all(s.dtype == np.float32 for s in engine.states.values())
+            engine.close()
+        exact, found = results
+        assert np.abs(found - exact).max() > 0  # it is another arithmetic
+        assert np.sqrt(np.mean((found - exact) ** 2)) < 0.1 * exact.std(), mode
+
+
+@pytest.mark.slow
+def test_an_edited_int8_graph_is_refused_and_a_new_export_drops_them(tmp_path):
+    path = Path(shutil.copytree(quantised().path, tmp_path / "b"))
+    with (path / "step.int8.onnx").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(BundleError, match=r"step\.int8\.onnx was changed"):
+        load_bundle(path)
+    info = load_bundle(bundle()).info
+    write_bundle(path, info, {name: bundle() / name for name in info.sha256})
+    assert not list(path.glob("*int8*")) and load_bundle(path).info.modes == ["window", "step"]
+
+
+@pytest.mark.slow
+def test_the_command_quantises_again_and_says_what_comes_next(tmp_path):
+    path = shutil.copytree(quantised().path, tmp_path / "b")
+    text = call("quantize", path, "--clips", colours() / "clips.csv", "--subject", "a", "--samples", 2)
+    assert text.exit_code == 0 and "trt-build verify" in text.stdout, text.output
+    assert json.loads((path / "bundle.json").read_text())["provenance"]["int8"]["windows"] == 2
+    load_bundle(path)
+
+
+def test_clips_that_do_not_exist_or_do_not_decode_are_one_line(tmp_path):
+    path = shutil.copytree(bundle(), tmp_path / "b")
+    command_line.assert_one_line(call("quantize", path, "--clips", tmp_path / "none"), "no such clip")
+    (tmp_path / "broken.mp4").write_bytes(b"no video" * 100)
+    command_line.assert_one_line(call("quantize", path, "--clips", tmp_path / "broken.mp4"), "broken.mp4")
+    assert load_bundle(path).info.sha256 == load_bundle(bundle()).info.sha256
+
+
+def test_footage_is_what_the_robot_samples_from_videos_and_bags(tmp_path):
+    from gc_ros.bags import make_bag
+    from gc_ros.clips import find_clips
+
+    info = load_bundle(bundle()).info
+    chosen = find_clips([colours() / "red"])[:2]
+    make_bag(chosen, tmp_path / "bag", compressed="png")
+    from_clips = read_footage([clip.path for clip in chosen], info)
+    from_bag = read_footage([tmp_path / "bag"], info)
+    assert [len(p.frames) for p in from_bag] == [len(p.frames) for p in from_clips] == [10, 10]
+    for a, b in zip(from_clips, from_bag, strict=True):
+        assert np.array_equal(a.frames, b.frames)
+    with pytest.raises(DataError, match="no such clip"):
+        read_footage([tmp_path / "nothing"], info)
+
+
+def test_a_clip_shorter_than_a_window_gives_its_frames_spread_evenly(tmp_path):
+    from tests.videos import flat, write_clip
+
+    info = load_bundle(bundle()).info
+    short = write_clip(tmp_path / "short.mp4", [flat((10 * i, 10 * i, 10 * i)) for i in range(16)], fps=16)
+    (piece,) = read_footage([short], info)
+    levels = piece.frames.reshape(8, -1).mean(1)
+    assert piece.frames.shape[0] == 8 and levels[0] < 8 and levels[-1] > 140
+    assert np.all(np.diff(levels) > 5)

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The TensorRT runtime: state on the device, two copies a step, graphs, slots, teardown; errors that name the call.
+
+Without a GPU these run on tests.trt_build.gpu_double; the last one needs the real thing.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.toy import number_image
+from tests.trt_build.gpu_double import VERSION, FakeCudart, FakeTensorRT, cudaError_t
+from trt_build import nvidia
+from trt_build.bundle import LoadedBundle
+from trt_build.cuda import Cuda, load_cuda
+from trt_build.engine import open_engine
+from trt_build.errors import EngineError
+from trt_build.layers import not_half, read_layer_report
+from trt_build.sidecar import Io, Sidecar, Wanted, plan_path, wanted_sources, write_plan
+from trt_build.trt import TrtEngine
+
+PLAN = b"a plan"
+
+
+class Rig:
+    """A bundle with an engine for the double's GPU."""
+
+    def __init__(
+        self, bundle: LoadedBundle, monkeypatch: pytest.MonkeyPatch, mode: str = "step", batch: int = 1
+    ):
+        self.bundle, self.mode, self.batch = bundle, mode, batch
+        self.cudart = FakeCudart()
+        self.trt = FakeTensorRT(self.cudart, bundle, mode, batch)
+        monkeypatch.setattr(nvidia, "load", lambda backend: self.trt)
+        monkeypatch.setattr("trt_build.trt.load_cuda", lambda device=0: Cuda(self.cudart, device))
+        sources = wanted_sources(bundle, mode)
+        wanted = Wanted("tensorrt", mode, "fp16", batch, VERSION, "Double 9000", "8.9", sources)
+        ios = {
+            side: [Io(name=n, shape=list(self.trt.spec(n)[0]), dtype="any") for n in names]
+            for side, names in (("inputs", self.trt.inputs), ("outputs", self.trt.outputs))
+        }
+        self.sidecar = Sidecar(
+            **vars(wanted),
+            onnx_sha256="0",
+            flags=[],
+            half_layers=[],
+            layers=1,
+            plan_bytes=len(PLAN),
+            plan_sha256=hashlib.sha256(PLAN).hexdigest(),
+            build_seconds=0,
+            **ios,
+        )
+        self.path = plan_path(bundle, wanted)
+        self.path.parent.mkdir(exist_ok=True)
+        write_plan(self.path, PLAN, self.sidecar)
+
+    def open(self, **options: Any) -> Any:
+        options = {"engine_policy": "refuse", **options}
+        if "cuda_graph" in options:
+            return TrtEngine(self.bundle, self.mode, batch=self.batch, **options)
+        return open_engine(self.bundle, self.mode, backend="tensorrt", batch=self.batch, **options)
+
+    def assert_clean(self) -> None:
+        gc.collect()
+        assert not self.cudart.leaks and not self.trt.alive
+
+
+@pytest.fixture
+def rig(make_bundle: Callable[..., LoadedBundle], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Rig]:
+    return lambda **options: Rig(make_bundle(), monkeypatch, **options)
+
+
+def frame(number: int, batch: int = 1) -> dict[str, np.ndarray]:
+    return {"frame": np.stack([number_image(number, 8, 8)] * batch)}
+
+
+def place(out: dict[str, np.ndarray], slot: int = 0) -> int:
+    return int(np.argmax(out["logits"][slot]))
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_long_stream_equals_onnxruntime_with_two_copies_a_step(rig, graph: bool) -> None:
+    r = rig()
+    engine, reference = r.open(cuda_graph=graph), open_engine(r.bundle, "step", backend="onnxruntime")
+    for n in range(1, 40):
+        ours, theirs = engine.run(frame(n)), reference.run(frame(n))
+        assert all(np.array_equal(ours[name], theirs[name]) for name in theirs), n
+    assert engine.transfers == {"h2d": 39, "d2h": 39}, "the state visits the host, or a copy is doubled"
+    assert ("cudaGraphLaunch" in r.cudart.calls) == graph
+    assert ("no CUDA graph" in engine.description) != graph
+    engine.close()
+    r.assert_clean()
+
+
+def test_a_step_allocates_nothing_and_is_a_launch_and_one_wait(rig) -> None:
+    r = rig()
+    engine = r.open()
+    engine.run(frame(1))
+    r.cudart.calls.clear()
+    engine.run(frame(2))
+    assert r.cudart.calls == ["cudaSetDevice", "cudaGraphLaunch", "cudaStreamSynchronize"]
+    engine.close()
+
+
+def test_a_window_engine_has_one_graph_and_no_state(rig) -> None:
+    r = rig(mode="window")
+    engine = r.open()
+    frames = np.stack([number_image(n, 8, 8) for n in range(300, 308)])[None]
+    for _ in range(3):
+        assert engine.run({"frames": frames})["logits"].tolist() == [list(range(300, 308))]
+    assert len(r.cudart.graphs) == 1
+    engine.close()
+    r.assert_clean()
+
+
+def test_inactive_slots_keep_their_state_and_slots_reset_alone(rig) -> None:
+    r = rig(batch=3)
+    engine = r.open()
+    counts = [0, 0, 0]
+    rng = np.random.default_rng(3)
+    for _ in range(40):
+        active = rng.random(3) < 0.6
+        out = engine.run(frame(5, 3), active.tolist())
+        for slot in np.flatnonzero(active):
+            assert place(out, slot) == counts[slot]
+            counts[slot] = (counts[slot] + 1) % 8
+        if rng.random() < 0.2:
+            slot = int(rng.integers(3))
+            engine.reset([slot])
+            counts[slot] = 0
+    assert engine.read_states()["count"].ravel().tolist() == counts
+    engine.close()
+    r.assert_clean()
+
+
+def test_a_network_that_cannot_be_captured_runs_without_a_graph_and_says_so(rig) -> None:
+    r = rig()
+    r.trt.refuses.add("capture")
+    engine = r.open()
+    assert "no CUDA graph (execute_async_v3 failed" in engine.description
+    assert [place(engine.run(frame(9))) for _ in range(3)] == [0, 1, 2]
+    engine.close()
+    r.assert_clean()
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "remedy"),
+    [
+        ("cudaMalloc", cudaError_t.cudaErrorMemoryAllocation, "free GPU memory"),
+        ("cudaSetDevice", cudaError_t.cudaErrorInsufficientDriver, "driver"),
+        ("cudaHostAlloc", cudaError_t.cudaErrorMemoryAllocation, "free GPU memory"),
+        ("cudaStreamCreateWithFlags", cudaError_t.cudaErrorLaunchFailure, "restart"),
+        ("cudaMemcpyAsync", cudaError_t.cudaErrorLaunchFailure, "restart"),
+    ],
+)
+def test_a_failing_call_while_opening_names_itself_and_leaks_nothing(rig, call, code, remedy) -> None:
+    r = rig()
+    r.cudart.fail[call] = code
+    with pytest.raises(EngineError, match=f"{call} failed: {code.name}.*{remedy}"):
+        r.open()
+    r.assert_clean()
+
+
+@pytest.mark.parametrize("call", ["cudaGraphLaunch", "cudaStreamSynchronize"])
+def test_a_failing_step_names_its_call_and_the_engine_still_closes(rig, call: str) -> None:
+    r = rig()
+    engine = r.open()
+    r.cudart.fail[call] = cudaError_t.cudaErrorLaunchFailure
+    with pytest.raises(EngineError, match=f"{call} failed: cudaErrorLaunchFailure"):
+        engine.run(frame(1))
+    engine.close()
+    engine.close()
+    r.assert_clean()
+    with pytest.raises(EngineError, match="closed"):
+        engine.run(frame(1))
+
+
+def test_closing_goes_on_after_a_failing_call(rig) -> None:
+    r = rig()
+    engine = r.open()
+    r.cudart.fail["cudaGraphExecDestroy"] = cudaError_t.cudaErrorLaunchFailure
+    with pytest.raises(EngineError, match="cudaGraphExecDestroy"):
+        engine.close()
+    gc.collect()
+    assert r.cudart.leaks == ["graph"] and not r.trt.alive
+
+
+def test_a_plan_that_does_not_deserialise_says_why(rig) -> None:
+    r = rig()
+    r.trt.refuses.add("deserialize_cuda_engine")
+    with pytest.raises(EngineError, match=r"another world.*--force"):
+        r.open()
+    r.assert_clean()
+
+
+def test_a_damaged_plan_is_refused_before_it_is_deserialised(rig) -> None:
+    r = rig()
+    r.path.write_bytes(PLAN[:-1])
+    with pytest.raises(EngineError, match="truncated"):
+        r.open()
+    assert r.trt.deserialised == []
+    r.assert_clean()
+
+
+def test_engine_policy_decides_between_refusing_and_rebuilding(rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    r = rig()
+    r.path.unlink()
+    with pytest.raises(EngineError, match=r"no tensorrt engine.*trt-build build"):
+        r.open(engine_policy="refuse")
+    built = []
+
+    def build(bundle: LoadedBundle, wanted: Wanted) -> Any:
+        built.append(wanted)
+        write_plan(r.path, PLAN, r.sidecar)
+        return r.path, r.sidecar
+
+    monkeypatch.setattr("trt_build.build.build_engine", build)
+    engine = r.open(engine_policy="rebuild")
+    assert len(built) == 1 and built[0].gpu == "Double 9000" and place(engine.run(frame(1))) == 0
+    engine.close()
+    with pytest.raises(EngineError, match="guess"):
+        r.open(engine_policy="guess")
+
+
+def test_results_outlive_the_engine(rig) -> None:
+    r = rig()
+    engine = r.open()
+    out = engine.run(frame(7))["logits"]
+    engine.close()
+    assert out.max() == 8 * 7
+
+
+def test_the_layer_report_finds_what_is_not_half() -> None:
+    def layer(name: str, kind: str, metadata: str = "") -> str:
+        tensors = [{"Name": "t", "Format/Datatype": kind}]
+        entry = {"Name": name, "LayerType": "x", "Inputs": tensors, "Outputs": tensors, "Metadata": metadata}
+        return json.dumps(entry)
+
+    text = ",".join(
+        [
+            layer("/a/Conv + /a/Relu", "Half NHWC8"),
+            layer("/a/Conv_1", "Row major linear FP32"),
+            layer("__myl_Fused", "Float16", "[ONNX Layer: /c/Gemm]"),
+        ]
+    )
+    layers = read_layer_report(f'{{"Layers": [{text}]}}')
+    assert not_half(layers, ["/a/Conv", "/c/Gemm"]) == []
+    assert not_half(layers, ["/a/Conv", "/a/Conv_1", "/absent"]) == ["/a/Conv_1", "/absent"]
+    with pytest.raises(EngineError, match="names only"):
+        read_layer_report('{"Layers": ["conv1"]}')
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt_rtx"])
+def test_the_real_engine_follows_onnxruntime(backend: str) -> None:
+    from pathlib import Path
+
+    from trt_build.bundle import load_bundle
+
+    pytest.importorskip(backend, reason=f"{backend} is not installed")
+    try:
+        load_cuda().gpu()
+    except EngineError as error:
+        pytest.skip(f"needs an NVIDIA GPU: {error}")
+    bundle = load_bundle(Path(__file__).resolve().parents[2] / "bundles" / "people")
+    rng = np.random.default_rng(0)
+    for mode, lead in (("step", (1,)), ("window", (1, 8))):
+        engine, reference = open_engine(bundle, mode, backend=backend), open_engine(bundle, mode)
+        name = next(iter(engine.inputs))
+        for _ in range(16):
+            image = {name: rng.integers(0, 256, (*lead, 224, 224, 3), np.uint8)}
+            a, b = engine.run(image)["logits"].ravel(), reference.run(image)["logits"].ravel()
+            assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.999
+        assert set(engine.transfers) <= {"h2d", "d2h"} and engine.transfers["h2d"] == 16
+        engine.close()

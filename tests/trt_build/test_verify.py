@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`trt-build verify`: engines that agree pass, and every way of disagreeing fails with exit code 1."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train,export]'")
+pytest.importorskip("onnx", reason="onnx is not installed: pip install -e '.[export]'")
+
+from tests import command_line
+from tests.gc_model.runs import bundle, colours, run, untrained
+from trt_build import verify as work
+from trt_build.bundle import load_bundle
+from trt_build.cli import app
+from trt_build.footage import read_footage
+
+call = functools.partial(command_line.call, app)
+CLIPS = ("--clips", str(colours()))
+SHORT = ("--frames", "100", "--windows", "4", "--threads", "1")
+
+
+def checks_with(monkeypatch, spoil, **options):
+    """Verify ONNX Runtime against itself with `spoil(outputs, run number)` on the second engine's results."""
+    real, opened = work.open_engine, []
+
+    def wrapped(*args, **kwargs):
+        engine = real(*args, **kwargs)
+        opened.append(engine)
+        if len(opened) > 2:  # after the reference's window and step
+            inner, count = engine.run, [0]
+
+            def changed(inputs):
+                count[0] += 1
+                return spoil({k: v.copy() for k, v in inner(inputs).items()}, count[0])
+
+            engine.run = changed
+        return engine
+
+    monkeypatch.setattr(work, "open_engine", wrapped)
+    monkeypatch.setattr(work, "BLOCK", 20)
+    options = {"frames": 60, "most_windows": 4, "threads": 1} | options
+    return work.verify(load_bundle(bundle()), footage(), ["onnxruntime"], **options)
+
+
+@functools.cache
+def footage():
+    return read_footage([colours() / label for label in ("red", "blue")], load_bundle(bundle()).info)
+
+
+def failed(checks) -> set[tuple[str, str]]:
+    return {(c.part, c.what) for c in checks if not c.ok}
+
+
+@pytest.mark.slow
+def test_the_command_compares_every_tensor_of_every_engine_with_torch(tmp_path):
+    result = call("verify", bundle(), *CLIPS, *SHORT, "--run", run(), "--json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert answer["ok"] and answer["model_id"] == load_bundle(bundle()).info.model_id
+    assert {c["engine"] for c in answer["checks"]} >= {"onnxruntime:fp32"}
+    for part in ("window", "step", "drift"):
+        found = {
+            c["what"] for c in answer["checks"] if c["part"] == part and c["engine"] == "onnxruntime:fp32"
+        }
+        assert found >= {"logits", "glimpses", "assignment"}
+    states = {c["what"] for c in answer["checks"] if c["part"] == "drift" and c["what"].startswith("state ")}
+    assert {"state h", "state memory", "state cache_00"} <= states
+
+
+def test_equal_engines_have_no_error_and_all_labels_in_common(monkeypatch):
+    checks = checks_with(monkeypatch, lambda out, n: out)
+    assert not failed(checks) and len(checks) > 15
+    assert all(c.value == (1.0 if c.what == "labels" else 0.0) for c in checks)
+    drift = next(c for c in checks if c.part == "drift" and c.what == "logits")
+    assert len(drift.blocks) == 3
+
+
+def test_an_error_that_grows_along_the_stream_fails_the_drift(monkeypatch):
+    def late(out, n):
+        out["logits"] *= 1 + 1e-3 * max(n - 100, 0)  # step: 60 frames, then 60 of drift
+        return out
+
+    checks = checks_with(monkeypatch, late)
+    assert failed(checks) == {("drift", "logits")}
+    blocks = next(c.blocks for c in checks if c.part == "drift" and c.what == "logits")
+    assert blocks[0] == blocks[1] == 0 and blocks[2] > 2e-3
+
+
+@pytest.mark.parametrize("tensor", ["logits", "glimpses", "assignment"])
+def test_each_tensor_has_its_own_tolerance(monkeypatch, tensor):
+    def shifted(out, n):
+        out[tensor] = out[tensor] + np.float32(0.3) * (1 + out[tensor])
+        return out
+
+    assert ("window", tensor) in failed(checks_with(monkeypatch, shifted))
+    assert not failed(checks_with(monkeypatch, lambda out, n: out, limits={tensor: 0.0}))
+
+
+def test_nan_never_passes(monkeypatch):
+    def broken(out, n):
+        out["glimpses"][:] = np.nan
+        return out
+
+    assert {("window", "glimpses"), ("step", "glimpses"), ("drift", "glimpses")} <= failed(
+        checks_with(monkeypatch, broken, limits={"glimpses": 1e9})
+    )
+
+
+def test_other_labels_fail_even_within_wide_tolerances(monkeypatch):
+    def rotated(out, n):
+        out["logits"] = np.roll(out["logits"], 1, -1)
+        return out
+
+    found = failed(checks_with(monkeypatch, rotated, limits={"logits": 1e9}))
+    assert {("window", "labels"), ("step", "labels")} <= found
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_fp16_that_the_engines_own_layer_report_does_not_bear_out_fails(monkeypatch, half):
+    from trt_build.layers import read_layer_report
+    from trt_build.precision import half_nodes, mixed_precision
+
+    loaded = load_bundle(bundle())
+    names = {mode: half_nodes(mixed_precision(loaded, mode)) for mode in ("window", "step")}
+    real = work.open_engine
+
+    def reporting(opened, mode, **options):
+        engine = real(opened, mode, **options)
+        types = ["Half"] * len(names[mode])
+        if not half and mode == "step":
+            types[3] = "Float"
+        entries = [
+            {"Name": n, "Outputs": [{"Format/Datatype": t}]} for n, t in zip(names[mode], types, strict=True)
+        ]
+        engine.layers = lambda: read_layer_report(json.dumps({"Layers": entries}))
+        return engine
+
+    monkeypatch.setattr(work, "open_engine", reporting)
+    checks = work.verify(loaded, footage(), ["onnxruntime:fp16"], frames=16, most_windows=2, threads=1)
+    found = {c.part: c for c in checks if c.what.startswith("layers")}
+    assert found["window"].ok and found["step"].ok == half
+    assert half or names["step"][3] in found["step"].what
+    assert not {c.what for c in checks if not c.ok and c.what in ("logits", "labels")}
+
+
+def test_a_failed_check_is_exit_code_1_and_marked_in_the_table():
+    result = call("verify", bundle(), *CLIPS, *SHORT, "--engine", "onnxruntime", "--tolerance", "labels=1.1")
+    assert result.exit_code == 1 and "FAILED" in result.stdout, result.output
+    assert "logits" in result.stdout and "100.00%" in result.stdout
+
+
+def test_wrong_use_is_one_line(tmp_path):
+    refuse = command_line.assert_one_line
+    refuse(call("verify", bundle(), "--clips", tmp_path / "none"), "no such clip")
+    refuse(call("verify", bundle(), *CLIPS, "--engine", "magic"), "magic", "onnxruntime")
+    refuse(call("verify", bundle(), *CLIPS, "--engine", "onnxruntime:fp7"), "fp7")
+    refuse(call("verify", bundle(), *CLIPS, "--engine", "onnxruntime:int8"), "trt-build quantize")
+    refuse(call("verify", bundle(), *CLIPS, "--tolerance", "logits"), "--tolerance")
+    refuse(call("verify", bundle(), *CLIPS, "--tolerance", "colour=1"), "colour")
+    refuse(call("verify", bundle(), *CLIPS, "--run", tmp_path / "none"), "none")
+
+
+def test_a_run_of_another_model_is_refused(tmp_path):
+    other = untrained(tmp_path / "run", labels=("one", "two"))
+    command_line.assert_one_line(call("verify", bundle(), *CLIPS, "--run", other), "other labels")

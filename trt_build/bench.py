@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`trt-build bench`: latency, throughput, memory and start of every engine of a bundle, in one interleaved run.
+
+Each engine lives in a process of its own, so that resident memory is its own and a start is a start. The processes
+take turns of a few calls each, round by round: whatever else the machine does then falls on all alike, and ratios
+between two engines of one run can be trusted where times cannot.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trt_build.bundle import LoadedBundle, load_bundle
+from trt_build.engine import open_engine
+from trt_build.errors import EngineError, GlimpseError
+from trt_build.verify import split_target
+
+CALLS = 5  # of one engine in one turn
+_MB = 1e6
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One engine in one mode. Times in milliseconds; memory in megabytes (10^6 bytes)."""
+
+    engine: str
+    mode: str
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    calls_per_s: float  # throughput, times the batch
+    start_s: float  # warm: opening and the first call, with the files in memory
+    resident_mb: float  # of the whole process after the last call
+    own_mb: float  # of that, what opening and running the engine added
+    calls: int
+    description: str
+
+
+def bench(
+    bundle: LoadedBundle,
+    targets: Sequence[str],
+    *,
+    calls: int = 50,
+    threads: int | None = None,
+    batch: int = 1,
+    progress: Callable[[str], None] = lambda what: None,
+) -> list[Timing]:
+    """Time all modes of all `targets` (backend:precision), at least `calls` calls each. Raises GlimpseError."""
+    workers: list[_Worker] = []
+    try:
+        for mode in bundle.info.modes:
+            for target in targets:
+                progress(f"opening {target}, {mode}")
+                workers.append(_Worker(bundle, target, mode, threads, batch))
+        times: list[list[float]] = [[] for _ in workers]
+        for turn in range(-(-calls // CALLS)):
+            progress(f"round {turn + 1} of {-(-calls // CALLS)}")
+            for worker, found in zip(workers, times, strict=True):
+                found += worker.ask("run")["times"]
+        return [
+            _timing(worker, np.array(found) * 1e3, worker.ask("end"), batch)
+            for worker, found in zip(workers, times, strict=True)
+        ]
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+def _timing(worker: _Worker, ms: Any, end: dict[str, Any], batch: int) -> Timing:
+    p50, p90, p99 = (float(np.percentile(ms, q)) for q in (50, 90, 99))
+    return Timing(
+        engine=worker.target,
+        mode=worker.mode,
+        p50_ms=p50,
+        p90_ms=p90,
+        p99_ms=p99,
+        calls_per_s=batch * 1e3 / float(ms.mean()),
+        start_s=worker.opened["start_s"],
+        resident_mb=end["resident"] / _MB,
+        own_mb=(end["resident"] - worker.opened["before"]) / _MB,
+        calls=len(ms),
+        description=worker.opened["description"],
+    )
+
+
+class _Worker:
+    """A process that holds one engine and answers line by line."""
+
+    def __init__(self, bundle: LoadedBundle, target: str, mode: str, threads: int | None, batch: int):
+        self.target, self.mode = target, mode
+        backend, precision = split_target(target)
+        order = {
+            "bundle": str(bundle.path.resolve()),
+            "mode": mode,
+            "backend": backend,
+            "precision": precision,
+            "threads": threads,
+            "batch": batch,
+        }
+        here = str(Path(__file__).resolve().parents[1])
+        paths = os.pathsep.join(p for p in (here, os.environ.get("PYTHONPATH", "")) if p)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "trt_build.bench", json.dumps(order)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"PYTHONPATH": paths},
+        )
+        self.opened = self._answer()
+
+    def ask(self, what: str) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(what + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the answer says why
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            code = self._process.wait()
+            raise EngineError(
+                f"{self.target}, {self.mode}: its process ended with {code}; try it alone with: trt-build verify"
+            )
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise EngineError(answer["error"])
+        return answer
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def _resident() -> int:
+    """Bytes of this process in memory; pages of files that it merely mapped count too."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmRSS:"))
+
+
+def _work(order: dict[str, Any]) -> None:
+    bundle = load_bundle(order.pop("bundle"))  # checks the hashes: now all files are in the page cache
+    mode = order.pop("mode")
+    before = _resident()
+    began = time.perf_counter()
+    engine = open_engine(bundle, mode, **order)
+    rng = np.random.default_rng(0)
+    inputs = {n: rng.integers(0, 256, s.sized(engine.batch), np.uint8) for n, s in engine.inputs.items()}
+    engine.run(inputs)
+    start = time.perf_counter() - began
+    _say({"start_s": start, "before": before, "description": engine.description})
+    for line in sys.stdin:
+        if line.strip() == "end":
+            _say({"resident": _resident()})
+            continue
+        engine.run(inputs)  # caches and clocks are another process's after its turn
+        times = []
+        for _ in range(CALLS):
+            began = time.perf_counter()
+            engine.run(inputs)
+            times.append(time.perf_counter() - began)
+        _say({"times": times})
+
+
+def _say(answer: dict[str, Any]) -> None:
+    print(json.dumps(answer), flush=True)
+
+
+def ratios(timings: Sequence[Timing]) -> dict[str, float]:
+    """window : step of every engine that has both, by median."""
+    medians = {(t.engine, t.mode): t.p50_ms for t in timings}
+    return {
+        engine: medians[engine, "window"] / p50
+        for (engine, mode), p50 in medians.items()
+        if mode == "step" and (engine, "window") in medians
+    }
+
+
+def as_json(timings: Sequence[Timing], bundle: LoadedBundle, threads: int | None) -> dict[str, Any]:
+    """The whole answer as plain values."""
+    return {
+        "model_id": bundle.info.model_id,
+        "preset": bundle.info.preset,
+        "threads": threads,
+        "processors": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "engines": [asdict(timing) for timing in timings],
+        "window_to_step": ratios(timings),
+    }
+
+
+def as_lines(timings: Sequence[Timing]) -> list[str]:
+    """A table; `x` compares with the first engine of the same mode."""
+    times = "".join(f"{name:>9}" for name in ("p50", "p90", "p99"))
+    head = f"{'engine':18} {'mode':6}{times} {'x':>6} {'calls/s':>9} {'start':>7} {'memory':>8}"
+    first: dict[str, float] = {}
+    lines = [head]
+    for t in timings:
+        base = first.setdefault(t.mode, t.p50_ms)
+        lines.append(
+            f"{t.engine:18} {t.mode:6} {t.p50_ms:8.2f} {t.p90_ms:8.2f} {t.p99_ms:8.2f} {base / t.p50_ms:6.2f} "
+            f"{t.calls_per_s:9.1f} {t.start_s:6.2f}s {t.resident_mb:6.0f}MB"
+        )
+    lines += [f"{engine:18} window : step = {ratio:.2f} : 1" for engine, ratio in ratios(timings).items()]
+    return lines
+
+
+if __name__ == "__main__":
+    try:
+        _work(json.loads(sys.argv[1]))
+    except GlimpseError as error:
+        _say({"error": str(error)})

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine's own layer report: which precision each layer really runs in."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trt_build.errors import EngineError
+
+_HALF = re.compile(r"\b(half|fp16|float16)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer after fusion. `covers`: its name and metadata, which list the graph's nodes in it."""
+
+    name: str
+    kind: str
+    types: tuple[str, ...]  # of its inputs and outputs, as the report words them
+    covers: str
+
+    @property
+    def half(self) -> bool:
+        """Whether anything it reads or writes is FP16."""
+        return any(_HALF.search(kind) for kind in self.types)
+
+
+def read_layer_report(text: str) -> list[Layer]:
+    """Layers from the engine inspector's JSON (all layers). Raises EngineError where types are missing."""
+    try:
+        entries = json.loads(text)["Layers"]
+    except (ValueError, KeyError, TypeError):
+        raise EngineError(
+            "the engine's layer report is not readable; build it again with trt-build build"
+        ) from None
+    if any(not isinstance(entry, dict) for entry in entries):
+        raise EngineError("the engine reports layer names only; build it again with trt-build build")
+    return [_layer(entry) for entry in entries]
+
+
+def _layer(entry: dict[str, Any]) -> Layer:
+    tensors: Iterable[dict[str, Any]] = [*entry.get("Inputs", []), *entry.get("Outputs", [])]
+    types = tuple(
+        str(t.get("Format/Datatype", t.get("Datatype", ""))) for t in tensors if isinstance(t, dict)
+    )
+    name = str(entry.get("Name", ""))
+    return Layer(name, str(entry.get("LayerType", "")), types, f"{name} {entry.get('Metadata', '')}")
+
+
+def not_half(layers: Sequence[Layer], wanted: Iterable[str]) -> list[str]:
+    """Nodes (Sidecar.half_layers) that no FP16 layer computes; a claim of FP16 holds when this is empty.
+
+    A node that no layer names is inside a fused region that names only its ends; it counts as borne out when some
+    FP16 region exists, and as missing when there is none.
+    """
+    regions = [
+        layer for layer in layers if layer.half and ("..." in layer.name or "ForeignNode" in layer.name)
+    ]
+    bad = []
+    for node in wanted:
+        # A name must end where it ends: /layer1/Conv is not /layer1/Conv_1.
+        pattern = re.compile(rf"(?<![\w./]){re.escape(node)}(?![\w./])")
+        holders = [layer for layer in layers if pattern.search(layer.covers)]
+        if not any(layer.half for layer in holders) and (holders or not regions):
+            bad.append(node)
+    return bad

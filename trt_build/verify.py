@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`trt-build verify`: do all engines of a bundle compute the same, tensor by tensor, on recorded clips?
+
+The reference is the trained run in PyTorch where one is given, else ONNX Runtime in FP32. Compared are
+
+    window   every output over windows of the clips, and the labels;
+    step     every output and the labels over a stream that starts anew as the bundle says (`reset_after`);
+    layers   (TensorRT) that every layer meant to be FP16 is FP16 by the engine's own report;
+    drift    outputs and states over a stream that never starts anew, hundred frames by hundred frames: an error
+             that grows with the length of the stream shows here.
+
+The error of a tensor is the root mean square of the difference in units of the reference's own spread.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_build.bundle import INT8, LoadedBundle, graph_name
+from trt_build.engine import Engine, expected_io, open_engine
+from trt_build.errors import EngineError, GlimpseError
+from trt_build.footage import Footage, stream, windows
+
+BLOCK = 100  # frames a line of the drift
+# Largest error by tensor and precision; `state` stands for every state. FP32 differs by the order of sums alone.
+# 0.045 on the logits is a cosine of 0.999.
+TOLERANCES: dict[str, dict[str, float]] = {
+    "fp32": {"logits": 2e-3, "glimpses": 2e-3, "assignment": 2e-3, "state": 5e-3},
+    "fp16": {"logits": 0.045, "glimpses": 0.045, "assignment": 0.045, "state": 0.06},
+    "bf16": {"logits": 0.15, "glimpses": 0.15, "assignment": 0.15, "state": 0.2},
+    "int8": {"logits": 0.15, "glimpses": 0.2, "assignment": 0.2, "state": 0.3},
+}
+AGREEMENT = {"fp32": 0.999, "fp16": 0.99, "bf16": 0.99, "int8": 0.99}  # least part of equal labels
+
+Tensors = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison. what: a tensor's name or "labels"; value: its error, or the part of equal labels."""
+
+    engine: str
+    part: str  # window, step, drift
+    what: str
+    value: float
+    limit: float
+    largest: float  # absolute difference
+    ok: bool
+    blocks: list[float]  # errors of every `BLOCK` frames of the drift
+
+
+def candidates(bundle: LoadedBundle) -> list[str]:
+    """Everything that can run this bundle here, as backend:precision."""
+    found = ["onnxruntime:fp32"]
+    if importlib.util.find_spec("onnx") is not None:
+        found.append("onnxruntime:fp16")
+    quantised = graph_name(bundle.info.default_mode, INT8) in bundle.info.sha256
+    found += ["onnxruntime:int8"] * quantised
+    found += [f"{name}:fp16" for name in ("tensorrt", "tensorrt_rtx") if _gpu_with(name)]
+    try:
+        import openvino
+    except ImportError:
+        return found
+    found.append("openvino:fp32")
+    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        found.append("openvino:bf16")
+    return found + ["openvino:int8"] * quantised
+
+
+def _gpu_with(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None and Path("/dev/nvidiactl").exists()
+
+
+def split_target(target: str) -> tuple[str, str]:
+    """ "openvino:int8" -> its backend and precision; without a precision FP32. Raises EngineError."""
+    backend, _, precision = target.partition(":")
+    precision = precision or "fp32"
+    if precision not in TOLERANCES:
+        raise EngineError(
+            f"unknown precision in {target!r}; use BACKEND:PRECISION with {', '.join(TOLERANCES)}"
+        )
+    return backend, precision
+
+
+def verify(
+    bundle: LoadedBundle,
+    pieces: Sequence[Footage],
+    targets: Sequence[str],
+    *,
+    run: Path | None = None,
+    frames: int = 1000,
+    most_windows: int = 64,
+    limits: Mapping[str, float] | None = None,
+    threads: int | None = None,
+    progress: Callable[[str], None] = lambda what: None,
+) -> list[Check]:
+    """Compare engines with the reference on recorded clips. See the module.
+
+    targets: backend:precision. run: the trained run, for torch as reference. limits: by tensor, instead of
+    `TOLERANCES`; "labels" for the agreement. progress is told what is running. Raises GlimpseError where an engine
+    cannot be opened or run.
+    """
+    for name, limit in (limits or {}).items():
+        if name not in (*TOLERANCES["fp32"], "labels") or not limit >= 0:
+            raise GlimpseError(
+                f"no tolerance {name}={limit:g}; name one of {', '.join(TOLERANCES['fp32'])}, labels, not negative"
+            )
+    clips = windows(pieces, bundle.info.T, most_windows)
+    reference = _torch(bundle, run) if run is not None else _engine(bundle, "onnxruntime:fp32", threads)
+    expected = _all_parts(
+        bundle, reference, clips, pieces, frames, lambda part: progress(f"reference, {part}")
+    )
+    checks: list[Check] = []
+    for target in targets:
+        _, precision = split_target(target)
+        found = _all_parts(
+            bundle,
+            _engine(bundle, target, threads),
+            clips,
+            pieces,
+            frames,
+            lambda part, target=target: progress(f"{target}, {part}"),  # type: ignore[misc]
+        )
+        for mode in bundle.info.modes if precision == "fp16" else ():
+            checks += _layers(bundle, target, mode, threads)
+        for part, ours in found.items():
+            checks += _compare(target, part, precision, ours, expected[part], bundle.info.T, limits or {})
+    return checks
+
+
+def _engine(bundle: LoadedBundle, target: str, threads: int | None) -> Callable[[str], Engine]:
+    backend, precision = split_target(target)
+    return lambda mode: open_engine(bundle, mode, backend=backend, precision=precision, threads=threads)
+
+
+def _layers(bundle: LoadedBundle, target: str, mode: str, threads: int | None) -> list[Check]:
+    """That the engine's own layer report bears out its claim of FP16; nothing where a backend has no report."""
+    engine = _engine(bundle, target, threads)(mode)
+    try:
+        report = getattr(engine, "layers", None)
+        if report is None:
+            return []
+        from trt_build.layers import not_half
+        from trt_build.precision import half_nodes, mixed_precision
+
+        wanted = half_nodes(mixed_precision(bundle, mode))
+        wrong = not_half(report(), wanted)
+        part = 1 - len(wrong) / max(len(wanted), 1)
+        what = "layers" if not wrong else f"layers: {wrong[0]}"
+        return [Check(target, mode, what, part, 1.0, float(len(wrong)), not wrong, [])]
+    finally:
+        engine.close()
+
+
+def _torch(bundle: LoadedBundle, run: Path) -> Callable[[str], Engine]:
+    try:
+        from gc_model import checkpoint
+        from gc_model.engine import TorchEngine
+    except ImportError as error:
+        raise EngineError(
+            f"torch as reference needs torch ({error}); pip install 'glimpse-clouds-python[train]'"
+        ) from None
+    model, recipe = checkpoint.load(run)
+    if list(recipe.labels) != list(bundle.info.labels):
+        raise EngineError(
+            f"{run} has other labels than {bundle.path}; name the run that the bundle was exported from"
+        )
+    return lambda mode: TorchEngine(model, bundle.info, mode)
+
+
+def _all_parts(
+    bundle: LoadedBundle,
+    opened: Callable[[str], Engine],
+    clips: NDArray[np.uint8],
+    pieces: Sequence[Footage],
+    frames: int,
+    progress: Callable[[str], None],
+) -> dict[str, Tensors]:
+    results: dict[str, Tensors] = {}
+    for mode in bundle.info.modes:
+        engine = opened(mode)
+        name = next(iter(expected_io(bundle.info, mode)[0]))
+        try:
+            if mode == "window":
+                progress("window")
+                results["window"] = _stacked(engine.run({name: clip[None]}) for clip in clips)
+                continue
+            if bundle.info.reset_after:
+                progress("step")
+                every = bundle.info.reset_after
+                results["step"] = _run_stream(engine, name, stream(pieces, frames), every, states=False)
+                engine.reset()
+            progress("drift")
+            results["drift"] = _run_stream(engine, name, stream(pieces, frames), 0, states=True)
+        finally:
+            engine.close()
+    return results
+
+
+def _run_stream(
+    engine: Engine, name: str, images: Iterable[NDArray[np.uint8]], reset_after: int, *, states: bool
+) -> Tensors:
+    read = getattr(engine, "read_states", None) if states else None
+    kept: list[Tensors] = []
+
+    def outputs() -> Iterable[Tensors]:
+        for count, image in enumerate(images, 1):
+            if reset_after and count > 1 and (count - 1) % reset_after == 0:
+                engine.reset()
+            yield engine.run({name: image[None]})
+            if read is not None and count % BLOCK == 0:
+                kept.append(read())
+
+    tensors = _stacked(outputs())
+    return tensors | {f"state {k}": np.concatenate([s[k] for s in kept]) for k in (kept[0] if kept else ())}
+
+
+def _stacked(runs: Iterable[Mapping[str, NDArray[Any]]]) -> Tensors:
+    copies = [{name: value.copy() for name, value in out.items()} for out in runs]
+    return {name: np.concatenate([c[name] for c in copies]) for name in copies[0]}
+
+
+def _compare(
+    target: str,
+    part: str,
+    precision: str,
+    ours: Tensors,
+    theirs: Tensors,
+    T: int,
+    limits: Mapping[str, float],
+) -> list[Check]:
+    checks = []
+    for name, expected in theirs.items():
+        if name not in ours:
+            continue  # an engine that cannot show its states
+        kind = "state" if name.startswith("state ") else name
+        limit = limits.get(kind, TOLERANCES[precision][kind])
+        spread = _spread(expected)
+        value = _error(ours[name], expected, spread)
+        blocks: list[float] = []
+        if part == "drift":
+            size = 1 if kind == "state" else BLOCK
+            blocks = [
+                _error(ours[name][i : i + size], expected[i : i + size], spread)
+                for i in range(0, len(expected), size)
+            ]
+        largest = float(np.abs(ours[name].astype(np.float64) - expected).max())
+        worst = max([value, *blocks]) if np.isfinite([value, *blocks]).all() else float("nan")
+        checks.append(Check(target, part, name, worst, limit, largest, bool(worst <= limit), blocks))
+    agreement = float(np.mean(_labels(ours["logits"], part, T) == _labels(theirs["logits"], part, T)))
+    least = limits.get("labels", AGREEMENT[precision])
+    if part != "drift":  # what a robot says: it never runs a model longer than it was trained for
+        checks.append(Check(target, part, "labels", agreement, least, 0.0, agreement >= least, []))
+    return checks
+
+
+def _spread(expected: NDArray[Any]) -> float:
+    """Standard deviation of a tensor; its size where it does not vary, as a clamped one may not."""
+    values = expected.astype(np.float64)
+    spread, size = float(values.std()), float(np.sqrt(np.mean(values**2)))
+    return spread if spread > 1e-6 * max(size, 1e-12) else max(size, 1e-12)
+
+
+def _error(ours: NDArray[Any], theirs: NDArray[Any], spread: float) -> float:
+    return float(np.sqrt(np.mean((ours.astype(np.float64) - theirs) ** 2)) / spread)
+
+
+def _labels(logits: NDArray[Any], part: str, T: int) -> NDArray[np.intp]:
+    """Winning classes: of windows, or of the mean over the last T frames of a stream as the recogniser takes it."""
+    if part == "window":
+        return logits.argmax(-1)
+    recent: deque[NDArray[Any]] = deque(maxlen=T)
+    winners = []
+    for row in logits:
+        recent.append(row)
+        if len(recent) == T:
+            winners.append(int(np.mean(recent, axis=0).argmax()))
+    return np.array(winners, np.intp)
+
+
+def as_json(checks: Sequence[Check], bundle: LoadedBundle) -> dict[str, Any]:
+    """The whole answer as plain values."""
+    return {
+        "model_id": bundle.info.model_id,
+        "ok": all(check.ok for check in checks),
+        "checks": [asdict(check) for check in checks],
+    }
+
+
+def as_lines(checks: Sequence[Check], every: bool = False) -> list[str]:
+    """A table; of the states only the worst of each engine unless `every`, all of them where they fail."""
+    worst: dict[str, Check] = {}
+    for check in checks:
+        if check.what.startswith("state ") and check.value >= worst.get(check.engine, check).value:
+            worst[check.engine] = check
+    lines = [f"{'engine':18} {'part':7} {'tensor':18} {'value':>9} {'limit':>9}  verdict"]
+    for check in checks:
+        if check.what.startswith("state ") and check.ok and not every and worst[check.engine] is not check:
+            continue
+        growth = ""
+        if check.blocks and not check.what.startswith("state "):
+            growth = f"  first {BLOCK}: {check.blocks[0]:.1e}, last: {check.blocks[-1]:.1e}"
+        verdict = "ok" if check.ok else "FAILED"
+        form = "9.2%" if check.what.startswith(("labels", "layers")) else "9.1e"
+        value, limit = format(check.value, form), format(check.limit, form)
+        lines.append(f"{check.engine:18} {check.part:7} {check.what:18} {value} {limit}  {verdict}{growth}")
+    return lines

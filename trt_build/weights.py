@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX weights in one external file that several graphs share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, external_data_helper, numpy_helper
+
+ALIGN = 4096  # of tensors in the file, so that they can be mapped
+
+
+def share_weights(graphs: Mapping[str, onnx.ModelProto], path: Path) -> None:
+    """Move all tensors over 1 KiB of all graphs into one external file, equal tensors once."""
+    places: dict[str, tuple[int, int]] = {}
+    with path.open("wb") as file:
+        for graph in graphs.values():
+            _merge_equal(graph)
+            for tensor in graph.graph.initializer:
+                data = numpy_helper.to_array(tensor)
+                raw = np.ascontiguousarray(data).tobytes()
+                if len(raw) < 1024:
+                    continue
+                key = hashlib.sha256(raw).hexdigest()
+                if key not in places:
+                    file.write(b"\0" * (-file.tell() % ALIGN))
+                    places[key] = (file.tell(), len(raw))
+                    file.write(raw)
+                tensor.ClearField("float_data")
+                tensor.ClearField("int64_data")
+                tensor.ClearField("int32_data")
+                tensor.raw_data = b""
+                external_data_helper.set_external_data(tensor, path.name, *places[key])
+                tensor.ClearField("raw_data")
+                tensor.data_location = TensorProto.EXTERNAL
+
+
+def _merge_equal(graph: onnx.ModelProto) -> None:
+    """Initializers of equal content become one: tracing copies a weight for every time step."""
+    first: dict[tuple[Any, ...], str] = {}
+    rename: dict[str, str] = {}
+    kept = []
+    for tensor in graph.graph.initializer:
+        data = numpy_helper.to_array(tensor)
+        key = (tensor.data_type, tuple(tensor.dims), hashlib.sha256(data.tobytes()).hexdigest())
+        if key in first:
+            rename[tensor.name] = first[key]
+        else:
+            first[key] = tensor.name
+            kept.append(tensor)
+    if not rename:
+        return
+    del graph.graph.initializer[:]
+    graph.graph.initializer.extend(kept)
+    for node in graph.graph.node:
+        for i, name in enumerate(node.input):
+            if name in rename:
+                node.input[i] = rename[name]
