@@ -63,7 +63,7 @@ def train(
     typer.echo(
         f"trained on {summary['clips']} clips of {len(summary['labels'])} classes in {summary['minutes']} min: {out}"
     )
-    tell_rest(summary)
+    tell_rest(summary, options.window_s)
     typer.echo(f"next: trt-build export {out} --out BUNDLE")
 
 

@@ -39,13 +39,14 @@ def finetune(
         "preset": config.preset, "temporal": config.temporal, "fit": config.fit,
         "epochs1": 0, "epochs2": epochs, "epochs3": stream_epochs,
     }  # fmt: skip
-    summary = run_training(training_options(values, option), out, resume, threads, quiet)
+    options = training_options(values, option)
+    summary = run_training(options, out, resume, threads, quiet)
     new = [label for label in summary["labels"] if label not in recipe.labels]
     typer.echo(
         f"fine-tuned on {summary['clips']} clips of {len(summary['labels'])} classes ({len(new)} of them new) in "
         f"{summary['minutes']} min: {out}"
     )
-    tell_rest(summary)
+    tell_rest(summary, options.window_s)
     typer.echo(f"next: trt-build export {out} --out BUNDLE")
 
 
@@ -123,12 +124,17 @@ def run_training(options: Any, out: Path, resume: bool, threads: int, quiet: boo
         raise typer.Exit(130) from None
 
 
-def tell_rest(summary: dict[str, Any]) -> None:
+def tell_rest(summary: dict[str, Any], window_s: float) -> None:
     """What a training says only where there is something to say."""
     if found := summary["stream"]:
         typer.echo(
             f"{found['clips']} held-out clips in one stream: {100 * found['carried']:.1f} % by carried state, "
             f"{100 * found['window']:.1f} % by windows"
+        )
+    if summary["short"]:
+        typer.echo(
+            f"{summary['short']} of these clips are shorter than the window of {window_s:g} s: on a robot such "
+            "an activity gives no result; a smaller --set window_s= covers it"
         )
     if left_out := summary["left_out"]:
         typer.echo(f"left out {len(left_out)} clips that do not decode: {', '.join(left_out)}")

@@ -146,6 +146,7 @@ def train(
         carried = stream_accuracy(model, streams.continuous()) if validation else None
     summary: dict[str, Any] = {
         "clips": len(training),
+        "short": _shorter_than_a_window(training, cache, options.window_s, config.T),
         "validation_clips": len(validation),
         "left_out": failed,
         "labels": labels,
@@ -167,6 +168,11 @@ def train(
     if first:
         checkpoint.save(out, model, checkpoint.Recipe(labels, options.window_s, provenance=provenance))
     return summary
+
+
+def _shorter_than_a_window(clips: Sequence[Clip], cache: FrameCache, window_s: float, T: int) -> int:
+    """How many clips the robot would never have a result of: T frames at T / window_s Hz span more than they do."""
+    return sum(cache.read(c).times[-1] < window_s * (T - 1) / T - 1e-3 for c in clips)
 
 
 def _config(options: TrainOptions, classes: int) -> Config:

@@ -13,6 +13,7 @@ from gc_model.model import GlimpseClouds
 from gc_model.network import FrameResult, Network, State
 from gc_model.presets import Config
 from gc_model.workers import ReadOut, Workers
+from trt_build.errors import DataError
 
 
 def build(config: Config) -> Network:
@@ -26,6 +27,17 @@ def build(config: Config) -> Network:
         "frame_lstm": FrameLSTM,
     }
     return kinds[config.model](config)
+
+
+def for_robot(model: Network) -> GlimpseClouds:
+    """`model` where it is what a bundle describes: glimpses, workers and a memory. Raises DataError."""
+    config = model.config
+    if type(model) is not GlimpseClouds or config.attention == "random":
+        what = config.model if config.model != "clouds" else f"attention={config.attention}"
+        raise DataError(
+            f"{what} is a row of the paper's tables, no model for a robot: train without that switch"
+        )
+    return model
 
 
 class Headless(Network):

@@ -26,6 +26,7 @@ from gc_model.engine import TorchEngine, describe
 from gc_model.fold import fold_for_export
 from gc_model.model import GlimpseClouds, State
 from gc_model.presets import Config
+from gc_model.variants import for_robot
 from trt_build.bundle import Bundle, LoadedBundle, load_bundle, write_bundle
 from trt_build.engine import Engine, open_engine
 from trt_build.errors import BundleError
@@ -76,7 +77,8 @@ def export_bundle(run: Path, out: Path, *, videos: Sequence[Path] = ()) -> Loade
     """
     if out.exists() and not out.is_dir():
         raise BundleError(f"{out} is a file: choose another --out")
-    model, recipe = checkpoint.load(run)
+    network, recipe = checkpoint.load(run)
+    model = for_robot(network)
     info = describe(model.config, recipe)
     clips = np.stack([_window_of(video, model.config, info) for video in videos]) if videos else None
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,15 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures: the confusion matrix is a readable PNG, glimpses lie where l says, the log gets them."""
 
+import json
+
 import cv2
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
 
-from gc_model.clips import Clip
+pytest.importorskip("tensorboard", reason="pip install -e '.[train]'")
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from gc_model import checkpoint
+from gc_model.clips import Clip, decode
+from gc_model.dataset import sub_sequences
+from gc_model.engine import describe
 from gc_model.evaluate import Judged, report
+from gc_model.options import TrainOptions
 from gc_model.pictures import COLOURS, confusion_png, glimpse_strip
+from tests.gc_model.runs import colours, run
 from trt_build.errors import DataError
 
 
@@ -51,3 +62,25 @@ def test_glimpses_are_drawn_where_they_are_in_their_own_colour_in_their_own_fram
 def test_glimpses_beyond_the_frame_are_drawn_at_its_edge_and_do_not_fail():
     l = np.tile(np.array([1.0, -1.0, 1.0, 1.0]), (1, 4, 1))
     assert glimpse_strip(np.zeros((1, 16, 16, 3), np.uint8), l).any()
+
+
+def test_training_logs_a_picture_of_the_glimpses_of_every_epoch(tmp_path):
+    train = pytest.importorskip("gc_model.train", exc_type=ImportError).train
+    options = TrainOptions(
+        data=colours(), start=run(), preset="tiny", epochs1=0, epochs2=2, val_fraction=0.2, batch=8
+    )
+    train(options, tmp_path / "out", progress=False)
+    board = EventAccumulator(str(tmp_path / "out" / "stage2" / "log"), size_guidance={"images": 0}).Reload()
+    shown = board.Images("glimpses")
+    assert [s.step for s in shown] == [0, 1] and (shown[0].width, shown[0].height) == (8 * 128, 128)
+    # The weights that are kept are those of one of the two epochs: its picture is that of the model.
+    model, recipe = checkpoint.load(tmp_path / "out")
+    name = json.loads((tmp_path / "out" / "clips.json").read_text())["validation"][0]
+    images = decode(colours() / name, describe(model.config, recipe).preprocess, 12.0).images
+    clip = sub_sequences(images, model.config, of=1)
+    with torch.no_grad():
+        l = model(clip).l[0].numpy()
+    drawn = glimpse_strip(clip[0].permute(0, 2, 3, 1).numpy(), l)
+    logged = [cv2.imdecode(np.frombuffer(s.encoded_image_string, np.uint8), 1)[..., ::-1] for s in shown]
+    assert any(np.mean(picture != drawn) < 0.01 for picture in logged)
+    assert all(np.mean(picture != drawn[:, ::-1]) > 0.1 for picture in logged)  # or anything would do

@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 
 from gc_model.glimpse import random_location  # noqa: E402
 from gc_model.presets import MODELS, Config, preset  # noqa: E402
-from gc_model.variants import build  # noqa: E402
+from gc_model.variants import build, for_robot  # noqa: E402
 from tests.gc_model.nets import noise  # noqa: E402
 from trt_build.errors import DataError  # noqa: E402
 
@@ -101,3 +101,13 @@ def test_an_older_description_without_the_switches_is_the_papers_model():
 def test_unknown_switches_are_refused(wrong):
     with pytest.raises(DataError):
         preset("tiny", **wrong)
+
+
+@pytest.mark.parametrize(
+    "switches", [{"model": "global"}, {"model": "glimpse_sum"}, {"attention": "random"}], ids=str
+)
+def test_a_row_of_the_tables_is_not_exported_as_a_robots_model(switches):
+    with pytest.raises(DataError, match="no model for a robot"):
+        for_robot(network(**switches))
+    kept = network(encoding="concat")
+    assert for_robot(kept) is kept
