@@ -11,17 +11,17 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 
 pytest.importorskip("tensorboard", reason="pip install -e '.[train]'")
 
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
 
-from gc_model import checkpoint
-from gc_model.clips import Clip, decode
-from gc_model.dataset import sub_sequences
-from gc_model.engine import describe
-from gc_model.evaluate import Judged, report
-from gc_model.options import TrainOptions
-from gc_model.pictures import COLOURS, confusion_png, glimpse_strip
-from tests.gc_model.runs import colours, run
-from trt_build.errors import DataError
+from gc_model import checkpoint  # noqa: E402
+from gc_model.clips import Clip, decode  # noqa: E402
+from gc_model.dataset import sub_sequences  # noqa: E402
+from gc_model.engine import describe  # noqa: E402
+from gc_model.evaluate import Judged, report  # noqa: E402
+from gc_model.options import TrainOptions  # noqa: E402
+from gc_model.pictures import COLOURS, confusion_png, glimpse_strip  # noqa: E402
+from tests.gc_model.runs import colours, run  # noqa: E402
+from trt_build.errors import DataError  # noqa: E402
 
 
 def judged(label, scores):
