@@ -7,6 +7,9 @@ expected calibration error of Guo et al. (2017), and a threshold on the best pro
 
 from __future__ import annotations
 
+from gc_model import torchvision_guard  # noqa: F401 - before torchmetrics
+
+# isort: split
 import json
 import os
 from collections.abc import Sequence

@@ -2,6 +2,8 @@
 """Temperature, calibration error and threshold: against known cases, and carried into the bundle."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -76,3 +78,11 @@ def test_held_out_clips_are_used_by_their_names(tmp_path):
     )
     found = calibrate_run(run, colours(), progress=False)
     assert found["clips"] == 2 and found["source"] == "held out"
+
+
+def test_it_is_imported_alone_as_the_command_does():
+    # Other tests bring Lightning, and with it the guard against a torchvision that does not fit torch.
+    done = subprocess.run(
+        [sys.executable, "-c", "import gc_model.confidence"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
