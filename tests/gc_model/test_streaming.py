@@ -202,3 +202,26 @@ def test_the_accuracy_of_a_stream_leaves_the_first_clip_out_and_counts_the_rest(
         labels = model(clips).logits.argmax(1)
     found = stream_accuracy(model, zip(clips, labels.tolist(), strict=True))
     assert found["clips"] == 3 and found["window"] == 1.0 and 0 <= found["carried"] <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", [1, 4])  # before any checkpoint, and in the second epoch of three steps each
+def test_a_fine_tune_killed_and_resumed_ends_with_the_same_bits(tmp_path, monkeypatch, call):
+    options = TrainOptions(
+        data=colours(), start=run(), preset="tiny", epochs1=0, epochs2=1, epochs3=2, val_fraction=0.2, batch=4
+    )
+    train(options, tmp_path / "whole", progress=False)
+    step, calls = StreamStage.training_step, iter(range(100))
+
+    def dying(self, *args):
+        if next(calls) == call:
+            raise InterruptedError
+        return step(self, *args)
+
+    monkeypatch.setattr(StreamStage, "training_step", dying)
+    with pytest.raises(InterruptedError):
+        train(options, tmp_path / "killed", progress=False)
+    monkeypatch.undo()
+    train(options, tmp_path / "killed", resume=True, progress=False)
+    one, other = (checkpoint.load(tmp_path / n)[0].state_dict() for n in ("whole", "killed"))
+    assert one.keys() == other.keys() and all(torch.equal(v, other[k]) for k, v in one.items())
