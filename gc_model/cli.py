@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`gc-model`: train, evaluate and describe models, and make synthetic people. Torch is imported by need."""
+"""`gc-model`: train, adapt, evaluate and describe models, and make synthetic people. Torch is imported by need."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gc_model.commands import calibrate, finetune, names, run_training, tell_rest, training_options
 from gc_model.presets import PRESETS, preset
 from gc_model.synth.cli import synth
 from trt_build.command import Json, command_line
@@ -16,6 +17,8 @@ from trt_build.errors import DataError
 
 app = command_line(__doc__)
 app.command()(synth)
+app.command(epilog="Example: gc-model finetune run --data clips --out mine")(finetune)
+app.command(epilog="Example: gc-model calibrate run --data clips")(calibrate)
 
 People = Annotated[str, typer.Option(help="Only these people, separated by commas.")]
 Layout = Annotated[str, typer.Option(help="clips (one's own), ntu or nucla.")]
@@ -52,34 +55,15 @@ def train(
     values |= {
         "layout": layout,
         "protocol": protocol,
-        "subjects": _names(subjects),
-        "classes": _names(classes),
+        "subjects": names(subjects),
+        "classes": names(classes),
     }
     options = _options(values, epochs, option)
-
-    from gc_model.train import train as run_training
-
-    if threads:
-        import torch
-
-        torch.set_num_threads(threads)
-    try:
-        summary = run_training(options, out, resume=resume, progress=not quiet)
-    except KeyboardInterrupt:
-        typer.echo(f"interrupted; the same command with --resume goes on with {out}", err=True)
-        raise typer.Exit(130) from None
+    summary = run_training(options, out, resume, threads, quiet)
     typer.echo(
         f"trained on {summary['clips']} clips of {len(summary['labels'])} classes in {summary['minutes']} min: {out}"
     )
-    if summary["short"]:
-        typer.echo(
-            f"{summary['short']} of these clips are shorter than the window of {options.window_s:g} s: on a robot such "
-            "an activity gives no result; a smaller --set window_s= covers it"
-        )
-    if summary["left_out"]:
-        typer.echo(
-            f"left out {len(summary['left_out'])} clips that do not decode: {', '.join(summary['left_out'])}"
-        )
+    tell_rest(summary, options.window_s)
     typer.echo(f"next: trt-build export {out} --out BUNDLE")
 
 
@@ -98,6 +82,9 @@ def evaluate(
         Path | None, typer.Option(help='JSON {"coarse": ["label", ...]}; scores are summed.')
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the whole report there, as JSON.")] = None,
+    confusion: Annotated[
+        Path | None, typer.Option(help="Also draw the confusion matrix there, as PNG.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Accuracy of a run on labelled clips, every clip counted."""
@@ -111,12 +98,13 @@ def evaluate(
             raise DataError(
                 f'{groups}: not a readable JSON of groups ({error}); write {{"coarse": ["label"]}}'
             ) from None
-    if out and not out.parent.is_dir():
-        raise DataError(f"{out.parent}: no such directory to write {out.name} into")
+    for file in (out, confusion):
+        if file and not file.parent.is_dir():
+            raise DataError(f"{file.parent}: no such directory to write {file.name} into")
     result = judge(
         run,
         data,
-        subjects=_names(subjects),
+        subjects=names(subjects),
         protocol=protocol,
         layout=layout,
         split=split,
@@ -126,6 +114,10 @@ def evaluate(
     )
     if out:
         out.write_text(json.dumps(result, indent=1))
+    if confusion:
+        from gc_model.pictures import confusion_png
+
+        confusion_png(result, confusion)
     if as_json:
         typer.echo(json.dumps(result))
         return
@@ -164,30 +156,10 @@ def info(
 
 def _options(values: dict[str, Any], epochs: str, settings: list[str] | None) -> Any:
     """TrainOptions of the command line. Raises DataError, naming the option."""
-    from pydantic import ValidationError
-
-    from gc_model.options import TrainOptions
-
     if epochs:
         first, _, second = epochs.partition(",")
         values |= {"epochs1": first, "epochs2": second or first}
-    for item in settings or []:
-        name, equals, value = item.partition("=")
-        if not equals or name not in TrainOptions.model_fields:
-            raise DataError(
-                f"--set {item}: give name=value with one of {', '.join(TrainOptions.model_fields)}"
-            )
-        try:
-            values[name] = json.loads(value) if value.startswith(("[", "{")) else value
-        except ValueError as error:
-            raise DataError(
-                f'--set {item}: not JSON ({error}); write lists as [1, 2] or ["a", "b"]'
-            ) from None
-    try:
-        return TrainOptions(**values)
-    except ValidationError as error:
-        first_error = error.errors()[0]
-        raise DataError(f"{'.'.join(map(str, first_error['loc']))}: {first_error['msg']}") from None
+    return training_options(values, settings)
 
 
 @app.command(
@@ -217,13 +189,13 @@ def ablate(
     as_json: Json = False,
 ) -> None:
     """The paper's tables on your data: every row a switch, mean and spread over seeds, the paper's figures beside."""
-    people = _names(test_subjects)
+    people = names(test_subjects)
     if layout == "clips" and not people:
         raise DataError("--test-subjects is missing: without a protocol, say which people to test on")
     values: dict[str, Any] = {"data": data, "preset": preset, "weights": weights, "layout": layout}
-    base = _options(values | {"subjects": _names(subjects)}, epochs, option)
+    base = _options(values | {"subjects": names(subjects)}, epochs, option)
     try:
-        numbers = [int(s) for s in _names(seeds) or ["0"]]
+        numbers = [int(s) for s in names(seeds) or ["0"]]
     except ValueError:
         raise DataError(f"--seeds {seeds}: write whole numbers separated by commas") from None
 
@@ -237,8 +209,8 @@ def ablate(
     result = run_ablation(
         base,
         out,
-        rows=_names(rows) or [],
-        protocols=_names(protocols) or [""],
+        rows=names(rows) or [],
+        protocols=names(protocols) or [""],
         seeds=numbers,
         test={"subjects": people} if people else None,
         progress=not quiet,
@@ -273,10 +245,6 @@ def prepare(
         f"{result['clips']} clips: {result['made']} made, {result['kept']} there before, "
         f"{len(result['damaged'])} damaged: {out}"
     )
-
-
-def _names(text: str) -> list[str] | None:
-    return [part.strip() for part in text.split(",") if part.strip()] or None
 
 
 def main() -> None:

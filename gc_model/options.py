@@ -37,6 +37,10 @@ class TrainOptions(BaseModel):
     window_s: float = Field(default=4.0, gt=0)
     epochs1: int = Field(default=20, ge=0)
     epochs2: int = Field(default=20, ge=0)
+    epochs3: int = Field(
+        default=0, ge=0
+    )  # on streams, after which the state may be carried on (reset_after=0)
+    stream_chunks: int = Field(default=3, ge=2, le=4)  # streams of 2 to 4 times T frames
     batch: int = Field(default=8, ge=1)  # paper: 40
     lr: float = Field(default=1e-4, gt=0)
     trunk_lr_factor: float = Field(default=1.0, gt=0)

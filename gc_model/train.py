@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`gc-model train`: stage 1, calibration of D, stage 2, and a run directory that can be resumed at any point.
+"""`gc-model train`: stage 1, calibration of D, stage 2, streams, and a run directory that can be resumed at any point.
 
     RUN/options.json       what was asked for; clips.json: the clips it meant
     RUN/cache/             decoded frames
     RUN/stage1.safetensors after the trunk alone; calibrated.safetensors after D; each is skipped when there
-    RUN/stage1/ stage2/    checkpoints after the last and the best epoch, and logs
+    RUN/stage1/ stage2/    checkpoints after the last and the best epoch, and logs; stage3/ of the streams
     RUN/model.*            the result
 
 Every file appears under its name when it is whole.
@@ -15,6 +15,7 @@ from __future__ import annotations
 from gc_model import torchvision_guard  # noqa: F401 - before lightning
 
 # isort: split
+import copy
 import json
 import logging
 import os
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -40,6 +42,7 @@ from gc_model.augment import Augment
 from gc_model.calibrate import calibrate_metric
 from gc_model.clips import Clip, FrameCache, labels_of, split_validation
 from gc_model.dataset import EpochSampler, FrozenFront, TestClips, TrainingClips
+from gc_model.finetune import go_on_from
 from gc_model.layouts import index
 from gc_model.lightning_io import SafetensorsIO
 from gc_model.model import GlimpseClouds
@@ -48,6 +51,7 @@ from gc_model.options import TrainOptions
 from gc_model.presets import Config, preset
 from gc_model.pretrained import imagenet_file, load_imagenet
 from gc_model.processes import rank, tell_prepared, wait_prepared
+from gc_model.streaming import HeldOutStreams, StreamClips, StreamStage, check_streams, stream_accuracy
 from gc_model.training import CloudStage, Keep, Stage, TrunkStage
 from gc_model.variants import build
 from trt_build.bundle import Preprocess
@@ -101,7 +105,7 @@ def train(
     if weights:
         load_imagenet(model.trunk, weights)
     if options.start:
-        _start_from(model, options.start, labels)
+        go_on_from(model, labels, options.start)
     # Only now: a run that could not start must not occupy its directory.
     if first:
         _start_run(options, out, training, validation)
@@ -124,7 +128,10 @@ def train(
         if first:
             _save_part(model, out / "stage1.safetensors")
     if not _load_part(model, out / "calibrated.safetensors"):
-        if isinstance(model, GlimpseClouds) and config.model == "clouds":
+        # A run that is gone on from has its D, unless the trunk before it changed.
+        fits = isinstance(model, GlimpseClouds) and config.model == "clouds"
+        if fits and (options.start is None or options.epochs1):
+            assert isinstance(model, GlimpseClouds)
             found = calibrate_metric(model, data.calibration())
             if first:
                 (out / "calibration.json").write_text(json.dumps(found))
@@ -132,12 +139,18 @@ def train(
             _save_part(model, out / "calibrated.safetensors")
     if options.epochs2:
         _fit(CloudStage(model, options), data, out / "stage2", options, progress)
-    summary = {
+    carried = None
+    if options.epochs3:
+        streams = data.streams()
+        _fit(StreamStage(model, options), streams, out / "stage3", options, progress)
+        carried = stream_accuracy(model, streams.continuous()) if validation else None
+    summary: dict[str, Any] = {
         "clips": len(training),
         "short": _shorter_than_a_window(training, cache, options.window_s, config.T),
         "validation_clips": len(validation),
         "left_out": failed,
         "labels": labels,
+        "stream": carried,
         "minutes": round((time.monotonic() - started) / 60, 2),
     }
     provenance = {
@@ -146,6 +159,8 @@ def train(
         "subjects": options.subjects,
         "clips": len(training),
         "imagenet": weights.name if weights else None,
+        "start": options.start.resolve().name if options.start else None,
+        "stream": carried,
         "options": json.loads(options.model_dump_json(exclude={"data", "weights", "start"})),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -161,25 +176,18 @@ def _shorter_than_a_window(clips: Sequence[Clip], cache: FrameCache, window_s: f
 
 
 def _config(options: TrainOptions, classes: int) -> Config:
-    """The network asked for: a preset's, or that of the run to go on from."""
+    """The network asked for: a preset's, or that of the run to go on from. Only streams teach it to carry on."""
     if options.start is not None:
         before, _ = checkpoint.describe(options.start)
-        return replace(before, classes=classes, **options.switches)
-    return preset(
-        options.preset, classes=classes, temporal=options.temporal, fit=options.fit, **options.switches
-    )
-
-
-def _start_from(model: Network, run: Path, labels: Sequence[str]) -> None:
-    """Weights of a trained run; those of the classifiers only where its classes are the same."""
-    before, recipe = checkpoint.load(run)
-    values = before.state_dict()
-    if recipe.labels != list(labels):
-        values = {k: v for k, v in values.items() if not k.startswith(("readout.", "global_head."))}
-    there = model.state_dict()
-    if wrong := [k for k, v in values.items() if k not in there or there[k].shape != v.shape]:
-        raise DataError(f"{run} is another network ({wrong[0]}): leave the switches as they were")
-    model.load_state_dict(values, strict=False)
+        config = replace(before, classes=classes, reset_after=before.T, **options.switches)
+    else:
+        config = preset(
+            options.preset, classes=classes, temporal=options.temporal, fit=options.fit, **options.switches
+        )
+    if not options.epochs3:
+        return config
+    check_streams(config)
+    return replace(config, reset_after=0)
 
 
 class _Data:
@@ -202,19 +210,32 @@ class _Data:
             if options.augment
             else Augment.paper(size, resize)
         )
-        self.samples: TrainingClips | FrozenFront = TrainingClips(
-            training, labels, cache, config, options.window_s, augment, options.seed
-        )
+        self.plain = TrainingClips(training, labels, cache, config, options.window_s, augment, options.seed)
+        self.samples: TrainingClips | FrozenFront | StreamClips = self.plain
         self.fixed = TestClips(training, labels, cache, config, sub_sequences=1)
-        self.held_out: TestClips | FrozenFront | None = (
+        self.held_out: TestClips | FrozenFront | HeldOutStreams | None = (
             TestClips(validation, labels, cache, config) if validation else None
         )
+        self.middles = TestClips(validation, labels, cache, config, sub_sequences=1)
         if options.freeze_stages == LAST_STAGE_ONLY:
             number = rank(options.devices)
             mine = f".{number}" if number else ""  # processes do not write into each other's file
-            self.samples = FrozenFront(self.samples, model, cache.folder / f"maps.train{mine}", options.views)
+            self.samples = FrozenFront(self.plain, model, cache.folder / f"maps.train{mine}", options.views)
             if isinstance(self.held_out, TestClips):
                 self.held_out = FrozenFront(self.held_out, model, cache.folder / f"maps.val{mine}", 0)
+
+    def streams(self) -> _Data:
+        """The same clips one after the other."""
+        other = copy.copy(self)
+        other.samples = StreamClips(self.plain, self.options.stream_chunks)
+        other.held_out = HeldOutStreams(self.middles, self.options.seed) if len(self.middles) else None
+        return other
+
+    def continuous(self) -> Iterator[tuple[Tensor, int]]:
+        """The held-out clips (T, 3, S, S) in a drawn order that is always the same, with their labels."""
+        for i in np.random.default_rng(self.options.seed).permutation(len(self.middles)):
+            sample = self.middles[int(i)]
+            yield sample["clip"][0], sample["label"]
 
     def train(self, world: int = 1, rank: int = 0) -> DataLoader:
         sampler = EpochSampler(len(self.samples), self.options.seed, rank, world)
@@ -229,6 +250,11 @@ class _Data:
     def validation(self) -> DataLoader | None:
         return DataLoader(self.held_out, max(1, self.options.batch // 4)) if self.held_out else None
 
+    def shown(self) -> Tensor:
+        """One clip (T, 3, S, S) for pictures, a held-out one where there are any."""
+        clip: Tensor = (self.middles if len(self.middles) else self.fixed)[0]["clip"][0]
+        return clip
+
     def calibration(self) -> Iterator[Tensor]:
         chosen = range(0, len(self.fixed), max(1, len(self.fixed) // CALIBRATION_CLIPS))
         for i in chosen:
@@ -238,6 +264,7 @@ class _Data:
 def _fit(stage: Stage, data: _Data, folder: Path, options: TrainOptions, progress: bool) -> None:
     """Run one stage to its end, from its last checkpoint where there is one; the best weights stay in its model."""
     validation = data.validation()
+    stage.shown = data.shown()
     callbacks: list[pl.Callback] = [RichProgressBar()] if progress else []
     stopping = EarlyStopping("val_loss", patience=options.patience) if validation else None
     callbacks += [stopping] if stopping else []

@@ -22,6 +22,7 @@ from gc_model.losses import Weights, pose_loss, total_loss
 from gc_model.model import GlimpseClouds
 from gc_model.network import Network
 from gc_model.options import TrainOptions
+from gc_model.pictures import glimpse_strip
 from trt_build.errors import DataError
 
 
@@ -32,6 +33,7 @@ class Stage(pl.LightningModule):
         super().__init__()
         self.model, self.options, self.epochs = model, options, epochs
         self.frozen_statistics = frozen_statistics
+        self.shown: Tensor | None = None  # (T, 3, S, S): the log gets pictures of the glimpses in this clip
         freeze_stages(model, options.freeze_stages)
 
     def logits(self, Z: Tensor, c: Tensor) -> Tensor:
@@ -81,6 +83,10 @@ class Stage(pl.LightningModule):
                     f"training diverged: {name} of epoch {self.current_epoch + 1} is {float(loss)}; "
                     f"start again with a smaller --set lr= (it was {self.options.lr:g})"
                 )
+        self.show()
+
+    def show(self) -> None:
+        """A picture for the log; stage 1 has no glimpses to show."""
 
     def configure_optimizers(self) -> Any:
         trunk = [p for p in self.model.trunk.parameters() if p.requires_grad]
@@ -95,7 +101,11 @@ class Stage(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
         labels = batch["label"]
-        logits = self.logits(*self.features(batch)).unflatten(0, (len(labels), -1)).mean(1)
+        self.report_validation(
+            self.logits(*self.features(batch)).unflatten(0, (len(labels), -1)).mean(1), labels
+        )
+
+    def report_validation(self, logits: Tensor, labels: Tensor) -> None:
         self.log(
             "val_loss", F.cross_entropy(logits, labels), prog_bar=True, batch_size=len(labels), sync_dist=True
         )
@@ -154,6 +164,18 @@ class CloudStage(Stage):
 
     def logits(self, Z: Tensor, c: Tensor) -> Tensor:
         return self.model.fold(Z, c)[0].logits
+
+    @torch.no_grad()
+    def show(self) -> None:
+        board: Any = getattr(self.logger, "experiment", None)
+        if self.shown is None or not hasattr(board, "add_image") or not self.trainer.is_global_zero:
+            return
+        self.model.eval()  # until the next epoch starts, which sets the mode
+        l = self.model(self.shown[None].to(self.device)).l[0]
+        if l.shape[1]:
+            frames = self.shown.permute(0, 2, 3, 1).cpu().numpy()
+            strip = glimpse_strip(frames, l.float().cpu().numpy())
+            board.add_image("glimpses", strip, self.current_epoch, dataformats="HWC")
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         result, _state = self.model.fold(*self.features(batch))

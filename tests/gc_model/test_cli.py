@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from gc_model.cli import app
 from tests import command_line
-from tests.gc_model.runs import bundle, coloured_clips, colours, people, run, scratch, undecodable
+from tests.gc_model.runs import bundle, coloured_clips, colours, people, run, scratch, undecodable, untrained
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 needs_torch = pytest.mark.skipif(
@@ -37,7 +37,9 @@ call = functools.partial(command_line.call, app)
 assert_one_line = command_line.assert_one_line
 
 
-@pytest.mark.parametrize("command", ["synth", "train", "evaluate", "ablate", "prepare", "info"])
+@pytest.mark.parametrize(
+    "command", ["synth", "train", "finetune", "calibrate", "evaluate", "ablate", "prepare", "info"]
+)
 def test_help_of_every_command_has_an_example(command):
     result = call(command, "--help")
     assert result.exit_code == 0 and f"Example: gc-model {command}" in " ".join(result.output.split())
@@ -286,3 +288,55 @@ def test_training_says_how_many_clips_are_too_short_for_the_robot(tmp_path):
     assert short.exit_code == 0 and "3 of these clips are shorter than the window of 8 s" in short.stdout
     assert "window_s=" in short.stdout
     assert "shorter" not in call("train", "--data", data, "--out", tmp_path / "run", *TINY).stdout
+
+
+@needs_torch
+def test_finetune_names_new_classes_and_keeps_the_network_and_window_of_its_start(tmp_path):
+    data = coloured_clips(tmp_path / "data", per_class=1)
+    (data / "clips.csv").unlink()
+    (data / "red").rename(data / "crimson")
+    before = (run() / "model.json").read_bytes()
+    ask = ("finetune", run(), "--data", data, "--epochs", "0", "--set", "val_fraction=0", "--quiet")
+    result = call(*ask, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "3 classes (1 of them new)" in result.stdout and "trt-build export" in result.stdout
+    made, start = (json.loads((folder / "model.json").read_text()) for folder in (tmp_path / "out", run()))
+    assert made["recipe"]["labels"] == ["blue", "crimson", "green"]
+    assert made["recipe"]["window_s"] == start["recipe"]["window_s"] and made["config"] == start["config"]
+    assert made["recipe"]["provenance"]["start"] == "run" and (run() / "model.json").read_bytes() == before
+    assert_one_line(call(*ask, "--out", tmp_path / "out"), "--resume")
+    assert_one_line(call(*ask, "--set", "epochs3=-1", "--out", tmp_path / "x"), "epochs3")
+    assert_one_line(call("finetune", scratch(), "--data", data, "--out", tmp_path / "x"), "gc-model train")
+
+
+@needs_torch
+@pytest.mark.slow
+def test_finetune_on_streams_says_how_the_carried_state_compares(tmp_path):
+    result = call(
+        "finetune", run(), "--data", colours(), "--epochs", "0", "--stream-epochs", "1", "--set", "val_fraction=0.3",
+        "--quiet", "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "% by carried state" in result.stdout and "% by windows" in result.stdout
+    assert json.loads((tmp_path / "out" / "model.json").read_text())["config"]["reset_after"] == 0
+
+
+@needs_torch
+def test_calibrate_says_what_it_set_and_asks_for_people_where_none_were_held_out(tmp_path):
+    trained = untrained(tmp_path / "run")
+    assert_one_line(call("calibrate", trained, "--data", colours()), "--subjects")
+    assert_one_line(call("calibrate", trained, "--data", colours(), "--subjects", "zoe"), "zoe", "a, b")
+    result = call("calibrate", trained, "--data", colours(), "--subjects", "a", "--unknown", colours())
+    assert result.exit_code == 0, result.output
+    assert "calibration error" in result.stdout and "of the unknown" in result.stdout
+    recipe = json.loads((trained / "model.json").read_text())["recipe"]
+    assert f"temperature {recipe['temperature']:.3f}" in result.stdout
+
+
+@needs_torch
+def test_evaluate_draws_the_confusion_matrix(tmp_path):
+    ask = ("evaluate", run(), "--data", colours(), "--subjects", "a", "--confusion")
+    result = call(*ask, tmp_path / "confusion.png")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert_one_line(call(*ask, tmp_path / "nowhere" / "confusion.png"), "nowhere")

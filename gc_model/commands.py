@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands of `gc-model` for a model that is already trained: finetune, calibrate; and options that commands share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trt_build.command import Json
+from trt_build.errors import DataError
+
+
+def finetune(
+    run: Annotated[Path, typer.Argument(help="Trained run to start from; it is not changed.")],
+    data: Annotated[Path, typer.Option(help="Folder class/clip, or a CSV; classes may be new.")],
+    out: Annotated[Path, typer.Option(help="Run directory to write.")],
+    subjects: Annotated[str, typer.Option(help="Only these people, separated by commas.")] = "",
+    epochs: Annotated[int, typer.Option(min=0, help="On windows.")] = 10,
+    stream_epochs: Annotated[
+        int, typer.Option(min=0, help="On streams, after which the state may be carried on (reset_after=0).")
+    ] = 0,
+    option: Annotated[
+        list[str] | None, typer.Option("--set", help="As for training; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the new read-out, the samples and their order.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Go on from a trained model with your own clips; the read-out is made anew for new classes."""
+    from gc_model.checkpoint import describe
+
+    config, recipe = describe(run)
+    values: dict[str, Any] = {
+        "data": data, "start": run, "subjects": names(subjects), "seed": seed, "window_s": recipe.window_s,
+        "preset": config.preset, "temporal": config.temporal, "fit": config.fit,
+        "epochs1": 0, "epochs2": epochs, "epochs3": stream_epochs,
+    }  # fmt: skip
+    options = training_options(values, option)
+    summary = run_training(options, out, resume, threads, quiet)
+    new = [label for label in summary["labels"] if label not in recipe.labels]
+    typer.echo(
+        f"fine-tuned on {summary['clips']} clips of {len(summary['labels'])} classes ({len(new)} of them new) in "
+        f"{summary['minutes']} min: {out}"
+    )
+    tell_rest(summary, options.window_s)
+    typer.echo(f"next: trt-build export {out} --out BUNDLE")
+
+
+def calibrate(
+    run: Annotated[Path, typer.Argument(help="Run directory; its description is rewritten.")],
+    data: Annotated[Path, typer.Option(help="Its training data, or other labelled clips with --subjects.")],
+    subjects: Annotated[str, typer.Option(help="People the run has not seen; default: held-out clips.")] = "",
+    unknown: Annotated[
+        Path | None, typer.Option(help="Clips of none of the classes, to set the threshold.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Set temperature and threshold of "unknown" from validation clips; the export carries them."""
+    from gc_model.confidence import calibrate_run
+
+    found = calibrate_run(run, data, subjects=names(subjects), unknown=unknown, progress=not as_json)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    for name, reason in found["left_out"].items():
+        typer.echo(f"left out {name}: {reason}", err=True)
+    typer.echo(
+        f"temperature {found['temperature']:.3f}, calibration error {100 * found['ece'][0]:.1f} % -> "
+        f"{100 * found['ece'][1]:.1f} % on {found['windows']} windows of {found['clips']} clips ({found['source']})"
+    )
+    refused = found.get("unknown_refused")
+    others = "" if refused is None else f", refuses {100 * refused:.1f} % of the unknown"
+    typer.echo(
+        f"unknown below {found['unknown_threshold']:.3f}: keeps {100 * found['known_kept']:.1f} % of the known{others}"
+    )
+
+
+def names(text: str) -> list[str] | None:
+    """`a,b` as a list; None for nothing."""
+    return [part.strip() for part in text.split(",") if part.strip()] or None
+
+
+def training_options(values: dict[str, Any], settings: list[str] | None) -> Any:
+    """TrainOptions of the command line, with every `--set name=value`. Raises DataError, naming the option."""
+    from pydantic import ValidationError
+
+    from gc_model.options import TrainOptions
+
+    for item in settings or []:
+        name, equals, value = item.partition("=")
+        if not equals or name not in TrainOptions.model_fields:
+            raise DataError(
+                f"--set {item}: give name=value with one of {', '.join(TrainOptions.model_fields)}"
+            )
+        try:
+            values[name] = json.loads(value) if value.startswith(("[", "{")) else value
+        except ValueError as error:
+            raise DataError(
+                f'--set {item}: not JSON ({error}); write lists as [1, 2] or ["a", "b"]'
+            ) from None
+    try:
+        return TrainOptions(**values)
+    except ValidationError as error:
+        first_error = error.errors()[0]
+        raise DataError(f"{'.'.join(map(str, first_error['loc']))}: {first_error['msg']}") from None
+
+
+def run_training(options: Any, out: Path, resume: bool, threads: int, quiet: bool) -> dict[str, Any]:
+    """Train, and end with exit code 130 and what to do next where it is interrupted."""
+    from gc_model.train import train
+
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+    try:
+        return train(options, out, resume=resume, progress=not quiet)
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted; the same command with --resume goes on with {out}", err=True)
+        raise typer.Exit(130) from None
+
+
+def tell_rest(summary: dict[str, Any], window_s: float) -> None:
+    """What a training says only where there is something to say."""
+    if found := summary["stream"]:
+        typer.echo(
+            f"{found['clips']} held-out clips in one stream: {100 * found['carried']:.1f} % by carried state, "
+            f"{100 * found['window']:.1f} % by windows"
+        )
+    if summary["short"]:
+        typer.echo(
+            f"{summary['short']} of these clips are shorter than the window of {window_s:g} s: on a robot such "
+            "an activity gives no result; a smaller --set window_s= covers it"
+        )
+    if left_out := summary["left_out"]:
+        typer.echo(f"left out {len(left_out)} clips that do not decode: {', '.join(left_out)}")
