@@ -197,7 +197,9 @@ class Environment:
             env.pop("PYTHONPATH", None)
         env["AMENT_PREFIX_PATH"] = os.pathsep.join(prefixes)
         # colcon derives the one from the other; plain CMake is told.
-        env["CMAKE_PREFIX_PATH"] = os.pathsep.join([*prefixes, *filter(None, [env.get("CMAKE_PREFIX_PATH", "")])])
+        env["CMAKE_PREFIX_PATH"] = os.pathsep.join(
+            [*prefixes, *filter(None, [env.get("CMAKE_PREFIX_PATH", "")])]
+        )
         env.pop("PYTHONHOME", None)
         return env
 

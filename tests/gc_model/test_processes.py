@@ -54,7 +54,7 @@ def test_every_clip_is_seen_by_some_process_in_every_epoch():
 def test_two_processes_train_one_run_and_resume_it(tmp_path):
     out = tmp_path / "run"
     program = tmp_path / "gc-model"  # Lightning starts the other process by this file again
-    program.write_text("from gc_model.cli import main\n\nif __name__ == \"__main__\":\n    main()\n")
+    program.write_text('from gc_model.cli import main\n\nif __name__ == "__main__":\n    main()\n')
     command = [sys.executable, program, "train", "--data", people(), "--out", out, "--preset", "tiny"]
     command += ["--epochs", "1,1", "--quiet", "--threads", "1"]
     for item in (

@@ -65,7 +65,9 @@ def test_a_failing_engine_publishes_nothing_and_deactivates_after_three_in_a_row
         send(peer, 20, pause_s=0.05)
         status = peer.wait_for_diagnostic("engine", "failed engine runs in a row, deactivated")
         assert status.level == ERROR
-        says = {"raise": "the device is gone", "nan": "not finite", "inf": "not finite"}.get(fault, "ZeroDivision")
+        says = {"raise": "the device is gone", "nan": "not finite", "inf": "not finite"}.get(
+            fault, "ZeroDivision"
+        )
         assert says in status.message
         assert peer.activities == [] and peer.state() == "inactive"
         faulty.engine.poison, faulty.engine.before_run = False, None
@@ -168,7 +170,9 @@ def test_a_topic_of_another_type_is_named(numbers: Path) -> None:
         peer.node.destroy_publisher(peer.camera)
         other = Peer(camera_type=CompressedImage)  # one participant cannot have a topic in two types
         try:
-            status = peer.wait_for_diagnostic("camera", "/image is published as sensor_msgs/msg/CompressedImage")
+            status = peer.wait_for_diagnostic(
+                "camera", "/image is published as sensor_msgs/msg/CompressedImage"
+            )
         finally:
             other.close()
         assert status.level == ERROR
