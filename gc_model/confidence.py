@@ -33,6 +33,7 @@ from trt_build.errors import DataError
 
 BINS = 15
 KEPT = 0.95  # share of known windows that pass the threshold where no unknown ones are given
+SURE = 0.5  # and that threshold at most: known windows alone do not tell how sure a network is of unknown ones
 
 
 def calibrate_run(
@@ -46,8 +47,8 @@ def calibrate_run(
     """Set the temperature and the threshold of `run` from validation clips; its export carries them on.
 
     Of `data` the clips are used that the run held out from training, or those of `subjects`. unknown: clips of none of
-    the classes; with them the threshold is where most windows of either kind are told apart, without them the one that
-    `KEPT` of the known windows pass. Raises DataError where no clip is left or none decodes.
+    the classes; with them the threshold is where most windows of either kind are told apart, without them one that
+    `KEPT` of the known windows or more pass, never above `SURE`. Raises DataError where no clip is left or none decodes.
     """
     model, recipe = checkpoint.load(run)
     clips, source = _validation(run, data, recipe, subjects)
@@ -116,7 +117,7 @@ def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
 def open_set_threshold(known: Tensor, unknown: Tensor | None) -> float:
     """Best probability from which a window counts as known; (n,) each. See `calibrate_run`."""
     if unknown is None:
-        return float(torch.quantile(known.double(), 1 - KEPT))
+        return min(SURE, float(torch.quantile(known.double(), 1 - KEPT)))
     scores = torch.cat([known, unknown]).double()
     target = torch.cat([torch.ones(len(known)), torch.zeros(len(unknown))]).long()
     false, true, thresholds = binary_roc(scores, target)

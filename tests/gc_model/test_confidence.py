@@ -46,6 +46,11 @@ def test_without_unknown_clips_the_threshold_keeps_95_of_100_known():
     assert open_set_threshold(known, None) == pytest.approx(0.05, abs=1e-3)
 
 
+def test_known_clips_alone_never_ask_for_more_than_an_even_chance():
+    # A small set is often fitted to certainty; a threshold of 0.9996 would call everything new unknown.
+    assert open_set_threshold(torch.full((100,), 0.9998), None) == 0.5
+
+
 def test_with_unknown_clips_the_threshold_parts_them():
     known, unknown = torch.linspace(0.6, 1, 50), torch.linspace(0.2, 0.5, 50)
     threshold = open_set_threshold(known, unknown)
