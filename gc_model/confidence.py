@@ -33,7 +33,7 @@ from trt_build.errors import DataError
 
 BINS = 15
 KEPT = 0.95  # share of known windows that pass the threshold where no unknown ones are given
-SURE = 0.5  # and that threshold at most: known windows alone do not tell how sure a network is of unknown ones
+SURE = 0.5  # and at most this: known windows alone do not tell how sure a network is of unknown ones
 
 
 def calibrate_run(
@@ -48,7 +48,8 @@ def calibrate_run(
 
     Of `data` the clips are used that the run held out from training, or those of `subjects`. unknown: clips of none of
     the classes; with them the threshold is where most windows of either kind are told apart, without them one that
-    `KEPT` of the known windows or more pass, never above `SURE`. Raises DataError where no clip is left or none decodes.
+    `KEPT` of the known windows or more pass, never above `SURE`. Raises DataError where no clip is left or none
+    decodes.
     """
     model, recipe = checkpoint.load(run)
     clips, source = _validation(run, data, recipe, subjects)
