@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The calibration pass between the stages: D and the min-max constants from training clips (MODEL.md 2).
+"""What is set from training clips and not trained: the scale of Z, and D and the min-max constants (MODEL.md 2).
 
 The paper takes D from an inverse covariance. Here L becomes the symmetric square root of the inverse of a
 shrunk covariance of the glimpse features v, so that D = L^T L exists and is well conditioned whatever the number
@@ -11,9 +11,44 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gc_model.model import GlimpseClouds
+from gc_model.network import Network
+
+
+@torch.no_grad()
+def standardise_trunk(model: Network, clips: Iterable[Tensor]) -> bool:
+    """Give every channel of Z mean 0 and deviation 1 over clips (B, T, 3, H, W); whether the trunk allows it.
+
+    Pooled over space, as glimpses see it. A trunk that ends in batch norm (EfficientNet's does) takes it up in that
+    norm's scale and shift: no operation is added, and the recurrent cells start on inputs of the size they are made
+    for. One that ends in an activation or a sum (ResNet's) is left as it is.
+    """
+    model.eval()
+    norms = [m for m in model.trunk.net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms or norms[-1].num_features != model.trunk.channels or not norms[-1].affine:
+        return False
+    last, first = norms[-1], None
+    pooled = []
+    for clip in clips:
+        Z, _ = model.features(clip)
+        pooled.append(Z.mean((-2, -1)).flatten(0, -2))
+        first = (clip, Z) if first is None else first
+    if first is None:
+        return False
+    values = torch.cat(pooled).double()
+    mean, deviation = values.mean(0), values.std(0, correction=0).clamp_min(1e-3)
+    before = last.weight.clone(), last.bias.clone()
+    last.weight.copy_(last.weight / deviation)
+    last.bias.copy_((last.bias - mean) / deviation)
+    clip, Z = first
+    wanted = (Z - mean[:, None, None].to(Z)) / deviation[:, None, None].to(Z)
+    if torch.allclose(model.features(clip)[0], wanted, rtol=1e-3, atol=1e-3):
+        return True
+    last.weight.copy_(before[0])  # something follows the norm
+    last.bias.copy_(before[1])
+    return False
 
 
 @torch.no_grad()

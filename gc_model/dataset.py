@@ -101,19 +101,25 @@ class TestClips(Dataset[Sample]):
 
 
 class FrozenFront(Dataset[Sample]):
-    """Samples of `base` with "maps", the frozen first stages' output, in place of "clip"; each computed once.
+    """Samples of `base` with what the frozen part of the trunk makes of "clip" in its place; each computed once.
 
-    views > 0: `base` is `TrainingClips`, and epoch e sees view e mod views of a clip; 0: `base` is `TestClips`.
-    Maps lie in `path` as float16, read through from there also the first time, so that a resumed run sees the
+    That is "maps", the penultimate stage's, or with `whole` the features "Z" and "c". views > 0: `base` is
+    `TrainingClips`, and epoch e sees view e mod views of a clip; 0: `base` is `TestClips`.
+    They lie in `path` as float16, read through from there also the first time, so that a resumed run sees the
     same numbers. Not for several loading processes: the network lives in this one.
     """
 
-    def __init__(self, base: TrainingClips | TestClips, model: Network, path: Path, views: int):
-        self.base, self.model, self.views = base, model, views
-        shape = self._maps(base[(0, 0) if views else 0]).shape  # type: ignore[index]
+    def __init__(
+        self, base: TrainingClips | TestClips, model: Network, path: Path, views: int, whole: bool = False
+    ):
+        self.base, self.model, self.views, self.whole = base, model, views, whole
         slots = (max(views, 1), len(base))
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._stored = _memmap(path, np.float16, (*slots, *shape))
+        first = self._front(base[(0, 0) if views else 0])  # type: ignore[index]
+        self._stored = {
+            name: _memmap(path.with_name(f"{path.name}.{name}"), np.float16, (*slots, *part.shape))
+            for name, part in first.items()
+        }
         self._done = _memmap(path.with_name(f"{path.name}.done"), np.uint8, slots)
 
     def __len__(self) -> int:
@@ -124,24 +130,30 @@ class FrozenFront(Dataset[Sample]):
         view = epoch % max(self.views, 1)
         if not self._done[view, i]:
             sample = self.base[(view, i) if self.views else i]  # type: ignore[index]
-            self._stored[view, i] = self._maps(sample)
-            self._stored.flush()
+            for name, part in self._front(sample).items():
+                self._stored[name][view, i] = part
+                self._stored[name].flush()
             self._done[view, i] = 1
         label = self.base.index.get(self.base.clips[i].label, -1)
         joints = self.base.joints((view, i)) if isinstance(self.base, TrainingClips) else {}
-        return {"maps": torch.from_numpy(self._stored[view, i].astype(np.float32)), "label": label} | joints
+        stored = {n: torch.from_numpy(s[view, i].astype(np.float32)) for n, s in self._stored.items()}
+        return stored | {"label": label} | joints
 
     @torch.no_grad()
-    def _maps(self, sample: Sample) -> np.ndarray:
+    def _front(self, sample: Sample) -> dict[str, np.ndarray]:
         clip = sample["clip"]
         training = self.model.training
         self.model.eval()
         try:
-            many = clip if clip.dim() == 5 else clip[None]
-            maps = self.model.maps(many.to(self.model.mean.device)).cpu().numpy().astype(np.float16)
+            many = (clip if clip.dim() == 5 else clip[None]).to(self.model.mean.device)
+            if self.whole:
+                found = dict(zip(("Z", "c"), self.model.features(many), strict=True))
+            else:
+                found = {"maps": self.model.maps(many)}
         finally:
             self.model.train(training)
-        return maps if clip.dim() == 5 else maps[0]
+        parts = {n: part.cpu().numpy().astype(np.float16) for n, part in found.items()}
+        return parts if clip.dim() == 5 else {n: part[0] for n, part in parts.items()}
 
 
 def _memmap(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap:

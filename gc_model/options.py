@@ -51,9 +51,10 @@ class TrainOptions(BaseModel):
     dropout: float = Field(default=0.3, ge=0, lt=1)  # before the classifier of stage 1
     pose_weight: float = Field(default=1.0, ge=0)
     glimpse_weight: float = Field(default=0.05, ge=0)
-    # The first resolutions of the trunk keep their weights. With 4 only the last stage trains, and what comes before
-    # it is computed once for each of `views` augmented views of a clip: a fifth of the time.
-    freeze_stages: int = Field(default=0, ge=0, le=4)
+    # The first resolutions of the trunk keep their weights. With 4 only the last stage trains, with 5 the head alone;
+    # what is frozen is computed once for each of `views` augmented views of a clip, which saves most of the time.
+    freeze_stages: int = Field(default=0, ge=0, le=5)
+    standardise: bool = True  # the channels of Z over the training clips, where a pretrained trunk allows it
     views: int = Field(default=8, ge=1)
     trunk_statistics: Literal["auto", "train", "frozen"] = "auto"  # of batch norm in stage 1
     flip: bool = True
@@ -73,6 +74,11 @@ class TrainOptions(BaseModel):
         names = ("model", "attention", "metric_init", "metric_trainable", "encoding", "global_head")
         asked = {n: getattr(self, n) for n in names} | {"G": self.glimpses, "C": self.workers}
         return {k: v for k, v in asked.items() if v is not None}
+
+    @property
+    def has_joints(self) -> bool:
+        """Whether L_P and L_G have something to compare with."""
+        return self.layout == "ntu"
 
     @property
     def loss_weights(self) -> tuple[float, float]:

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """`gc-model train`: stage 1, calibration of D, stage 2, streams, and a run directory that can be resumed at any point.
 
-    RUN/options.json       what was asked for; clips.json: the clips it meant
-    RUN/cache/             decoded frames
-    RUN/stage1.safetensors after the trunk alone; calibrated.safetensors after D; each is skipped when there
-    RUN/stage1/ stage2/    checkpoints after the last and the best epoch, and logs; stage3/ of the streams
-    RUN/model.*            the result
-
-Every file appears under its name when it is whole.
+RUN/options.json       what was asked for; clips.json: the clips it meant
+RUN/cache/             decoded frames
+RUN/standardised.safetensors a pretrained trunk whose Z has mean 0 and deviation 1 over the training clips
+RUN/stage1.safetensors after the trunk alone; calibrated.safetensors after D; each is skipped when there
+RUN/stage1/ stage2/    checkpoints after the last and the best epoch, and logs; stage3/ of the streams
+RUN/model.*            the result
 """
 
 from __future__ import annotations
@@ -15,51 +14,42 @@ from __future__ import annotations
 from gc_model import torchvision_guard  # noqa: F401 - before lightning
 
 # isort: split
-import copy
 import json
 import logging
 import os
 import platform
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from torch.utils.data import DataLoader
 
 from gc_model import checkpoint
-from gc_model.augment import Augment
-from gc_model.calibrate import calibrate_metric
+from gc_model.calibrate import calibrate_metric, standardise_trunk
 from gc_model.clips import Clip, FrameCache, labels_of, split_validation
-from gc_model.dataset import EpochSampler, FrozenFront, TestClips, TrainingClips
 from gc_model.finetune import go_on_from
 from gc_model.layouts import index
 from gc_model.lightning_io import SafetensorsIO
+from gc_model.loaders import LAST_STAGE_ONLY, Loaders
 from gc_model.model import GlimpseClouds
 from gc_model.network import Network
 from gc_model.options import TrainOptions
 from gc_model.presets import Config, preset
 from gc_model.pretrained import imagenet_file, load_imagenet
 from gc_model.processes import rank, tell_prepared, wait_prepared
-from gc_model.streaming import HeldOutStreams, StreamClips, StreamStage, check_streams, stream_accuracy
+from gc_model.run_directory import check_run, load_front, load_part, save_part, start_run
+from gc_model.streaming import StreamStage, check_streams, stream_accuracy
 from gc_model.training import CloudStage, Keep, Stage, TrunkStage
 from gc_model.variants import build
 from trt_build.bundle import Preprocess
 from trt_build.errors import DataError
 from trt_build.heap import keep_freed_memory
-
-CALIBRATION_CLIPS = 256
-LAST_STAGE_ONLY = 4  # this many frozen stages leave only the one behind the context map to train
 
 
 def train(
@@ -81,7 +71,7 @@ def train(
     several = options.devices * options.nodes > 1
     first = not several or rank(options.devices) == 0
     if first:
-        _check_run(options, out, resume)
+        check_run(options, out, resume)
     _calm_lightning()
     torch.manual_seed(options.seed)
     clips = index(
@@ -108,26 +98,31 @@ def train(
         go_on_from(model, labels, options.start)
     # Only now: a run that could not start must not occupy its directory.
     if first:
-        _start_run(options, out, training, validation)
+        start_run(options, out, training, validation)
         if several:
             tell_prepared(out, {"failed": failed})
     if config.model == "c3d":  # has no resolutions to freeze
         options = options.model_copy(update={"freeze_stages": 0})
     pretrained = weights is not None or options.start is not None
     frozen = {"auto": pretrained, "frozen": True, "train": False}[options.trunk_statistics]
-    data = _Data(options, model, labels, cache, training, validation)
+    data = Loaders(options, model, labels, cache, training, validation)
+    if weights and options.standardise and not load_part(model, out / "standardised.safetensors"):
+        standardise_trunk(model, data.calibration())
+        if first:
+            save_part(model, out / "standardised.safetensors")
+    data.freeze_front()  # before any stage trains: a resumed run finds what it computed
 
-    if not _load_part(model, out / "stage1.safetensors"):
+    if not load_part(model, out / "stage1.safetensors"):
         if first_stage is not None and first_stage.is_file():
-            _load_front(model, first_stage)
-        elif options.epochs1:
+            load_front(model, first_stage)
+        elif options.epochs1 and not _nothing_before_the_head(options, model):
             _fit(TrunkStage(model, options, frozen), data, out / "stage1", options, progress)
         if first and first_stage is not None and not first_stage.is_file():
             first_stage.parent.mkdir(parents=True, exist_ok=True)
-            _save_part(model, first_stage)
+            save_part(model, first_stage)
         if first:
-            _save_part(model, out / "stage1.safetensors")
-    if not _load_part(model, out / "calibrated.safetensors"):
+            save_part(model, out / "stage1.safetensors")
+    if not load_part(model, out / "calibrated.safetensors"):
         # A run that is gone on from has its D, unless the trunk before it changed.
         fits = isinstance(model, GlimpseClouds) and config.model == "clouds"
         if fits and (options.start is None or options.epochs1):
@@ -136,7 +131,7 @@ def train(
             if first:
                 (out / "calibration.json").write_text(json.dumps(found))
         if first:
-            _save_part(model, out / "calibrated.safetensors")
+            save_part(model, out / "calibrated.safetensors")
     if options.epochs2:
         _fit(CloudStage(model, options), data, out / "stage2", options, progress)
     carried = None
@@ -170,6 +165,12 @@ def train(
     return summary
 
 
+def _nothing_before_the_head(options: TrainOptions, model: Network) -> bool:
+    """Whether stage 1 would train nothing but the classifier that is thrown away after it."""
+    poses = options.layout == "ntu" and options.loss_weights[0] > 0
+    return options.freeze_stages > LAST_STAGE_ONLY and not poses and model.global_head is None
+
+
 def _shorter_than_a_window(clips: Sequence[Clip], cache: FrameCache, window_s: float, T: int) -> int:
     """How many clips the robot would never have a result of: T frames at T / window_s Hz span more than they do."""
     return sum(cache.read(c).times[-1] < window_s * (T - 1) / T - 1e-3 for c in clips)
@@ -190,78 +191,7 @@ def _config(options: TrainOptions, classes: int) -> Config:
     return replace(config, reset_after=0)
 
 
-class _Data:
-    """The loaders of one run."""
-
-    def __init__(
-        self,
-        options: TrainOptions,
-        model: Network,
-        labels: Sequence[str],
-        cache: FrameCache,
-        training: Sequence[Clip],
-        validation: Sequence[Clip],
-    ):
-        self.options = options
-        config = model.config
-        size, resize = config.size, config.resize
-        augment = (
-            Augment(scale=options.scale, flip=options.flip)
-            if options.augment
-            else Augment.paper(size, resize)
-        )
-        self.plain = TrainingClips(training, labels, cache, config, options.window_s, augment, options.seed)
-        self.samples: TrainingClips | FrozenFront | StreamClips = self.plain
-        self.fixed = TestClips(training, labels, cache, config, sub_sequences=1)
-        self.held_out: TestClips | FrozenFront | HeldOutStreams | None = (
-            TestClips(validation, labels, cache, config) if validation else None
-        )
-        self.middles = TestClips(validation, labels, cache, config, sub_sequences=1)
-        if options.freeze_stages == LAST_STAGE_ONLY:
-            number = rank(options.devices)
-            mine = f".{number}" if number else ""  # processes do not write into each other's file
-            self.samples = FrozenFront(self.plain, model, cache.folder / f"maps.train{mine}", options.views)
-            if isinstance(self.held_out, TestClips):
-                self.held_out = FrozenFront(self.held_out, model, cache.folder / f"maps.val{mine}", 0)
-
-    def streams(self) -> _Data:
-        """The same clips one after the other."""
-        other = copy.copy(self)
-        other.samples = StreamClips(self.plain, self.options.stream_chunks)
-        other.held_out = HeldOutStreams(self.middles, self.options.seed) if len(self.middles) else None
-        return other
-
-    def continuous(self) -> Iterator[tuple[Tensor, int]]:
-        """The held-out clips (T, 3, S, S) in a drawn order that is always the same, with their labels."""
-        for i in np.random.default_rng(self.options.seed).permutation(len(self.middles)):
-            sample = self.middles[int(i)]
-            yield sample["clip"][0], sample["label"]
-
-    def train(self, world: int = 1, rank: int = 0) -> DataLoader:
-        sampler = EpochSampler(len(self.samples), self.options.seed, rank, world)
-        return DataLoader(
-            self.samples,
-            self.options.batch,
-            sampler=sampler,
-            num_workers=0 if isinstance(self.samples, FrozenFront) else self.options.loaders,
-            pin_memory=_cuda(),
-        )
-
-    def validation(self) -> DataLoader | None:
-        return DataLoader(self.held_out, max(1, self.options.batch // 4)) if self.held_out else None
-
-    def shown(self) -> Tensor:
-        """One clip (T, 3, S, S) for pictures, a held-out one where there are any."""
-        clip: Tensor = (self.middles if len(self.middles) else self.fixed)[0]["clip"][0]
-        return clip
-
-    def calibration(self) -> Iterator[Tensor]:
-        chosen = range(0, len(self.fixed), max(1, len(self.fixed) // CALIBRATION_CLIPS))
-        for i in chosen:
-            yield self.fixed[i]["clip"]
-
-
-def _fit(stage: Stage, data: _Data, folder: Path, options: TrainOptions, progress: bool) -> None:
+def _fit(stage: Stage, data: Loaders, folder: Path, options: TrainOptions, progress: bool) -> None:
     """Run one stage to its end, from its last checkpoint where there is one; the best weights stay in its model."""
     validation = data.validation()
     stage.shown = data.shown()
@@ -313,79 +243,6 @@ def _split(
         reasons = [failed[c.name] for c in clips if c.label == without[0]]
         raise DataError(f'class "{without[0]}" has no clip that decodes; add one ({"; ".join(reasons[:1])})')
     return training, validation
-
-
-def _check_run(options: TrainOptions, out: Path, resume: bool) -> None:
-    """Whether `out` may be written to: new without `resume`, started with the same options with it."""
-    path = out / "options.json"
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out} is a file: choose another --out")
-    if path.is_file():
-        if not resume:
-            raise DataError(f"{out} already holds a run: continue it with --resume, or choose another --out")
-        try:
-            before = TrainOptions.model_validate_json(path.read_text())
-        except ValueError as error:
-            raise DataError(f"{path} is damaged ({error}): restore it, or choose another --out") from None
-        changed = [k for k, v in before if v != getattr(options, k)]
-        if changed:
-            raise DataError(
-                f"{out} was started with other options ({', '.join(changed)}): resume with the same"
-            )
-        return
-    if resume:
-        raise DataError(f"{out} holds no run to resume: leave --resume away to start one")
-
-
-def _start_run(
-    options: TrainOptions, out: Path, training: Sequence[Clip], validation: Sequence[Clip]
-) -> None:
-    """Write down what the run is; for a resumed one, check that the clips are the same."""
-    path = out / "clips.json"
-    names = {"training": [c.name for c in training], "validation": [c.name for c in validation]}
-    if path.is_file():
-        before = json.loads(path.read_text())
-        if before != names:
-            found, known = ({n for part in of.values() for n in part} for of in (names, before))
-            which = next(iter(sorted(found ^ known)), "another split")
-            raise DataError(
-                f"the clips changed since {out} was started ({which}): restore them, or start anew"
-            )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        _write(path, json.dumps(names, indent=1))
-        _write(out / "options.json", options.model_dump_json(indent=1))
-    except OSError as error:
-        raise DataError(f"{out} cannot be written ({error.strerror}): choose another --out") from None
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text)
-    os.replace(part, path)
-
-
-def _save_part(model: Network, path: Path) -> None:
-    part = path.with_suffix(".part")
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, part)
-    os.replace(part, path)
-
-
-def _load_front(model: Network, path: Path) -> None:
-    """What stage 1 trains, from another run's."""
-    kept = ("trunk.", "pose.", "global_head.")
-    values = {k: v for k, v in load_file(path).items() if k.startswith(kept)}
-    model.load_state_dict({k: v for k, v in values.items() if k in model.state_dict()}, strict=False)
-
-
-def _load_part(model: Network, path: Path) -> bool:
-    if not path.is_file():
-        return False
-    try:
-        model.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError) as error:
-        raise DataError(f"{path} is damaged ({error}): delete it to do this stage again") from None
-    return True
 
 
 def _cuda() -> bool:

@@ -41,7 +41,10 @@ class Stage(pl.LightningModule):
         raise NotImplementedError
 
     def features(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """From clips, or from the maps of frozen first stages; sub-sequences of a clip count as batch."""
+        """From clips, or from what a frozen front made of them; sub-sequences of a clip count as batch."""
+        if "Z" in batch:
+            Z, c = (batch[name].to(self.model.mean.dtype) for name in ("Z", "c"))
+            return Z.flatten(0, -5), c.flatten(0, -3)
         name = "maps" if "maps" in batch else "clip"
         x = batch[name]
         x = x.flatten(0, -5) if x.dim() > 5 else x

@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
 
-from gc_model.calibrate import _distances, _glimpses, calibrate_metric, shrunk_covariance  # noqa: E402
+from gc_model.calibrate import _distances, _glimpses, calibrate_metric, shrunk_covariance, standardise_trunk  # noqa: E402
 from tests.gc_model.nets import build, noise  # noqa: E402
 
 
@@ -71,3 +71,27 @@ def test_calibration_is_deterministic_and_moves_nothing_else():
     changed = {k for k, v in one.state_dict().items() if not torch.equal(v, before.state_dict()[k])}
     assert changed == {f"assignment.metric.{k}" for k in ("L.weight", "phi_min", "phi_max")}
     assert all(torch.equal(v, other.state_dict()[k]) for k, v in one.state_dict().items())
+
+
+def test_a_trunk_that_ends_in_batch_norm_gives_standardised_channels_and_the_same_pictures():
+    model = build("edge", size=64, resize=72).double().eval()
+    batches = [noise(2, 8, 64, seed=i) for i in range(3)]
+    with torch.no_grad():
+        before = torch.cat([model.features(clip)[0] for clip in batches])
+        names = set(model.state_dict())
+        assert standardise_trunk(model, batches)
+        after = torch.cat([model.features(clip)[0] for clip in batches])
+    pooled, old = after.mean((-2, -1)).flatten(0, 1), before.mean((-2, -1)).flatten(0, 1)
+    seen = old.std(0) > 2e-3  # a channel that never moves keeps its size
+    assert torch.allclose(pooled.mean(0), torch.zeros(()).double(), atol=1e-6)
+    assert torch.allclose(pooled.std(0, correction=0)[seen], torch.ones(()).double(), atol=1e-6)
+    assert set(model.state_dict()) == names  # nothing was added that the robot would have to compute
+    mean, deviation = old.mean(0)[:, None, None], old.std(0, correction=0).clamp_min(1e-3)[:, None, None]
+    assert torch.allclose(after, (before - mean) / deviation, atol=1e-8)
+
+
+def test_a_trunk_that_ends_in_a_sum_and_an_activation_is_left_as_it_is():
+    model = build()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    assert not standardise_trunk(model, clips(2))
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())

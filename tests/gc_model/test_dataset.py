@@ -107,11 +107,12 @@ def front(tmp_path):
     from tests.gc_model.nets import build
 
     model = build(dtype=torch.float32, classes=3)
-    return lambda views=2: dataset.FrozenFront(
+    return lambda views=2, whole=False: dataset.FrozenFront(
         training() if views else dataset.TestClips(index_clips(colours()), list(COLOURS), cache(), TINY),
         model,
-        tmp_path / ("maps.train" if views else "maps.val"),
+        tmp_path / ("front" if views else "front.val"),
         views,
+        whole,
     )
 
 
@@ -123,8 +124,19 @@ def test_maps_of_frozen_stages_are_those_of_the_clip_and_each_is_computed_once(f
     assert torch.allclose(samples[1, 4]["maps"], maps, rtol=2e-3, atol=2e-3)  # float16 on disk
     assert samples[1, 4]["label"] == clip["label"]
     first = samples[1, 4]["maps"]
-    monkeypatch.setattr(dataset.FrozenFront, "_maps", None)
+    monkeypatch.setattr(dataset.FrozenFront, "_front", None)
     assert torch.equal(samples[1, 4]["maps"], first) and torch.equal(samples[3, 4]["maps"], first)
+
+
+def test_features_of_a_frozen_trunk_are_those_of_the_clip_in_training_and_in_validation(front, monkeypatch):
+    samples, held_out = front(whole=True), front(views=0, whole=True)
+    with torch.no_grad():
+        Z, c = samples.model.features(training()[1, 4]["clip"][None])
+    for _ in range(2):  # computed, and read again
+        assert torch.allclose(samples[1, 4]["Z"], Z[0], rtol=2e-3, atol=2e-3)
+        assert torch.allclose(samples[1, 4]["c"], c[0], rtol=2e-3, atol=2e-3)
+        assert held_out[3]["Z"].shape == (5, *Z.shape[1:]) and held_out[3]["c"].shape == (5, *c.shape[1:])
+        monkeypatch.setattr(dataset.FrozenFront, "_front", None)
 
 
 def test_views_take_turns_with_the_epochs(front):
@@ -138,7 +150,7 @@ def test_maps_survive_the_process_and_do_not_mix_with_those_of_validation(front,
     ours, theirs = front()[0, 3]["maps"], front(views=0)[3]["maps"]
     assert ours.shape[0] == 8 and theirs.shape[:2] == (5, 8)
     again, held_out = front(), front(views=0)
-    monkeypatch.setattr(dataset.FrozenFront, "_maps", None)
+    monkeypatch.setattr(dataset.FrozenFront, "_front", None)
     assert torch.equal(again[0, 3]["maps"], ours) and torch.equal(held_out[3]["maps"], theirs)
 
 

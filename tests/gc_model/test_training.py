@@ -17,13 +17,14 @@ train_module = pytest.importorskip("gc_model.train", reason="pip install -e '.[t
 
 from safetensors.torch import load_file  # noqa: E402
 
-from gc_model import checkpoint, training  # noqa: E402
-from gc_model.clips import index_clips, split_validation  # noqa: E402
+from gc_model import checkpoint, loaders, training  # noqa: E402
+from gc_model.clips import FrameCache, index_clips, labels_of, split_validation  # noqa: E402
 from gc_model.model import GlimpseClouds  # noqa: E402
 from gc_model.options import TrainOptions  # noqa: E402
 from gc_model.presets import preset  # noqa: E402
 from tests.gc_model.nets import noise  # noqa: E402
 from tests.gc_model.runs import COLOURS, coloured_clips, people, scratch, undecodable  # noqa: E402
+from trt_build.bundle import Preprocess  # noqa: E402
 from trt_build.errors import DataError  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -174,7 +175,7 @@ def test_a_run_killed_twice_in_one_stage_ends_with_the_same_bits(tmp_path, monke
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("function", ["calibrate_metric", "_save_part"])
+@pytest.mark.parametrize("function", ["calibrate_metric", "save_part"])
 def test_a_run_killed_between_the_stages_ends_with_the_same_bits(tmp_path, monkeypatch, function):
     monkeypatch.setattr(train_module, function, lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -352,9 +353,9 @@ def small_model(name: str = "tiny") -> GlimpseClouds:
 def after_one_epoch(stage: training.Stage, folder: Path) -> tuple[dict, dict]:
     """The state before and after one epoch of a stage on the people."""
     settings = options(val_fraction=0.0)
-    cache_ = train_module.FrameCache(decoded(), train_module.Preprocess(size=64, resize=72))
+    cache_ = FrameCache(decoded(), Preprocess(size=64, resize=72))
     clips = index_clips(people())
-    data = train_module._Data(settings, stage.model, train_module.labels_of(clips), cache_, clips, [])
+    data = loaders.Loaders(settings, stage.model, labels_of(clips), cache_, clips, [])
     before = {k: v.clone() for k, v in stage.model.state_dict().items()}
     train_module._fit(stage, data, folder, settings, progress=False)
     return before, stage.model.state_dict()
@@ -390,7 +391,7 @@ def test_stage_1_trains_the_trunk_alone(tmp_path, frozen):
 
 
 @pytest.mark.parametrize("name", ["tiny", "edge"])
-@pytest.mark.parametrize("stages", range(5))
+@pytest.mark.parametrize("stages", range(6))
 def test_freeze_stages_freezes_the_stem_and_exactly_those_resolutions(name, stages):
     model = small_model(name)
     training.freeze_stages(model, stages)
@@ -399,7 +400,7 @@ def test_freeze_stages_freezes_the_stem_and_exactly_those_resolutions(name, stag
         "tiny": ["conv1", "bn1", "layer1", "layer2", "layer3", "layer4"],
         "edge": ["conv_stem", "bn1", *[f"blocks.{i}" for i in range(7)]],
     }[name]
-    end = {"tiny": [0, 2, 3, 4, 5], "edge": [0, 3, 4, 5, 7]}[name][stages]
+    end = {"tiny": [0, 2, 3, 4, 5, 6], "edge": [0, 3, 4, 5, 7, 9]}[name][stages]
     expected = {
         n for n, _ in model.trunk.net.named_parameters() if n.startswith(tuple(f"{o}." for o in order[:end]))
     }
@@ -454,6 +455,37 @@ def test_training_on_maps_of_frozen_stages_is_resumed_with_the_same_bits(tmp_pat
     after = load_file(tmp_path / "run" / "model.safetensors")
     moved = {k for k in changed(before, after) if k.startswith("trunk.") and not k.endswith(STATISTICS)}
     assert moved and all(k.startswith("trunk.net.layer4.") for k in moved)
+
+
+@pytest.mark.slow
+def test_training_the_head_alone_is_resumed_with_the_same_bits_and_leaves_the_trunk(tmp_path, monkeypatch):
+    settings = {"freeze_stages": 5, "views": 2, "epochs1": 3, "epochs2": 3}
+    kill_at(monkeypatch, training.CloudStage, 7)
+    with pytest.raises(Killed):
+        train(tmp_path / "run", **settings)
+    monkeypatch.undo()
+    train(tmp_path / "run", resume=True, **settings)
+    assert_same_weights(tmp_path / "run", uninterrupted(**settings))
+    moved = changed(small_model().state_dict(), load_file(tmp_path / "run" / "model.safetensors"))
+    assert moved and not [k for k in moved if k.startswith("trunk.")]
+    assert not (tmp_path / "run" / "stage1").exists()  # nothing to train there
+
+
+def test_runs_that_share_a_cache_share_frozen_features_only_where_they_are_the_same():
+    model, clips = small_model(), index_clips(people())
+    squares = Preprocess(size=model.config.size, resize=model.config.resize, fit="stretch")
+
+    def key(**changes) -> str:
+        asked = options(freeze_stages=5, **changes)
+        part = split_validation(clips, asked.val_fraction)
+        frames = FrameCache(decoded(), squares)
+        return loaders.Loaders(asked, model, labels_of(clips), frames, *part).front_key(True)
+
+    assert key() == key(epochs2=7, head_lr_factor=2.0)
+    assert (
+        len({key(), key(seed=1), key(window_s=2.0), key(flip=False), key(val_fraction=0.4), key(views=3)})
+        == 6
+    )
 
 
 def test_the_split_that_training_uses_leaves_no_clip_out():

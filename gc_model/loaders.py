@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training run reads: its clips, or what a frozen front made of them, one after the other or by themselves."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from gc_model.augment import Augment
+from gc_model.clips import Clip, FrameCache
+from gc_model.dataset import EpochSampler, FrozenFront, TestClips, TrainingClips
+from gc_model.network import Network
+from gc_model.options import TrainOptions
+from gc_model.processes import rank
+from gc_model.streaming import HeldOutStreams, StreamClips
+
+CALIBRATION_CLIPS = 256
+LAST_STAGE_ONLY = 4  # this many frozen stages leave only the one behind the context map to train; more, none
+
+
+class Loaders:
+    """The clips of one run as training samples, held-out samples, and what the passes between the stages see."""
+
+    def __init__(
+        self,
+        options: TrainOptions,
+        model: Network,
+        labels: Sequence[str],
+        cache: FrameCache,
+        training: Sequence[Clip],
+        validation: Sequence[Clip],
+    ):
+        self.options = options
+        config = model.config
+        size, resize = config.size, config.resize
+        augment = (
+            Augment(scale=options.scale, flip=options.flip)
+            if options.augment
+            else Augment.paper(size, resize)
+        )
+        self.plain = TrainingClips(training, labels, cache, config, options.window_s, augment, options.seed)
+        self.samples: TrainingClips | FrozenFront | StreamClips = self.plain
+        self.fixed = TestClips(training, labels, cache, config, sub_sequences=1)
+        self.held_out: TestClips | FrozenFront | HeldOutStreams | None = (
+            TestClips(validation, labels, cache, config) if validation else None
+        )
+        self.middles = TestClips(validation, labels, cache, config, sub_sequences=1)
+        self.cache, self.model = cache, model
+
+    def freeze_front(self) -> None:
+        """From here on samples are what the frozen part of the trunk makes of them, where the options freeze one."""
+        options = self.options
+        if options.freeze_stages < LAST_STAGE_ONLY:
+            return
+        whole = options.freeze_stages > LAST_STAGE_ONLY
+        path = self.cache.folder / f"front.{self.front_key(whole)}"
+        number = rank(options.devices)  # processes do not write into each other's file
+        path = path.with_name(f"{path.name}.{number}") if number else path
+        self.samples = FrozenFront(self.plain, self.model, path, options.views, whole)
+        if isinstance(self.held_out, TestClips):
+            held_out = path.with_name(f"{path.name}.val")
+            self.held_out = FrozenFront(self.held_out, self.model, held_out, 0, whole)
+
+    def front_key(self, whole: bool) -> str:
+        """Of everything that frozen features depend on: runs that share a cache must not share these by mistake."""
+        digest = hashlib.sha256()
+        o, plain = self.options, self.plain
+        names = [c.name for c in plain.clips], [c.name for c in self.middles.clips]
+        digest.update(json.dumps([names, o.window_s, o.seed, o.views, whole, asdict(plain.augment)]).encode())
+        for name, value in self.model.trunk.state_dict().items():
+            digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def streams(self) -> Loaders:
+        """The same clips one after the other."""
+        other = copy.copy(self)
+        other.samples = StreamClips(self.plain, self.options.stream_chunks)
+        other.held_out = HeldOutStreams(self.middles, self.options.seed) if len(self.middles) else None
+        return other
+
+    def continuous(self) -> Iterator[tuple[Tensor, int]]:
+        """The held-out clips (T, 3, S, S) in a drawn order that is always the same, with their labels."""
+        for i in np.random.default_rng(self.options.seed).permutation(len(self.middles)):
+            sample = self.middles[int(i)]
+            yield sample["clip"][0], sample["label"]
+
+    def train(self, world: int = 1, rank: int = 0) -> DataLoader:
+        sampler = EpochSampler(len(self.samples), self.options.seed, rank, world)
+        return DataLoader(
+            self.samples,
+            self.options.batch,
+            sampler=sampler,
+            num_workers=0 if isinstance(self.samples, FrozenFront) else self.options.loaders,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def validation(self) -> DataLoader | None:
+        return DataLoader(self.held_out, max(1, self.options.batch // 4)) if self.held_out else None
+
+    def shown(self) -> Tensor:
+        """One clip (T, 3, S, S) for pictures, a held-out one where there are any."""
+        clip: Tensor = (self.middles if len(self.middles) else self.fixed)[0]["clip"][0]
+        return clip
+
+    def calibration(self) -> Iterator[Tensor]:
+        chosen = range(0, len(self.fixed), max(1, len(self.fixed) // CALIBRATION_CLIPS))
+        for i in chosen:
+            yield self.fixed[i]["clip"]
