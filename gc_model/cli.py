@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gc_model.commands import calibrate, finetune, names, run_training, tell_rest, training_options
+from gc_model.commands import calibrate, finetune, glimpses, names, run_training, tell_rest, training_options
 from gc_model.presets import PRESETS, preset
 from gc_model.synth.cli import synth
 from trt_build.command import Json, command_line
@@ -19,6 +19,7 @@ app = command_line(__doc__)
 app.command()(synth)
 app.command(epilog="Example: gc-model finetune run --data clips --out mine")(finetune)
 app.command(epilog="Example: gc-model calibrate run --data clips")(calibrate)
+app.command(epilog="Example: gc-model glimpses run --data clips --out glimpses.png")(glimpses)
 
 People = Annotated[str, typer.Option(help="Only these people, separated by commas.")]
 Layout = Annotated[str, typer.Option(help="clips (one's own), ntu or nucla.")]
@@ -127,7 +128,8 @@ def evaluate(
         typer.echo(f"no result for {name}: {reason}", err=True)
     typer.echo(
         f"accuracy {100 * result['accuracy']:.1f} % of {result['clips']} clips, "
-        f"mean over classes {100 * result['balanced_accuracy']:.1f} % ({protocol})"
+        + (f"{100 * result['class_accuracy']:.1f} % by classes, " if groups else "")
+        + f"mean over classes {100 * result['balanced_accuracy']:.1f} % ({protocol})"
     )
 
 

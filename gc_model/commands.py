@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands of `gc-model` for a model that is already trained: finetune, calibrate; and options that commands share."""
+"""Commands of `gc-model` for a trained model (finetune, calibrate, glimpses), and options that commands share."""
 
 from __future__ import annotations
 
@@ -77,6 +77,42 @@ def calibrate(
     typer.echo(
         f"unknown below {found['unknown_threshold']:.3f}: keeps {100 * found['known_kept']:.1f} % of the known{others}"
     )
+
+
+def glimpses(
+    run: Annotated[Path, typer.Argument(help="Trained run.")],
+    data: Annotated[Path, typer.Option(help="Clips to look at, or a data set.")],
+    out: Annotated[Path, typer.Option(help="PNG: frames of some clips with the glimpses in their colours.")],
+    layout: Annotated[str, typer.Option(help="clips (one's own), ntu or nucla.")] = "clips",
+    split: Annotated[str, typer.Option(help="As --protocol of training; the test part is looked at.")] = "",
+    subjects: Annotated[str, typer.Option(help="Only these people, separated by commas.")] = "",
+    rows: Annotated[int, typer.Option(min=1, max=50, help="Clips in the picture.")] = 4,
+    as_json: Json = False,
+) -> None:
+    """Figure 3 of the paper, and how near glimpses are to people's joints where the data has joints."""
+    import cv2
+
+    from gc_model.glimpses import look
+
+    if not out.parent.is_dir() or out.suffix != ".png":
+        raise DataError(f"{out}: give the name of a .png in a folder that exists")
+    found, picture = look(
+        run, data, layout=layout, split=split, subjects=names(subjects), rows=rows, progress=not as_json
+    )
+    if not cv2.imwrite(str(out), picture[..., ::-1]):
+        raise DataError(f"{out}: cannot be written; choose another --out")
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    for name, reason in found["left_out"].items():
+        typer.echo(f"left out {name}: {reason}", err=True)
+    if "glimpses" in found:
+        near, middle, anywhere = (100 * found[name] for name in ("glimpses", "middle", "anywhere"))
+        typer.echo(
+            f"a glimpse is {near:.1f} % of the input's side from the nearest joint; the middle of the frame "
+            f"{middle:.1f} %, a random place {anywhere:.1f} % ({found['clips']} clips)"
+        )
+    typer.echo(f"{out}: {rows} clips, glimpse 1 red, 2 green, 3 blue, 4 yellow")
 
 
 def names(text: str) -> list[str] | None:

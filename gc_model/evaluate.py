@@ -162,6 +162,7 @@ def report(
 ) -> dict[str, Any]:
     """Accuracy, mean of the per-class recalls, recall per class, and the confusion matrix.
 
+    With groups these are of the groups, and "class_accuracy" is that of the classes themselves.
     Rows of the confusion are the true classes, columns the predicted ones; the last column counts clips without
     a result. groups: coarser classes as name -> labels; their scores are the sums of their members'. Raises
     DataError where groups do not partition the labels.
@@ -175,8 +176,10 @@ def report(
     right, total = np.diag(confusion), confusion.sum(1)
     recall = {name: float(right[i] / total[i]) for i, name in enumerate(names) if total[i]}
     columns = [*names, NONE]
+    of_classes = [j.scores is not None and labels[int(np.argmax(j.scores))] == j.clip.label for j in judged]
     return {
         "clips": int(total.sum()),
+        "class_accuracy": sum(of_classes) / max(len(judged), 1),
         "accuracy": float(right.sum() / max(total.sum(), 1)),
         "balanced_accuracy": float(np.mean(list(recall.values()))) if recall else 0.0,
         "per_class": recall,

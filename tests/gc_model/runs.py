@@ -69,6 +69,18 @@ def people() -> Path:
     return scratch() / "people"
 
 
+@cache
+def ntu_people() -> Path:
+    """NTU layout: two activities by performers 1 and 2 (training) and 3 (test), cameras 1 and 2."""
+    from gc_model.synth import synthesize
+
+    synthesize(
+        scratch() / "ntu", "ntu", classes=["jump", "bow"], subjects=3, clips_per_class=6, cameras=2, size=(64, 64),
+        clutter=0, occlusion=0, noise=0, workers=1, progress=False,
+    )  # fmt: skip
+    return scratch() / "ntu"
+
+
 def undecodable(path: Path) -> Path:
     """A file that has the name of a video and holds none."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -76,6 +76,7 @@ def test_groups_sum_their_members_scores():
     assert list(result["predictions"].values()) == ["cold", "warm", "cold", NONE]
     assert result["confusion"] == [[1, 1, 0], [0, 1, 1]] and result["labels"] == ["warm", "cold", NONE]
     assert result["per_class"] == {"warm": 0.5, "cold": 0.5}
+    assert result["accuracy"] == 0.5 and result["class_accuracy"] == 0.75
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 
 import json
 import shutil
-from functools import cache
 from pathlib import Path
 
 import cv2
@@ -25,22 +24,10 @@ from gc_model.options import TrainOptions  # noqa: E402
 from gc_model.prepare import prepare  # noqa: E402
 from gc_model.presets import preset  # noqa: E402
 from gc_model.train import train  # noqa: E402
-from tests.gc_model.runs import scratch  # noqa: E402
+from tests.gc_model.runs import ntu_people  # noqa: E402
 from tests.videos import truncated  # noqa: E402
 from trt_build.bundle import Preprocess  # noqa: E402
 from trt_build.errors import DataError  # noqa: E402
-
-
-@cache
-def people() -> Path:
-    """NTU layout: two activities by performers 1 and 2 (training) and 3 (test), cameras 1 and 2."""
-    from gc_model.synth import synthesize
-
-    synthesize(
-        scratch() / "ntu", "ntu", classes=["jump", "bow"], subjects=3, clips_per_class=6, cameras=2, size=(64, 64),
-        clutter=0, occlusion=0, noise=0, workers=1, progress=False,
-    )  # fmt: skip
-    return scratch() / "ntu"
 
 
 def stand_in(root: Path) -> Path:
@@ -76,8 +63,8 @@ def test_a_tree_of_all_names_is_split_as_published_and_subject_40_tests(tmp_path
 
 
 def test_parts_do_not_overlap_and_labels_come_from_the_table():
-    both = index("ntu", people(), "cross-subject")
-    parts = [index("ntu", people(), "cross_subject", part=p) for p in ("train", "test")]
+    both = index("ntu", ntu_people(), "cross-subject")
+    parts = [index("ntu", ntu_people(), "cross_subject", part=p) for p in ("train", "test")]
     assert {c.name for c in both} == {c.name for p in parts for c in p} and len(both) == 12
     assert {c.subject for c in parts[0]} == {"p001", "p002"} and {c.subject for c in parts[1]} == {"p003"}
     assert {c.label for c in both} == {"jump", "bow"} and all(c.skeleton for c in both)
@@ -99,11 +86,11 @@ def test_parts_do_not_overlap_and_labels_come_from_the_table():
 def test_what_is_no_such_data_set_is_one_line(arguments, words):
     layout, data, protocol = arguments
     with pytest.raises(DataError, match=words):
-        index(layout, data or people(), protocol)
+        index(layout, data or ntu_people(), protocol)
 
 
 def test_a_damaged_table_of_classes_is_named(tmp_path):
-    shutil.copytree(people(), tmp_path / "data")
+    shutil.copytree(ntu_people(), tmp_path / "data")
     (tmp_path / "data" / "classes.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match=r"classes\.csv"):
         index("ntu", tmp_path / "data")
@@ -151,7 +138,7 @@ def samples(data: Path, folder: Path) -> TrainingClips:
 
 def test_a_missing_and_a_damaged_skeleton_are_masked_and_the_pictures_stay(tmp_path):
     data = tmp_path / "ntu"
-    shutil.copytree(people(), data)
+    shutil.copytree(ntu_people(), data)
     skeletons = sorted((data / "nturgb+d_skeletons").glob("*P001*.skeleton"))
     skeletons[0].unlink()
     skeletons[1].write_text(skeletons[1].read_text()[:4000])
@@ -190,14 +177,14 @@ def test_both_stages_use_the_joints_of_ntu(tmp_path, monkeypatch):
             report(self, t, *rest),
         )[1],
     )
-    train(options(people(), freeze_stages=4, views=1), tmp_path / "run", progress=False)
+    train(options(ntu_people(), freeze_stages=4, views=1), tmp_path / "run", progress=False)
     assert terms == {
         "TrunkStage": {"L_D", "L_P", "loss"},
         "CloudStage": {"L_D", "L_P", "L_G1", "L_G2", "loss"},
     }
     names = json.loads((tmp_path / "run" / "clips.json").read_text())
     assert not any("P003" in n for n in names["training"])
-    result = evaluate(tmp_path / "run", people(), layout="ntu", split="cross_subject", progress=False)
+    result = evaluate(tmp_path / "run", ntu_people(), layout="ntu", split="cross_subject", progress=False)
     assert result["clips"] == 4 and not result["problems"]
 
 
@@ -222,7 +209,7 @@ def test_n_ucla_trains_on_folders_of_pictures_without_pose_and_glimpse_losses(tm
 
 def test_a_truncated_test_video_is_counted_and_named_not_dropped(tmp_path):
     data = tmp_path / "ntu"
-    shutil.copytree(people(), data)
+    shutil.copytree(ntu_people(), data)
     victim = sorted((data / "nturgb+d_rgb").glob("*P003*"))[0]
     truncated(victim, tmp_path / "half.avi", 0.6)
     shutil.move(tmp_path / "half.avi", victim)
@@ -234,7 +221,7 @@ def test_a_truncated_test_video_is_counted_and_named_not_dropped(tmp_path):
 
 def test_preparing_rescales_resumes_and_keeps_damage_countable(tmp_path):
     data, out = tmp_path / "ntu", tmp_path / "small"
-    shutil.copytree(people(), data)
+    shutil.copytree(ntu_people(), data)
     victim = sorted((data / "nturgb+d_rgb").glob("*P003*"))[0]
     truncated(victim, tmp_path / "half.avi", 0.6)
     shutil.move(tmp_path / "half.avi", victim)
@@ -258,7 +245,7 @@ def test_preparing_rescales_resumes_and_keeps_damage_countable(tmp_path):
 
 
 def test_the_ablation_runs_rows_resumes_and_sets_the_papers_figures_beside_ours(tmp_path, monkeypatch):
-    base = options(people(), epochs1=1, epochs2=1)
+    base = options(ntu_people(), epochs1=1, epochs2=1)
     asked = {
         "rows": ["clouds", "metric_fixed"],
         "protocols": ["cross_subject"],
@@ -287,7 +274,7 @@ def test_the_ablation_runs_rows_resumes_and_sets_the_papers_figures_beside_ours(
     ends = [load_file(fixed / f"{n}.safetensors")[L] for n in ("calibrated", "model")]
     assert torch.equal(*ends)
     with pytest.raises(DataError, match="other options"):
-        ablate(options(people(), epochs1=2), tmp_path / "out", **asked)
+        ablate(options(ntu_people(), epochs1=2), tmp_path / "out", **asked)
     with pytest.raises(DataError, match="clouds_LD_LG"):
         ablate(base, tmp_path / "out", rows=["mlp"])
 
