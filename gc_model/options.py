@@ -76,14 +76,9 @@ class TrainOptions(BaseModel):
         return {k: v for k, v in asked.items() if v is not None}
 
     @property
-    def has_joints(self) -> bool:
-        """Whether L_P and L_G have something to compare with."""
-        return self.layout == "ntu"
-
-    @property
     def loss_weights(self) -> tuple[float, float]:
-        """Of L_P and L_G. N-UCLA has no joints in the picture: both are off (MODEL.md 6)."""
-        return (0.0, 0.0) if self.layout == "nucla" else (self.pose_weight, self.glimpse_weight)
+        """Of L_P and L_G. Without joints in the picture both are off: L_G1 alone would drive glimpses to the edges."""
+        return (self.pose_weight, self.glimpse_weight) if self.layout == "ntu" else (0.0, 0.0)
 
     @field_validator("scale")
     @classmethod

@@ -167,7 +167,7 @@ def train(
 
 def _nothing_before_the_head(options: TrainOptions, model: Network) -> bool:
     """Whether stage 1 would train nothing but the classifier that is thrown away after it."""
-    poses = options.layout == "ntu" and options.loss_weights[0] > 0
+    poses = options.loss_weights[0] > 0
     return options.freeze_stages > LAST_STAGE_ONLY and not poses and model.global_head is None
 
 

@@ -200,6 +200,9 @@ def test_n_ucla_trains_on_folders_of_pictures_without_pose_and_glimpse_losses(tm
     for file in sorted(one.glob("*.jpg"))[1:]:
         file.unlink()
     assert options(data, layout="nucla").loss_weights == (0.0, 0.0)
+    assert (
+        options(data, layout="clips").loss_weights == (0.0, 0.0) != options(data, layout="ntu").loss_weights
+    )
     summary = train(options(data, layout="nucla", protocol="V3"), tmp_path / "run", progress=False)
     assert summary["clips"] == 8 and not summary["left_out"]
     result = evaluate(tmp_path / "run", data, layout="nucla", split="V3", progress=False)
