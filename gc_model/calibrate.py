@@ -52,10 +52,13 @@ def standardise_trunk(model: Network, clips: Iterable[Tensor]) -> bool:
 
 
 @torch.no_grad()
-def calibrate_metric(model: GlimpseClouds, clips: Iterable[Tensor]) -> dict[str, float]:
-    """Set L, phi_min and phi_max of `model` from clips (B, T, 3, H, W). Returns what was found, for the log."""
+def calibrate_metric(model: GlimpseClouds, features: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Set L, phi_min and phi_max of `model` from clips' features Z (B, T, D, h, w) and c (B, T, context).
+
+    Returns what was found, for the log.
+    """
     model.eval()
-    features = [model.features(clip) for clip in clips]
+    features = list(features)
     v = torch.cat([_glimpses(model, Z, c).flatten(0, 2) for Z, c in features]).double()
     covariance, shrinkage = shrunk_covariance(v)
     values, vectors = torch.linalg.eigh(covariance)

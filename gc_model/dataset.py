@@ -7,6 +7,8 @@ exactly the samples that an uninterrupted one sees, whatever the number of loadi
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,15 +114,21 @@ class FrozenFront(Dataset[Sample]):
     def __init__(
         self, base: TrainingClips | TestClips, model: Network, path: Path, views: int, whole: bool = False
     ):
-        self.base, self.model, self.views, self.whole = base, model, views, whole
+        self.base, self.model, self.path, self.views, self.whole = base, model, path, views, whole
         slots = (max(views, 1), len(base))
         path.parent.mkdir(parents=True, exist_ok=True)
-        first = self._front(base[(0, 0) if views else 0])  # type: ignore[index]
+        T, S = model.config.T, model.config.size
+        many = () if isinstance(base, TrainingClips) else (base.sub_sequences,)
+        first = self._front({"clip": torch.zeros((*many, T, 3, S, S), dtype=torch.uint8)})
         self._stored = {
             name: _memmap(path.with_name(f"{path.name}.{name}"), np.float16, (*slots, *part.shape))
             for name, part in first.items()
         }
         self._done = _memmap(path.with_name(f"{path.name}.done"), np.uint8, slots)
+
+    def beside(self, name: str) -> Path:
+        """Where features of other clips of the same run lie."""
+        return self.path.with_name(f"{self.path.name}.{name}")
 
     def __len__(self) -> int:
         return len(self.base)
@@ -154,6 +162,14 @@ class FrozenFront(Dataset[Sample]):
             self.model.train(training)
         parts = {n: part.cpu().numpy().astype(np.float16) for n, part in found.items()}
         return parts if clip.dim() == 5 else {n: part[0] for n, part in parts.items()}
+
+
+def front_key(model: Network, also: Any) -> str:
+    """A name for features: of the trunk's weights and of whatever else they depend on, as JSON."""
+    digest = hashlib.sha256(json.dumps(also).encode())
+    for name, value in model.trunk.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _memmap(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap:

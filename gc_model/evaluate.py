@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from gc_model import checkpoint
 from gc_model.clips import Clip, FrameCache, decode
-from gc_model.dataset import sub_sequences
+from gc_model.dataset import FrozenFront, TestClips, front_key, sub_sequences
 from gc_model.engine import TorchEngine, describe
 from gc_model.layouts import index, read_frames
 from gc_model.network import Network
+from gc_model.options import LAST_STAGE_ONLY
 from gc_ros.recognizer import Recognizer, stream_label
 from trt_build.bundle import Bundle, LoadedBundle
 from trt_build.errors import DataError
@@ -73,9 +74,13 @@ def evaluate(
     info = describe(model.config, recipe)
     if mode is not None and mode not in info.modes:
         raise DataError(f'mode "{mode}" is not one of this model: choose {" or ".join(info.modes)}')
-    judge = (
-        _five_sub_sequences(model, info, cache) if protocol == "clips" else _as_the_robot(model, info, mode)
-    )
+    frozen = recipe.provenance.get("options", {}).get("freeze_stages", 0) > LAST_STAGE_ONLY
+    if protocol == "stream":
+        judge = _as_the_robot(model, info, mode)
+    elif cache is not None and frozen:
+        judge = _stored_sub_sequences(model, info, cache, clips)
+    else:
+        judge = _five_sub_sequences(model, info, cache)
     judged = [_judge(judge, clip) for clip in _track(clips, progress)]
     result = report(judged, recipe.labels, groups)
     return {
@@ -113,6 +118,26 @@ def _five_sub_sequences(
         logits = torch.stack(
             [model(part[None]).logits[0] for part in sub_sequences(images, model.config)]
         ).mean(0)
+        return torch.softmax(logits.double() / info.calibration.temperature, 0).numpy()
+
+    return judge
+
+
+def _stored_sub_sequences(
+    model: Network, info: Bundle, cache: Path, clips: Sequence[Clip]
+) -> Callable[[Clip], NDArray[np.float64]]:
+    """As `_five_sub_sequences`, from features that runs with the same frozen trunk share, in float16."""
+    frames = FrameCache(cache, info.preprocess, max_fps=1e9)
+    key = front_key(model, [c.name for c in clips])
+    front = FrozenFront(
+        TestClips(clips, (), frames, model.config), model, cache / f"front.{key}.test", 0, whole=True
+    )
+    at = {c.name: i for i, c in enumerate(clips)}
+
+    @torch.no_grad()
+    def judge(clip: Clip) -> NDArray[np.float64]:
+        sample = front[at[clip.name]]
+        logits = model.fold(sample["Z"], sample["c"])[0].logits.mean(0)
         return torch.softmax(logits.double() / info.calibration.temperature, 0).numpy()
 
     return judge

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
@@ -16,14 +14,14 @@ from torch.utils.data import DataLoader
 
 from gc_model.augment import Augment
 from gc_model.clips import Clip, FrameCache
-from gc_model.dataset import EpochSampler, FrozenFront, TestClips, TrainingClips
+from gc_model.dataset import EpochSampler, FrozenFront, TestClips, TrainingClips, front_key
 from gc_model.network import Network
-from gc_model.options import TrainOptions
+from gc_model.options import LAST_STAGE_ONLY, TrainOptions
 from gc_model.processes import rank
 from gc_model.streaming import HeldOutStreams, StreamClips
 
 CALIBRATION_CLIPS = 256
-LAST_STAGE_ONLY = 4  # this many frozen stages leave only the one behind the context map to train; more, none
+STANDARDISE_CLIPS = 64
 
 
 class Loaders:
@@ -66,18 +64,13 @@ class Loaders:
         path = path.with_name(f"{path.name}.{number}") if number else path
         self.samples = FrozenFront(self.plain, self.model, path, options.views, whole)
         if isinstance(self.held_out, TestClips):
-            held_out = path.with_name(f"{path.name}.val")
-            self.held_out = FrozenFront(self.held_out, self.model, held_out, 0, whole)
+            self.held_out = FrozenFront(self.held_out, self.model, self.samples.beside("val"), 0, whole)
 
     def front_key(self, whole: bool) -> str:
         """Of everything that frozen features depend on: runs that share a cache must not share these by mistake."""
-        digest = hashlib.sha256()
         o, plain = self.options, self.plain
         names = [c.name for c in plain.clips], [c.name for c in self.middles.clips]
-        digest.update(json.dumps([names, o.window_s, o.seed, o.views, whole, asdict(plain.augment)]).encode())
-        for name, value in self.model.trunk.state_dict().items():
-            digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return front_key(self.model, [names, o.window_s, o.seed, o.views, whole, asdict(plain.augment)])
 
     def streams(self) -> Loaders:
         """The same clips one after the other."""
@@ -110,7 +103,22 @@ class Loaders:
         clip: Tensor = (self.middles if len(self.middles) else self.fixed)[0]["clip"][0]
         return clip
 
-    def calibration(self) -> Iterator[Tensor]:
-        chosen = range(0, len(self.fixed), max(1, len(self.fixed) // CALIBRATION_CLIPS))
-        for i in chosen:
+    def calibration(self, at_most: int = CALIBRATION_CLIPS) -> Iterator[Tensor]:
+        """Training clips (1, T, 3, S, S) as they are, spread over all of them."""
+        for i in self._spread(at_most):
             yield self.fixed[i]["clip"]
+
+    @torch.no_grad()
+    def calibration_features(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Z and c of the same clips; from the store where the whole trunk is frozen."""
+        if isinstance(self.samples, FrozenFront) and self.samples.whole:
+            stored = FrozenFront(self.fixed, self.model, self.samples.beside("fixed"), 0, whole=True)
+            for i in self._spread(CALIBRATION_CLIPS):
+                yield stored[i]["Z"].to(self.model.mean), stored[i]["c"].to(self.model.mean)
+        else:
+            for clip in self.calibration():
+                yield self.model.features(clip)
+
+    def _spread(self, at_most: int) -> list[int]:
+        n = len(self.fixed)
+        return [int(i) for i in np.linspace(0, n - 1, min(n, at_most)).round()]

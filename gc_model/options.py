@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+LAST_STAGE_ONLY = 4  # this many frozen stages leave only the one behind the context map to train; more, none
+
 
 class TrainOptions(BaseModel):
     """Defaults suit some hundred clips of one's own on a CPU; the paper's values are named where they differ."""

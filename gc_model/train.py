@@ -36,10 +36,10 @@ from gc_model.clips import Clip, FrameCache, labels_of, split_validation
 from gc_model.finetune import go_on_from
 from gc_model.layouts import index
 from gc_model.lightning_io import SafetensorsIO
-from gc_model.loaders import LAST_STAGE_ONLY, Loaders
+from gc_model.loaders import STANDARDISE_CLIPS, Loaders
 from gc_model.model import GlimpseClouds
 from gc_model.network import Network
-from gc_model.options import TrainOptions
+from gc_model.options import LAST_STAGE_ONLY, TrainOptions
 from gc_model.presets import Config, preset
 from gc_model.pretrained import imagenet_file, load_imagenet
 from gc_model.processes import rank, tell_prepared, wait_prepared
@@ -107,7 +107,7 @@ def train(
     frozen = {"auto": pretrained, "frozen": True, "train": False}[options.trunk_statistics]
     data = Loaders(options, model, labels, cache, training, validation)
     if weights and options.standardise and not load_part(model, out / "standardised.safetensors"):
-        standardise_trunk(model, data.calibration())
+        standardise_trunk(model, data.calibration(STANDARDISE_CLIPS))
         if first:
             save_part(model, out / "standardised.safetensors")
     data.freeze_front()  # before any stage trains: a resumed run finds what it computed
@@ -127,7 +127,7 @@ def train(
         fits = isinstance(model, GlimpseClouds) and config.model == "clouds"
         if fits and (options.start is None or options.epochs1):
             assert isinstance(model, GlimpseClouds)
-            found = calibrate_metric(model, data.calibration())
+            found = calibrate_metric(model, data.calibration_features())
             if first:
                 (out / "calibration.json").write_text(json.dumps(found))
         if first:

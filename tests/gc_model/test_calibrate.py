@@ -19,7 +19,7 @@ def test_D_is_the_inverse_of_the_shrunk_covariance_of_v():
     with torch.no_grad():
         v = torch.cat([_glimpses(model, Z, c).flatten(0, 2) for Z, c in features])
     assert v.shape == (6 * 2 * 8 * 3, model.trunk.channels)
-    found = calibrate_metric(model, clips())
+    found = calibrate_metric(model, map(model.features, clips()))
     L = model.assignment.metric.L.weight.detach()
     covariance, rho = shrunk_covariance(v)
     assert torch.allclose(L.T @ L @ covariance, torch.eye(len(L), dtype=L.dtype), atol=1e-6)
@@ -54,7 +54,7 @@ def test_shrinkage_is_the_published_formula():
 
 def test_the_min_max_constants_are_the_tails_of_the_distances_under_the_new_L():
     model = build()
-    calibrate_metric(model, clips())
+    calibrate_metric(model, map(model.features, clips()))
     metric = model.assignment.metric
     with torch.no_grad():
         d = torch.cat([_distances(model, *model.features(clip)) for clip in clips()])
@@ -67,7 +67,9 @@ def test_the_min_max_constants_are_the_tails_of_the_distances_under_the_new_L():
 
 def test_calibration_is_deterministic_and_moves_nothing_else():
     one, other, before = build(), build(), build()
-    assert calibrate_metric(one, clips()) == calibrate_metric(other, clips())
+    assert calibrate_metric(one, map(one.features, clips())) == calibrate_metric(
+        other, map(other.features, clips())
+    )
     changed = {k for k, v in one.state_dict().items() if not torch.equal(v, before.state_dict()[k])}
     assert changed == {f"assignment.metric.{k}" for k in ("L.weight", "phi_min", "phi_max")}
     assert all(torch.equal(v, other.state_dict()[k]) for k, v in one.state_dict().items())

@@ -282,6 +282,31 @@ def test_the_ablation_runs_rows_resumes_and_sets_the_papers_figures_beside_ours(
         ablate(base, tmp_path / "out", rows=["mlp"])
 
 
+def test_rows_on_a_frozen_trunk_share_its_features_and_are_judged_as_without_them(tmp_path):
+    base = options(ntu_people(), epochs1=0, epochs2=1, freeze_stages=5, views=2)
+    asked = {
+        "rows": ["clouds", "metric_fixed"],
+        "protocols": ["cross_subject"],
+        "seeds": [0],
+        "progress": False,
+    }
+    ablate(base, tmp_path / "out", tell=lambda _: None, **asked)
+    stored = {
+        p.name.partition(".")[2].partition(".")[2] for p in (tmp_path / "out" / "cache").glob("front.*.Z")
+    }
+    assert (
+        stored == {"Z", "fixed.Z", "test.Z"}
+        and len(list((tmp_path / "out" / "cache").glob("front.*.Z"))) == 3
+    )
+    for row in asked["rows"]:
+        run = tmp_path / "out" / row / "cross_subject-0"
+        report = json.loads((run / "report.json").read_text())
+        plain = evaluate(run, ntu_people(), layout="ntu", split="cross_subject", progress=False)
+        assert {k: report[k] for k in ("clips", "predictions")} == {
+            k: plain[k] for k in ("clips", "predictions")
+        }
+
+
 def test_every_row_is_a_network_that_can_be_built():
     from gc_model.train import _config
 
