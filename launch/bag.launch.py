@@ -23,7 +23,7 @@ def generate_launch_description():
     speed = ["--rate", LaunchConfiguration("rate"), "--stamps", LaunchConfiguration("stamps")]
     play = _gc_ros("play", bag, *recorded, *speed)
     report = ["--bundle", LaunchConfiguration("bundle"), "--out", LaunchConfiguration("out")]
-    evaluate = _gc_ros("evaluate", bag, *recorded, *report)
+    truth = ["--truth", LaunchConfiguration("truth")]
     node = activity_node(
         # Recorded stamps are as old as the bag. A failure ends the launch: there is nobody to repair it.
         {"max_age_s": 0.0, "exit_on_failure": True},
@@ -32,9 +32,12 @@ def generate_launch_description():
 
     def played(event, context):
         check("the player", event, context)
-        if LaunchConfiguration("evaluate").perform(context) == "true":
-            return [evaluate]
-        return [Shutdown(reason="the bag has been played")]
+        if LaunchConfiguration("evaluate").perform(context) != "true":
+            return [Shutdown(reason="the bag has been played")]
+        least = LaunchConfiguration("min_accuracy").perform(context)
+        bound = ["--min-accuracy", least] if least else []
+        evaluate = _gc_ros("evaluate", bag, *recorded, *report, *truth, *bound)
+        return [RegisterEventHandler(OnProcessExit(target_action=evaluate, on_exit=evaluated)), evaluate]
 
     def evaluated(event, context):
         check("the evaluation", event, context)
@@ -61,11 +64,20 @@ def generate_launch_description():
             DeclareLaunchArgument(
                 "out", default_value="evaluation", description="Directory of the evaluation's report."
             ),
+            DeclareLaunchArgument(
+                "truth",
+                default_value="auto",
+                description="Labels: a CSV, topic:/NAME, name, or none; auto: a CSV beside the bag, or its name.",
+            ),
+            DeclareLaunchArgument(
+                "min_accuracy",
+                default_value="",
+                description="End with exit code 1 below this share of windows, as 0.8; empty: no bound.",
+            ),
             *node_arguments(),
             fast_dds(),
             RegisterEventHandler(OnProcessExit(target_action=node, on_exit=gone)),
             RegisterEventHandler(OnProcessExit(target_action=play, on_exit=played)),
-            RegisterEventHandler(OnProcessExit(target_action=evaluate, on_exit=evaluated)),
             node,
             play,
         ]

@@ -6,6 +6,8 @@ For `trt-build quantize` and `verify`. Sampling and preparation are the recognis
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +86,10 @@ def _from_bag(path: Path, info: Bundle, topic: str | None) -> Iterator[Footage]:
     sampler = Sampler(info.rate_hz)
     frames: list[NDArray[np.uint8]] = []
     part = 0
-    for stamp, image, encoding in read_bag_images(path, topic, refused=lambda stamp, reason: None):
+    refused: Counter[str] = Counter()
+    for stamp, image, encoding in read_bag_images(
+        path, topic, refused=lambda _, reason: refused.update([reason])
+    ):
         decision = sampler.offer(stamp)
         if decision.reset and frames:
             if len(frames) >= info.T:
@@ -94,6 +99,8 @@ def _from_bag(path: Path, info: Bundle, topic: str | None) -> Iterator[Footage]:
             frames.append(prepare(image, info.preprocess, bgr=encoding == "bgr8"))
     if len(frames) >= info.T:
         yield Footage(f"{path.name}#{part}", "", np.stack(frames))
+    for reason, count in refused.most_common():
+        logging.warning("%s: %d images left out: %s", path, count, reason)
 
 
 def windows(pieces: Sequence[Footage], T: int, limit: int) -> NDArray[np.uint8]:

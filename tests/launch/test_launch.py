@@ -193,10 +193,17 @@ def test_a_bag_is_played_then_evaluated_then_all_ends(tmp_path: Path) -> None:
     evaluate = launched.processes[-1]
     assert evaluate.words == [
         "gc-ros", "evaluate", "p3", "--topic", "/image", "--bundle", "mine", "--out", "report",
+        "--truth", "auto",
     ]  # fmt: skip
     launched.end(evaluate)
     assert launched.context.is_shutdown
     launched.end(node, -2)  # what the shutdown does to it is no failure
+
+
+def test_truth_and_the_least_accuracy_reach_the_evaluation(tmp_path: Path) -> None:
+    launched = run("bag.launch.py", tmp_path, truth="p3.csv", min_accuracy="0.8")
+    launched.end(launched.processes[1])
+    assert launched.processes[2].words[-4:] == ["--truth", "p3.csv", "--min-accuracy", "0.8"]
 
 
 def test_player_and_node_meet_on_the_compressed_topic_of_a_bag(tmp_path: Path) -> None:

@@ -156,6 +156,24 @@ def test_footage_is_what_the_robot_samples_from_videos_and_bags(tmp_path):
         read_footage([tmp_path / "nothing"], info)
 
 
+def test_images_of_a_bag_that_cannot_be_decoded_are_counted_not_hidden(tmp_path, monkeypatch, caplog):
+    from gc_ros import bags
+
+    info = load_bundle(bundle()).info
+    bags.make_bag(bags.find_clips([colours() / "red"])[:1], tmp_path / "bag", compressed="png")
+    decode, images = bags.decode_compressed, iter(range(1_000_000))
+
+    def every_fifth_is_broken(message):
+        if next(images) % 5 == 4:
+            return bags.Refusal("compressed image cannot be decoded")
+        return decode(message)
+
+    monkeypatch.setattr(bags, "decode_compressed", every_fifth_is_broken)
+    (piece,) = read_footage([tmp_path / "bag"], info)
+    assert len(piece.frames) >= info.T
+    assert "images left out: compressed image cannot be decoded" in caplog.text and "bag: 4 " in caplog.text
+
+
 def test_a_clip_shorter_than_a_window_gives_its_frames_spread_evenly(tmp_path):
     from tests.videos import flat, write_clip
 
