@@ -374,7 +374,11 @@ class _Sqlite3File:
         self._damaged = damaged
         if path.stat().st_size < 100 or path.read_bytes()[:15] != b"SQLite format 3":
             raise ValueError("no sqlite3 file")
-        self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        self._db = sqlite3.connect(
+            f"{path.resolve().as_uri()}?mode=ro",
+            uri=True,
+            check_same_thread=False,  # one at a time, but any
+        )
         try:
             # Else SQLite refuses a file that is shorter than its header says, whole pages and all.
             self._db.execute("PRAGMA writable_schema=ON")

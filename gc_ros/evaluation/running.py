@@ -9,7 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 
 from gc_ros.activity import Activity
 from gc_ros.evaluation import results
+from gc_ros.evaluation.ahead import read_ahead
 from gc_ros.evaluation.latency import AtOnce, SlowRobot
 from gc_ros.evaluation.options import Options, bundle_digest, result_key
 from gc_ros.evaluation.pictures import Strips, WatchedEngine
@@ -184,9 +185,9 @@ class _Run:
                     Predictions(predictions, self.bundle.info, o.predictions == "merged")
                 )
             epoch, backward, last = self.recognizer.epoch, 0, None
-            for frame in self.frames:
-                if progress is not None and self.frames.images % 16 == 0:
-                    progress(self.frames.images)
+            for frame in stack.enter_context(closing(read_ahead(self.frames))):
+                if progress is not None and len(self.clocks) % 16 == 0:
+                    progress(len(self.clocks))
                 self.strips.see(frame)
                 results_now = list(pace.push(frame))
                 if self.recognizer.epoch != epoch:
