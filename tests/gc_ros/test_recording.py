@@ -13,6 +13,7 @@ from rosbags.rosbag1 import Writer as Ros1Writer
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 from rosbags.typesys import Stores, get_typestore
 
+from gc_ros.evaluation.ahead import read_ahead
 from gc_ros.recording import Recording
 from tests.gc_ros.evaluation.bag_files import mcap_of, write_bag
 from trt_build.errors import DataError
@@ -32,7 +33,9 @@ def read(path: Path) -> tuple[list[tuple[int, int]], list[str]]:
     """((time of recording, sum of pixels) of every image, damage)."""
     with Recording(path) as recording:
         (topic,) = (t for t, kind in recording.topics.items() if "Image" in kind)
-        found = [(item.log_ns, int(np.sum(item.message.data))) for item in recording.messages([topic])]
+        # In another thread than opened it, as the evaluation does.
+        items = read_ahead(recording.messages([topic]))
+        found = [(item.log_ns, int(np.sum(item.message.data))) for item in items]
         return found, list(recording.damage)
 
 
