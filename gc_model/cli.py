@@ -74,7 +74,10 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="Labelled clips, as for training.")],
     subjects: People = "",
     protocol: Annotated[
-        str, typer.Option(help="clips: five fixed sub-sequences; stream: as the robot.")
+        str,
+        typer.Option(
+            help="clips: five fixed sub-sequences; stream: as the robot; continuous: carried state."
+        ),
     ] = "clips",
     layout: Layout = "clips",
     split: Annotated[str, typer.Option(help="As --protocol of training; the test part is judged.")] = "",
@@ -130,6 +133,7 @@ def evaluate(
         f"accuracy {100 * result['accuracy']:.1f} % of {result['clips']} clips, "
         + (f"{100 * result['class_accuracy']:.1f} % by classes, " if groups else "")
         + f"mean over classes {100 * result['balanced_accuracy']:.1f} % ({protocol})"
+        + (f"; as windows {100 * result['window_accuracy']:.1f} %" if "window_accuracy" in result else "")
     )
 
 

@@ -29,7 +29,7 @@ from gc_ros.recognizer import Recognizer, stream_label
 from trt_build.bundle import Bundle, LoadedBundle
 from trt_build.errors import DataError
 
-PROTOCOLS = ("clips", "stream")
+PROTOCOLS = ("clips", "stream", "continuous")
 NONE = "(no result)"
 
 
@@ -58,7 +58,8 @@ def evaluate(
     """Judge every clip and sum up. See `report` for what is returned.
 
     layout, split: as for training; of a data set with a protocol its test part is judged. cache: keep decoded frames
-    there, for many evaluations of the same clips.
+    there, for many evaluations of the same clips. protocol "continuous": all clips one after the other as one stream,
+    whose state is carried on; "window_accuracy" is that of the same frames as windows from zeros.
 
     Raises DataError for an unknown protocol or a class that the model was not trained on.
     """
@@ -75,8 +76,13 @@ def evaluate(
     if mode is not None and mode not in info.modes:
         raise DataError(f'mode "{mode}" is not one of this model: choose {" or ".join(info.modes)}')
     frozen = recipe.provenance.get("options", {}).get("freeze_stages", 0) > LAST_STAGE_ONLY
+    carried = None
+    judge: Callable[[Clip], NDArray[np.float64]]
     if protocol == "stream":
         judge = _as_the_robot(model, info, mode)
+    elif protocol == "continuous":
+        clips = [clips[i] for i in np.random.default_rng(0).permutation(len(clips))]
+        judge = carried = _Carried(model, info)
     elif cache is not None and frozen:
         judge = _stored_sub_sequences(model, info, cache, clips)
     else:
@@ -88,7 +94,10 @@ def evaluate(
         "data": data.resolve().name,
         "protocol": protocol,
         "split": split,
-        "mode": mode or info.default_mode,
+        "mode": "carried" if carried else mode or info.default_mode,
+        **(
+            {"window_accuracy": report(carried.windows, recipe.labels, groups)["accuracy"]} if carried else {}
+        ),
     } | result
 
 
@@ -154,6 +163,30 @@ def _as_the_robot(model: Network, info: Bundle, mode: str | None) -> Callable[[C
         return stream_label(r for r in results if r is not None)[1]
 
     return judge
+
+
+class _Carried:
+    """Clips as one stream: T frames of each, judged from the mean of their logits, the state never reset."""
+
+    def __init__(self, model: Network, info: Bundle):
+        if model.config.temporal != "causal":
+            raise DataError("--protocol continuous needs a causal model: train with --set temporal=causal")
+        self.model, self.info = model, info
+        self.state = model.initial_state(1, streaming=True)
+        self.windows: list[Judged] = []  # the same frames, from zeros
+
+    @torch.no_grad()
+    def __call__(self, clip: Clip) -> NDArray[np.float64]:
+        images = decode(clip.path, self.info.preprocess, max_fps=1e9).images
+        frames = sub_sequences(images, self.model.config, 1)
+        result, self.state = self.model.forward_chunk(frames, self.state)
+        T = self.info.calibration.temperature
+        window, carried = (
+            torch.softmax(logits[0].double() / T, 0).numpy()
+            for logits in (self.model(frames).logits, result.logits)
+        )
+        self.windows.append(Judged(clip, window))
+        return carried
 
 
 class _Groups:

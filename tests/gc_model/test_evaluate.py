@@ -218,3 +218,29 @@ def test_the_torch_engine_starts_anew_after_a_reset():
     engine.reset()
     again = [engine.run({"frame": frame})["logits"].copy() for frame in frames]
     assert np.array_equal(first, again) and not np.array_equal(on, first[0])
+
+
+def test_a_continuous_stream_carries_its_state_and_says_what_windows_give():
+    model, _ = checkpoint.load(run())
+    result = evaluate(run(), colours(), protocol="continuous", progress=False)
+    assert result["clips"] == 12 and not result["problems"] and result["mode"] == "carried"
+    clips = index_clips(colours())
+    assert list(result["predictions"]) != [c.name for c in clips]  # in a drawn order, always the same
+    assert evaluate(run(), colours(), protocol="continuous", progress=False) == result
+    # Against the recurrence by hand.
+    by_name, state, right = {c.name: c for c in clips}, model.initial_state(1, streaming=True), 0
+    squares = describe(model.config, checkpoint.load(run())[1]).preprocess
+    with torch.no_grad():
+        for name, predicted in result["predictions"].items():
+            images = decode(by_name[name].path, squares, max_fps=1e9).images
+            border = (model.config.resize - model.config.size) // 2
+            images = images[:, border : border + model.config.size, border : border + model.config.size]
+            at = fixed_indices(len(images), 8, 0, 1)
+            frames = torch.from_numpy(np.ascontiguousarray(images[at])).permute(0, 3, 1, 2)[None]
+            logits = []
+            for t in range(8):
+                frame, state = model.stream(frames[:, t], state)
+                logits.append(frame.logits)
+            assert predicted == LABELS[int(torch.stack(logits).mean(0).argmax())]
+            right += LABELS[int(model(frames).logits.argmax())] == by_name[name].label
+    assert result["window_accuracy"] == pytest.approx(right / 12)
