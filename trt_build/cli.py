@@ -126,17 +126,23 @@ def quantize(
     samples: Annotated[int, typer.Option(min=1, help="Windows to calibrate on.")] = 24,
     as_json: Json = False,
 ) -> None:
-    """Add INT8 graphs for CPUs, calibrated on clips that the model was trained on."""
+    """Add INT8 graphs for CPUs, calibrated on clips that the model was trained on.
+
+    Of a CSV table with people in it, those of the training are taken where --subject names no others.
+    """
     loaded = load_bundle(bundle)
     try:
-        from trt_build.footage import read_footage
+        from trt_build.footage import read_footage, training_subjects
         from trt_build.int8 import quantize_bundle
     except ImportError as error:
         raise EngineError(
             f"quantize needs onnx and onnxruntime ({error}); pip install 'glimpse-clouds-python[export]'"
         ) from None
+    people = subject or training_subjects(clips, loaded.info)
+    if people and not subject:
+        typer.echo(f"calibrating on the people of the training: {', '.join(people)}", err=True)
     made = quantize_bundle(
-        loaded, read_footage(clips, loaded.info, subjects=subject or [], topic=topic), samples=samples
+        loaded, read_footage(clips, loaded.info, subjects=people, topic=topic), samples=samples
     )
     note = made.info.provenance["int8"]
     if as_json:

@@ -61,6 +61,16 @@ def read_footage(
     return pieces
 
 
+def training_subjects(sources: Sequence[Path], info: Bundle) -> list[str]:
+    """The people the bundle was trained on, where `sources` are tables that know them all; else nobody by name."""
+    people = [str(name) for name in info.provenance.get("subjects") or ()]
+    tables = [source for source in sources if source.suffix.lower() == ".csv"]
+    if not people or len(tables) < len(sources):
+        return []
+    known = [{clip.subject for clip in find_clips([table])} for table in tables]
+    return people if all(set(people) <= there for there in known) else []
+
+
 def _from_clip(path: Path, label: str, info: Bundle) -> Footage:
     sampler = Sampler(info.rate_hz, max_frame_gap_s=1e6)  # a clip is one piece, whatever its stamps
     sampled: list[NDArray[np.uint8]] = []

@@ -156,6 +156,20 @@ def test_footage_is_what_the_robot_samples_from_videos_and_bags(tmp_path):
         read_footage([tmp_path / "nothing"], info)
 
 
+def test_without_subjects_a_table_gives_the_people_of_the_training(tmp_path):
+    from trt_build.footage import training_subjects
+
+    info, table = load_bundle(bundle()).info, colours() / "clips.csv"
+
+    def trained_on(*people):
+        return info.model_copy(update={"provenance": {"subjects": list(people) or None}})
+
+    assert training_subjects([table], trained_on("a")) == ["a"]
+    assert training_subjects([table], trained_on("a", "z")) == []  # another table's people
+    assert training_subjects([table], trained_on()) == []
+    assert training_subjects([table, colours() / "red"], trained_on("a")) == []  # a folder knows nobody
+
+
 def test_images_of_a_bag_that_cannot_be_decoded_are_counted_not_hidden(tmp_path, monkeypatch, caplog):
     from gc_ros import bags
 
