@@ -74,6 +74,7 @@ def video(
         threads=threads,
         device=device,
         precision=precision,
+        say=lambda line: typer.echo(f"building the engine: {line}", err=True),
     )
     recognizer = Recognizer(loaded, engine, mode=mode, stride=stride)
     results: list[Activity] = []

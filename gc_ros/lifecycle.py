@@ -131,6 +131,8 @@ class ActivityRecognition(LifecycleNode):
             device=values["device"],
             precision=values["precision"],
             engine_policy=values["engine_policy"],
+            # A build takes minutes; a node that is silent for so long looks dead.
+            say=lambda line: self.get_logger().info(f"building the engine: {line}"),
         )
         self._bundle, self._engine, self._abandoned = bundle, engine, False
         self._failures = 0

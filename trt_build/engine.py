@@ -8,7 +8,7 @@ States follow one rule and need no knowledge of the model: a graph output `next_
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -79,6 +79,7 @@ def open_engine(
     device: str = "cpu",
     precision: str = "auto",
     engine_policy: str = "rebuild",
+    say: Callable[[str], None] = lambda line: None,
 ) -> Engine:
     """Open the graph of `mode` ("window" or "step") with a backend.
 
@@ -90,6 +91,7 @@ def open_engine(
     device: "cpu", "cuda", or "cuda:1"; TensorRT takes "cpu", the default, for the first GPU.
     engine_policy: what TensorRT does when no engine in the bundle fits this GPU, version, graph and precision:
     "rebuild" builds one (minutes), "refuse" raises EngineError with what to run.
+    say: hears how such a build gets on, at least every 5 s.
     Raises EngineError when the backend is unknown or not installed, BundleError when the graph does not fit
     the bundle.
     """
@@ -115,6 +117,7 @@ def open_engine(
             device=device,
             precision=precision,
             engine_policy=engine_policy,
+            say=say,
         )
     if backend not in ("auto", "onnxruntime"):
         raise EngineError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,7 @@ class TrtEngine:
         engine_policy: str = "rebuild",
         cuda_graph: bool = True,
         cuda: Cuda | None = None,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.backend, self.batch = backend, batch
         self._trt = nvidia.load(backend)
@@ -73,7 +74,7 @@ class TrtEngine:
         try:
             self._cuda.use()
             gpu = self._cuda.gpu()
-            plan, sidecar = _plan(bundle, mode, backend, batch, precision, engine_policy, gpu, self._trt)
+            plan, sidecar = _plan(bundle, mode, backend, batch, precision, engine_policy, gpu, self._trt, say)
             self._deserialise(plan)
             self._signature(bundle, mode, sidecar)
             self._allocate()
@@ -338,6 +339,7 @@ def _plan(
     policy: str,
     gpu: nvidia.Gpu,
     trt: Any,
+    say: Callable[[str], None],
 ) -> tuple[bytes, Sidecar]:
     """The plan for this GPU, built now if `policy` allows; read only after its sidecar agreed."""
     if policy not in POLICIES:
@@ -361,7 +363,7 @@ def _plan(
         nvidia.need("onnx", "pip install onnx: an engine is built from the bundle's ONNX graph")
         from trt_build.build import build_engine
 
-        path, sidecar = build_engine(bundle, wanted)
+        path, sidecar = build_engine(bundle, wanted, say=say)
     try:
         return path.read_bytes(), sidecar
     except OSError as error:

@@ -121,6 +121,16 @@ def test_a_hanging_engine_is_told_and_abandoned(numbers: Path) -> None:
             release.set()
 
 
+def test_a_build_that_takes_minutes_is_told_line_by_line(numbers: Path, capfd: pytest.CaptureFixture) -> None:
+    def building(*arguments: Any, **options: Any) -> Any:
+        options["say"]("compiling: tactics 3/9 (8 s)")
+        return open_engine(*arguments, **options)
+
+    with running(numbers, building) as (_, peer):
+        peer.wait_for_camera()
+    assert "building the engine: compiling: tactics 3/9 (8 s)" in capfd.readouterr().err
+
+
 def test_a_slow_engine_skips_windows_and_never_takes_an_old_one(numbers: Path) -> None:
     faulty = Faulty()
     with running(numbers, faulty) as (node, peer):

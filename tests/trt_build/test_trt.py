@@ -214,15 +214,17 @@ def test_engine_policy_decides_between_refusing_and_rebuilding(rig, monkeypatch:
     r.path.unlink()
     with pytest.raises(EngineError, match=r"no tensorrt engine.*trt-build build"):
         r.open(engine_policy="refuse")
-    built = []
+    built, heard = [], []
 
-    def build(bundle: LoadedBundle, wanted: Wanted) -> Any:
+    def build(bundle: LoadedBundle, wanted: Wanted, say: Any) -> Any:
         built.append(wanted)
+        say("compiling (4 s)")
         write_plan(r.path, PLAN, r.sidecar)
         return r.path, r.sidecar
 
     monkeypatch.setattr("trt_build.build.build_engine", build)
-    engine = r.open(engine_policy="rebuild")
+    engine = r.open(engine_policy="rebuild", say=heard.append)
+    assert heard == ["compiling (4 s)"]  # minutes of silence would look like a hang
     assert len(built) == 1 and built[0].gpu == "Double 9000" and place(engine.run(frame(1))) == 0
     engine.close()
     with pytest.raises(EngineError, match="guess"):
