@@ -6,6 +6,7 @@ The image callback decodes, resizes and stores; `publish` runs in the node's wor
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import time
@@ -157,7 +158,8 @@ class Camera:
             self._type,
             self._relative,
             self._on_image,
-            qos_profile_sensor_data,
+            # rclpy writes overrides into the profile it is given: without a copy one camera's would be every other's.
+            copy.copy(qos_profile_sensor_data),
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from glimpse_clouds.msg import ActivityEvent
+from rclpy.qos import ReliabilityPolicy
 from std_srvs.srv import Trigger
 
 from gc_ros import ros_messages
@@ -134,3 +135,17 @@ def test_a_slow_camera_and_a_dead_one_hold_nobody_up(numbers: Path) -> None:
         waits = sorted(m.queue_s for m in peer.activities_of["front"])
         assert len(waits) > 20, "a result for most frames"
         assert waits[len(waits) // 2] < 0.06 and waits[-1] < 0.5
+
+
+def test_qos_asked_for_one_camera_is_not_that_of_the_others(numbers: Path) -> None:
+    overrides = {"qos_overrides./front/image.subscription.reliability": "reliable"}
+    with running(numbers, cameras=["front", "left"], **overrides) as (node, peer):
+        reliability = {}
+        for name in ("front", "left"):
+            topic = f"/{name}/image"
+            wait_until(lambda topic=topic: peer.node.get_subscriptions_info_by_topic(topic), topic)
+            (info,) = peer.node.get_subscriptions_info_by_topic(topic)
+            reliability[name] = info.qos_profile.reliability
+        assert reliability == {"front": ReliabilityPolicy.RELIABLE, "left": ReliabilityPolicy.BEST_EFFORT}
+        left = node.node.get_parameter("qos_overrides./left/image.subscription.reliability")
+        assert left.value == "best_effort"
