@@ -129,6 +129,10 @@ def evaluate(
         typer.echo(f"{name:24} {100 * recall:6.1f} %")
     for name, reason in result["problems"].items():
         typer.echo(f"no result for {name}: {reason}", err=True)
+    if held := result.get("held"):
+        typer.echo(
+            f"{len(held)} clips are shorter than a window; their last frame stood until it was full", err=True
+        )
     typer.echo(
         f"accuracy {100 * result['accuracy']:.1f} % of {result['clips']} clips, "
         + (f"{100 * result['class_accuracy']:.1f} % by classes, " if groups else "")

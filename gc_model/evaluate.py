@@ -3,7 +3,8 @@
 
 Two protocols: `clips`, the paper's five fixed sub-sequences a clip, logits averaged; and `stream`, where each
 clip runs through the robot's own recogniser and is labelled as `gc-ros video` labels it. Every clip counts: one
-that does not decode, or is too short for a window, is wrong and is named.
+that does not decode is wrong and is named. One that is shorter than a window repeats frames (MODEL.md 4): in a
+stream the camera goes on showing its last one until the window is full, and "held" names it.
 """
 
 from __future__ import annotations
@@ -58,8 +59,9 @@ def evaluate(
     """Judge every clip and sum up. See `report` for what is returned.
 
     layout, split: as for training; of a data set with a protocol its test part is judged. cache: keep decoded frames
-    there, for many evaluations of the same clips. protocol "continuous": all clips one after the other as one stream,
-    whose state is carried on; "window_accuracy" is that of the same frames as windows from zeros.
+    there, for many evaluations of the same clips. Protocol "stream": "held" names the clips shorter than a window.
+    "continuous": all clips one after the other as one stream, whose state is carried on; "window_accuracy" is that of
+    the same frames as windows from zeros.
 
     Raises DataError for an unknown protocol or a class that the model was not trained on.
     """
@@ -76,10 +78,10 @@ def evaluate(
     if mode is not None and mode not in info.modes:
         raise DataError(f'mode "{mode}" is not one of this model: choose {" or ".join(info.modes)}')
     frozen = recipe.provenance.get("options", {}).get("freeze_stages", 0) > LAST_STAGE_ONLY
-    carried = None
+    carried = robot = None
     judge: Callable[[Clip], NDArray[np.float64]]
     if protocol == "stream":
-        judge = _as_the_robot(model, info, mode)
+        judge = robot = _Robot(model, info, mode or info.default_mode)
     elif protocol == "continuous":
         clips = [clips[i] for i in np.random.default_rng(0).permutation(len(clips))]
         judge = carried = _Carried(model, info)
@@ -98,6 +100,7 @@ def evaluate(
         **(
             {"window_accuracy": report(carried.windows, recipe.labels, groups)["accuracy"]} if carried else {}
         ),
+        **({"held": robot.held} if robot else {}),
     } | result
 
 
@@ -152,17 +155,25 @@ def _stored_sub_sequences(
     return judge
 
 
-def _as_the_robot(model: Network, info: Bundle, mode: str | None) -> Callable[[Clip], NDArray[np.float64]]:
-    bundle = LoadedBundle(Path(), info)
-    mode = mode or info.default_mode
-    engine = TorchEngine(model, info, mode)
+class _Robot:
+    """Every frame of a clip through the robot's recogniser; `held` are clips that ended before their first window."""
 
-    def judge(clip: Clip) -> NDArray[np.float64]:
-        recognizer = Recognizer(bundle, engine, mode=mode, owns_engine=False)
-        results = [recognizer.push(image, stamp, bgr=False) for image, stamp in read_frames(clip.path)]
+    def __init__(self, model: Network, info: Bundle, mode: str):
+        self.info, self.mode = info, mode
+        self.bundle, self.engine = LoadedBundle(Path(), info), TorchEngine(model, info, mode)
+        self.held: list[str] = []
+
+    def __call__(self, clip: Clip) -> NDArray[np.float64]:
+        recognizer = Recognizer(self.bundle, self.engine, mode=self.mode, owns_engine=False)
+        image, stamp, results = None, 0, []
+        for image, stamp in read_frames(clip.path):
+            results.append(recognizer.push(image, stamp, bgr=False))
+        if image is not None and recognizer.warmup[0] < self.info.T:
+            self.held.append(clip.name)
+            while recognizer.warmup[0] < self.info.T:  # the last frame stands
+                stamp += round(1e9 / self.info.rate_hz)
+                results.append(recognizer.push(image, stamp, bgr=False))
         return stream_label(r for r in results if r is not None)[1]
-
-    return judge
 
 
 class _Carried:

@@ -59,9 +59,9 @@ class InflatedConv(nn.Module):
         # timm's Conv2dSame pads as TensorFlow does: by the input's size, the odd pixel at the end.
         self.same = type(conv).__name__ == "Conv2dSame"
         self.padding = (0, 0) if self.same else (int(conv.padding[0]), int(conv.padding[1]))
-        now = TAPS - 1 if self.causal else TAPS // 2
+        self.now = TAPS - 1 if self.causal else TAPS // 2
         weight = torch.zeros(*conv.weight.shape[:2], TAPS, *self.kernel, dtype=conv.weight.dtype)
-        weight[:, :, now] = conv.weight.detach()
+        weight[:, :, self.now] = conv.weight.detach()
         self.weight = nn.Parameter(weight)
         self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach().clone())
 
@@ -69,13 +69,23 @@ class InflatedConv(nn.Module):
         """x: (B*T, in, H, W) in a clip pass, (B, in, H, W) in a step pass."""
         if now.frames:
             x, padding = self._pad(x)
-            if self.groups > 1 and torch.is_grad_enabled() and self.weight.requires_grad:
+            trains = torch.is_grad_enabled() and self.weight.requires_grad
+            if not trains and self._sees_one_frame():
+                return F.conv2d(
+                    x, self.weight[:, :, self.now], self.bias, self.stride, padding, 1, self.groups
+                )
+            if trains and self.groups > 1:
                 return self._depthwise_clip(x, now.frames, padding)
             return self._clip(x, now.frames, padding)
         frames = torch.cat([now.past[self.index], x[:, None]], 1)  # (B, 3, in, H, W), oldest first
         now.written.append(frames[:, 1:])
         x, padding = self._pad(merge(frames, 1, 2))
         return sum_of_taps(x, self.weight, self.bias, self.stride, padding, self.groups)
+
+    def _sees_one_frame(self) -> bool:
+        """Whether no other frame weighs in, as in a trunk that is still the 2-D network: a third of the work."""
+        weight = self.weight.detach()
+        return not any(bool(weight[:, :, i].any()) for i in range(TAPS) if i != self.now)
 
     def _pad(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         if not self.same:

@@ -9,7 +9,7 @@ from gc_model.fold import fold_for_export
 from gc_model.presets import preset
 from gc_model.pretrained import load_imagenet
 from gc_model.summary import sizes
-from gc_model.trunk import Trunk, same_padding, timm
+from gc_model.trunk import TAPS, Trunk, same_padding, timm
 from tests.gc_model.nets import build, noise
 
 TRUNKS = [("tiny", 64), ("edge", 32)]
@@ -34,6 +34,24 @@ def test_a_static_video_gives_the_two_dimensional_networks_features(name, size, 
     for t in range(5):
         torch.testing.assert_close(Z_video.unflatten(0, (2, 5))[:, t], Z, atol=1e-12, rtol=0)
         torch.testing.assert_close(c_video.unflatten(0, (2, 5))[:, t], c.mean((2, 3)), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("temporal", FORMS)
+@pytest.mark.parametrize(("name", "size"), TRUNKS)
+def test_a_trunk_that_sees_single_frames_gives_without_gradients_what_it_gives_with_them(
+    name, size, temporal
+):
+    torch.manual_seed(0)
+    trunk = Trunk(preset(name, temporal=temporal)).double().eval()
+    assert all(conv._sees_one_frame() for conv in trunk.inflated)
+    frames = torch.randn(2 * 5, 3, size, size, dtype=torch.float64)
+    expected = [part.detach() for part in trunk.clip(frames, 5)]  # all three taps
+    with torch.no_grad():
+        for part, whole in zip(trunk.clip(frames, 5), expected, strict=True):
+            torch.testing.assert_close(part, whole, atol=1e-12, rtol=0)
+        first = trunk.inflated[0]
+        first.weight[0, 0, TAPS - 1 if temporal == "centered" else 0] = 1.0
+        assert not first._sees_one_frame()
 
 
 @pytest.mark.parametrize(("name", "size"), TRUNKS)
