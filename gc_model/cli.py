@@ -9,7 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from gc_model.commands import calibrate, finetune, glimpses, names, run_training, tell_rest, training_options
+from gc_model.commands import (
+    calibrate,
+    curves,
+    finetune,
+    glimpses,
+    names,
+    run_training,
+    tell_rest,
+    training_options,
+)
 from gc_model.presets import PRESETS, preset
 from gc_model.synth.cli import synth
 from trt_build.command import Json, command_line
@@ -20,6 +29,7 @@ app.command()(synth)
 app.command(epilog="Example: gc-model finetune run --data clips --out mine")(finetune)
 app.command(epilog="Example: gc-model calibrate run --data clips")(calibrate)
 app.command(epilog="Example: gc-model glimpses run --data clips --out glimpses.png")(glimpses)
+app.command(epilog="Example: gc-model curves run --out curves.png")(curves)
 
 People = Annotated[str, typer.Option(help="Only these people, separated by commas.")]
 Layout = Annotated[str, typer.Option(help="clips (one's own), ntu or nucla.")]

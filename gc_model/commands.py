@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands of `gc-model` for a trained model (finetune, calibrate, glimpses), and options that commands share."""
+"""Commands of `gc-model` for a trained model (finetune, calibrate, glimpses, curves), and options they share."""
 
 from __future__ import annotations
 
@@ -113,6 +113,28 @@ def glimpses(
             f"{middle:.1f} %, a random place {anywhere:.1f} % ({found['clips']} clips)"
         )
     typer.echo(f"{out}: {rows} clips, glimpse 1 red, 2 green, 3 blue, 4 yellow")
+
+
+def curves(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, in one picture.")],
+    out: Annotated[Path, typer.Option(help="PNG: loss and accuracy over the epochs of every stage.")],
+    as_json: Json = False,
+) -> None:
+    """Learning curves of trained or training runs; TensorBoard shows the same logs live."""
+    from gc_model.curves import draw_curves
+
+    if not out.parent.is_dir() or out.suffix != ".png":
+        raise DataError(f"{out}: give the name of a .png in a folder that exists")
+    found = draw_curves(runs, out)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    for run, stages in found.items():
+        for stage, lines in stages.items():
+            last = ", ".join(f"{name} {points[-1][1]:.3f}" for name, points in lines.items() if points)
+            epochs = max((points[-1][0] for points in lines.values() if points), default=0)
+            typer.echo(f"{run} {stage}, {epochs} epochs: {last}")
+    typer.echo(f"{out}")
 
 
 def names(text: str) -> list[str] | None:
