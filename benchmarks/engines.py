@@ -1,77 +1,232 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Engines of a bundle and video models of torchvision, interleaved in one run.
+"""What engines of one network take on this processor, beside eager PyTorch, the processor's own peak, and peers.
 
     python benchmarks/engines.py bundles/people --threads 2
+    python benchmarks/engines.py --preset paper --threads 2     # random weights: times do not depend on them
 
-Prints JSON: `trt-build bench`'s answer, and for each peer its milliseconds a clip and how many times the window of
-ONNX Runtime FP32 fits into that. The peers are the classes of the installed torchvision themselves, in eager PyTorch,
-with random weights (the time does not depend on them), 16 frames of 112 x 112 or 224 x 224 as their papers have it.
+Prints JSON. "engines": `trt-build bench`'s answer, every engine in a process of its own, all in turn. "others": in
+turn in this process, eager PyTorch running the same window, video models of an installed torchvision (their own
+classes, random weights, 16 frames of 112 x 112 or 224 x 224 as their papers have it), one large float32 product, and
+ONNX Runtime's window. "head": its share of a window and its milliseconds of a step, from ONNX Runtime's own profile.
+"preprocess": one camera image, beside the usual way, converting, resizing, cropping and normalising it to float32.
+"aims": the figures that the project sets itself for `paper` on a processor, and whether this run reached them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import cv2
 import numpy as np
+import onnxruntime as ort
 import torch
-from torchvision.models import video
 
+from gc_model import checkpoint
+from gc_model.model import GlimpseClouds
+from gc_model.presets import IMAGENET_MEAN, IMAGENET_STD, Config, preset
+from gc_model.summary import sizes
 from trt_build.bench import as_json, bench
-from trt_build.bundle import load_bundle
+from trt_build.bundle import LoadedBundle, Preprocess, load_bundle
 from trt_build.engine import open_engine
+from trt_build.export import export_bundle
+from trt_build.footage import Footage
+from trt_build.int8 import quantize_bundle
+from trt_build.preprocess import prepare
 from trt_build.verify import candidates
 
-PEERS = {
-    "torchvision r3d_18": (video.r3d_18, (16, 112, 112)),
-    "torchvision r2plus1d_18": (video.r2plus1d_18, (16, 112, 112)),
-    "torchvision s3d": (video.s3d, (16, 224, 224)),
-    "torchvision mvit_v2_s": (video.mvit_v2_s, (16, 224, 224)),
-}
+_TRUNK = ("/blocks", "/conv", "/bn", "/layer", "/maxpool", "/act")  # first scope of a node of the trunk
+_PRODUCT = 2048  # side of the matrices whose product stands for the processor's peak
+
+
+def random_bundle(name: str, folder: Path) -> LoadedBundle:
+    """A bundle of the preset with random weights, INT8 included, calibrated on noise."""
+    torch.manual_seed(0)
+    config = preset(name)
+    labels = [f"class{i}" for i in range(config.classes)]
+    checkpoint.save(folder / "run", GlimpseClouds(config), checkpoint.Recipe(labels, window_s=4.0))
+    bundle = export_bundle(folder / "run", folder / "bundle")
+    shape = (2 * config.T, config.size, config.size, 3)
+    noise = Footage("noise", labels[0], np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+    return quantize_bundle(bundle, [noise])
+
+
+def peers() -> dict[str, Callable[[], Any]]:
+    try:
+        from torchvision.models import video
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
+        print(f"torchvision's video models left out: {error}", file=sys.stderr)
+        return {}
+    found = {
+        "torchvision r3d_18": (video.r3d_18, (16, 112, 112)),
+        "torchvision r2plus1d_18": (video.r2plus1d_18, (16, 112, 112)),
+        "torchvision s3d": (video.s3d, (16, 224, 224)),
+        "torchvision mvit_v2_s": (video.mvit_v2_s, (16, 224, 224)),
+    }
+    return {name: _call(make(weights=None).eval(), (1, 3, *size)) for name, (make, size) in found.items()}
+
+
+def _call(model: torch.nn.Module, shape: tuple[int, ...]) -> Callable[[], Any]:
+    clip = torch.randn(shape)
+    return lambda: model(clip)
+
+
+@torch.no_grad()
+def others(bundle: LoadedBundle, config: Config, threads: int, rounds: int) -> dict[str, float]:
+    """Median milliseconds of each, all in turn; and of the product the best, since it stands for a peak."""
+    torch.set_num_threads(threads)
+    engine = open_engine(bundle, "window", backend="onnxruntime", threads=threads)
+    ours = {n: np.zeros(s.sized(1), s.dtype) for n, s in engine.inputs.items()}
+    model = GlimpseClouds(config).eval()
+    clip = torch.zeros(1, config.T, 3, config.size, config.size, dtype=torch.uint8)
+    a, b = torch.randn(2, _PRODUCT, _PRODUCT)
+    calls = {
+        "onnxruntime window": lambda: engine.run(ours),
+        "eager PyTorch window": lambda: model(clip),
+        "product": lambda: a @ b,
+        **peers(),
+    }
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(rounds + 1):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            if turn:  # the first is the warm-up
+                times[name].append((time.perf_counter() - began) * 1e3)
+    engine.close()
+    found = {name: float(np.median(values)) for name, values in times.items()}
+    found["product"] = min(times["product"])
+    return found
+
+
+def head_share(bundle: LoadedBundle, mode: str, threads: int, calls: int) -> dict[str, float]:
+    """What of a call's node times is not the trunk's: {"share": of all, "ms": a call}."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.enable_profiling = True
+    with tempfile.TemporaryDirectory() as folder:
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = ort.InferenceSession(str(bundle.path / f"{mode}.onnx"), options, ["CPUExecutionProvider"])
+        feeds = {
+            v.name: np.zeros(
+                [1 if not isinstance(n, int) else n for n in v.shape],
+                np.uint8 if v.type == "tensor(uint8)" else np.float32,
+            )
+            for v in session.get_inputs()
+        }
+        for _ in range(calls):
+            session.run(None, feeds)
+        events = json.loads(Path(session.end_profiling()).read_text())
+    nodes = [(e["name"], e["dur"]) for e in events if e.get("cat") == "Node" and "kernel_time" in e["name"]]
+    head = sum(us for name, us in nodes if not name.startswith((*_TRUNK, "reorder", "Reorder")))
+    whole = sum(us for _, us in nodes)
+    return {"share": head / whole, "ms": head / calls / 1e3}
+
+
+def preprocess(rounds: int = 200) -> dict[str, dict[str, Any]]:
+    """Milliseconds for one image, and of the plain way: all of it converted, resized, cropped, normalised.
+
+    Normalising is part of the plain way since our graphs do it themselves; "bit_equal" is judged before it.
+    """
+    p, mean, std = Preprocess(), np.float32(IMAGENET_MEAN), np.float32(IMAGENET_STD)
+    border = (p.resize - p.size) // 2
+    found = {}
+    for width, height in ((640, 480), (1280, 720)):
+        image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+        def crop(image: np.ndarray = image) -> np.ndarray:
+            resized = cv2.resize(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), (p.resize, p.resize))
+            return resized[border : border + p.size, border : border + p.size]
+
+        def plain() -> np.ndarray:
+            return np.ascontiguousarray(((crop() - mean) / std).transpose(2, 0, 1))
+
+        times: dict[str, list[float]] = {"ms": [], "plain_ms": []}
+        for _ in range(rounds):
+            for name, call in (("ms", lambda image=image: prepare(image, p, bgr=True)), ("plain_ms", plain)):
+                began = time.perf_counter()
+                call()
+                times[name].append((time.perf_counter() - began) * 1e3)
+        medians = {name: float(np.median(values)) for name, values in times.items()}
+        equal = bool(np.array_equal(prepare(image, p, bgr=True), crop()))
+        found[f"{width}x{height}"] = medians | {
+            "times_as_fast": medians["plain_ms"] / medians["ms"],
+            "bit_equal": equal,
+        }
+    return found
+
+
+def aims(answer: dict[str, Any], window_gflop: float) -> dict[str, Any]:
+    """name -> (figure, aim, reached)."""
+    p50 = {(e["engine"], e["mode"]): e["p50_ms"] for e in answer["engines"]["engines"]}
+    resident = {(e["engine"], e["mode"]): e["resident_mb"] for e in answer["engines"]["engines"]}
+    times, head = answer["others"], answer["head"]
+    ours = times["onnxruntime window"]
+    peak = 2 * _PRODUCT**3 / 1e9 / (times["product"] / 1e3)
+    found: dict[str, tuple[float, float, bool]] = {}
+
+    def at_most(name: str, figure: float, aim: float) -> None:
+        found[name] = (round(figure, 4), aim, figure <= aim)
+
+    def at_least(name: str, figure: float, aim: float) -> None:
+        found[name] = (round(figure, 4), aim, figure >= aim)
+
+    at_most("window / eager PyTorch", ours / times["eager PyTorch window"], 0.65)
+    at_least("window's share of the float32 peak", window_gflop / (ours / 1e3) / peak, 0.7)
+    fp32 = {mode: p50.get(("onnxruntime:fp32", mode)) for mode in ("window", "step")}
+    if fp32["window"] and fp32["step"]:
+        at_least("window / step", fp32["window"] / fp32["step"], 7.5)
+    at_most("head's share of a window", head["window"]["share"], 0.12)
+    if "step" in head:
+        at_most("head's ms of a step", head["step"]["ms"], 5.0)
+    for mode, aim in (("window", 2.7), ("step", 2.1)):
+        base = fp32[mode]
+        if base and ("onnxruntime:int8", mode) in p50:
+            at_least(f"INT8 {mode}, times FP32", base / p50["onnxruntime:int8", mode], aim)
+            at_most(f"INT8 {mode}, resident MB", resident["onnxruntime:int8", mode], 400.0)
+        if base and ("openvino:fp32", mode) in p50:
+            at_least(f"OpenVINO {mode}, times ONNX Runtime", base / p50["openvino:fp32", mode], 1.0)
+        if base and ("openvino:int8", mode) in p50:
+            rest = min(v for (engine, m), v in p50.items() if m == mode and engine != "openvino:int8")
+            at_least(f"OpenVINO INT8 {mode}, times the next", rest / p50["openvino:int8", mode], 1.0)
+    for size, figures in answer["preprocess"].items():
+        at_most(f"preprocess {size}, ms", figures["ms"], 0.2)
+        at_least(f"preprocess {size}, times plain", figures["times_as_fast"], 4.0)
+    return {name: dict(zip(("figure", "aim", "reached"), row, strict=True)) for name, row in found.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("bundle", type=Path, nargs="?")
+    parser.add_argument("--preset", default="", help="random weights of this preset instead of a bundle")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--calls", type=int, default=20)
     options = parser.parse_args()
-    loaded = load_bundle(options.bundle)
-    answer = as_json(
-        bench(loaded, candidates(loaded), calls=options.calls, threads=options.threads),
-        loaded,
-        options.threads,
-    )
-    answer["peers"] = peers(loaded, options.threads, options.calls)
+    if bool(options.bundle) == bool(options.preset):
+        parser.error("give a bundle or --preset")
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = (
+            random_bundle(options.preset, Path(folder)) if options.preset else load_bundle(options.bundle)
+        )
+        info, threads = loaded.info, options.threads
+        config = preset(info.preset, classes=len(info.labels))
+        timed = bench(loaded, candidates(loaded), calls=options.calls, threads=threads)
+        answer: dict[str, Any] = {
+            "engines": as_json(timed, loaded, threads),
+            "others": others(loaded, config, threads, max(options.calls // 4, 5)),
+            "head": {mode: head_share(loaded, mode, threads, 10) for mode in info.modes},
+            "preprocess": preprocess(),
+        }
+    answer["aims"] = aims(answer, 2 * config.T * sizes(config)["trunk_gmac_per_frame"])
     print(json.dumps(answer, indent=2))
-
-
-@torch.no_grad()
-def peers(loaded, threads: int, calls: int) -> dict[str, dict[str, float]]:
-    torch.set_num_threads(threads)
-    engine = open_engine(loaded, "window", backend="onnxruntime", threads=threads)
-    ours = {n: np.zeros(s.sized(1), s.dtype) for n, s in engine.inputs.items()}
-    models = {
-        name: (make(weights=None).eval(), torch.randn(1, 3, *size)) for name, (make, size) in PEERS.items()
-    }
-    times: dict[str, list[float]] = {name: [] for name in (*models, "window")}
-    for round_ in range(max(calls // 4, 3)):
-        for name in times:
-            began = time.perf_counter()
-            if name == "window":
-                engine.run(ours)
-            else:
-                model, clip = models[name]
-                model(clip)
-            if round_:  # the first round is the warm-up
-                times[name].append((time.perf_counter() - began) * 1e3)
-    medians = {name: float(np.median(values)) for name, values in times.items()}
-    return {
-        name: {"p50_ms": medians[name], "times_our_window": medians[name] / medians["window"]}
-        for name in models
-    }
 
 
 if __name__ == "__main__":

@@ -63,14 +63,15 @@ def make_bag(
     gap_s: float = 3.0,
     frame_id: str = "camera",
     width: int | None = None,
+    still: bool = False,
     progress: Callable[[Clip], None] | None = None,
 ) -> BagSummary:
     """Write clips one after the other as an MCAP bag, and `<out>.truth.csv` beside it.
 
-    Header stamps are the clips' own times, shifted so that `gap_s` lies between two clips: longer than a
-    node's
-    `max_frame_gap_s`, it makes the node start anew with each clip. compressed: None (bgr8), "jpeg" or "png".
-    width: scale images to this width, aspect kept. progress is called before each clip.
+    Header stamps are the clips' own times, shifted so that `gap_s` lies between two clips: longer than a node's
+    `max_frame_gap_s`, it makes the node start anew with each clip. still: the camera goes on in between and shows
+    the clip's last image, idle time without a break. compressed: None (bgr8), "jpeg" or "png". width: scale images
+    to this width, aspect kept. progress is called before each clip.
     The CSV has start_s, end_s (first and last image, relative to the first of the bag), label, clip.
     Raises DataError; nothing is left of a bag that could not be finished.
     """
@@ -88,7 +89,7 @@ def make_bag(
         topic += "/compressed"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        images, rows = _write(clips, out, compressed, topic, gap_s, frame_id, width, progress)
+        images, rows = _write(clips, out, compressed, topic, gap_s, frame_id, width, still, progress)
         with open(truth, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["start_s", "end_s", "label", "clip"])
@@ -113,6 +114,7 @@ def _write(
     gap_s: float,
     frame_id: str,
     width: int | None,
+    still: bool,
     progress: Callable[[Clip], None] | None,
 ) -> tuple[int, list[tuple[int, int, Clip]]]:
     store = get_typestore(Stores.ROS2_JAZZY)
@@ -120,20 +122,30 @@ def _write(
     with Writer(out, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         kind = COMPRESSED if compressed else IMAGE
         connection = writer.add_connection(topic, kind, typestore=store)
-        for clip in clips:
+
+        def write(image: NDArray[np.uint8], stamp: int) -> None:
+            nonlocal images
+            message = _message(store, image, stamp, frame_id, compressed)
+            writer.write(connection, stamp, store.serialize_cdr(message, kind))
+            images += 1
+
+        for number, clip in enumerate(clips, 1):
             if progress is not None:
                 progress(clip)
             offset: int | None = None
             begin = stamp = at
+            period = NS // 10  # of a clip of one frame
             for frame, time_ns in read_video(clip.path):
                 offset = at - time_ns if offset is None else offset
+                period = time_ns + offset - stamp or period
                 stamp = time_ns + offset
                 image = _bgr(frame, width)
-                message = _message(store, image, stamp, frame_id, compressed)
-                writer.write(connection, stamp, store.serialize_cdr(message, kind))
-                images += 1
+                write(image, stamp)
             rows.append((begin, stamp, clip))
             at = stamp + round(gap_s * NS)
+            if still and number < len(clips):
+                for idle in range(stamp + period, at, period):
+                    write(image, idle)
     return images, rows
 
 

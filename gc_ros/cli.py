@@ -212,6 +212,9 @@ def make_bag_command(
     compressed: Annotated[str | None, typer.Option(help="jpeg or png; default: raw bgr8.")] = None,
     topic: Annotated[str, typer.Option(help="Topic; compressed images go to TOPIC/compressed.")] = "/image",
     gap_s: Annotated[float, typer.Option(help="Seconds between two clips.")] = 3.0,
+    still: Annotated[
+        bool, typer.Option("--still", help="The last image stands between two clips; else none comes.")
+    ] = False,
     frame_id: Annotated[str, typer.Option(help="frame_id of the headers.")] = "camera",
     width: Annotated[int | None, typer.Option(help="Scale images to this width, pixels.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -239,6 +242,7 @@ def make_bag_command(
             gap_s=gap_s,
             frame_id=frame_id,
             width=width,
+            still=still,
             progress=step,
         )
     if as_json:

@@ -112,6 +112,27 @@ def test_the_truth_table_covers_the_clips_and_not_the_gaps(folder: Path, tmp_pat
     assert float(rows[-1]["end_s"]) == pytest.approx(summary.duration_s, abs=1e-4)
 
 
+@pytest.mark.parametrize("compressed", [None, "jpeg"])
+def test_a_camera_that_goes_on_between_clips_shows_the_last_image_at_the_clips_own_rate(
+    folder: Path, tmp_path: Path, compressed: str | None
+) -> None:
+    clips = find_clips([folder / "clips.csv"], ["a"])
+    summary = make_bag(clips, tmp_path / "bag", gap_s=1.0, still=True, compressed=compressed)
+    frames = list(read_bag_images(tmp_path / "bag"))
+    assert summary.images == len(frames) == 3 * 36 + 2 * 29
+    steps = np.diff([stamp for stamp, _, _ in frames]) / NS
+    assert np.allclose(steps, 1 / 30, atol=2e-3)
+    with open(tmp_path / "bag.truth.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, after in pairwise(rows):  # the gaps are not part of the truth, and hold the picture before them
+        assert float(after["start_s"]) - float(row["end_s"]) == pytest.approx(1.0, abs=1e-4)
+        first, last = (START_NS + round(float(t) * NS) for t in (row["end_s"], after["start_s"]))
+        idle = [image for stamp, image, _ in frames if first < stamp < last]
+        (before,) = (image for stamp, image, _ in frames if stamp == first)
+        assert len(idle) == 29 and all(np.array_equal(image, before) for image in idle)
+    assert frames[-1][0] - START_NS == pytest.approx(float(rows[-1]["end_s"]) * NS, abs=1)
+
+
 def test_a_clips_last_image_lies_within_its_row_of_the_truth_to_the_nanosecond(tmp_path: Path) -> None:
     """A stamp of a thirtieth of a second has no end in decimals: rounded down, the last result would not count."""
     (tmp_path / "red").mkdir()

@@ -327,12 +327,24 @@ def test_real_clips_in_a_row_with_idle_time_between(
     clips: Path, tmp_path: Path, colours: LoadedBundle
 ) -> None:
     found = find_clips([clips / "gestures" / "clips.csv"], ["p3"])[::6]
-    summary = make_bag(found, tmp_path / "p3", compressed="jpeg", gap_s=2.0, width=160)
-    with open(summary.truth, newline="") as file:
-        names = {row["label"] for row in csv.DictReader(file)}
-    assert len(names) > 5
-    # The toy knows colours only: three of the gestures are called one each.
-    pairs = [f"{name}={label}" for name, label in zip(sorted(names), colours.info.labels * 9, strict=False)]
-    run(colours, tmp_path / "out", tmp_path / "p3", *[x for pair in pairs for x in ("--map", pair)])
-    own = check(tmp_path / "out", colours.info.labels)
-    assert np.sum(own["confusion"]) > 2 * len(found)
+    gaps, idle = {}, {}
+    for still in (False, True):
+        bag, out = tmp_path / f"p3{still}", tmp_path / f"out{still}"
+        summary = make_bag(found, bag, compressed="jpeg", gap_s=4.0, width=160, still=still)
+        with open(summary.truth, newline="") as file:
+            names = {row["label"] for row in csv.DictReader(file)}
+        assert len(names) > 5
+        # The toy knows colours only: three of the gestures are called one each.
+        pairs = [
+            f"{name}={label}" for name, label in zip(sorted(names), colours.info.labels * 9, strict=False)
+        ]
+        result = run(colours, out, bag, *[x for pair in pairs for x in ("--map", pair)])
+        own = check(out, colours.info.labels)
+        assert np.sum(own["confusion"]) > 2 * len(found)
+        gaps[still] = result["bags"][0]["counts"]["resets"][
+            "gap"
+        ]  # some of these clips have gaps of their own
+        idle[still] = result["result"]["truth_kinds"].get("idle", 0)
+    # Without images in between the window starts anew with each clip; with them idle time has results of its own.
+    assert gaps[False] - gaps[True] == len(found) - 1
+    assert idle[False] == 0 and idle[True] > len(found)
