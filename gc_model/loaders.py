@@ -73,9 +73,13 @@ class Loaders:
         return front_key(self.model, [names, o.window_s, o.seed, o.views, whole, asdict(plain.augment)])
 
     def streams(self) -> Loaders:
-        """The same clips one after the other."""
+        """The same clips one after the other; from stored features where each frame's are its own."""
         other = copy.copy(self)
-        other.samples = StreamClips(self.plain, self.options.stream_chunks)
+        stored = isinstance(self.samples, FrozenFront) and self.samples.whole
+        alone = stored and all(conv.sees_one_frame() for conv in self.model.trunk.inflated)
+        base = self.samples if alone else self.plain
+        assert isinstance(base, (FrozenFront, TrainingClips))
+        other.samples = StreamClips(base, self.options.stream_chunks)
         other.held_out = HeldOutStreams(self.middles, self.options.seed) if len(self.middles) else None
         return other
 

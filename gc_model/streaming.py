@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gc_model.dataset import Sample, TestClips, TrainingClips
+from gc_model.dataset import FrozenFront, Sample, TestClips, TrainingClips
 from gc_model.network import Network
 from gc_model.options import TrainOptions
 from gc_model.presets import Config
@@ -43,18 +43,22 @@ class StreamClips(Dataset[Sample]):
 
     Indexed by (epoch, clip): that clip and `chunks` others, cut so that activities change anywhere in a chunk. age: how
     many frames of its activity a frame is the last of, from 1. Every draw follows from (seed, epoch, clip).
+    base: with stored features of frames that do not see each other, "Z" and "c" take the place of "clip".
     """
 
-    def __init__(self, base: TrainingClips, chunks: int):
+    def __init__(self, base: TrainingClips | FrozenFront, chunks: int):
         self.base, self.chunks = base, chunks
+        plain = base.base if isinstance(base, FrozenFront) else base
+        assert isinstance(plain, TrainingClips)
+        self.T, self.seed = plain.config.T, plain.seed
 
     def __len__(self) -> int:
         return len(self.base)
 
     def __getitem__(self, which: tuple[int, int]) -> Sample:
         epoch, i = which
-        T = self.base.config.T
-        rng = np.random.default_rng((self.base.seed, epoch, i, 1))  # not the draws of the clips themselves
+        T = self.T
+        rng = np.random.default_rng((self.seed, epoch, i, 1))  # not the draws of the clips themselves
         others = rng.integers(0, len(self.base), self.chunks)
         parts = [self.base[epoch, int(k)] for k in (i, *others)]
         first = int(rng.integers(0, T))
@@ -63,7 +67,8 @@ class StreamClips(Dataset[Sample]):
         change = torch.cat([torch.tensor([True]), labels[1:] != labels[:-1]])
         n = torch.arange(len(labels))
         age = n - torch.where(change, n, 0).cummax(0).values + 1
-        return {"clip": torch.cat([p["clip"] for p in parts])[cut], "labels": labels[cut], "age": age[cut]}
+        frames = {n: torch.cat([p[n] for p in parts])[cut] for n in ("clip", "Z", "c") if n in parts[0]}
+        return frames | {"labels": labels[cut], "age": age[cut]}
 
 
 class HeldOutStreams(Dataset[Sample]):
@@ -105,14 +110,19 @@ class StreamStage(Stage):
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         T = self.model.config.T
-        clip, labels, age = batch["clip"], batch["labels"], batch["age"]
+        labels = batch["labels"]
         smoothing = self.options.label_smoothing
-        state = self.model.initial_state(len(clip), streaming=True)
+        state = self.model.initial_state(len(labels), streaming="clip" in batch)
         losses, logits = [], []
-        for chunk, y, n in zip(clip.split(T, 1), labels.split(T, 1), age.split(T, 1), strict=True):
-            result, state = self.model.forward_chunk(chunk, state)
+        for start in range(0, labels.shape[1], T):
+            chunk = {n: part[:, start : start + T] for n, part in batch.items()}
+            if "clip" in chunk:
+                result, state = self.model.forward_chunk(chunk["clip"], state)
+            else:
+                Z, c = (chunk[n].to(self.model.mean.dtype) for n in ("Z", "c"))
+                result, state = self.model.fold(Z, c, state)
             state = state.detach()
-            losses.append(frame_loss(result.frame_logits, y, n, smoothing))
+            losses.append(frame_loss(result.frame_logits, chunk["labels"], chunk["age"], smoothing))
             logits.append(result.frame_logits)
         loss = torch.stack(losses).mean()
         return self._report({"L_D": loss, "loss": loss}, torch.cat(logits, 1).flatten(0, 1), labels.flatten())

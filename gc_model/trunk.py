@@ -67,22 +67,23 @@ class InflatedConv(nn.Module):
 
     def forward(self, x: Tensor, now: Pass) -> Tensor:
         """x: (B*T, in, H, W) in a clip pass, (B, in, H, W) in a step pass."""
-        if now.frames:
+        trains = torch.is_grad_enabled() and self.weight.requires_grad
+        frames = x[:, None]
+        if not now.frames:
+            frames = torch.cat([now.past[self.index], frames], 1)  # (B, 3, in, H, W), oldest first
+            now.written.append(frames[:, 1:])
+        if not trains and self.sees_one_frame():
             x, padding = self._pad(x)
-            trains = torch.is_grad_enabled() and self.weight.requires_grad
-            if not trains and self._sees_one_frame():
-                return F.conv2d(
-                    x, self.weight[:, :, self.now], self.bias, self.stride, padding, 1, self.groups
-                )
-            if trains and self.groups > 1:
-                return self._depthwise_clip(x, now.frames, padding)
-            return self._clip(x, now.frames, padding)
-        frames = torch.cat([now.past[self.index], x[:, None]], 1)  # (B, 3, in, H, W), oldest first
-        now.written.append(frames[:, 1:])
-        x, padding = self._pad(merge(frames, 1, 2))
-        return sum_of_taps(x, self.weight, self.bias, self.stride, padding, self.groups)
+            return F.conv2d(x, self.weight[:, :, self.now], self.bias, self.stride, padding, 1, self.groups)
+        if not now.frames:
+            x, padding = self._pad(merge(frames, 1, 2))
+            return sum_of_taps(x, self.weight, self.bias, self.stride, padding, self.groups)
+        x, padding = self._pad(x)
+        if trains and self.groups > 1:
+            return self._depthwise_clip(x, now.frames, padding)
+        return self._clip(x, now.frames, padding)
 
-    def _sees_one_frame(self) -> bool:
+    def sees_one_frame(self) -> bool:
         """Whether no other frame weighs in, as in a trunk that is still the 2-D network: a third of the work."""
         weight = self.weight.detach()
         return not any(bool(weight[:, :, i].any()) for i in range(TAPS) if i != self.now)

@@ -11,6 +11,7 @@ from gc_model import checkpoint, dataset  # noqa: E402
 from gc_model.augment import Augment  # noqa: E402
 from gc_model.clips import FrameCache, index_clips  # noqa: E402
 from gc_model.finetune import go_on_from  # noqa: E402
+from gc_model.loaders import Loaders  # noqa: E402
 from gc_model.options import TrainOptions  # noqa: E402
 from gc_model.presets import preset  # noqa: E402
 from gc_model.streaming import HeldOutStreams, StreamClips, StreamStage, frame_loss, stream_accuracy  # noqa: E402
@@ -84,6 +85,41 @@ def test_no_gradient_crosses_the_border_of_a_chunk_but_its_values_do():
     assert not torch.equal(result.logits, fresh.logits)
     result.logits.sum().backward()
     assert clip.grad[:, :8].abs().sum() == 0 and clip.grad[:, 8:].abs().sum() > 0
+
+
+def test_stored_features_of_a_frozen_trunk_give_the_streams_that_pictures_give(tmp_path):
+    torch.manual_seed(0)
+    model = build(TINY).eval()  # still the 2-D network: no frame sees another
+    plain = streams().base
+    for parameter in model.trunk.parameters():
+        parameter.requires_grad_(False)
+    stored = StreamClips(dataset.FrozenFront(plain, model, tmp_path / "front", views=2, whole=True), 3)
+    pictures = StreamClips(plain, 3)
+    options = TrainOptions(data="x", preset="tiny", epochs3=1, freeze_stages=5)
+    losses = []
+    for source in (pictures, stored):
+        stage = StreamStage(model, options)
+        stage.eval()
+        stage._report = lambda terms, *_: terms["loss"]
+        sample = source[1, 2]
+        batch = {name: part[None] for name, part in sample.items()}
+        assert ("clip" in batch) == (source is pictures)
+        losses.append(stage.training_step(batch, 0).item())
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)  # float16 on disk
+    assert torch.equal(pictures[1, 2]["labels"], stored[1, 2]["labels"])
+
+
+@pytest.mark.parametrize("alive", [False, True])
+def test_streams_are_made_of_stored_features_only_where_no_frame_sees_another(tmp_path, alive):
+    torch.manual_seed(0)
+    model = build(TINY)
+    if alive:
+        torch.nn.init.ones_(model.trunk.inflated[-1].weight)
+    options = TrainOptions(data=colours(), preset="tiny", epochs3=1, freeze_stages=5, views=2)
+    cache = FrameCache(scratch() / "cache", Preprocess(size=TINY.size, resize=TINY.resize))
+    data = Loaders(options, model, list(COLOURS), cache, index_clips(colours()), [])
+    data.freeze_front()
+    assert isinstance(data.streams().samples.base, dataset.TrainingClips if alive else dataset.FrozenFront)
 
 
 def test_a_step_of_the_fine_tune_moves_trunk_and_head_but_not_the_pose_or_the_statistics():

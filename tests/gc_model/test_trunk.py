@@ -43,7 +43,7 @@ def test_a_trunk_that_sees_single_frames_gives_without_gradients_what_it_gives_w
 ):
     torch.manual_seed(0)
     trunk = Trunk(preset(name, temporal=temporal)).double().eval()
-    assert all(conv._sees_one_frame() for conv in trunk.inflated)
+    assert all(conv.sees_one_frame() for conv in trunk.inflated)
     frames = torch.randn(2 * 5, 3, size, size, dtype=torch.float64)
     expected = [part.detach() for part in trunk.clip(frames, 5)]  # all three taps
     with torch.no_grad():
@@ -51,7 +51,7 @@ def test_a_trunk_that_sees_single_frames_gives_without_gradients_what_it_gives_w
             torch.testing.assert_close(part, whole, atol=1e-12, rtol=0)
         first = trunk.inflated[0]
         first.weight[0, 0, TAPS - 1 if temporal == "centered" else 0] = 1.0
-        assert not first._sees_one_frame()
+        assert not first.sees_one_frame()
 
 
 @pytest.mark.parametrize(("name", "size"), TRUNKS)
