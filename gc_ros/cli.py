@@ -17,8 +17,6 @@ import cv2
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gc_ros.activity import Activity, stream_label
 from gc_ros.evaluation import commands
@@ -26,7 +24,7 @@ from gc_ros.overlay import Banner, draw
 from gc_ros.recognizer import Recognizer
 from gc_ros.video import Frame, VideoWriter, open_camera, read_video
 from trt_build.bundle import load_bundle
-from trt_build.command import command_line
+from trt_build.command import command_line, progress_bar
 from trt_build.engine import open_engine
 from trt_build.errors import DataError, GlimpseError
 
@@ -223,9 +221,7 @@ def make_bag_command(
     from gc_ros.bags import find_clips, make_bag
 
     found = find_clips(clips, subject or [])
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with progress_bar() as bar:
         task = bar.add_task("writing", total=len(found))
         started = False
 

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the three command lines share: one line an error, exit code 2 for bad input, `--json`."""
+"""What the three command lines share: one line an error, exit code 2 for bad input, `--json`, a progress bar."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer.core import TyperGroup
 
 from trt_build.errors import GlimpseError
@@ -34,3 +36,10 @@ def command_line(help_text: str | None) -> typer.Typer:
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
+
+
+def progress_bar() -> Progress:
+    """How many of how many and what remains, on stderr, gone when done; nothing where that is no terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -18,6 +18,7 @@ from gc_model.synth.activities import ACTIVITIES, ALONE
 from gc_model.synth.clip import ClipSpec, check, render
 from gc_model.synth.skeleton import skeleton_text, write_skeleton
 from gc_model.synth.video import write_video
+from trt_build.command import progress_bar
 from trt_build.errors import DataError
 
 LAYOUTS = ("folder", "ntu", "nucla", "nucla-frames")
@@ -247,12 +248,7 @@ def _shown(results: Iterable[int], progress: bool, total: int, step: int) -> Ite
     if not progress:
         yield from results
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    from rich.console import Console
-
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with progress_bar() as bar:
         task, done = bar.add_task("clips", total=total), 0
         for result in results:
             done = min(done + step, total)

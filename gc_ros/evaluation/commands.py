@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gc_ros.smoothing import Smoothing
+from trt_build.command import progress_bar
 from trt_build.errors import DataError
 
 
@@ -119,9 +118,7 @@ def evaluate(
         simulate_latency_s=simulate_latency,
         predictions=predictions,
     )
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with progress_bar() as bar:
         task = bar.add_task("evaluating", total=len(sources))
         found = evaluate_many(
             sources,
