@@ -2,8 +2,8 @@
 """The network in the form that runs on the robot: batch norm folded, every convolution a plain Conv2d.
 
 `fold_for_export(model)` gives a copy that computes the same in evaluation mode. The kernel of an inflated
-convolution lies in it as the 2-D kernel over three concatenated frames, one parameter for the window graph and
-the step graph alike, so that both share their weights on disk.
+convolution lies in it as the 2-D kernel over three concatenated frames, or of a grouped one as the 2-D kernel of each
+tap: the same parameters for the window graph and the step graph, so that both share their weights on disk.
 """
 
 from __future__ import annotations
@@ -17,54 +17,74 @@ from torch import Tensor, nn
 
 from gc_model.model import GlimpseClouds
 from gc_model.shapes import merge, split
-from gc_model.trunk import TAPS, InflatedConv, Pass, concatenated_weight, same_padding
+from gc_model.trunk import TAPS, InflatedConv, Pass, concatenated_weight, same_padding, sums_of_taps
 
 
 class FoldedConv(nn.Module):
-    """An inflated convolution, and the batch norm behind it, as one Conv2d over three frames."""
+    """An inflated convolution, and the batch norm behind it, as one Conv2d over three frames, or one a tap."""
 
     def __init__(self, conv: InflatedConv):
         super().__init__()
-        self.causal, self.index = conv.causal, conv.index
+        self.now, self.index, self.caches = conv.now, conv.index, conv.caches
         self.stride, self.groups, self.kernel = conv.stride, conv.groups, conv.kernel
         self.same, self.padding = conv.same, conv.padding
-        self.weight = nn.Parameter(concatenated_weight(conv.weight.detach(), conv.groups).contiguous())
-        bias = conv.bias.detach() if conv.bias is not None else conv.weight.new_zeros(conv.weight.shape[0])
-        self.bias = nn.Parameter(self._bias_of_taps(bias))
-
-    def _bias_of_taps(self, bias: Tensor) -> Tensor:
-        if self.groups == 1:
-            return bias.clone()
-        return torch.cat([bias, torch.zeros_like(bias), torch.zeros_like(bias)])  # the taps are summed
+        weight = conv.weight.detach()
+        kernels = [concatenated_weight(weight)] if conv.groups == 1 else weight.unbind(2)
+        self.kernels = nn.ParameterList([nn.Parameter(kernel.contiguous().clone()) for kernel in kernels])
+        bias = conv.bias.detach() if conv.bias is not None else weight.new_zeros(weight.shape[0])
+        self.bias = nn.Parameter(bias.clone())
 
     def absorb(self, scale: Tensor, shift: Tensor) -> None:
         """Take in y -> scale * y + shift."""
-        taps = 1 if self.groups == 1 else TAPS
         with torch.no_grad():
-            self.weight.mul_(scale.repeat(taps).view(-1, 1, 1, 1))
-            self.bias.mul_(scale.repeat(taps))
-            self.bias[: len(shift)].add_(shift)
+            for kernel in self.kernels:
+                kernel.mul_(scale.view(-1, 1, 1, 1))
+            self.bias.mul_(scale).add_(shift)
 
     def forward(self, x: Tensor, now: Pass) -> Tensor:
+        if self.groups > 1:
+            x = self._pad(x)
+            oldest, middle, newest = (self._conv(x, i) for i in range(TAPS))
+            if now.frames:
+                T, k = now.frames, self.now
+                return (
+                    self._moved(oldest, k, T) + self._moved(middle, k - 1, T) + self._moved(newest, k - 2, T)
+                )
+            y, written = sums_of_taps(
+                (oldest, middle, newest), now.past[self.index : self.index + self.caches]
+            )
+            now.written += written
+            return y
         if now.frames:
-            frames = self._neighbours(x, now.frames)
-        else:
-            frames = torch.cat([merge(now.past[self.index], 1, 2), x], 1)
-            now.written.append(split(frames[:, int(x.shape[1]) :], 1, TAPS - 1))
-        if self.same:
-            (top, bottom), (left, right) = same_padding(frames.shape[-2:], self.kernel, self.stride)
-            frames = F.pad(frames, (left, right, top, bottom))
-        if self.groups == 1:
-            return F.conv2d(frames, self.weight, self.bias, self.stride, self.padding)
-        y = F.conv2d(frames, self.weight, self.bias, self.stride, self.padding, groups=TAPS * self.groups)
-        oldest, middle, newest = y.chunk(TAPS, 1)
-        return oldest + middle + newest
+            return self._conv(self._pad(self._neighbours(x, now.frames)), 0)
+        frames = torch.cat([merge(now.past[self.index], 1, 2), x], 1)
+        now.written.append(split(frames[:, int(x.shape[1]) :], 1, TAPS - 1))
+        return self._conv(self._pad(frames), 0)
+
+    def _pad(self, x: Tensor) -> Tensor:
+        if not self.same:
+            return x
+        (top, bottom), (left, right) = same_padding(x.shape[-2:], self.kernel, self.stride)
+        return F.pad(x, (left, right, top, bottom))
+
+    def _conv(self, x: Tensor, i: int) -> Tensor:
+        bias = self.bias if self.groups == 1 or i == self.now else None
+        return F.conv2d(x, self.kernels[i], bias, self.stride, self.padding, groups=self.groups)
+
+    def _moved(self, y: Tensor, late: int, T: int) -> Tensor:
+        """What a tap made of frames (B*T, ...), at the frames it is a part of: `late` later, zeros where none is."""
+        if late == 0:
+            return y
+        clip = split(y, 0, T)
+        none = [clip[:, :1] * 0] * min(abs(late), T)  # zeros without asking for a shape
+        parts = [*none, clip[:, : max(T - late, 0)]] if late > 0 else [clip[:, -late:], *none]
+        return merge(torch.cat(parts, 1), 0, 1)
 
     def _neighbours(self, x: Tensor, T: int) -> Tensor:
         """(B*T, in, H, W) -> (B*T, 3 * in, H, W): every frame with the two it sees beside it, zeros outside."""
         clip = split(x, 0, T)
         none = clip[:, :1] * 0  # zeros without asking for a shape
-        if self.causal:
+        if self.now == TAPS - 1:
             padded = torch.cat([none, none, clip], 1)
         else:
             padded = torch.cat([none, clip, none], 1)

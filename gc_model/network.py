@@ -23,8 +23,8 @@ class State:
     """Everything carried from frame to frame; zeros at the start. B is the batch.
 
     h: (B, omega) attention; z: (B, D) last glimpse; r: (B, C, psi) workers; memory: (B, K, G, D) projected
-    glimpses, oldest first; weight: (B, K, G, C) each worker's share in them; caches: one (B, 2, channels,
-    H, W) for every inflated convolution, empty where whole clips are seen.
+    glimpses, oldest first; weight: (B, K, G, C) each worker's share in them; caches: what the inflated
+    convolutions keep, `Trunk.cache_shapes` with B before each, empty where whole clips are seen.
     """
 
     h: Tensor

@@ -9,6 +9,10 @@ A convolution 3 x k x k over time is evaluated in three ways that give the same 
 * Conv3d over the clip, which holds the weights and trains fastest;
 * Conv2d over the concatenated channels of the three frames, the form of `window.onnx` (gc_model.fold);
 * the same Conv2d with the two past frames taken from a cache, one frame at a time: `step`.
+
+A grouped (depthwise) one is a Conv2d a tap instead, whose results are summed. In `step` all three see the new frame
+alone, and what is cached is not the past but what it will add: A to this frame's result, B to the next one's. That
+moves a third of the memory, which is what a depthwise convolution costs.
 """
 
 from __future__ import annotations
@@ -53,8 +57,9 @@ class InflatedConv(nn.Module):
     def __init__(self, conv: nn.Conv2d, temporal: str, index: int):
         super().__init__()
         self.causal = temporal == "causal"
-        self.index = index  # place in the list of caches
+        self.index = index  # place of the first of its caches
         self.stride, self.groups = conv.stride, conv.groups
+        self.caches = 1 if conv.groups == 1 else TAPS - 1  # frames t-2 and t-1 in one, or A and B
         self.kernel: tuple[int, int] = (conv.kernel_size[0], conv.kernel_size[1])
         # timm's Conv2dSame pads as TensorFlow does: by the input's size, the odd pixel at the end.
         self.same = type(conv).__name__ == "Conv2dSame"
@@ -68,17 +73,20 @@ class InflatedConv(nn.Module):
     def forward(self, x: Tensor, now: Pass) -> Tensor:
         """x: (B*T, in, H, W) in a clip pass, (B, in, H, W) in a step pass."""
         trains = torch.is_grad_enabled() and self.weight.requires_grad
-        frames = x[:, None]
-        if not now.frames:
-            frames = torch.cat([now.past[self.index], frames], 1)  # (B, 3, in, H, W), oldest first
+        alone = not trains and self.sees_one_frame()
+        if not now.frames and self.groups == 1:
+            frames = torch.cat([now.past[self.index], x[:, None]], 1)  # (B, 3, in, H, W), oldest first
             now.written.append(frames[:, 1:])
-        if not trains and self.sees_one_frame():
-            x, padding = self._pad(x)
+            x = x if alone else merge(frames, 1, 2)
+        x, padding = self._pad(x)
+        if self.groups > 1 and not now.frames:
+            y, written = sums_of_taps(self._taps(x, padding), now.past[self.index : self.index + self.caches])
+            now.written += written
+            return y
+        if alone:
             return F.conv2d(x, self.weight[:, :, self.now], self.bias, self.stride, padding, 1, self.groups)
         if not now.frames:
-            x, padding = self._pad(merge(frames, 1, 2))
-            return sum_of_taps(x, self.weight, self.bias, self.stride, padding, self.groups)
-        x, padding = self._pad(x)
+            return F.conv2d(x, concatenated_weight(self.weight), self.bias, self.stride, padding)
         if trains and self.groups > 1:
             return self._depthwise_clip(x, now.frames, padding)
         return self._clip(x, now.frames, padding)
@@ -102,24 +110,26 @@ class InflatedConv(nn.Module):
         y = F.conv3d(clip, self.weight, self.bias, (1, *self.stride), (0, *padding), groups=self.groups)
         return merge(y.transpose(1, 2), 0, 1)
 
+    def _taps(self, x: Tensor, padding: tuple[int, int]) -> list[Tensor]:
+        """What each tap makes of x, oldest first; the bias with the one of the current frame."""
+        return [
+            F.conv2d(
+                x, self.weight[:, :, i], self.bias if i == self.now else None, self.stride, padding, 1, self.groups
+            )
+            for i in range(TAPS)
+        ]  # fmt: skip
+
     def _depthwise_clip(self, x: Tensor, T: int, padding: tuple[int, int]) -> Tensor:
         # On CPU the backward pass of three grouped Conv2d takes a third to two thirds of a grouped Conv3d's.
-        taps = [
-            F.conv2d(x, self.weight[:, :, i], None, self.stride, padding, 1, self.groups) for i in range(TAPS)
-        ]
-        before, _ = self._time_padding()
-        out = split(taps[before], 0, T)
+        taps = self._taps(x, padding)
+        out = split(taps[self.now], 0, T)
         for i in range(TAPS):
-            tap, late = (
-                split(taps[i], 0, T),
-                before - i,
-            )  # the frame that this tap sees lies `late` frames back
+            tap, late = split(taps[i], 0, T), self.now - i  # the frame that this tap sees lies `late` back
             if late > 0:
                 out[:, late:].add_(tap[:, :-late])
             elif late < 0:
                 out[:, :late].add_(tap[:, -late:])
-        y = merge(out, 0, 1)
-        return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
+        return merge(out, 0, 1)
 
     def _time_padding(self) -> tuple[int, int]:
         return (TAPS - 1, 0) if self.causal else (TAPS // 2, TAPS // 2)
@@ -136,27 +146,19 @@ def same_padding(
     return pairs[0], pairs[1]
 
 
-def concatenated_weight(weight: Tensor, groups: int) -> Tensor:
-    """The (out, in, 3, k, k) kernel as the 2-D one over the concatenated channels of three frames.
+def concatenated_weight(weight: Tensor) -> Tensor:
+    """The (out, in, 3, k, k) kernel as (out, 3 * in, k, k), over the concatenated channels of three frames."""
+    return weight.transpose(1, 2).flatten(1, 2)
 
-    groups = 1: (out, 3 * in, k, k). Otherwise one group a frame and group, (3 * out, in / groups, k, k): the
-    frames' outputs are summed afterwards, which keeps a depthwise convolution depthwise.
+
+def sums_of_taps(taps: Sequence[Tensor], past: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """(y_t, the new A and B) of a causal convolution from what its taps make of x_t, oldest first, and the old A and B.
+
+    y_t = K_2 x_t + A_t, A_{t+1} = K_1 x_t + B_t, B_{t+1} = K_0 x_t; nothing before the first frame, both zero.
     """
-    if groups == 1:
-        return weight.transpose(1, 2).flatten(1, 2)
-    return weight.permute(2, 0, 1, 3, 4).flatten(0, 1)
-
-
-def sum_of_taps(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, groups: int
-) -> Tensor:
-    """One output frame from the channels of three input frames, (B, 3 * in, H, W) oldest first: one Conv2d."""
-    kernel = concatenated_weight(weight, groups)
-    if groups == 1:
-        return F.conv2d(x, kernel, bias, stride, padding)
-    y = F.conv2d(x, kernel, None, stride, padding, groups=TAPS * groups)
-    y = split(y, 1, TAPS).sum(1)
-    return y if bias is None else y + bias.view(1, -1, 1, 1)
+    oldest, middle, newest = taps
+    A, B = past
+    return newest + A, [middle + B, oldest]
 
 
 class Trunk(nn.Module):
@@ -196,7 +198,7 @@ class Trunk(nn.Module):
         return self._run(context, Pass(frames=T), self._chain[self._context :])
 
     def step(self, x: Tensor, caches: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """One new frame, x: (B, 3, H, W), with each convolution's last two inputs from `caches`."""
+        """One new frame, x: (B, 3, H, W), with what each convolution keeps of the past from `caches`."""
         now = Pass(past=caches)
         context = self._run(x, now, self._chain[: self._context])
         Z = self._run(context, now, self._chain[self._context :])
@@ -211,16 +213,20 @@ class Trunk(nn.Module):
             self._pass = Pass()
         return x
 
-    def cache_shapes(self, size: int) -> list[tuple[int, int, int, int]]:
-        """(2, channels, H, W) of every cache for a size x size input, found by a pass over one black frame."""
-        shapes: list[tuple[int, int, int, int]] = []
+    def cache_shapes(self, size: int) -> list[tuple[int, ...]]:
+        """Of every cache for a size x size input, found by a pass over one black frame.
+
+        (2, channels, H, W) of the last two inputs, or twice (channels, H, W) of a grouped convolution's sums.
+        """
+        shapes: list[tuple[int, ...]] = []
         hooks = []
         for conv in self.inflated:
 
-            def note(module: nn.Module, args: tuple) -> None:
-                shapes.append((TAPS - 1, *args[0].shape[1:]))
+            def note(module: InflatedConv, args: tuple, y: Tensor) -> None:
+                kept = (TAPS - 1, *args[0].shape[1:]) if module.groups == 1 else tuple(y.shape[1:])
+                shapes.extend([kept] * module.caches)
 
-            hooks.append(conv.register_forward_pre_hook(note, prepend=True))
+            hooks.append(conv.register_forward_hook(note))
         weight = next(self.parameters())
         training = self.training
         try:
@@ -259,6 +265,6 @@ def inflate(net: nn.Module, temporal: str) -> list[InflatedConv]:
             continue
         parent_name, _, child = name.rpartition(".")
         parent = net.get_submodule(parent_name)
-        inflated.append(InflatedConv(conv, temporal, len(inflated)))
+        inflated.append(InflatedConv(conv, temporal, sum(c.caches for c in inflated)))
         setattr(parent, child, inflated[-1])
     return inflated
