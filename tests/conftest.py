@@ -9,7 +9,9 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # isort: split
+import importlib
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,12 @@ CLIPS = REPOSITORY.parent / "shared" / "data"
 # Two slow cores and parallel runs make wall-clock deadlines a source of false alarms.
 hypothesis.settings.register_profile("repository", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repository")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if getattr(config.option, "numprocesses", None) and find_spec("torch") and find_spec("lightning"):
+        # Where tests are spread over processes, this one imports the module of every warning it is told of.
+        importlib.import_module("gc_model.torchvision_guard")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
