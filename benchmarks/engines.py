@@ -43,7 +43,15 @@ from trt_build.int8 import quantize_bundle
 from trt_build.preprocess import prepare
 from trt_build.verify import candidates
 
-_TRUNK = ("/blocks", "/conv", "/bn", "/layer", "/maxpool", "/act")  # first scope of a node of the trunk
+_TRUNK = (
+    "/blocks",
+    "/conv",
+    "/bn",
+    "/layer",
+    "/maxpool",
+    "/act",
+    "next_cache",
+)  # how nodes of the trunk are called
 _PRODUCT = 2048  # side of the matrices whose product stands for the processor's peak
 
 
