@@ -22,7 +22,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from gc_ros.clips import Clip, find_clips
-from gc_ros.images import Refusal, decode, decode_compressed
+from gc_ros.images import Refusal, decode
 from gc_ros.recording import Recording
 from gc_ros.video import read_video
 from trt_build.errors import DataError
@@ -243,7 +243,7 @@ def read_bag_images(
     raise DataError. Images may be views into the message.
     """
     for item in read_bag_messages(bag, topic):
-        found = decode_compressed(item.message) if item.compressed else decode(item.message)
+        found = decode(item.message, compressed=item.compressed)
         if isinstance(found, Refusal):
             if refused is None:
                 raise DataError(f"{bag}: image at {item.stamp_ns} ns: {found.reason}")

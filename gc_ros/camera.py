@@ -37,10 +37,11 @@ except ImportError:  # Humble
 
 from gc_ros import foxglove, overlay, ros_messages
 from gc_ros.diagnostics import CameraFacts, Latencies, Status, judge_camera
-from gc_ros.images import Refusal, decode, decode_compressed
+from gc_ros.images import Refusal, look
 from gc_ros.recognizer import Activity, Recognizer, Window
 from gc_ros.ros_messages import gc_msg
 from gc_ros.smoothing import ActivityEvent
+from trt_build.errors import ImageError
 
 LATCHED = QoSProfile(
     depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
@@ -191,20 +192,25 @@ class Camera:
         if self._stalled:
             self._stalled = False
             self._node.get_logger().info(f"images on {self.topic} again")
-        decoded = decode_compressed(message) if self._compressed else decode(message)
-        if isinstance(decoded, Refusal):
-            self._refuse(decoded.reason)
+        picture = look(message, compressed=self._compressed)
+        if isinstance(picture, Refusal):
+            self._refuse(picture.reason)
             return
         stamp_ns = self._stamp(message)
         encoding = message.format if self._compressed else message.encoding
         decode_s = time.perf_counter() - began
-        window = self.recognizer.offer(decoded.image, stamp_ns, bgr=decoded.bgr, encoding=encoding)
+        try:
+            window = self.recognizer.offer(picture, stamp_ns, encoding=encoding)
+        except ImageError as error:
+            self._refuse(str(error))
+            return
+        decode_s += picture.decode_s
         self._frame_id = message.header.frame_id
         if self.recognizer.epoch != self._epoch:
             self._after_reset(stamp_ns)
         self._stamps.append(stamp_ns)
-        if self._debug_wanted():
-            self._watched[stamp_ns] = (decoded.image, decoded.bgr)
+        if picture.ready and self._debug_wanted():  # every frame that a result can be about is
+            self._watched[stamp_ns] = (picture.pixels(), picture.bgr)
             while len(self._watched) > _WATCHED:
                 self._watched.popitem(last=False)
         if window is not None:

@@ -2,22 +2,28 @@
 """ROS image messages to arrays, by shape alone: no ROS import, so it is tested and fuzzed without ROS.
 
 Everything in a message comes from somebody else's driver. Sizes, steps and lengths are checked as plain integers
-before NumPy sees the buffer, and `decode` returns a `Refusal` with the reason instead of raising: an exception
-in a subscription callback would end the node's `spin()`.
+before NumPy sees the buffer, and `look` and `decode` return a `Refusal` with the reason instead of raising: an
+exception in a subscription callback would end the node's `spin()`.
 
-bgr8 and rgb8 are views into the message, padded rows included; the other encodings cost one OpenCV conversion.
+`look` checks the header alone; pixels are made when somebody asks. A 30 Hz camera of which the model samples two
+frames a second costs two JPEG decodings a second, not thirty. bgr8 and rgb8 are views into the message, padded rows
+included; the other encodings cost one OpenCV conversion.
 Sources: sensor_msgs/image_encodings.hpp for names and layouts; OpenCV names a Bayer pattern by its second row and
 second column, ROS by its first two pixels, hence the crossed table.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
+
+from trt_build.errors import ImageError
+from trt_build.preprocess import check_image
 
 MAX_PIXELS_PER_BYTE = 2048  # of a JPEG or PNG; one flat colour makes 250 to 1000
 MAX_PIXELS = 1 << 26  # 67 megapixels: more is a broken or hostile message, not a camera
@@ -29,6 +35,53 @@ class Decoded:
 
     image: np.ndarray
     bgr: bool
+
+
+class Picture:
+    """A camera image of known size whose pixels may still have to be made, once, by whoever needs them.
+
+    make: returns uint8 (H, W, 3); its exceptions become ImageError. decode_s: the seconds it took, 0.0 until then.
+    For one thread at a time.
+    """
+
+    def __init__(self, width: int, height: int, bgr: bool, make: Callable[[], np.ndarray]) -> None:
+        self.width, self.height, self.bgr = width, height, bgr
+        self.decode_s = 0.0
+        self._make: Callable[[], np.ndarray] | None = make
+        self._pixels: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, image: np.ndarray, bgr: bool) -> Picture:
+        """An image that is there. Raises ImageError where it is none."""
+        check_image(image)
+        picture = cls(image.shape[1], image.shape[0], bgr, lambda: image)
+        picture._pixels = image
+        return picture
+
+    @property
+    def ready(self) -> bool:
+        """Whether the pixels cost nothing more."""
+        return self._pixels is not None
+
+    def pixels(self) -> np.ndarray:
+        """uint8 (H, W, 3). Raises ImageError with the reason, each time, where they cannot be made."""
+        if self._pixels is None:
+            began = time.perf_counter()
+            assert self._make is not None
+            try:
+                image = self._make()
+                check_image(image)
+                if image.shape[:2] != (self.height, self.width):  # two headers in one file
+                    raise _Refused(
+                        f"image of {image.shape[1]}x{image.shape[0]} pixels says it has {self.width}x{self.height}"
+                    )
+            except (_Refused, ImageError) as refused:
+                raise ImageError(str(refused)) from None
+            except Exception as error:  # OpenCV's, or cv_bridge's
+                raise ImageError(f"image cannot be decoded: {_one_line(error)}") from error
+            self._pixels, self._make = image, None  # what `make` holds, the message, may go
+            self.decode_s = time.perf_counter() - began
+        return self._pixels
 
 
 @dataclass(frozen=True)
@@ -95,27 +148,28 @@ _DEPTH = {"16UC1", "32FC1", "64FC1", "16SC1"}
 ENCODINGS = tuple(_LAYOUTS)
 
 
-def decode(message: Any) -> Decoded | Refusal:
-    """A sensor_msgs/Image, or anything with its fields, as uint8 (H, W, 3). Never raises."""
+def look(message: Any, *, compressed: bool = False) -> Picture | Refusal:
+    """A sensor_msgs/Image or CompressedImage (JPEG or PNG), or anything with its fields, checked. Never raises."""
     try:
-        return _decode_raw(message)
+        return _look_compressed(message) if compressed else _look_raw(message)
     except _Refused as refused:
         return Refusal(str(refused))
-    except Exception as error:  # OpenCV's, cv_bridge's, or a field of the wrong type
+    except Exception as error:  # a field of the wrong type
         return Refusal(f"image cannot be decoded: {_one_line(error)}")
 
 
-def decode_compressed(message: Any) -> Decoded | Refusal:
-    """A sensor_msgs/CompressedImage (JPEG or PNG) as uint8 (H, W, 3) in BGR order. Never raises."""
+def decode(message: Any, *, compressed: bool = False) -> Decoded | Refusal:
+    """The same with its pixels: uint8 (H, W, 3); of a compressed image in BGR order. Never raises."""
+    found = look(message, compressed=compressed)
+    if isinstance(found, Refusal):
+        return found
     try:
-        return _decode_compressed(message)
-    except _Refused as refused:
-        return Refusal(str(refused))
-    except Exception as error:
-        return Refusal(f"compressed image cannot be decoded: {_one_line(error)}")
+        return Decoded(found.pixels(), found.bgr)
+    except ImageError as error:
+        return Refusal(str(error))
 
 
-def _decode_raw(message: Any) -> Decoded:
+def _look_raw(message: Any) -> Picture:
     width, height, step = int(message.width), int(message.height), int(message.step)
     encoding = str(message.encoding)
     size = len(message.data)
@@ -139,10 +193,11 @@ def _decode_raw(message: Any) -> Decoded:
     shape: tuple[int, ...] = (rows, width) if layout.channels == 1 else (rows, width, layout.channels)
     strides = (step, 1) if layout.channels == 1 else (step, layout.channels, 1)
     pixels: np.ndarray = np.ndarray(shape, np.uint8, buffer=message.data, strides=strides)
-    if layout.convert is not None:
-        # cv2 takes padded rows as they are, except where a plane follows the padding.
-        pixels = layout.convert(np.ascontiguousarray(pixels))
-    return Decoded(pixels, layout.bgr)
+    if layout.convert is None:
+        return Picture.of(pixels, layout.bgr)
+    convert = layout.convert
+    # cv2 takes padded rows as they are, except where a plane follows the padding.
+    return Picture(width, height, layout.bgr, lambda: convert(np.ascontiguousarray(pixels)))
 
 
 def _check_size(width: int, height: int) -> None:
@@ -152,7 +207,7 @@ def _check_size(width: int, height: int) -> None:
         raise _Refused(f"image of {width}x{height} pixels is above the limit of {MAX_PIXELS}")
 
 
-def _through_cv_bridge(message: Any, encoding: str, step: int, height: int, size: int) -> Decoded:
+def _through_cv_bridge(message: Any, encoding: str, step: int, height: int, size: int) -> Picture:
     name = encoding if encoding.isprintable() and len(encoding) < 40 else ascii(encoding)[:40]
     if size != step * height:
         raise _Refused(
@@ -167,10 +222,10 @@ def _through_cv_bridge(message: Any, encoding: str, step: int, height: int, size
     image = CvBridge().imgmsg_to_cv2(message, desired_encoding="bgr8")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise _Refused(f"cv_bridge made {image.dtype} {image.shape} of encoding {name}")
-    return Decoded(np.ascontiguousarray(image), True)
+    return Picture.of(np.ascontiguousarray(image), True)
 
 
-def _decode_compressed(message: Any) -> Decoded:
+def _look_compressed(message: Any) -> Picture:
     form = str(message.format)
     if "compressedDepth" in form:
         raise _Refused("compressedDepth is a depth image; remap `image/compressed` to the colour camera")
@@ -187,11 +242,15 @@ def _decode_compressed(message: Any) -> Decoded:
     _check_size(width, height)
     if width * height > size * MAX_PIXELS_PER_BYTE:  # a few bytes must not cost a buffer of gigabytes
         raise _Refused(f"compressed image of {size} bytes claims {width}x{height} pixels")
+    return Picture(width, height, True, lambda: _decompress(data))
+
+
+def _decompress(data: memoryview) -> np.ndarray:
     # The orientation tag is ignored: raw and compressed topics of a camera must agree.
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise _Refused("compressed image is corrupt")
-    return Decoded(image, True)
+    return image
 
 
 def _png_size(data: memoryview) -> tuple[int, int]:

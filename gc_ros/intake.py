@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from gc_ros.images import Picture
 from gc_ros.sampler import Sampler
 from trt_build.bundle import Bundle
-from trt_build.errors import ImageError
-from trt_build.preprocess import check_image, prepare
+from trt_build.preprocess import prepare
 
 _QUEUE_WINDOWS = 8  # step frames that may wait, in windows of T: some seconds, then the engine is too slow
 
@@ -90,22 +90,20 @@ class Intake:
         self._dropped: Counter[str] = Counter()
         self._resets: Counter[str] = Counter()
 
-    def offer(self, image: NDArray[np.uint8], stamp_ns: int, bgr: bool, encoding: str) -> Window | None:
-        """See `Recognizer.offer`."""
-        try:
-            check_image(image)
-        except ImageError:
+    def offer(self, picture: Picture, stamp_ns: int, encoding: str) -> Window | None:
+        """See `Recognizer.offer`. Pixels are asked for only where the frame is taken, and before it counts."""
+        width, height = picture.width, picture.height
+        signature = (width, height, encoding or ("bgr" if picture.bgr else "rgb"))
+        if not picture.ready:
             with self.lock:
-                self._frames_in += 1
-                self._dropped["image"] += 1
-            raise
-        height, width = image.shape[:2]
-        stamp_ns = int(stamp_ns)
+                changed = self._signature not in (None, signature)
+                due = not self.closed and (changed or self.sampler.would_take(stamp_ns))
+            if due:
+                picture.pixels()
         with self.lock:
             if self.closed:
                 return None
             self._frames_in += 1
-            signature = (width, height, encoding or ("bgr" if bgr else "rgb"))
             if self._signature not in (None, signature):
                 same_size = self._signature is not None and self._signature[:2] == signature[:2]
                 self.reset("encoding change" if same_size else "size change")
@@ -118,13 +116,20 @@ class Intake:
             if not decision.take:
                 return None
             epoch = self.epoch
+        image = picture.pixels()  # not there yet only where somebody reset between the two looks above
         began = time.perf_counter()
-        frame = prepare(image, self.info.preprocess, bgr=bgr)
+        frame = prepare(image, self.info.preprocess, bgr=picture.bgr)
         preprocess_ms = (time.perf_counter() - began) * 1e3
         with self.lock:
             if not self.is_current(epoch):  # somebody reset meanwhile: this frame is from before
                 return None
             return self._store(StepFrame(stamp_ns, frame, preprocess_ms), width, height)
+
+    def refuse(self) -> None:
+        """Count an image that is none."""
+        with self.lock:
+            self._frames_in += 1
+            self._dropped["image"] += 1
 
     def _store(self, frame: StepFrame, width: int, height: int) -> Window | None:
         if self.mode == "step" and len(self._queue) >= _QUEUE_WINDOWS * self.info.T:

@@ -26,11 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gc_ros.activity import Activity, Glimpse, softmax, stream_label, to_glimpses, top_k
+from gc_ros.images import Picture
 from gc_ros.intake import Counters, Intake, Window
 from gc_ros.smoothing import ActivityEvent, EventDetector, Smoothing
 from trt_build.bundle import LoadedBundle
 from trt_build.engine import Engine
-from trt_build.errors import EngineError
+from trt_build.errors import EngineError, ImageError
 
 Turn = Generator[None, tuple[dict[str, NDArray[Any]], float], Activity | None]
 
@@ -97,14 +98,22 @@ class Recognizer:
     # -- the callback's side ---------------------------------------------------------------------------------
 
     def offer(
-        self, image: NDArray[np.uint8], stamp_ns: int, *, bgr: bool = True, encoding: str = ""
+        self, image: NDArray[np.uint8] | Picture, stamp_ns: int, *, bgr: bool = True, encoding: str = ""
     ) -> Window | None:
-        """Take one camera image (H, W, 3) uint8; return work when there is some.
+        """Take one camera image; return work when there is some.
 
-        encoding: the camera's own name of its encoding; a change of it, like a change of size, is a reset.
-        Raises ImageError for an unusable image, which is counted and otherwise has no effect.
+        image: uint8 (H, W, 3), or a `Picture`, whose pixels are made only where the frame is sampled (and whose own
+        channel order counts, not `bgr`). encoding: the camera's own name of its encoding; a change of it, like a
+        change of size, is a reset. Raises ImageError for an unusable image, which has no effect; an array that is no
+        image is counted as dropped, a picture whose pixels cannot be made is the caller's to count.
         """
-        return self._intake.offer(image, stamp_ns, bgr, encoding)
+        if not isinstance(image, Picture):
+            try:
+                image = Picture.of(image, bgr)
+            except ImageError:
+                self._intake.refuse()
+                raise
+        return self._intake.offer(image, int(stamp_ns), encoding)
 
     @property
     def smoothing(self) -> Smoothing:
@@ -213,7 +222,7 @@ class Recognizer:
                 self._intake.reset("engine error")
 
     def push(
-        self, image: NDArray[np.uint8], stamp_ns: int, *, bgr: bool = True, encoding: str = ""
+        self, image: NDArray[np.uint8] | Picture, stamp_ns: int, *, bgr: bool = True, encoding: str = ""
     ) -> Activity | None:
         """`offer` and `infer` in one: nothing is ever skipped."""
         window = self.offer(image, stamp_ns, bgr=bgr, encoding=encoding)

@@ -10,6 +10,7 @@ theirs.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import deque
 from dataclasses import dataclass
@@ -70,6 +71,12 @@ class Sampler:
     def camera_period_s(self) -> float | None:
         """Median period of the recent frames, None before the second frame."""
         return median(self._periods) / NS if self._periods else None
+
+    def would_take(self, stamp_ns: int) -> bool:
+        """Whether `offer` of this stamp would take the frame; decides nothing."""
+        trial = copy.copy(self)
+        trial._periods, trial._old = self._periods.copy(), self._old.copy()
+        return trial.offer(stamp_ns).take
 
     def offer(self, stamp_ns: int) -> Decision:
         """Decide on the frame with this stamp."""

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from gc_ros.images import Picture
 from trt_build.errors import DataError
 
 NS = 1_000_000_000
@@ -33,10 +34,17 @@ Frame = tuple[NDArray[np.uint8], int]
 
 
 def read_video(path: str | os.PathLike[str]) -> Iterator[Frame]:
-    """Yield (frame, stamp) of a video file in order, upright (rotation of the container applied).
+    """Yield (frame, stamp) of a video file in order, upright; see `read_pictures`."""
+    for picture, stamp in read_pictures(path):
+        yield picture.pixels(), stamp
 
-    Raises DataError when the file cannot be opened or decoded; of a damaged file everything before the
-    damage has been yielded by then.
+
+def read_pictures(path: str | os.PathLike[str]) -> Iterator[tuple[Picture, int]]:
+    """Yield (picture, stamp) of a video file in order, upright (rotation of the container applied); RGB.
+
+    Every frame is decoded, since the next one builds on it, but becomes RGB only when asked for its pixels.
+    Raises DataError when the file cannot be opened or decoded; of a damaged file everything before the damage has been
+    yielded by then.
     """
     path = Path(path)
     if not path.is_file():
@@ -77,10 +85,15 @@ def read_video(path: str | os.PathLike[str]) -> Iterator[Frame]:
         raise DataError(f"{path}: the video holds no frame that decodes; record or convert it again")
 
 
-def _upright(frame: av.VideoFrame) -> NDArray[np.uint8]:
-    image = frame.to_ndarray(format="rgb24")
+def _upright(frame: av.VideoFrame) -> Picture:
     turns = round(getattr(frame, "rotation", 0) / 90) % 4  # degrees counter-clockwise, as np.rot90 counts
-    return np.ascontiguousarray(np.rot90(image, turns) if turns else image)
+
+    def make() -> NDArray[np.uint8]:
+        image = frame.to_ndarray(format="rgb24")
+        return np.ascontiguousarray(np.rot90(image, turns) if turns else image)
+
+    width, height = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
+    return Picture(width, height, False, make)
 
 
 def _cause(error: Exception) -> str:

@@ -26,7 +26,7 @@ class AtOnce:
 
     def push(self, frame: Frame) -> Iterator[Result]:
         """Take a frame; yield the result it gives, if any."""
-        found = self._recognizer.push(frame.image, frame.stamp_ns, bgr=frame.bgr, encoding=frame.encoding)
+        found = self._recognizer.push(frame.picture, frame.stamp_ns, encoding=frame.encoding)
         if found is not None:
             yield found, sum(found.timings.values()) / 1e3
 
@@ -53,7 +53,7 @@ class SlowRobot:
             self._now += max(frame.stamp_ns - self._last, 0)
         self._last = frame.stamp_ns
         yield from self._until(self._now)
-        window = self._recognizer.offer(frame.image, frame.stamp_ns, bgr=frame.bgr, encoding=frame.encoding)
+        window = self._recognizer.offer(frame.picture, frame.stamp_ns, encoding=frame.encoding)
         if window is None:
             return
         self._arrived[frame.stamp_ns] = self._now

@@ -62,17 +62,19 @@ class Strips:
         self._worst: list[tuple[float, int, dict[str, Any]]] = []
 
     def see(self, frame: Frame) -> None:
-        """Remember a frame in small, for as long as a window may need it."""
+        """Remember a sampled frame in small, for as long as a window may need it."""
         if not self._count:
             return
-        height, width = frame.image.shape[:2]
+        width, height, picture = frame.picture.width, frame.picture.height, frame.picture
         if self._frames and frame.stamp_ns < self._frames[-1][0]:
             self._frames.clear()
         self._size = width, height
         small = cv2.resize(
-            frame.image, (WIDTH, max(round(height * WIDTH / width), 1)), interpolation=cv2.INTER_AREA
+            picture.pixels(), (WIDTH, max(round(height * WIDTH / width), 1)), interpolation=cv2.INTER_AREA
         )
-        self._frames.append((frame.stamp_ns, np.asarray(small if frame.bgr else small[..., ::-1], np.uint8)))
+        self._frames.append(
+            (frame.stamp_ns, np.asarray(small if picture.bgr else small[..., ::-1], np.uint8))
+        )
         oldest = frame.stamp_ns - round((self._info.window_s * 1.5 + 1) * 1e9)
         while self._frames[0][0] < oldest:
             self._frames.popleft()

@@ -35,10 +35,11 @@ from gc_ros.evaluation.truth import (
     truth_of,
 )
 from gc_ros.recognizer import Recognizer
+from gc_ros.sampler import Sampler
 from gc_ros.smoothing import ActivityEvent
 from trt_build.bundle import LoadedBundle, file_sha256, load_bundle
 from trt_build.engine import Engine, open_engine
-from trt_build.errors import DataError
+from trt_build.errors import DataError, ImageError
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,13 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
         bundle,
         engine,
         truth,
-        Frames(task.source, o.topic, o.stamps, (truth.topic,) if truth.topic else ()),
+        Frames(
+            task.source,
+            o.topic,
+            o.stamps,
+            (truth.topic,) if truth.topic else (),
+            Sampler(info.rate_hz, o.max_frame_gap_s),
+        ),
     )
     with ExitStack() as stack:
         growing = results.part(folder / results.WINDOWS)
@@ -184,12 +191,22 @@ class _Run:
                 writer = stack.enter_context(
                     Predictions(predictions, self.bundle.info, o.predictions == "merged")
                 )
-            epoch, backward, last = self.recognizer.epoch, 0, None
+            epoch, backward, last, sampled = self.recognizer.epoch, 0, None, 0
             for frame in stack.enter_context(closing(read_ahead(self.frames))):
                 if progress is not None and len(self.clocks) % 16 == 0:
                     progress(len(self.clocks))
-                self.strips.see(frame)
-                results_now = list(pace.push(frame))
+                results_now = []
+                try:
+                    for result in pace.push(frame):
+                        results_now.append(result)  # one by one: what comes before an error stays
+                except ImageError as error:  # of a frame that was not foreseen to be taken
+                    self.frames.refuse(error)
+                    for activity, age_s in results_now:
+                        self._result(activity, age_s, file, writer, frame.log_ns)
+                    continue
+                if (count := self.recognizer.counters().frames_sampled) != sampled:
+                    sampled = count
+                    self.strips.see(frame)
                 if self.recognizer.epoch != epoch:
                     epoch = self.recognizer.epoch
                     self._say(self.recognizer.take_events(), frame.stamp_ns, writer, frame.log_ns)

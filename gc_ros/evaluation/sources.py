@@ -11,16 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from gc_ros.bags import COMPRESSED, NS, choose_topic
 from gc_ros.clips import VIDEO_SUFFIXES, read_table
-from gc_ros.images import Refusal, decode, decode_compressed
+from gc_ros.images import Picture, Refusal, look
 from gc_ros.recording import SUFFIXES, Message, Recording
-from gc_ros.video import read_video
+from gc_ros.sampler import Sampler
+from gc_ros.video import read_pictures
 from trt_build.bundle import file_sha256
-from trt_build.errors import DataError
+from trt_build.errors import DataError, ImageError
 
 
 @dataclass(frozen=True)
@@ -98,12 +96,11 @@ def _is_bag(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Frame:
-    """One image: uint8 (H, W, 3). log_ns: time of recording; of a video the same as the stamp."""
+    """One image. log_ns: time of recording; of a video the same as the stamp."""
 
     stamp_ns: int
     log_ns: int
-    image: NDArray[np.uint8] = field(repr=False)
-    bgr: bool
+    picture: Picture = field(repr=False)
     encoding: str
     message: Message | None = field(default=None, repr=False)
 
@@ -111,11 +108,19 @@ class Frame:
 class Frames:
     """The frames of a source, one after the other, and what is to be said about them afterwards.
 
-    others: further topics whose messages are handed to `other` as they come.
+    others: further topics whose messages are kept in `messages` as they come. sampler: one like the recogniser's, to
+    foresee which frames it will take; their pixels are made here, in the thread that reads, the others' never.
     """
 
-    def __init__(self, source: Source, topic: str | None, stamps: str, others: tuple[str, ...] = ()) -> None:
-        self.source, self.stamps, self._others = source, stamps, others
+    def __init__(
+        self,
+        source: Source,
+        topic: str | None,
+        stamps: str,
+        others: tuple[str, ...] = (),
+        sampler: Sampler | None = None,
+    ) -> None:
+        self.source, self.stamps, self._others, self._sampler = source, stamps, others, sampler
         self.images = self.zero_stamps = 0
         self.refused: Counter[str] = Counter()
         self.damage: list[str] = []
@@ -157,23 +162,44 @@ class Frames:
         self.images += 1
         message = item.message
         compressed = item.msgtype == COMPRESSED
-        found = decode_compressed(message) if compressed else decode(message)
-        if isinstance(found, Refusal):
-            self.refused[found.reason] += 1
+        picture = look(message, compressed=compressed)
+        if isinstance(picture, Refusal):
+            self.refused[picture.reason] += 1
             return None
         stamp = int(message.header.stamp.sec) * NS + int(message.header.stamp.nanosec)
-        self.zero_stamps += stamp == 0
-        if stamp == 0 or self.stamps == "log":
+        zero = stamp == 0
+        if zero or self.stamps == "log":
             stamp = item.log_ns
+        if not self._foresee(picture, stamp):
+            return None
+        self.zero_stamps += zero
         self.frame_id = str(message.header.frame_id)
         encoding = str(message.format if compressed else message.encoding)
-        return Frame(stamp, item.log_ns, found.image, found.bgr, encoding, item)
+        return Frame(stamp, item.log_ns, picture, encoding, item)
+
+    def _foresee(self, picture: Picture, stamp_ns: int) -> bool:
+        """Make the pixels of a frame that will be sampled; False, and counted, where that is not possible."""
+        if self._sampler is None:
+            return True
+        if self._sampler.would_take(stamp_ns):
+            try:
+                picture.pixels()
+            except ImageError as error:
+                self.refuse(error)
+                return False
+        self._sampler.offer(stamp_ns)
+        return True
+
+    def refuse(self, error: ImageError) -> None:
+        """Count an image whose pixels could not be made."""
+        self.refused[str(error)] += 1
 
     def _video(self) -> Iterator[Frame]:
         try:
-            for image, stamp in read_video(self.source.path):
+            for picture, stamp in read_pictures(self.source.path):
                 self.images += 1
-                yield Frame(stamp, stamp, image, False, "rgb8")
+                if self._foresee(picture, stamp):
+                    yield Frame(stamp, stamp, picture, "rgb8")
         except DataError as error:
             if not self.images:
                 raise

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gc_ros.images import ENCODINGS, MAX_PIXELS, Decoded, Refusal, decode, decode_compressed
+from gc_ros.images import ENCODINGS, MAX_PIXELS, Decoded, Picture, Refusal, decode, look
+from trt_build.errors import ImageError
 
 # One flat colour per half: chroma subsampling and demosaicing leave the middle of each half exact.
 LEFT, RIGHT = (40, 80, 200), (190, 120, 30)  # BGR
@@ -180,7 +181,7 @@ def coded(extension: str) -> bytes:
 
 @pytest.mark.parametrize(("extension", "tolerance"), [(".png", 0), (".jpg", 6)])
 def test_jpeg_and_png_decode_to_their_colours(extension: str, tolerance: int) -> None:
-    decoded = decode_compressed(compressed(coded(extension)))
+    decoded = decode(compressed(coded(extension)), compressed=True)
     assert isinstance(decoded, Decoded) and decoded.bgr and decoded.image.shape == (48, 64, 3)
     assert np.abs(decoded.image[24, 8].astype(int) - LEFT).max() <= tolerance
 
@@ -189,38 +190,64 @@ def test_jpeg_and_png_decode_to_their_colours(extension: str, tolerance: int) ->
 def test_truncated_files_are_refused_not_filled_with_grey(extension: str) -> None:
     data = coded(extension)
     for length in (0, 3, 11, 20, len(data) // 2, len(data) - 70):
-        assert isinstance(decode_compressed(compressed(data[:length])), Refusal), length
+        assert isinstance(decode(compressed(data[:length]), compressed=True), Refusal), length
 
 
 def test_a_jpeg_that_claims_to_be_enormous_is_refused_before_it_is_decoded() -> None:
     data = bytearray(coded(".jpg"))
     at = data.index(b"\xff\xc0")
     data[at + 5 : at + 9] = b"\xff\xff\xff\xff"
-    refusal = decode_compressed(compressed(bytes(data)))
+    refusal = decode(compressed(bytes(data)), compressed=True)
     assert isinstance(refusal, Refusal) and "limit" in refusal.reason
 
 
 @pytest.mark.parametrize("extension", [".jpg", ".png"])
 def test_few_bytes_that_claim_many_pixels_are_refused_and_a_flat_picture_is_not(extension: str) -> None:
     flat = cv2.imencode(extension, np.full((1080, 1920, 3), 9, np.uint8))[1].tobytes()
-    assert isinstance(decode_compressed(compressed(flat)), Decoded)
+    assert isinstance(decode(compressed(flat), compressed=True), Decoded)
     data = bytearray(coded(extension))
     at = data.index(b"\xff\xc0") + 5 if extension == ".jpg" else 16
     data[at : at + 8 if extension == ".png" else at + 4] = (
         (8000).to_bytes(4, "big") * 2 if extension == ".png" else (8000).to_bytes(2, "big") * 2
     )
-    refusal = decode_compressed(compressed(bytes(data)))
+    refusal = decode(compressed(bytes(data)), compressed=True)
     assert isinstance(refusal, Refusal) and "claims 8000x8000 pixels" in refusal.reason
 
 
 def test_compressed_depth_and_other_formats_are_refused_by_name() -> None:
-    depth = decode_compressed(compressed(coded(".png"), "16UC1; compressedDepth png"))
+    depth = decode(compressed(coded(".png"), "16UC1; compressedDepth png"), compressed=True)
     assert isinstance(depth, Refusal) and "depth" in depth.reason
-    other = decode_compressed(compressed(b"GIF89a" + bytes(40), "gif"))
+    other = decode(compressed(b"GIF89a" + bytes(40), "gif"), compressed=True)
     assert isinstance(other, Refusal) and "neither JPEG nor PNG" in other.reason
 
 
 sizes = st.one_of(st.integers(0, 40), st.sampled_from([1 << 16, (1 << 32) - 1]))
+
+
+def test_looking_at_a_compressed_image_decodes_nothing_and_asking_twice_decodes_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls, imdecode = [], cv2.imdecode
+    monkeypatch.setattr(cv2, "imdecode", lambda *a: calls.append(1) or imdecode(*a))
+    found = look(compressed(coded(".jpg")), compressed=True)
+    assert isinstance(found, Picture) and (found.width, found.height) == (64, 48)
+    assert not found.ready and not calls and found.decode_s == 0.0
+    assert found.pixels() is found.pixels() and found.ready and len(calls) == 1 and found.decode_s > 0
+
+
+@pytest.mark.parametrize("encoding", ["bgr8", "rgb8"])
+def test_pixels_that_are_a_view_are_there_at_once(encoding: str) -> None:
+    found = look(message(picture(), encoding))
+    assert isinstance(found, Picture) and found.ready and found.pixels().base is not None
+
+
+def test_a_picture_whose_pixels_contradict_its_header_says_so_each_time() -> None:
+    wrong = Picture(64, 48, True, lambda: np.zeros((48, 65, 3), np.uint8))
+    for _ in range(2):
+        with pytest.raises(ImageError, match="65x48 pixels says it has 64x48"):
+            wrong.pixels()
+    with pytest.raises(ImageError, match="uint8 image"):
+        Picture(64, 48, True, lambda: np.zeros((48, 64), np.uint8)).pixels()
 
 
 @settings(max_examples=1500, deadline=None)
@@ -264,5 +291,5 @@ def test_no_corrupt_jpeg_or_png_raises(extension: str, changes: list[tuple[int, 
     data = bytearray(coded(extension))
     for at, value in changes:
         data[at % len(data)] = value
-    result = decode_compressed(compressed(bytes(data[: len(data) - cut])))
+    result = decode(compressed(bytes(data[: len(data) - cut])), compressed=True)
     assert isinstance(result, Refusal) or result.image.ndim == 3

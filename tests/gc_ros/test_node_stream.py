@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from glimpse_clouds.msg import Activity, ActivityEvent
@@ -157,20 +158,25 @@ def test_the_step_mode_gives_the_windows_of_the_window_mode(numbers: Path) -> No
     assert starts["window"] == starts["step"]
 
 
-def test_compressed_images_are_taken_where_asked_for(colours: Path) -> None:
+def test_compressed_images_are_taken_where_asked_for_and_decoded_where_sampled(
+    colours: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded, imdecode = [], cv2.imdecode
+    monkeypatch.setattr(cv2, "imdecode", lambda *a: decoded.append(1) or imdecode(*a))
     with running(colours, image_transport="compressed") as (_, peer):
         camera = peer.node.create_publisher(CompressedImage, "image/compressed", 10)
         wait_until(camera.get_subscription_count, "the compressed subscription")
         time.sleep(0.3)
         green = np.zeros((16, 16, 3), np.uint8)
         green[..., 1] = 200
-        for number in range(8):
+        for number in range(4 * 7 + 1):
             camera.publish(
-                ros_messages.to_compressed(green, ros_messages.to_header(number * PERIOD + NS, "camera"))
+                ros_messages.to_compressed(green, ros_messages.to_header(number * PERIOD // 4 + NS, "camera"))
             )
             time.sleep(0.005)
         wait_until(lambda: peer.activities, "a message")
-    assert peer.activities[0].label == "green"
+    message = peer.activities[0]
+    assert message.label == "green" and len(decoded) == 8 and message.decode_s > 0
 
 
 def test_the_overlay_is_drawn_only_while_somebody_watches_and_announces_the_onset(colours: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from gc_ros.images import Picture
 from gc_ros.recognizer import Activity, Recognizer, Window, stream_label
 from gc_ros.smoothing import Smoothing
 from tests.gc_ros.streams import CameraFrame, streams
@@ -85,6 +86,48 @@ def test_a_step_model_that_starts_again_later_fills_its_window_each_time(
     results = play(recognizer(make_bundle(reset_after=12), "step"), at_rate(26))
     ends = [round(x.stamp_ns * 8 / NS) for x in results]
     assert ends == [7, 8, 9, 10, 11, 19, 20, 21, 22, 23]
+
+
+@MODES
+def test_pixels_are_made_of_sampled_frames_alone(numbers: LoadedBundle, mode: str) -> None:
+    made: list[int] = []
+
+    def picture(n: int) -> Picture:
+        def make() -> np.ndarray:
+            made.append(n)
+            return number_image(n)
+
+        return Picture(*number_image(n).shape[1::-1], False, make)
+
+    lazy, plain = recognizer(numbers, mode), recognizer(numbers, mode)
+    stamps = [(n, round(n * NS / 30)) for n in range(100)]
+    found = [lazy.push(picture(n), stamp) for n, stamp in stamps]
+    expected = [plain.push(number_image(n), stamp, bgr=False) for n, stamp in stamps]
+    seen = [numbers_of(x) for x in found if x]
+    assert seen and seen == [numbers_of(x) for x in expected if x]
+    assert len(made) == lazy.counters().frames_sampled == 27 and made == sorted(
+        {n for w in seen for n in w} | set(made)
+    )
+    assert lazy.counters() == plain.counters()
+
+
+@MODES
+def test_a_picture_that_does_not_decode_leaves_no_trace_and_the_next_takes_its_place(
+    numbers: LoadedBundle, mode: str
+) -> None:
+    def broken() -> np.ndarray:
+        raise ValueError("corrupt")
+
+    r = recognizer(numbers, mode)
+    play(r, at_rate(4, hz=16))
+    before, size = r.counters(), number_image(0).shape[1::-1]
+    r.push(number_image(4), round(4 * NS / 16), bgr=False)
+    assert r.push(Picture(*size, False, broken), round(5 * NS / 16)) is None  # not due: nobody looks
+    with pytest.raises(ImageError, match="corrupt"):
+        r.push(Picture(*size, False, broken), round(6 * NS / 16))
+    assert r.counters().frames_in == before.frames_in + 2 and r.counters().dropped == {}
+    r.push(number_image(7), round(7 * NS / 16), bgr=False)  # a little late, but due still
+    assert r.counters().frames_sampled == before.frames_sampled + 2
 
 
 @settings(max_examples=60)

@@ -152,3 +152,13 @@ def test_no_sequence_of_stamps_makes_it_raise(stamps: list[int], rate: float) ->
     sampler = Sampler(rate)
     for stamp in stamps:
         sampler.offer(stamp)
+
+
+@settings(max_examples=60)
+@given(streams(8.0, 0.5))
+def test_foreseeing_a_frame_says_what_offering_it_does_and_changes_nothing(frames: list[CameraFrame]) -> None:
+    foreseen, plain = Sampler(RATE, 0.5), Sampler(RATE, 0.5)
+    for frame in frames:
+        expected = plain.offer(frame.stamp_ns)
+        assert foreseen.would_take(frame.stamp_ns) == foreseen.would_take(frame.stamp_ns) == expected.take
+        assert foreseen.offer(frame.stamp_ns) == expected

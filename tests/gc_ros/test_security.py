@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gc_ros.images import MAX_PIXELS, Refusal, decode, decode_compressed
+from gc_ros.images import MAX_PIXELS, Refusal, decode
 from gc_ros.security import Names, as_policy, main, names
 from trt_build.bundle import load_bundle
 from trt_build.errors import BundleError, DataError
@@ -109,7 +109,7 @@ def test_sizes_beyond_the_limit_are_refused_before_memory_is_taken_for_them() ->
     )
     # A PNG that promises a million by a million pixels in a hundred bytes.
     header = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + side.to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
-    png = decode_compressed(Message(format="png", data=header + b"\0" * 60 + b"IEND\xaeB`\x82"))
+    png = decode(Message(format="png", data=header + b"\0" * 60 + b"IEND\xaeB`\x82"), compressed=True)
     for refused in (raw, png):
         assert isinstance(refused, Refusal) and "above the limit" in refused.reason
 

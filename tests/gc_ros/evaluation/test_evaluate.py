@@ -12,14 +12,16 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from gc_ros import cli
 from gc_ros.bags import find_clips, make_bag
-from gc_ros.evaluation import many, results
+from gc_ros.evaluation import many, results, sources
 from gc_ros.evaluation.options import Options
-from gc_ros.evaluation.sources import find_sources
+from gc_ros.evaluation.running import Task, evaluate_bag
+from gc_ros.evaluation.sources import Source, find_sources
 from tests.command_line import assert_one_line, call
 from tests.gc_ros.evaluation.bag_files import START, mcap_of, write_bag, write_truth
 from trt_build.bundle import LoadedBundle
@@ -122,6 +124,38 @@ def test_figures_equal_an_independent_recomputation(tmp_path: Path, colours: Loa
     events = summary["result"]["events"]
     assert events["segments"] == 4 and events["noticed"] == 1 and events["false_activations"] >= 1
     assert summary["bags"][0]["counts"]["resets"] == {"gap": 1}
+
+
+@pytest.mark.parametrize("foreseen", [True, False])
+def test_of_a_compressed_bag_the_sampled_frames_alone_are_decoded(
+    tmp_path: Path, colours: LoadedBundle, monkeypatch: pytest.MonkeyPatch, foreseen: bool
+) -> None:
+    make(
+        tmp_path,
+        pieces=[("red", 2), ("gap", 1.5), ("green", 2), ("loop", 0), ("blue", 2)],
+        hz=32.0,
+        jpeg=True,
+    )
+    calls: list[int] = []
+    imdecode = cv2.imdecode
+
+    def counted(data: np.ndarray, flags: int) -> np.ndarray:
+        calls.append(1)
+        image = imdecode(data, flags)
+        if len(calls) == 5:
+            raise cv2.error("corrupt")
+        return image
+
+    monkeypatch.setattr(cv2, "imdecode", counted)
+    if not foreseen:  # as after a change of size: the frame is decoded by whoever needs it
+        monkeypatch.setattr(sources.Frames, "_foresee", lambda *_: True)
+    task = Task(Source(tmp_path / "bag", "bag"), str(colours.path), Options(threads=1), str(tmp_path / "out"))
+    record = evaluate_bag(task)
+    counts = record["counts"]
+    assert counts["resets"] == {"gap": 1, "backward": 1} and counts["images"] == 3 * 64
+    assert len(calls) == counts["frames_sampled"] + 1 and counts["frames_sampled"] in (48, 49)
+    assert counts["images_refused"] == 1 and "corrupt" in next(iter(record["refused"]))
+    assert json.loads((tmp_path / "out" / "worst.json").read_text())[0]["pictures"]
 
 
 def test_a_loop_is_scored_pass_by_pass_and_windows_stay_within(tmp_path: Path, colours: LoadedBundle) -> None:
