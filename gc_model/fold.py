@@ -4,6 +4,9 @@
 `fold_for_export(model)` gives a copy that computes the same in evaluation mode. The kernel of an inflated
 convolution lies in it as the 2-D kernel over three concatenated frames, or of a grouped one as the 2-D kernel of each
 tap: the same parameters for the window graph and the step graph, so that both share their weights on disk.
+
+One whose taps at other frames are all zero, as inflation leaves them and a frozen stage keeps them, is the 2-D
+convolution it was: a third of the work, the same sums, and no cache in `step`.
 """
 
 from __future__ import annotations
@@ -21,15 +24,23 @@ from gc_model.trunk import TAPS, InflatedConv, Pass, concatenated_weight, same_p
 
 
 class FoldedConv(nn.Module):
-    """An inflated convolution, and the batch norm behind it, as one Conv2d over three frames, or one a tap."""
+    """An inflated convolution, and the batch norm behind it, as one Conv2d over three frames, or one a tap.
 
-    def __init__(self, conv: InflatedConv):
+    index: place of the first of its caches among those of the folded network; origin: among those of the network.
+    """
+
+    def __init__(self, conv: InflatedConv, index: int):
         super().__init__()
-        self.now, self.index, self.caches = conv.now, conv.index, conv.caches
+        self.alone = conv.sees_one_frame()
+        self.now, self.index, self.origin = conv.now, index, conv.index
+        self.caches = 0 if self.alone else conv.caches
         self.stride, self.groups, self.kernel = conv.stride, conv.groups, conv.kernel
         self.same, self.padding = conv.same, conv.padding
         weight = conv.weight.detach()
-        kernels = [concatenated_weight(weight)] if conv.groups == 1 else weight.unbind(2)
+        if self.alone:
+            kernels = [weight[:, :, self.now]]
+        else:
+            kernels = [concatenated_weight(weight)] if conv.groups == 1 else list(weight.unbind(2))
         self.kernels = nn.ParameterList([nn.Parameter(kernel.contiguous().clone()) for kernel in kernels])
         bias = conv.bias.detach() if conv.bias is not None else weight.new_zeros(weight.shape[0])
         self.bias = nn.Parameter(bias.clone())
@@ -42,6 +53,8 @@ class FoldedConv(nn.Module):
             self.bias.mul_(scale).add_(shift)
 
     def forward(self, x: Tensor, now: Pass) -> Tensor:
+        if self.alone:
+            return self._conv(self._pad(x), 0)
         if self.groups > 1:
             x = self._pad(x)
             oldest, middle, newest = (self._conv(x, i) for i in range(TAPS))
@@ -68,7 +81,7 @@ class FoldedConv(nn.Module):
         return F.pad(x, (left, right, top, bottom))
 
     def _conv(self, x: Tensor, i: int) -> Tensor:
-        bias = self.bias if self.groups == 1 or i == self.now else None
+        bias = self.bias if len(self.kernels) == 1 or i == self.now else None
         return F.conv2d(x, self.kernels[i], bias, self.stride, self.padding, groups=self.groups)
 
     def _moved(self, y: Tensor, late: int, T: int) -> Tensor:
@@ -93,15 +106,17 @@ class FoldedConv(nn.Module):
 
 @torch.no_grad()
 def fold_for_export(model: GlimpseClouds) -> GlimpseClouds:
-    """A copy of `model` in evaluation mode whose trunk is folded; its state and results are the same."""
+    """A copy of `model` in evaluation mode whose trunk is folded: the same results, with the caches that it needs."""
     model = copy.deepcopy(model).eval()
     pairs = _batch_norms(model)
     trunk = model.trunk
-    for name, module in list(trunk.net.named_modules()):
-        if isinstance(module, InflatedConv):
-            folded = FoldedConv(module)
-            folded.register_forward_pre_hook(trunk._tell, with_kwargs=True)
-            trunk.net.set_submodule(name, folded)
+    names = {module: name for name, module in trunk.net.named_modules()}
+    folded: list[FoldedConv] = []
+    for conv in trunk.inflated:
+        folded.append(FoldedConv(conv, sum(f.caches for f in folded)))
+        folded[-1].register_forward_pre_hook(trunk._tell, with_kwargs=True)
+        trunk.net.set_submodule(names[conv], folded[-1])
+    trunk.inflated = folded
     for conv_name, norm_name in pairs.items():
         _absorb(trunk.net, conv_name, norm_name)
     return model

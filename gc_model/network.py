@@ -17,6 +17,13 @@ from gc_model.presets import Config
 from gc_model.shapes import merge, split
 from gc_model.trunk import Trunk
 
+CACHE = "cache_"
+
+
+def cache_name(i: int) -> str:
+    """The flat name of the i-th of the trunk's caches; in order of the names they are in order of use."""
+    return f"{CACHE}{i:02d}"
+
 
 @dataclass(frozen=True)
 class State:
@@ -42,12 +49,12 @@ class State:
     def named(self) -> dict[str, Tensor]:
         """As flat names, the names of the step graph's inputs."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "caches"}
-        return values | {f"cache_{i:02d}": c for i, c in enumerate(self.caches)}
+        return values | {cache_name(i): c for i, c in enumerate(self.caches)}
 
     @classmethod
     def from_named(cls, values: dict[str, Tensor]) -> State:
-        caches = tuple(values[k] for k in sorted(values) if k.startswith("cache_"))
-        return cls(**{k: v for k, v in values.items() if not k.startswith("cache_")}, caches=caches)
+        caches = tuple(values[k] for k in sorted(values) if k.startswith(CACHE))
+        return cls(**{k: v for k, v in values.items() if not k.startswith(CACHE)}, caches=caches)
 
 
 @dataclass(frozen=True)

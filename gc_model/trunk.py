@@ -175,7 +175,7 @@ class Trunk(nn.Module):
         info: Any = self.net.feature_info
         self.context_channels, self.channels = (int(n) for n in info.channels()[-2:])
         # A network of single frames (the ResNet-50 + LSTM row) is the one that is not inflated.
-        self.inflated = [] if config.model == "frame_lstm" else inflate(self.net, config.temporal)
+        self.inflated: list[Any] = [] if config.model == "frame_lstm" else inflate(self.net, config.temporal)
         self._chain, self._context = chain(self.net)
         self._pass = Pass()
         for conv in self.inflated:

@@ -25,6 +25,7 @@ from gc_model.dataset import sub_sequences
 from gc_model.engine import TorchEngine, describe
 from gc_model.fold import fold_for_export
 from gc_model.model import GlimpseClouds, State
+from gc_model.network import CACHE, cache_name
 from gc_model.presets import Config
 from gc_model.variants import for_robot
 from trt_build.bundle import Bundle, LoadedBundle, load_bundle, write_bundle
@@ -58,9 +59,10 @@ class WindowGraph(nn.Module):
 class StepGraph(nn.Module):
     """One frame and the state: `next_X` feeds `X`."""
 
-    def __init__(self, model: GlimpseClouds, names: Sequence[str]):
+    def __init__(self, model: GlimpseClouds):
         super().__init__()
-        self.model, self.names = model, list(names)
+        self.model = model
+        self.names = list(model.initial_state(1, streaming=True).named())
 
     def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         state = State.from_named(dict(zip(self.names, states, strict=True)))
@@ -116,10 +118,12 @@ def export_graphs(model: GlimpseClouds, folder: Path) -> list[str]:
     frames = torch.zeros(2, T, S, S, 3, dtype=torch.uint8)
     graphs = {"window.onnx": _to_onnx(WindowGraph(folded), (frames,), ["frames"], [])}
     if config.temporal == "causal" and config.readout == "mean":
-        state = model.float().initial_state(2, streaming=True).named()
-        names = list(state)
+        state = folded.initial_state(2, streaming=True).named()
+        # A cache is called as in the network that was trained, which has more: `trt-build verify` compares by name.
+        kept = iter(conv.origin + i for conv in folded.trunk.inflated for i in range(conv.caches))
+        names = [cache_name(next(kept)) if name.startswith(CACHE) else name for name in state]
         graphs["step.onnx"] = _to_onnx(
-            StepGraph(folded, names), (frames[:, 0], *state.values()), ["frame", *names], names
+            StepGraph(folded), (frames[:, 0], *state.values()), ["frame", *names], names
         )
     share_weights(graphs, folder / "weights.bin")
     for name, graph in graphs.items():

@@ -118,6 +118,26 @@ def test_folding_batch_norm_and_time_into_plain_convolutions_changes_nothing(nam
             torch.testing.assert_close(b.logits, a.logits, atol=1e-10, rtol=0)
 
 
+@pytest.mark.parametrize("temporal", FORMS)
+@pytest.mark.parametrize(("name", "size"), TRUNKS)
+def test_a_convolution_that_sees_one_frame_is_folded_into_one_without_a_cache(name, size, temporal):
+    model = build(name, size=size, resize=size, temporal=temporal)
+    clip = noise(2, 8, size)
+    with torch.no_grad():
+        for conv in model.trunk.inflated[::2]:
+            conv.weight[:, :, [i for i in range(3) if i != conv.now]] = 0
+        folded = fold_for_export(model)
+        assert [conv.caches == 0 for conv in folded.trunk.inflated[:4]] == [True, False, True, False]
+        for whole, part in zip(model.features(clip), folded.features(clip), strict=True):
+            torch.testing.assert_close(part, whole, atol=1e-10, rtol=0)
+        if temporal == "causal":
+            start = folded.initial_state(2, streaming=True)
+            assert len(start.caches) == sum(conv.caches for conv in model.trunk.inflated[1::2])
+            a, _ = model.forward_chunk(clip, model.initial_state(2, streaming=True))
+            b, _ = folded.forward_chunk(clip, start)
+            torch.testing.assert_close(b.logits, a.logits, atol=1e-10, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("size", "kernel", "stride", "expected"),
     [(224, 3, 2, (0, 1)), (224, 5, 2, (1, 2)), (112, 3, 1, (1, 1)), (15, 3, 2, (1, 1)), (7, 5, 1, (2, 2))],

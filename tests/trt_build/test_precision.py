@@ -89,7 +89,7 @@ def test_states_of_the_head_are_float_and_the_caches_half(half_graphs) -> None:
     for name in ("h", "z", "r", "memory", "weight", "logits", "glimpses", "assignment"):
         assert kinds[name] == FLOAT
     caches = [name for name in kinds if name.startswith("cache_")]
-    assert len(caches) == 32 and all(kinds[c] == kinds[f"next_{c}"] == HALF for c in caches)
+    assert len(caches) == 10 and all(kinds[c] == kinds[f"next_{c}"] == HALF for c in caches)
 
 
 @pytest.mark.parametrize("mode", ["window", "step"])
