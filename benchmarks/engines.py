@@ -68,7 +68,7 @@ def random_bundle(name: str, folder: Path) -> LoadedBundle:
     bundle = export_bundle(folder / "run", folder / "bundle")
     shape = (2 * config.T, config.size, config.size, 3)
     noise = Footage("noise", labels[0], np.random.default_rng(0).integers(0, 256, shape, np.uint8))
-    return quantize_bundle(bundle, [noise])
+    return quantize_bundle(bundle, [noise], spare=False)
 
 
 @torch.no_grad()

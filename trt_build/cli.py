@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from trt_build.bundle import load_bundle
-from trt_build.command import Json, command_line
+from trt_build.command import Json, command_line, progress_bar
 from trt_build.engine import need
 from trt_build.errors import EngineError
 
@@ -141,15 +141,22 @@ def quantize(
     people = subject or training_subjects(clips, loaded.info)
     if people and not subject:
         typer.echo(f"calibrating on the people of the training: {', '.join(people)}", err=True)
-    made = quantize_bundle(
-        loaded, read_footage(clips, loaded.info, subjects=people, topic=topic), samples=samples
-    )
+    pieces = read_footage(clips, loaded.info, subjects=people, topic=topic)
+    with progress_bar() as bar:
+        task = bar.add_task("what each weight costs", total=None)
+        made = quantize_bundle(
+            loaded,
+            pieces,
+            samples=samples,
+            progress=lambda done, of: bar.update(task, completed=done, total=of),
+        )
     note = made.info.provenance["int8"]
     if as_json:
         typer.echo(json.dumps(note))
         return
     typer.echo(
         f"{bundle}: INT8 graphs for {', '.join(made.info.modes)}, calibrated on {note['windows']} windows"
+        + (f", {len(note['sensitive'])} sensitive weights left in FP32" if note["sensitive"] else "")
     )
     typer.echo(f"next: trt-build verify {bundle} --clips OTHER_CLIPS")
 

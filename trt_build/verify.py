@@ -243,13 +243,13 @@ def _compare(
             continue  # an engine that cannot show its states
         kind = "state" if name.startswith("state ") else name
         limit = limits.get(kind, TOLERANCES[precision][kind])
-        spread = _spread(expected)
-        value = _error(ours[name], expected, spread)
+        deviation = spread(expected)
+        value = relative_error(ours[name], expected, deviation)
         blocks: list[float] = []
         if part == "drift":
             size = 1 if kind == "state" else BLOCK
             blocks = [
-                _error(ours[name][i : i + size], expected[i : i + size], spread)
+                relative_error(ours[name][i : i + size], expected[i : i + size], deviation)
                 for i in range(0, len(expected), size)
             ]
         largest = float(np.abs(ours[name].astype(np.float64) - expected).max())
@@ -262,15 +262,16 @@ def _compare(
     return checks
 
 
-def _spread(expected: NDArray[Any]) -> float:
+def spread(expected: NDArray[Any]) -> float:
     """Standard deviation of a tensor; its size where it does not vary, as a clamped one may not."""
     values = expected.astype(np.float64)
-    spread, size = float(values.std()), float(np.sqrt(np.mean(values**2)))
-    return spread if spread > 1e-6 * max(size, 1e-12) else max(size, 1e-12)
+    deviation, size = float(values.std()), float(np.sqrt(np.mean(values**2)))
+    return deviation if deviation > 1e-6 * max(size, 1e-12) else max(size, 1e-12)
 
 
-def _error(ours: NDArray[Any], theirs: NDArray[Any], spread: float) -> float:
-    return float(np.sqrt(np.mean((ours.astype(np.float64) - theirs) ** 2)) / spread)
+def relative_error(ours: NDArray[Any], theirs: NDArray[Any], deviation: float) -> float:
+    """Root mean square of the difference, in units of `deviation`."""
+    return float(np.sqrt(np.mean((ours.astype(np.float64) - theirs) ** 2)) / deviation)
 
 
 def _labels(logits: NDArray[Any], part: str, T: int) -> NDArray[np.intp]:

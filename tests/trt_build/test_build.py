@@ -323,7 +323,9 @@ def test_every_graph_of_the_presets_compiles_to_fp16_within_bounds(preset: str, 
     for mode, megabytes in (("window", 180), ("step", 165)):
         wanted = wanted_engine(bundle, mode, backend="tensorrt_rtx", target="sm86")
         path, sidecar = build_module.build_engine(bundle, wanted)
-        print(preset, mode, sidecar.plan_bytes, sidecar.layers, len(sidecar.half_layers), sidecar.build_seconds)
+        print(
+            preset, mode, sidecar.plan_bytes, sidecar.layers, len(sidecar.half_layers), sidecar.build_seconds
+        )
         assert sidecar.plan_bytes <= megabytes * 1e6 and sidecar.layers <= 3000, sidecar
         assert len(sidecar.half_layers) >= (60 if mode == "step" else 150)
         assert find_plan(bundle, wanted)[0] == path

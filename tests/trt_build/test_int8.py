@@ -14,6 +14,7 @@ onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install -e
 
 from tests import command_line  # noqa: E402
 from tests.gc_model.runs import bundle, colours, scratch  # noqa: E402
+from trt_build import int8  # noqa: E402
 from trt_build.bundle import LoadedBundle, load_bundle, write_bundle  # noqa: E402
 from trt_build.cli import app  # noqa: E402
 from trt_build.engine import open_engine  # noqa: E402
@@ -29,7 +30,7 @@ def quantised() -> LoadedBundle:
     """The tiny bundle with INT8 graphs, calibrated on its training clips; made once, not to be edited."""
     path = Path(shutil.copytree(bundle(), scratch() / "quantised"))
     loaded = load_bundle(path)
-    return quantize_bundle(loaded, read_footage([colours()], loaded.info), samples=6)
+    return quantize_bundle(loaded, read_footage([colours()], loaded.info), samples=6, spare=False)
 
 
 def graph(mode: str, precision: str = "int8") -> "onnx.GraphProto":
@@ -89,6 +90,40 @@ def test_depthwise_convolutions_stay_in_fp32():
     assert {n for n, g in groups.items() if g > 1} <= set(left)
     assert sum(groups[n] == 1 for n in chosen if n in groups) > 25
     assert all(n in groups or "MatMul" in n or "Gemm" in n for n in chosen)
+
+
+@pytest.mark.slow
+def test_weights_that_cost_most_stay_in_fp32_in_every_mode_and_no_more_of_them_than_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_bundle(Path(shutil.copytree(bundle(), tmp_path / "bundle")))
+    pieces = read_footage([colours()], loaded.info)
+    clips = windows(pieces, loaded.info.T, 6)
+    source = loaded.graph("window")
+    chosen, _ = choose(onnx.load(source, load_external_data=False).graph)
+    errors = int8._Errors(source, clips, tmp_path)
+    whole = errors.quantised(chosen)
+    asked: list[tuple[int, int]] = []
+    limits = {name: limit * whole for name, limit in int8.LIMITS.items()}  # what quantising everything costs
+    monkeypatch.setattr(int8, "LIMITS", {name: limit * 1.01 for name, limit in limits.items()})
+    assert int8.sensitive_weights(source, clips, tmp_path, lambda *a: asked.append(a)) == [] and not asked
+
+    monkeypatch.setattr(int8, "LIMITS", {name: limit * 0.8 for name, limit in limits.items()})
+    made = quantize_bundle(loaded, pieces, samples=6, progress=lambda *a: asked.append(a))
+    spared = made.info.provenance["int8"]["sensitive"]
+    assert asked[-1][0] == asked[-1][1] > len(spared) >= 1
+    for count, within in ((len(spared), True), (len(spared) - 1, False)):
+        nodes, _ = choose(errors.graph, set(spared[:count]))
+        assert (errors.quantised(nodes) <= 1) is within, count
+    for mode in made.info.modes:
+        original = onnx.load(made.graph(mode), load_external_data=False).graph
+        used = [n.name for n in original.node if set(n.input) & set(spared)]
+        result = onnx.load(made.graph(mode, "int8"), load_external_data=False).graph
+        made_by = {out: node for node in result.node for out in node.output}
+        assert used
+        for node in result.node:
+            if node.name in used:
+                assert all(made_by[i].op_type != "DequantizeLinear" for i in node.input[1:] if i in made_by)
 
 
 @pytest.mark.slow
