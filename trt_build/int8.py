@@ -57,6 +57,7 @@ SENSITIVE = ("assignment", "locate", "readout", "Lambda.0")
 # A quarter of what `trt-build verify` lets pass: other clips and longer streams must pass as well.
 LIMITS = {name: TOLERANCES[INT8][name] / 4 for name in ("logits", "glimpses", "assignment")}
 _LOOKED_AT = 6  # windows on which errors are measured
+_RANGES = "{}.ranges.json"
 _MOST = 4  # one weight in so many may stay in FP32; a model that needs more is not to run in INT8
 
 
@@ -167,7 +168,7 @@ class _Errors:
         """The largest error of an output, in units of its limit."""
         path = self._folder / "trial.onnx"
         reader = _Calibration(self.source, self._clips, "frames")
-        _quantize(self.source, path, nodes, reader, self._folder / "ranges.json")
+        _quantize(self.source, path, nodes, reader, self._folder / _RANGES.format("window"))
         found, expected = self._outputs(path), self._expected
         return max(
             relative_error(found[n], expected[n], spread(expected[n])) / limit for n, limit in LIMITS.items()
@@ -247,9 +248,11 @@ def quantize_bundle(
                 raise BundleError(f"{source}: nothing in it to quantise; export the bundle anew")
             left[mode] = len(out)
             frame = next(iter(expected_io(bundle.info, mode)[0]))
-            graphs[mode] = _quantize(
-                source, folder / f"{mode}.onnx", chosen, _Calibration(source, clips, frame)
-            )
+            reader = _Calibration(source, clips, frame)
+            ranges = folder / _RANGES.format(
+                mode
+            )  # of the window graph, measured already where it was searched
+            graphs[mode] = _quantize(source, folder / f"{mode}.onnx", chosen, reader, ranges)
         files = {graph_name(mode, INT8): graph for mode, graph in graphs.items()}
         share_weights(files, folder / INT8_WEIGHTS_NAME)
         made: dict[str, Any] = {INT8_WEIGHTS_NAME: folder / INT8_WEIGHTS_NAME}
@@ -273,12 +276,12 @@ def quantize_bundle(
 
 
 def _quantize(
-    source: Path, target: Path, nodes: list[str], reader: CalibrationDataReader, ranges: Path | None = None
+    source: Path, target: Path, nodes: list[str], reader: CalibrationDataReader, ranges: Path
 ) -> onnx.ModelProto:
     """ranges: a file of activations' ranges, written by the first call, which then quantises the most."""
     # Older versions of ONNX Runtime have no such option and measure the ranges in every call.
     kept = "calibration_cache_path" in inspect.signature(quantize_static).parameters
-    cached: dict[str, Any] = {"calibration_cache_path": str(ranges)} if ranges and kept else {}
+    cached: dict[str, Any] = {"calibration_cache_path": str(ranges)} if kept else {}
     kinds = sorted(
         {n.op_type for n in onnx.load(source, load_external_data=False).graph.node if n.name in set(nodes)}
     )
