@@ -201,27 +201,25 @@ class _Run:
                         results_now.append(result)  # one by one: what comes before an error stays
                 except ImageError as error:  # of a frame that was not foreseen to be taken
                     self.frames.refuse(error)
-                    for activity, age_s in results_now:
-                        self._result(activity, age_s, file, writer, frame.log_ns)
-                    continue
-                if (count := self.recognizer.counters().frames_sampled) != sampled:
-                    sampled = count
-                    self.strips.see(frame)
-                if self.recognizer.epoch != epoch:
-                    epoch = self.recognizer.epoch
-                    self._say(self.recognizer.take_events(), frame.stamp_ns, writer, frame.log_ns)
-                    jumps = self.recognizer.counters().resets.get("backward", 0)
-                    if jumps != backward:
-                        backward, last = jumps, None
-                if last is None:
-                    self.passes.append(_Pass(frame.stamp_ns, frame.stamp_ns, frame.log_ns))
-                elif 0 < frame.stamp_ns - last <= self.recognizer.max_frame_gap_s * NS:
-                    self.seconds_seen += (frame.stamp_ns - last) / NS
-                current = self.passes[-1]
-                current.last_ns = last = max(current.last_ns, frame.stamp_ns)
-                self.clocks.append((frame.log_ns, frame.stamp_ns))
-                if writer is not None:
-                    writer.image(frame, self.frames.topic)
+                else:
+                    if (count := self.recognizer.counters().frames_sampled) != sampled:
+                        sampled = count
+                        self.strips.see(frame)
+                    if self.recognizer.epoch != epoch:
+                        epoch = self.recognizer.epoch
+                        self._say(self.recognizer.take_events(), frame.stamp_ns, writer, frame.log_ns)
+                        jumps = self.recognizer.counters().resets.get("backward", 0)
+                        if jumps != backward:
+                            backward, last = jumps, None
+                    if last is None:
+                        self.passes.append(_Pass(frame.stamp_ns, frame.stamp_ns, frame.log_ns))
+                    elif 0 < frame.stamp_ns - last <= self.recognizer.max_frame_gap_s * NS:
+                        self.seconds_seen += (frame.stamp_ns - last) / NS
+                    current = self.passes[-1]
+                    current.last_ns = last = max(current.last_ns, frame.stamp_ns)
+                    self.clocks.append((frame.log_ns, frame.stamp_ns))
+                    if writer is not None:
+                        writer.image(frame, self.frames.topic)
                 for activity, age_s in results_now:
                     self._result(activity, age_s, file, writer, frame.log_ns)
             for activity, age_s in pace.finish():
