@@ -59,10 +59,9 @@ class WindowGraph(nn.Module):
 class StepGraph(nn.Module):
     """One frame and the state: `next_X` feeds `X`."""
 
-    def __init__(self, model: GlimpseClouds):
+    def __init__(self, model: GlimpseClouds, names: Sequence[str]):
         super().__init__()
-        self.model = model
-        self.names = list(model.initial_state(1, streaming=True).named())
+        self.model, self.names = model, list(names)
 
     def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         state = State.from_named(dict(zip(self.names, states, strict=True)))
@@ -120,10 +119,10 @@ def export_graphs(model: GlimpseClouds, folder: Path) -> list[str]:
     if config.temporal == "causal" and config.readout == "mean":
         state = folded.initial_state(2, streaming=True).named()
         # A cache is called as in the network that was trained, which has more: `trt-build verify` compares by name.
-        kept = iter(conv.origin + i for conv in folded.trunk.inflated for i in range(conv.caches))
-        names = [cache_name(next(kept)) if name.startswith(CACHE) else name for name in state]
+        names = [name for name in state if not name.startswith(CACHE)]
+        names += [cache_name(conv.origin + i) for conv in folded.trunk.inflated for i in range(conv.caches)]
         graphs["step.onnx"] = _to_onnx(
-            StepGraph(folded), (frames[:, 0], *state.values()), ["frame", *names], names
+            StepGraph(folded, list(state)), (frames[:, 0], *state.values()), ["frame", *names], names
         )
     share_weights(graphs, folder / "weights.bin")
     for name, graph in graphs.items():

@@ -16,6 +16,7 @@ from __future__ import annotations
 import inspect
 import logging
 import tempfile
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -77,13 +78,13 @@ def choose(graph: onnx.GraphProto, spared: Collection[str] = ()) -> tuple[list[s
     left: list[str] = []
     for node in graph.node:
         weights = [name for name in node.input if name in sizes]
+        kept = any(name in spared for name in weights)
         if node.op_type == "Conv":
-            (left if node.name in apart or node.input[1] in spared else chosen).append(node.name)
+            (left if kept or node.name in apart else chosen).append(node.name)
         elif node.op_type in _PRODUCTS and weights:
             sensitive = any(part in name for part in SENSITIVE for name in (node.name, *weights))
-            sensitive = sensitive or any(name in spared for name in weights)
             small = max(sizes[name] for name in weights) < _LARGE
-            (left if sensitive or small else chosen).append(node.name)
+            (left if kept or sensitive or small else chosen).append(node.name)
         elif node.op_type in _TRUNK and node.name in between:
             chosen.append(node.name)
     return chosen, left
@@ -197,16 +198,11 @@ def sensitive_weights(
     order = sorted(alone, key=lambda weight: alone[weight], reverse=True)[: -(-len(alone) // _MOST)]
 
     def enough(count: int) -> bool:
-        nodes, _ = choose(errors.graph, set(order[:count]))
-        return count >= len(order) or errors.quantised(nodes) <= 1
+        return errors.quantised(choose(errors.graph, set(order[:count]))[0]) <= 1
 
-    few, many = 0, 1  # `few` is not enough
-    while not enough(many):
-        few, many = many, min(2 * many, len(order))
-    while many - few > 1:
-        middle = (few + many) // 2
-        few, many = (few, middle) if enough(middle) else (middle, many)
-    return order[:many]
+    return order[
+        : bisect_left(range(1, len(order)), True, key=enough) + 1
+    ]  # all of them where fewer are not enough
 
 
 def _by_weight(graph: onnx.GraphProto, chosen: Collection[str]) -> Mapping[str, list[str]]:
@@ -249,9 +245,8 @@ def quantize_bundle(
             left[mode] = len(out)
             frame = next(iter(expected_io(bundle.info, mode)[0]))
             reader = _Calibration(source, clips, frame)
-            ranges = folder / _RANGES.format(
-                mode
-            )  # of the window graph, measured already where it was searched
+            # Those of the window graph are there where it was searched.
+            ranges = folder / _RANGES.format(mode)
             graphs[mode] = _quantize(source, folder / f"{mode}.onnx", chosen, reader, ranges)
         files = {graph_name(mode, INT8): graph for mode, graph in graphs.items()}
         share_weights(files, folder / INT8_WEIGHTS_NAME)
