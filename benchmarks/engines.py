@@ -33,9 +33,9 @@ import torch
 
 from gc_model import checkpoint
 from gc_model.model import GlimpseClouds
-from gc_model.network import cache_name
 from gc_model.presets import IMAGENET_MEAN, IMAGENET_STD, Config, preset
 from gc_model.summary import sizes
+from tests.gc_model.nets import use_taps
 from trt_build.bench import as_json, bench
 from trt_build.bundle import LoadedBundle, Preprocess, load_bundle
 from trt_build.engine import open_engine
@@ -45,15 +45,8 @@ from trt_build.int8 import quantize_bundle
 from trt_build.preprocess import prepare
 from trt_build.verify import candidates
 
-_TRUNK = (
-    "/blocks",
-    "/conv",
-    "/bn",
-    "/layer",
-    "/maxpool",
-    "/act",
-    "next_cache",
-)  # how nodes of the trunk are called
+# How names of the trunk's nodes begin.
+_TRUNK = ("/blocks", "/conv", "/bn", "/layer", "/maxpool", "/act", "next_cache")
 _PRODUCT = 2048  # side of the matrices whose product stands for the processor's peak
 
 
@@ -63,20 +56,12 @@ def random_bundle(name: str, folder: Path) -> LoadedBundle:
     config = preset(name)
     labels = [f"class{i}" for i in range(config.classes)]
     model = GlimpseClouds(config)
-    use_taps(model, None)
+    use_taps(model)  # what is zero nobody would compute
     checkpoint.save(folder / "run", model, checkpoint.Recipe(labels, window_s=4.0))
     bundle = export_bundle(folder / "run", folder / "bundle")
     shape = (2 * config.T, config.size, config.size, 3)
     noise = Footage("noise", labels[0], np.random.default_rng(0).integers(0, 256, shape, np.uint8))
     return quantize_bundle(bundle, [noise], spare=False)
-
-
-@torch.no_grad()
-def use_taps(model: GlimpseClouds, states: set[str] | None) -> None:
-    """Random weights for the taps that inflation leaves at zero and nobody computes; states: where these caches are."""
-    for conv in model.trunk.inflated:
-        if states is None or cache_name(conv.index) in states:
-            conv.weight.add_(torch.randn_like(conv.weight) / conv.weight[0].numel() ** 0.5)
 
 
 def peers() -> dict[str, Callable[[], Any]]:

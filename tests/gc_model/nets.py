@@ -6,7 +6,16 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
 
 from gc_model.model import GlimpseClouds  # noqa: E402
+from gc_model.network import cache_name  # noqa: E402
 from gc_model.presets import preset  # noqa: E402
+
+
+def use_taps(model: GlimpseClouds, caches: set[str] | None = None) -> None:
+    """Random weights at the temporal taps, which inflation leaves at zero; caches: only where these named ones are."""
+    with torch.no_grad():
+        for conv in model.trunk.inflated:
+            if caches is None or cache_name(conv.index) in caches:
+                conv.weight.add_(torch.randn_like(conv.weight) / conv.weight[0].numel() ** 0.5)
 
 
 def build(
@@ -15,10 +24,8 @@ def build(
     """A network in evaluation mode with random statistics and all temporal taps in use."""
     torch.manual_seed(seed)
     model = GlimpseClouds(preset(name, **({"classes": 7} | changes)))
+    use_taps(model)
     with torch.no_grad():
-        for parameter in model.trunk.parameters():
-            if parameter.dim() == 5:
-                parameter.add_(torch.randn_like(parameter) / parameter[0].numel() ** 0.5)
         for module in model.modules():
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                 module.running_mean.uniform_(-0.1, 0.1)
