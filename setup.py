@@ -33,6 +33,8 @@ TRAIN = [
     "torchmetrics>=1.4",
 ]
 EVALUATE = ["jinja2>=3", "mcap>=1.2", "scikit-learn>=1.3", "scipy>=1.9"]
+# The last of MediaPipe's versions whose wheels bring their models; not in "dev": its numpy and protobuf are old.
+JOINTS = ["mediapipe>=0.10.14,<=0.10.21; python_version < '3.13'"]
 DASK = ["distributed>=2024.1"]
 DEV = [
     "pytest>=8",
@@ -82,6 +84,7 @@ setup(
         "tensorrt_rtx": TENSORRT_RTX,
         "export": EXPORT,
         "train": TRAIN,
+        "joints": JOINTS,
         "evaluate": [*EVALUATE, *DASK],
         "dev": sorted({*ONNXRUNTIME, *OPENVINO, *TENSORRT_RTX, *EXPORT, *TRAIN, *EVALUATE, *DASK, *DEV}),
     },

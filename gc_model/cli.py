@@ -267,5 +267,34 @@ def prepare(
     )
 
 
+@app.command(epilog="Example: gc-model joints clips --out joints --what hands")
+def joints(
+    data: Annotated[Path, typer.Argument(help="Folder class/clip, or a CSV with path,class[,subject].")],
+    out: Annotated[Path, typer.Option(help="Folder of the tables; the same command goes on there.")],
+    what: Annotated[str, typer.Option(help="hands, or body (one person).")] = "hands",
+    subjects: People = "",
+    workers: Annotated[int, typer.Option(help="Processes; 0: one a core.", min=0)] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Joints of your own clips from MediaPipe, for `train --set joints=`: glimpses learn to look at them."""
+    from gc_model.estimate import estimate
+
+    result = estimate(
+        data, out, what=what, subjects=names(subjects), workers=workers or None, progress=not (quiet or as_json)
+    )
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    for name, reason in result["damaged"].items():
+        typer.echo(f"no joints of {name}: {reason}", err=True)
+    if result["empty"]:
+        typer.echo(f"nobody seen in {len(result['empty'])} clips: {', '.join(result['empty'][:5])}", err=True)
+    typer.echo(
+        f"{result['clips']} clips: {result['made']} made, {result['kept']} there before, "
+        f"{len(result['damaged'])} damaged; {what} in {100 * result['seen']:.0f} % of the frames: {out}"
+    )
+
+
 def main() -> None:
     app()

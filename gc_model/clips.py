@@ -119,7 +119,12 @@ class FrameCache:
         """
         from gc_model.joints import read_joints
 
-        return read_joints(clip, frames, self._entry(clip).with_suffix(".joints.npy"), self.preprocess)
+        # Of this very file of joints: one's own clips may get better ones.
+        source = getattr(clip, "skeleton", None)
+        stat = source.stat() if source is not None and source.is_file() else None
+        key = repr((str(source), stat and (stat.st_size, stat.st_mtime_ns)))
+        suffix = f".{hashlib.sha256(key.encode()).hexdigest()[:8]}.joints.npz"
+        return read_joints(clip, frames, self._entry(clip).with_suffix(suffix), self.preprocess)
 
     def read(self, clip: Clip) -> Frames:
         """From the cache, decoding first where it is not there. Raises DataError for what cannot be decoded."""

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, Sampler
 
 from gc_model.augment import Augment
 from gc_model.clips import Clip, FrameCache, Frames
-from gc_model.joints import to_input
+from gc_model.joints import MIRRORED, to_input
 from gc_model.network import Network
 from gc_model.presets import Config
 from gc_model.sampling import SUB_SEQUENCES, test_indices, train_indices
@@ -76,7 +76,8 @@ class TrainingClips(Dataset[Sample]):
         if joints is None:
             return {}
         R = frames.images.shape[1]
-        return {"joints": torch.from_numpy(to_input(joints[chosen], matrix, R, self.config.size))}
+        mirrored = getattr(self.clips[i], "mirrored", MIRRORED)
+        return {"joints": torch.from_numpy(to_input(joints[chosen], matrix, R, self.config.size, mirrored))}
 
 
 class TestClips(Dataset[Sample]):

@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gc_model import ntu, nucla
+from gc_model import joint_tables, ntu, nucla
 from gc_model.clips import Clip, index_clips
+from gc_model.joints import MIRRORED
 from gc_ros.video import NS, read_video
 from trt_build.errors import DataError
 
@@ -22,14 +23,16 @@ LAYOUTS = ("clips", "ntu", "nucla")
 
 @dataclass(frozen=True)
 class SkeletonClip(Clip):
-    """A clip of a data set with a protocol. path: a video, or a folder of pictures; skeleton: None where there is none.
+    """A clip with joints, or of a data set with a protocol. path: a video, or a folder of pictures.
 
-    trains: whether it is in the training part. has_joints: whether the data set has joints at all.
+    skeleton: the file of its joints, None where there is none. trains: whether it is in the training part. has_joints:
+    whether the data set has joints at all. mirrored: which joint a mirrored picture makes of each.
     """
 
     skeleton: Path | None = None
     trains: bool = True
     has_joints: bool = True
+    mirrored: tuple[int, ...] = MIRRORED
 
 
 def index(
@@ -40,8 +43,11 @@ def index(
     part: str | None = None,
     subjects: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
+    joints: Path | None = None,
 ) -> list[Clip]:
     """The clips below `data`, sorted by name. part: "train" or "test" of the protocol, None for both.
+
+    joints: a folder of joints of one's own clips, see gc_model.joint_tables.
 
     protocol: "cross-subject" or "cross-view" (ntu), "V3", "V2" or "V1" (nucla); underscores will do. Raises DataError
     for what is unknown, or where nothing is found.
@@ -49,7 +55,10 @@ def index(
     if layout == "clips":
         if protocol:
             raise DataError(f"--protocol {protocol} is one of ntu or nucla: add --layout, or leave it away")
-        return list(index_clips(data, subjects=subjects, classes=classes))
+        clips_found = list(index_clips(data, subjects=subjects, classes=classes))
+        return clips_found if joints is None else _with_joints(clips_found, joints)
+    if joints is not None:
+        raise DataError(f"{joints}: joints of one's own are for --layout clips; {layout} brings its own, or has none")
     if layout not in LAYOUTS:
         raise DataError(f'unknown layout "{layout}": choose {", ".join(LAYOUTS)}')
     if not data.is_dir():
@@ -90,6 +99,22 @@ def index(
     if not chosen:
         raise DataError(f"{data}: the {part} part of {split} is empty; the data set is not complete")
     return sorted(chosen, key=lambda c: c.name)
+
+
+def _with_joints(clips: Sequence[Clip], folder: Path) -> list[Clip]:
+    """The clips with their tables of joints, None where a clip has none. All tables must have the same joints."""
+    tables = [joint_tables.table_of(folder, c.name) for c in clips]
+    there = [t for t in tables if t.is_file()]
+    if not there:
+        raise DataError(f"{folder}: no joints of these clips, {tables[0]} for one; write them with `gc-model joints`")
+    names = joint_tables.joint_names(there[0])
+    if other := next((t for t in there if joint_tables.joint_names(t) != names), None):
+        raise DataError(f"{other} has other joints than {there[0]}; all tables of a folder must have the same")
+    mirrored = joint_tables.mirrored_joints(names)
+    return [
+        SkeletonClip(c.path, c.name, c.label, c.subject, t if t.is_file() else None, mirrored=mirrored)
+        for c, t in zip(clips, tables, strict=True)
+    ]
 
 
 def class_names(data: Path) -> dict[int, str]:

@@ -22,6 +22,7 @@ class Weights:
 
     pose: float = 1.0
     glimpse: float = 0.05  # Eq 16 and 17 are sums over t and g: about 30 at the start where L_D is about 4
+    separation: float = 1.0  # of L_G1 beside L_G2; the paper has no factor
 
 
 def separation(l: Tensor) -> Tensor:
@@ -90,7 +91,7 @@ def total_loss(
     if joints is not None and poses is not None and weights.pose:
         terms["L_P"] = weights.pose * pose_loss(poses, joints)
     if weights.glimpse:
-        terms["L_G1"] = weights.glimpse * separation(result.l)
+        terms["L_G1"] = weights.glimpse * weights.separation * separation(result.l)
         if joints is not None:
             terms["L_G2"] = weights.glimpse * attraction(result.l, joints)
     return terms | {"loss": torch.stack(list(terms.values())).sum()}

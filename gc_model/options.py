@@ -19,6 +19,7 @@ class TrainOptions(BaseModel):
     data: Path
     layout: Literal["clips", "ntu", "nucla"] = "clips"
     protocol: str = ""  # of ntu: cross-subject, cross-view; of nucla: V3, V2, V1
+    joints: Path | None = None  # of one's own clips, as `gc-model joints` writes them: L_P and L_G are on with them
     subjects: list[str] | None = None  # train on these people only
     classes: list[str] | None = None
     preset: str = "edge"
@@ -53,6 +54,7 @@ class TrainOptions(BaseModel):
     dropout: float = Field(default=0.3, ge=0, lt=1)  # before the classifier of stage 1
     pose_weight: float = Field(default=1.0, ge=0)
     glimpse_weight: float = Field(default=0.05, ge=0)
+    separation: float = Field(default=1.0, ge=0)  # of L_G1 beside L_G2; less where joints lie close, as a hand's do
     # The first resolutions of the trunk keep their weights. With 4 only the last stage trains, with 5 the head alone;
     # what is frozen is computed once for each of `views` augmented views of a clip, which saves most of the time.
     freeze_stages: int = Field(default=0, ge=0, le=5)
@@ -78,9 +80,10 @@ class TrainOptions(BaseModel):
         return {k: v for k, v in asked.items() if v is not None}
 
     @property
-    def loss_weights(self) -> tuple[float, float]:
-        """Of L_P and L_G. Without joints in the picture both are off: L_G1 alone would drive glimpses to the edges."""
-        return (self.pose_weight, self.glimpse_weight) if self.layout == "ntu" else (0.0, 0.0)
+    def loss_weights(self) -> tuple[float, float, float]:
+        """Of L_P and L_G, and of L_G1 within that. Without joints in the picture both are off: L_G1 alone would drive glimpses to the edges."""
+        known = self.layout == "ntu" or self.joints is not None
+        return (self.pose_weight, self.glimpse_weight, self.separation) if known else (0.0, 0.0, 0.0)
 
     @field_validator("scale")
     @classmethod

@@ -75,7 +75,8 @@ def train(
     _calm_lightning()
     torch.manual_seed(options.seed)
     clips = index(
-        options.layout, options.data, options.protocol, part="train", subjects=options.subjects, classes=options.classes
+        options.layout, options.data, options.protocol, part="train", joints=options.joints,
+        subjects=options.subjects, classes=options.classes,
     )  # fmt: skip
     labels = options.classes or labels_of(clips)
     config = _config(options, len(labels))
@@ -156,7 +157,7 @@ def train(
         "imagenet": weights.name if weights else None,
         "start": options.start.resolve().name if options.start else None,
         "stream": carried,
-        "options": json.loads(options.model_dump_json(exclude={"data", "weights", "start"})),
+        "options": json.loads(options.model_dump_json(exclude={"data", "weights", "start", "joints"})),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

@@ -18,13 +18,14 @@ from gc_model.augment import Augment  # noqa: E402
 from gc_model.clips import FrameCache  # noqa: E402
 from gc_model.dataset import TrainingClips  # noqa: E402
 from gc_model.evaluate import evaluate  # noqa: E402
+from gc_model.joint_tables import table_of, write_table  # noqa: E402
 from gc_model.joints import MIRRORED, centre_matrix, to_frame, to_input  # noqa: E402
 from gc_model.layouts import index  # noqa: E402
 from gc_model.options import TrainOptions  # noqa: E402
 from gc_model.prepare import prepare  # noqa: E402
 from gc_model.presets import preset  # noqa: E402
 from gc_model.train import train  # noqa: E402
-from tests.gc_model.runs import ntu_people  # noqa: E402
+from tests.gc_model.runs import colours, ntu_people  # noqa: E402
 from tests.videos import truncated  # noqa: E402
 from trt_build.bundle import Preprocess  # noqa: E402
 from trt_build.errors import DataError  # noqa: E402
@@ -164,6 +165,69 @@ def options(data: Path, **changes) -> TrainOptions:
     return TrainOptions(**(plain | {"val_fraction": 0.0, "batch": 4} | changes))
 
 
+OWN = ("nose", "left_wrist", "right_wrist")
+
+
+def own_joints(folder: Path, clips: Path, shift: float = 0.0) -> Path:
+    """Tables for the clips of class red: in frame t the nose at (10 + t + shift, 20) of 64 x 48, wrists beside it."""
+    for clip in index("clips", clips):
+        if clip.label != "red":
+            continue
+        rows = [(t, 0, np.array([[10 + t + shift, 20], [40, 30], [5, 30]])) for t in range(10)]
+        write_table(table_of(folder, clip.name), OWN, (64, 48), rows)
+    return folder
+
+
+def test_joints_of_ones_own_clips_reach_the_samples_where_the_pixels_are(tmp_path):
+    data, folder = colours(), own_joints(tmp_path / "j", colours())
+    config = preset("tiny", classes=3, fit="pad")
+    p = Preprocess(size=config.size, resize=config.resize, fit="pad")
+    augment = Augment(scale=(0.8, 1.0), rotate=5.0, flip=True)
+    own = index("clips", data, joints=folder)
+    samples = TrainingClips(own, ["blue", "green", "red"], FrameCache(tmp_path / "c", p), config, 4.0, augment, 0)
+    mirrored = set()
+    for i, clip in enumerate(own):
+        for epoch in range(8):
+            joints = samples[epoch, i]["joints"].numpy()
+            if clip.label != "red":
+                assert np.isnan(joints).all()  # no table: masked, and the pictures stay
+                continue
+            assert np.isnan(joints[:, 1]).all() and np.isnan(joints[:, 0, 3:]).all()
+            known = joints[:, 0, :3][~np.isnan(joints[:, 0, 0, 0])]
+            assert 3 <= len(known) < 8  # the table ends with frame 9 of 20
+            # The left wrist is on the right; mirrored as well, where it is the one that was the right wrist.
+            assert (known[:, 1, 0] > known[:, 2, 0]).all()
+            mirrored.add(bool(known[-1, 0, 0] < known[0, 0, 0]))  # the nose walks to the right
+    assert mirrored == {False, True}
+
+
+def test_other_joints_of_the_same_clips_are_read_anew(tmp_path):
+    cache = FrameCache(tmp_path / "c", Preprocess(size=64, resize=72, fit="stretch"))
+    found = []
+    for name, shift in (("one", 0.0), ("two", 16.0)):
+        folder = own_joints(tmp_path / name, colours(), shift)
+        clip = next(c for c in index("clips", colours(), joints=folder) if c.label == "red")
+        found.append(cache.joints(clip, cache.read(clip))[0, 0, 0])
+    np.testing.assert_allclose(found, [[10 / 64, 20 / 48], [26 / 64, 20 / 48]], atol=1e-4)
+
+
+def test_joints_that_do_not_fit_the_clips_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"no joints of these clips.*gc-model joints"):
+        index("clips", colours(), joints=tmp_path)
+    folder = own_joints(tmp_path / "j", colours())
+    write_table(table_of(folder, "blue/blue0.mp4"), ("nose",), (64, 48), [])
+    with pytest.raises(DataError, match="has other joints than"):
+        index("clips", colours(), joints=folder)
+    with pytest.raises(DataError, match="--layout clips"):
+        index("ntu", ntu_people(), joints=folder)
+
+
+def test_ones_own_joints_switch_the_pose_and_glimpse_losses_on(tmp_path):
+    o = TrainOptions(data=colours())
+    assert o.loss_weights == (0.0, 0.0, 0.0)
+    assert TrainOptions(data=colours(), joints=tmp_path).loss_weights == (o.pose_weight, o.glimpse_weight, 1.0)
+
+
 def test_both_stages_use_the_joints_of_ntu(tmp_path, monkeypatch):
     from gc_model import training
 
@@ -199,9 +263,9 @@ def test_n_ucla_trains_on_folders_of_pictures_without_pose_and_glimpse_losses(tm
     one = next(data.glob("view_1/a01_*"))
     for file in sorted(one.glob("*.jpg"))[1:]:
         file.unlink()
-    assert options(data, layout="nucla").loss_weights == (0.0, 0.0)
+    assert options(data, layout="nucla").loss_weights == (0.0, 0.0, 0.0)
     assert (
-        options(data, layout="clips").loss_weights == (0.0, 0.0) != options(data, layout="ntu").loss_weights
+        options(data, layout="clips").loss_weights == (0.0, 0.0, 0.0) != options(data, layout="ntu").loss_weights
     )
     summary = train(options(data, layout="nucla", protocol="V3"), tmp_path / "run", progress=False)
     assert summary["clips"] == 8 and not summary["left_out"]
