@@ -81,7 +81,10 @@ class TrainOptions(BaseModel):
 
     @property
     def loss_weights(self) -> tuple[float, float, float]:
-        """Of L_P and L_G, and of L_G1 within that. Without joints in the picture both are off: L_G1 alone would drive glimpses to the edges."""
+        """Of L_P, of L_G, and of L_G1 within that.
+
+        Without joints in the picture all are off: L_G1 alone would drive glimpses to the edges.
+        """
         known = self.layout == "ntu" or self.joints is not None
         return (self.pose_weight, self.glimpse_weight, self.separation) if known else (0.0, 0.0, 0.0)
 
