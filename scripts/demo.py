@@ -24,7 +24,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -40,6 +40,7 @@ from gc_model.synth.dataset import synthesize  # noqa: E402
 from gc_ros import overlay  # noqa: E402
 from gc_ros.activity import Activity, Glimpse, stream_label  # noqa: E402
 from gc_ros.bags import find_clips, make_bag, read_bag_images  # noqa: E402
+from gc_ros.smoothing import ActivityEvent  # noqa: E402
 from gc_ros.video import VideoWriter  # noqa: E402
 from trt_build.bundle import Bundle, load_bundle  # noqa: E402
 from trt_build.errors import DataError, GlimpseError  # noqa: E402
@@ -82,6 +83,7 @@ class Demo:
         self.info: Bundle = self.bundle.info
         self.recorded_of: dict[int, int] = {}  # stamp as published -> as recorded
         self.results: dict[int, Activity] = {}  # by recorded stamp
+        self.events: dict[int, list[ActivityEvent]] = {}  # by the recorded stamp of the deciding frame
         self.truth: list[tuple[int, int, str]] = []  # start, end (recorded ns), label
         self.clips: list[str] = []  # one a row of truth
 
@@ -143,6 +145,7 @@ class Demo:
         """Node process, player, listener; returns how many messages came."""
         import rclpy
         from glimpse_clouds.msg import Activity as ActivityMessage
+        from glimpse_clouds.msg import ActivityEvent as EventMessage
 
         from gc_ros.player import play
 
@@ -160,6 +163,7 @@ class Demo:
             self.take(message)
 
         node.create_subscription(ActivityMessage, "/activity_recognition/activity", on_activity, 100)
+        node.create_subscription(EventMessage, "/activity_recognition/events", self.take_event, 100)
         executor.add_node(node)
         failures: list[Exception] = []
 
@@ -214,6 +218,19 @@ class Demo:
         )
         self.results[recorded] = from_message(message, self.info)
 
+    def take_event(self, message: Any) -> None:
+        """Print when an activity began or ended, and keep it for the banner of the pictures."""
+        from gc_ros.ros_messages import to_ns
+
+        decided, stamp = (self.recorded_of.get(to_ns(s)) for s in (message.header.stamp, message.stamp))
+        if decided is None or stamp is None:
+            return
+        kind: Literal["onset", "offset"] = "onset" if message.kind == message.ONSET else "offset"
+        seconds = (decided - self.truth[0][0]) / 1e9
+        print(f"{seconds:7.2f} s  {message.label} {'began' if kind == 'onset' else 'ended'}", flush=True)
+        event = ActivityEvent(kind, message.label, message.class_index, stamp, message.score)
+        self.events.setdefault(decided, []).append(event)
+
     def truth_at(self, recorded: int) -> str:
         return next((label for start, end, label in self.truth if start <= recorded <= end), "none")
 
@@ -247,6 +264,7 @@ class Demo:
         result: Activity | None = None
         before: int | None = None
         since = 0
+        banner = overlay.Banner()
         with VideoWriter(self.out / "demo.mp4") as video:
             starts = {start for start, _, _ in self.truth}
             for stamp, image, encoding in read_bag_images(bag):
@@ -254,9 +272,11 @@ class Demo:
                     result, since = None, stamp
                 before = stamp
                 result = self.results.get(stamp, result)
+                banner.add(self.events.get(stamp, ()), stamp)
                 sampled = min(int((stamp - since) / 1e9 * self.info.rate_hz) + 1, T - 1)
                 rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if encoding == "bgr8" else image
-                picture = overlay.draw(rgb, result, warmup=None if result else (sampled, T))
+                warmup = None if result else (sampled, T)
+                picture = overlay.draw(rgb, result, warmup=warmup, event=banner.at(stamp))
                 video.write(picture, stamp)
                 if stamp in self.results and result is not None and result.label == self.truth_at(stamp):
                     best = max(best or (-1.0, picture), (result.score, picture), key=lambda pair: pair[0])
