@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well the joints of a hand alone tell activities apart, leaving one person out: a bound on what glimpses could see.
+"""How well the joints of a hand alone tell activities apart, leaving one person out: a bound on what glimpses can see.
 
     gc-model joints clips.csv --out joints --what hands
     python benchmarks/joints_ceiling.py --data clips.csv --joints joints [--groups coarse.json]
 
-Every frame is described by the shape of its hand (how far each finger is stretched, where fingers, thumb and hand point,
-by wrist and knuckles, a left hand mirrored) and its place; a clip by median, spread, change and range of these.
+Every frame is described by the shape of its hand (how far each finger is stretched, where fingers, thumb and hand
+point, by wrist and knuckles, a left hand mirrored) and its place; a clip by median, spread, change and range of these.
 Extremely randomised trees learn from the other people's clips. Nothing is tuned. Prints JSON.
 """
 
@@ -45,7 +45,9 @@ def shape_of(hand: NDArray[Any], left: bool) -> NDArray[Any]:
         found += (unit(bones)[:-1] * unit(bones)[1:]).sum(1).tolist()
         found.append(np.linalg.norm(q[finger[-1]]) / (np.linalg.norm(bones, axis=1).sum() + 1e-6))
         found += unit(bones[-1]).tolist()
-    palm = float(q[INDEX][0] * q[PINKY][1] - q[INDEX][1] * q[PINKY][0])  # its sign: back or palm to the camera
+    palm = float(
+        q[INDEX][0] * q[PINKY][1] - q[INDEX][1] * q[PINKY][0]
+    )  # its sign: back or palm to the camera
     return np.array([*found, palm, *unit(q[MIDDLE]), *unit(q[THUMB[1]] - q[THUMB[0]])])
 
 
@@ -64,7 +66,9 @@ def describe(table: Path) -> NDArray[Any]:
             here.append(np.r_[shape_of(hand, b == 0), hand[MIDDLE], np.ptp(hand, axis=0)])
         # The hand that goes on from the last frame's.
         last = frames[-1][-4:-2] if frames else None
-        frames.append(here[0] if last is None else min(here, key=lambda h: float(np.abs(h[-4:-2] - last).sum())))
+        frames.append(
+            here[0] if last is None else min(here, key=lambda h: float(np.abs(h[-4:-2] - last).sum()))
+        )
     if not frames:
         return np.zeros(0)
     F = np.array(frames)
@@ -74,7 +78,9 @@ def describe(table: Path) -> NDArray[Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--joints", type=Path, required=True)
     parser.add_argument("--groups", type=Path, help="coarser classes, as for gc-model evaluate")
@@ -99,7 +105,8 @@ def main() -> None:
             scores[np.ix_(who == person, model.classes_)] = model.predict_proba(X[who == person])
         found = report([Judged(c, s) for c, s in zip(clips, scores, strict=True)], labels, groups)
         results.append({"classes": found["class_accuracy"], "groups": found["accuracy"] if groups else None})
-    print(json.dumps({"clips": len(clips), "without_a_hand": sum(not len(r) for r in rows), "seeds": results}, indent=2))
+    without = sum(not len(row) for row in rows)
+    print(json.dumps({"clips": len(clips), "without_a_hand": without, "seeds": results}, indent=2))
 
 
 if __name__ == "__main__":
