@@ -63,6 +63,14 @@ class StepFrame:
     preprocess_ms: float
 
 
+Signature = tuple[int, int, str]
+
+
+def signature_of(picture: Picture, encoding: str) -> Signature:
+    """Size and encoding of a camera's pictures; where they change, a new stream begins."""
+    return picture.width, picture.height, encoding or ("bgr" if picture.bgr else "rgb")
+
+
 class Intake:
     """Sampled frames of one camera. broken: called under the lock at every reset."""
 
@@ -82,7 +90,7 @@ class Intake:
         self.sampled = 0  # since the last reset
         self.results = self.skipped = 0  # counted by the engine's half
         self._broken = broken
-        self._signature: tuple[int, int, str] | None = None
+        self._signature: Signature | None = None
         self._frames: deque[tuple[int, NDArray[np.uint8]]] = deque(maxlen=info.T)
         self._queue: deque[StepFrame] = deque()
         self._due = 0  # number of the newest result that was due
@@ -93,7 +101,7 @@ class Intake:
     def offer(self, picture: Picture, stamp_ns: int, encoding: str) -> Window | None:
         """See `Recognizer.offer`. Pixels are asked for only where the frame is taken, and before it counts."""
         width, height = picture.width, picture.height
-        signature = (width, height, encoding or ("bgr" if picture.bgr else "rgb"))
+        signature = signature_of(picture, encoding)
         if not picture.ready:
             with self.lock:
                 changed = self._signature not in (None, signature)

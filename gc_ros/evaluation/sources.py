@@ -14,6 +14,7 @@ from typing import Any
 from gc_ros.bags import COMPRESSED, NS, choose_topic
 from gc_ros.clips import VIDEO_SUFFIXES, read_table
 from gc_ros.images import Picture, Refusal, look
+from gc_ros.intake import Signature, signature_of
 from gc_ros.recording import SUFFIXES, Message, Recording
 from gc_ros.sampler import Sampler
 from gc_ros.video import read_pictures
@@ -127,6 +128,7 @@ class Frames:
         self.messages: list[Message] = []  # of the other topics
         self.topic, self.frame_id = "", "camera"
         self._recording: Recording | None = None
+        self._signature: Signature | None = None
         if source.is_video:
             if topic or others:
                 raise DataError(f"{source.path}: a video has no topics; give a bag")
@@ -170,17 +172,21 @@ class Frames:
         zero = stamp == 0
         if zero or self.stamps == "log":
             stamp = item.log_ns
-        if not self._foresee(picture, stamp):
+        encoding = str(message.format if compressed else message.encoding)
+        if not self._foresee(picture, stamp, encoding):
             return None
         self.zero_stamps += zero
         self.frame_id = str(message.header.frame_id)
-        encoding = str(message.format if compressed else message.encoding)
         return Frame(stamp, item.log_ns, picture, encoding, item)
 
-    def _foresee(self, picture: Picture, stamp_ns: int) -> bool:
+    def _foresee(self, picture: Picture, stamp_ns: int, encoding: str) -> bool:
         """Make the pixels of a frame that will be sampled; False, and counted, where that is not possible."""
         if self._sampler is None:
             return True
+        signature = signature_of(picture, encoding)
+        if self._signature not in (None, signature):
+            self._sampler.reset()
+        self._signature = signature
         if self._sampler.would_take(stamp_ns):
             try:
                 picture.pixels()
@@ -198,7 +204,7 @@ class Frames:
         try:
             for picture, stamp in read_pictures(self.source.path):
                 self.images += 1
-                if self._foresee(picture, stamp):
+                if self._foresee(picture, stamp, "rgb8"):
                     yield Frame(stamp, stamp, picture, "rgb8")
         except DataError as error:
             if not self.images:

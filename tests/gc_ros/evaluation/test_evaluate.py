@@ -22,6 +22,9 @@ from gc_ros.evaluation import many, results, sources
 from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.running import Task, evaluate_bag
 from gc_ros.evaluation.sources import Source, find_sources
+from gc_ros.images import Picture
+from gc_ros.intake import Intake
+from gc_ros.sampler import Sampler
 from tests.command_line import assert_one_line, call
 from tests.gc_ros.evaluation.bag_files import START, mcap_of, write_bag, write_truth
 from trt_build.bundle import LoadedBundle
@@ -147,7 +150,7 @@ def test_of_a_compressed_bag_the_sampled_frames_alone_are_decoded(
         return image
 
     monkeypatch.setattr(cv2, "imdecode", counted)
-    if not foreseen:  # as after a change of size: the frame is decoded by whoever needs it
+    if not foreseen:  # the frame is decoded by whoever needs it
         monkeypatch.setattr(sources.Frames, "_foresee", lambda *_: True)
     task = Task(Source(tmp_path / "bag", "bag"), str(colours.path), Options(threads=1), str(tmp_path / "out"))
     record = evaluate_bag(task)
@@ -156,6 +159,24 @@ def test_of_a_compressed_bag_the_sampled_frames_alone_are_decoded(
     assert len(calls) == counts["frames_sampled"] + 1 and counts["frames_sampled"] in (48, 49)
     assert counts["images_refused"] == 1 and "corrupt" in next(iter(record["refused"]))
     assert json.loads((tmp_path / "out" / "worst.json").read_text())[0]["pictures"]
+
+
+def test_after_a_change_of_size_or_encoding_the_reader_foresees_what_the_recogniser_takes(
+    tmp_path: Path, colours: LoadedBundle
+) -> None:
+    make(tmp_path, pieces=[("red", 0.5)], truth=False)
+    rate = colours.info.rate_hz
+    intake = Intake(colours.info, "window", 1, None, lambda: None)
+    frames = sources.Frames(Source(tmp_path / "bag", "bag"), None, "header", (), Sampler(rate))
+    for n, (width, encoding) in enumerate([(64, "jpeg")] * 40 + [(48, "jpeg")] * 40 + [(48, "png")] * 40):
+        pixels, made = np.zeros((48, width, 3), np.uint8), []
+        picture = Picture(width, 48, True, lambda image=pixels, made=made: made.append(1) or image)
+        stamp = round(n * 0.21 / rate * NS)
+        frames._foresee(picture, stamp, encoding)
+        foreseen = len(made)
+        intake.offer(picture, stamp, encoding)
+        assert len(made) == foreseen, n  # the recogniser had nothing left to decode
+    assert intake.counters().resets == {"size change": 1, "encoding change": 1}
 
 
 def test_a_loop_is_scored_pass_by_pass_and_windows_stay_within(tmp_path: Path, colours: LoadedBundle) -> None:
