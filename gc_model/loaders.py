@@ -75,10 +75,14 @@ class Loaders:
     def streams(self) -> Loaders:
         """The same clips one after the other; from stored features where each frame's are its own."""
         other = copy.copy(self)
-        stored = isinstance(self.samples, FrozenFront) and self.samples.whole
-        alone = stored and all(conv.sees_one_frame() for conv in self.model.trunk.inflated)
-        base = self.samples if alone else self.plain
-        assert isinstance(base, (FrozenFront, TrainingClips))
+        trunk = self.model.trunk
+        base: FrozenFront | TrainingClips = self.plain
+        if isinstance(self.samples, FrozenFront):
+            if self.samples.whole:
+                alone = all(conv.sees_one_frame() for conv in trunk.inflated)
+            else:
+                alone = trunk.front_sees_one_frame()
+            base = self.samples if alone else self.plain
         other.samples = StreamClips(base, self.options.stream_chunks)
         other.held_out = HeldOutStreams(self.middles, self.options.seed) if len(self.middles) else None
         return other

@@ -172,6 +172,20 @@ class Network(nn.Module):
         result, state = self.step(Z, c, state)
         return result, replace(state, caches=tuple(caches))
 
+    def stream_map(self, context: Tensor, state: State) -> tuple[FrameResult, State]:
+        """`stream` from the penultimate stage's map (B, context, h, w) of the new frame, see `Trunk.back_step`."""
+        Z, caches = self.trunk.back_step(context, state.caches)
+        result, state = self.step(Z, context.mean((2, 3)), state)
+        return result, replace(state, caches=tuple(caches))
+
+    def chunk_of_maps(self, maps: Tensor, state: State) -> tuple[ClipResult, State]:
+        """`forward_chunk` from maps (B, n, context, h, w)."""
+        frames = []
+        for context in maps.unbind(1):
+            result, state = self.stream_map(context, state)
+            frames.append(result)
+        return self.read(frames), state
+
     def forward_chunk(self, clip: Tensor, state: State) -> tuple[ClipResult, State]:
         """The next frames (B, n, 3, H, W) of a stream, any n >= 1, frame by frame."""
         frames = []

@@ -43,7 +43,7 @@ class StreamClips(Dataset[Sample]):
 
     Indexed by (epoch, clip): that clip and `chunks` others, cut so that activities change anywhere in a chunk. age: how
     many frames of its activity a frame is the last of, from 1. Every draw follows from (seed, epoch, clip).
-    base: with stored features of frames that do not see each other, "Z" and "c" take the place of "clip".
+    base: with stored features of frames that do not see each other, "maps" or "Z" and "c" take the place of "clip".
     """
 
     def __init__(self, base: TrainingClips | FrozenFront, chunks: int):
@@ -67,7 +67,7 @@ class StreamClips(Dataset[Sample]):
         change = torch.cat([torch.tensor([True]), labels[1:] != labels[:-1]])
         n = torch.arange(len(labels))
         age = n - torch.where(change, n, 0).cummax(0).values + 1
-        frames = {n: torch.cat([p[n] for p in parts])[cut] for n in ("clip", "Z", "c") if n in parts[0]}
+        frames = {n: torch.cat([p[n] for p in parts])[cut] for n in ("clip", "maps", "Z", "c") if n in parts[0]}
         return frames | {"labels": labels[cut], "age": age[cut]}
 
 
@@ -112,12 +112,15 @@ class StreamStage(Stage):
         T = self.model.config.T
         labels = batch["labels"]
         smoothing = self.options.label_smoothing
-        state = self.model.initial_state(len(labels), streaming="clip" in batch)
+        state = self.model.initial_state(len(labels), streaming="Z" not in batch)
         losses, logits = [], []
         for start in range(0, labels.shape[1], T):
             chunk = {n: part[:, start : start + T] for n, part in batch.items()}
             if "clip" in chunk:
                 result, state = self.model.forward_chunk(chunk["clip"], state)
+            elif "maps" in chunk:
+                maps = chunk["maps"].to(self.model.mean.dtype)
+                result, state = self.model.chunk_of_maps(maps, state)
             else:
                 Z, c = (chunk[n].to(self.model.mean.dtype) for n in ("Z", "c"))
                 result, state = self.model.fold(Z, c, state)

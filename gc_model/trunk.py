@@ -197,6 +197,17 @@ class Trunk(nn.Module):
         """From that map to Z."""
         return self._run(context, Pass(frames=T), self._chain[self._context :])
 
+    def front_sees_one_frame(self) -> bool:
+        """Whether `front` makes of each frame what it is by itself, so that it can be stored and streamed on."""
+        front = {id(m) for name in self._chain[: self._context] for m in self.net.get_submodule(name).modules()}
+        return all(conv.sees_one_frame() for conv in self.inflated if id(conv) in front)
+
+    def back_step(self, context: Tensor, caches: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """`back` for one new frame's map, of a front that needs no past; caches as of `step`, the front's unchanged."""
+        now = Pass(past=caches)
+        Z = self._run(context, now, self._chain[self._context :])
+        return Z, [*caches[: len(caches) - len(now.written)], *now.written]
+
     def step(self, x: Tensor, caches: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
         """One new frame, x: (B, 3, H, W), with what each convolution keeps of the past from `caches`."""
         now = Pass(past=caches)

@@ -87,15 +87,18 @@ def test_no_gradient_crosses_the_border_of_a_chunk_but_its_values_do():
     assert clip.grad[:, :8].abs().sum() == 0 and clip.grad[:, 8:].abs().sum() > 0
 
 
-def test_stored_features_of_a_frozen_trunk_give_the_streams_that_pictures_give(tmp_path):
+@pytest.mark.parametrize("whole", [True, False])
+def test_stored_features_of_a_frozen_trunk_give_the_streams_that_pictures_give(tmp_path, whole):
     torch.manual_seed(0)
     model = build(TINY).eval()  # still the 2-D network: no frame sees another
+    if not whole:  # what is not frozen may
+        torch.nn.init.normal_(model.trunk.inflated[-1].weight, std=0.05)
     plain = streams().base
     for parameter in model.trunk.parameters():
         parameter.requires_grad_(False)
-    stored = StreamClips(dataset.FrozenFront(plain, model, tmp_path / "front", views=2, whole=True), 3)
+    stored = StreamClips(dataset.FrozenFront(plain, model, tmp_path / "front", views=2, whole=whole), 3)
     pictures = StreamClips(plain, 3)
-    options = TrainOptions(data="x", preset="tiny", epochs3=1, freeze_stages=5)
+    options = TrainOptions(data="x", preset="tiny", epochs3=1, freeze_stages=5 if whole else 4)
     losses = []
     for source in (pictures, stored):
         stage = StreamStage(model, options)
@@ -109,17 +112,17 @@ def test_stored_features_of_a_frozen_trunk_give_the_streams_that_pictures_give(t
     assert torch.equal(pictures[1, 2]["labels"], stored[1, 2]["labels"])
 
 
-@pytest.mark.parametrize("alive", [False, True])
-def test_streams_are_made_of_stored_features_only_where_no_frame_sees_another(tmp_path, alive):
+@pytest.mark.parametrize("frozen, alive, expected", [(5, None, True), (5, -1, False), (4, -1, True), (4, 0, False)])
+def test_streams_are_made_of_stored_features_only_where_no_frame_sees_another(tmp_path, frozen, alive, expected):
     torch.manual_seed(0)
     model = build(TINY)
-    if alive:
-        torch.nn.init.ones_(model.trunk.inflated[-1].weight)
-    options = TrainOptions(data=colours(), preset="tiny", epochs3=1, freeze_stages=5, views=2)
+    if alive is not None:
+        torch.nn.init.ones_(model.trunk.inflated[alive].weight)
+    options = TrainOptions(data=colours(), preset="tiny", epochs3=1, freeze_stages=frozen, views=2)
     cache = FrameCache(scratch() / "cache", Preprocess(size=TINY.size, resize=TINY.resize))
     data = Loaders(options, model, list(COLOURS), cache, index_clips(colours()), [])
     data.freeze_front()
-    assert isinstance(data.streams().samples.base, dataset.TrainingClips if alive else dataset.FrozenFront)
+    assert isinstance(data.streams().samples.base, dataset.FrozenFront if expected else dataset.TrainingClips)
 
 
 def test_a_step_of_the_fine_tune_moves_trunk_and_head_but_not_the_pose_or_the_statistics():
