@@ -86,6 +86,9 @@ def glimpses(
     layout: Annotated[str, typer.Option(help="clips (one's own), ntu or nucla.")] = "clips",
     split: Annotated[str, typer.Option(help="As --protocol of training; the test part is looked at.")] = "",
     subjects: Annotated[str, typer.Option(help="Only these people, separated by commas.")] = "",
+    joints: Annotated[
+        Path | None, typer.Option(help="Joints of one's own clips, as `gc-model joints` writes them.")
+    ] = None,
     rows: Annotated[int, typer.Option(min=1, max=50, help="Clips in the picture.")] = 4,
     as_json: Json = False,
 ) -> None:
@@ -97,8 +100,9 @@ def glimpses(
     if not out.parent.is_dir() or out.suffix != ".png":
         raise DataError(f"{out}: give the name of a .png in a folder that exists")
     found, picture = look(
-        run, data, layout=layout, split=split, subjects=names(subjects), rows=rows, progress=not as_json
-    )
+        run, data, layout=layout, split=split, subjects=names(subjects), joints=joints, rows=rows,
+        progress=not as_json,
+    )  # fmt: skip
     if not cv2.imwrite(str(out), picture[..., ::-1]):
         raise DataError(f"{out}: cannot be written; choose another --out")
     if as_json:

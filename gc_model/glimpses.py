@@ -68,20 +68,22 @@ def look(
     layout: str = "clips",
     split: str = "",
     subjects: Sequence[str] | None = None,
+    joints: Path | None = None,
     rows: int = 4,
     progress: bool = True,
 ) -> tuple[dict[str, Any], NDArray[np.uint8]]:
     """What is measured over the test clips, and the frames of `rows` of them below each other, RGB.
 
-    Clips without joints are in the picture only; those that do not decode are named. Raises DataError where the
-    model has no glimpses or no clip decodes.
+    joints: of one's own clips, as for training. Clips without any are in the picture only; those that do not decode
+    are named. Raises DataError where the model has no glimpses or no clip decodes.
     """
     from rich.progress import track
 
     model, recipe = checkpoint.load(run)
     if not model.config.G or model.config.model in ("global", "c3d", "frame_lstm"):
         raise DataError(f"{run} is a {model.config.model} model, which has no glimpses: choose one that has")
-    clips = index(layout, data, split, part="test", subjects=list(subjects) if subjects is not None else None)
+    people = list(subjects) if subjects is not None else None
+    clips = index(layout, data, split, part="test", subjects=people, joints=joints)
     # One clip of every class in turn, so that the picture shows different ones.
     chosen = {c.name for c in _different(clips, rows)}
     distances, strips, failed = _Distances(), [], {}
@@ -90,12 +92,12 @@ def look(
     for clip in track(clips, "looking", disable=not progress):
         try:
             with tempfile.TemporaryDirectory() as folder:  # a clip at a time: a data set's frames fill disks
-                images, l, joints = _one(model, FrameCache(Path(folder), squares), clip)
+                images, l, places = _one(model, FrameCache(Path(folder), squares), clip)
         except DataError as error:
             failed[clip.name] = str(error)
             continue
-        if joints is not None:
-            distances.add(l, joints, rng)
+        if places is not None:
+            distances.add(l, places, rng)
         if clip.name in chosen:
             strips.append(glimpse_strip(images, l, scale=max(1, 160 // images.shape[1])))
     if not strips:

@@ -8,6 +8,7 @@ causal trunk. A network is pure: state in, state out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -180,17 +181,18 @@ class Network(nn.Module):
 
     def chunk_of_maps(self, maps: Tensor, state: State) -> tuple[ClipResult, State]:
         """`forward_chunk` from maps (B, n, context, h, w)."""
-        frames = []
-        for context in maps.unbind(1):
-            result, state = self.stream_map(context, state)
-            frames.append(result)
-        return self.read(frames), state
+        return self._chunk(self.stream_map, maps, state)
 
     def forward_chunk(self, clip: Tensor, state: State) -> tuple[ClipResult, State]:
         """The next frames (B, n, 3, H, W) of a stream, any n >= 1, frame by frame."""
+        return self._chunk(self.stream, clip, state)
+
+    def _chunk(
+        self, one: Callable[[Tensor, State], tuple[FrameResult, State]], parts: Tensor, state: State
+    ) -> tuple[ClipResult, State]:
         frames = []
-        for frame in clip.unbind(1):
-            result, state = self.stream(frame, state)
+        for part in parts.unbind(1):
+            result, state = one(part, state)
             frames.append(result)
         return self.read(frames), state
 

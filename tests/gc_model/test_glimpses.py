@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 
 from gc_model.cli import app  # noqa: E402
 from gc_model.glimpses import _different, nearest_joint  # noqa: E402
+from gc_model.joint_tables import table_of, write_table  # noqa: E402
 from gc_model.options import TrainOptions  # noqa: E402
 from gc_ros.clips import Clip  # noqa: E402
 from tests.gc_model.runs import colours, ntu_people, scratch  # noqa: E402
@@ -76,6 +77,11 @@ def test_clips_without_joints_are_drawn_and_a_model_without_glimpses_is_refused(
     run = untrained(colours() / "clips.csv", "looking-colours")
     answer = call(run, "--data", colours() / "clips.csv", "--out", tmp_path / "a.png")
     assert answer.exit_code == 0 and "nearest joint" not in answer.output and (tmp_path / "a.png").is_file()
+    table = table_of(tmp_path / "joints", "red/red0.mp4")
+    write_table(table, ("hand",), (64, 48), [(t, 0, np.array([[32.0, 24.0]])) for t in range(20)])
+    answer = call(run, "--data", colours(), "--joints", tmp_path / "joints", "--out", tmp_path / "a.png", "--json")
+    found = json.loads(answer.output)
+    assert found["samples"] == 8 * 3 and found["middle"] < 1e-6 < found["glimpses"]
     plain = untrained(colours() / "clips.csv", "looking-global", model="global")
     for words in ((plain, "--out", tmp_path / "b.png"), (run, "--out", tmp_path / "no" / "b.png")):
         answer = call(*words, "--data", colours() / "clips.csv")
