@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gc_ros.bags import find_clips, make_bag
-from tests.gc_ros.harness import ROOT, Peer, Process, new_domain, wait_until
+from tests.gc_ros.harness import NAME, ROOT, Peer, Process, new_domain, wait_until
 from tests.launch.stub import Run
 from tests.toy import toy_bundle
 from tests.videos import flat, write_clip
@@ -40,7 +40,7 @@ def test_the_node_of_the_live_launch_file_becomes_active_on_the_topic_it_was_giv
 
 def test_node_and_player_of_the_bag_launch_file_meet_and_the_player_ends(tmp_path: Path) -> None:
     bundle = toy_bundle(tmp_path / "bundle", "colours", S=32)
-    make_bag(find_clips([write_clip(tmp_path / "a.mp4", [flat((200, 0, 0))] * 45)]), tmp_path / "bag")
+    make_bag(find_clips([write_clip(tmp_path / "a.mp4", [flat((200, 0, 0))] * 90)]), tmp_path / "bag")
     launched = Run(
         ROOT / "launch" / "bag.launch.py", tmp_path, dict(os.environ), bundle=str(bundle.path),
         bag=str(tmp_path / "bag"),
@@ -49,12 +49,15 @@ def test_node_and_player_of_the_bag_launch_file_meet_and_the_player_ends(tmp_pat
     new_domain()
     peer, process = Peer(), Process(*node.command[1:])
     try:
+        # The launch file starts both at once; here a listener must not miss the few messages of a short bag.
+        peer.wait_for_diagnostic("engine", "active", 20)
+        wait_until(lambda: peer.node.count_publishers(f"{NAME}/activity"), "the node's publisher")
         played = subprocess.run(
             [sys.executable, *play.command], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         assert played.returncode == 0, played.stderr
-        wait_until(lambda: peer.activities, "a message")
+        wait_until(lambda: peer.activities, f"a message of the node, which says {process.output!r}")
         # Recorded stamps are years old, and the launch file says that this is no fault.
         assert {message.status for message in peer.activities} == {0}
     finally:
