@@ -69,6 +69,7 @@ def wanted_engine(
         except EngineError as error:
             hint = " or name one: --target sm89" if backend == "tensorrt_rtx" else ""
             raise EngineError(f"an engine is built for a GPU, and there is none: {error}{hint}") from None
+        nvidia.check_capability(trt, backend, found)
         gpu, capability = found.name, found.compute_capability
     sources = wanted_sources(bundle, mode)
     return Wanted(backend, mode, precision, batch, trt.__version__, gpu, capability, sources)

@@ -106,7 +106,7 @@ class Cuda:
             yield made
         except BaseException:
             _, *graphs = self._rt.cudaStreamEndCapture(stream)  # leave the stream usable
-            if graphs and int(graphs[0]):
+            if graphs and graphs[0] is not None and int(graphs[0]):  # None: what was recorded is void
                 self._rt.cudaGraphDestroy(graphs[0])
             raise
         graph = self.call("cudaStreamEndCapture", stream)

@@ -75,6 +75,25 @@ def log_of(trt: Any) -> Any:
     return Log()
 
 
+def check_capability(trt: Any, backend: str, gpu: Gpu) -> None:
+    """Raises EngineError where this TensorRT has no code for the GPU: TensorRT-RTX leaves data-centre GPUs out.
+
+    It would build an engine nevertheless, and refuse to load it afterwards.
+    """
+    names = getattr(trt, "ComputeCapability", None)
+    if names is None:  # TensorRT itself says so when it builds
+        return
+    known = sorted(int(n[2:]) for n in dir(names) if re.fullmatch(r"SM\d+", n))
+    own = int(gpu.compute_capability.replace(".", ""))
+    # Newer ones than all of these are served: what an engine holds is compiled when it is opened.
+    if known and own not in known and own < known[-1]:
+        raise EngineError(
+            f"{backend} {trt.__version__} does not support the {gpu.name} (compute capability "
+            f"{gpu.compute_capability}), only {', '.join(f'sm{n}' for n in known)} and newer; use backend tensorrt, or "
+            "onnxruntime with device cuda"
+        )
+
+
 def parse_target(text: str) -> str:
     """A compute capability "8.9" from "8.9", "89" or "sm89". Raises EngineError."""
     match = re.fullmatch(r"(?:sm_?)?(\d{1,2})\.?(\d)", text.strip().lower())

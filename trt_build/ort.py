@@ -8,6 +8,8 @@ ever copied.
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -179,15 +181,25 @@ def _open(
                 f"device {device!r} needs the CUDA provider, there is {ort.get_available_providers()}; "
                 "pip install onnxruntime-gpu, or use device cpu"
             )
+        if hasattr(ort, "preload_dlls"):  # CUDA and cuDNN from pip lie where no loader would look
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints what it did not find
+                ort.preload_dlls()
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": index}))
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors arrive as exceptions; warnings would clutter a robot's log
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        return ort.InferenceSession(source, sess_options=options, providers=providers)
+        session = ort.InferenceSession(source, sess_options=options, providers=providers)
     except Exception as error:
         raise BundleError(f"{graph}: onnxruntime cannot load it ({error}); export the bundle anew") from None
+    if kind == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
+        # It would go on quietly on the CPU, at a tenth of the speed.
+        raise EngineError(
+            f"onnxruntime could not start on {device}: its CUDA provider found no driver, CUDA or cuDNN; "
+            "pip install 'onnxruntime-gpu[cuda,cudnn]', check nvidia-smi, or use device cpu"
+        )
+    return session
 
 
 def _split_device(device: str) -> tuple[str, int]:

@@ -74,6 +74,7 @@ class TrtEngine:
         try:
             self._cuda.use()
             gpu = self._cuda.gpu()
+            nvidia.check_capability(self._trt, backend, gpu)
             plan, sidecar = _plan(bundle, mode, backend, batch, precision, engine_policy, gpu, self._trt, say)
             self._deserialise(plan)
             self._signature(bundle, mode, sidecar)

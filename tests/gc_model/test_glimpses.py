@@ -79,7 +79,9 @@ def test_clips_without_joints_are_drawn_and_a_model_without_glimpses_is_refused(
     assert answer.exit_code == 0 and "nearest joint" not in answer.output and (tmp_path / "a.png").is_file()
     table = table_of(tmp_path / "joints", "red/red0.mp4")
     write_table(table, ("hand",), (64, 48), [(t, 0, np.array([[32.0, 24.0]])) for t in range(20)])
-    answer = call(run, "--data", colours(), "--joints", tmp_path / "joints", "--out", tmp_path / "a.png", "--json")
+    answer = call(
+        run, "--data", colours(), "--joints", tmp_path / "joints", "--out", tmp_path / "a.png", "--json"
+    )
     found = json.loads(answer.output)
     assert found["samples"] == 8 * 3 and found["middle"] < 1e-6 < found["glimpses"]
     plain = untrained(colours() / "clips.csv", "looking-global", model="global")

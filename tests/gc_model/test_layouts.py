@@ -184,7 +184,9 @@ def test_joints_of_ones_own_clips_reach_the_samples_where_the_pixels_are(tmp_pat
     p = Preprocess(size=config.size, resize=config.resize, fit="pad")
     augment = Augment(scale=(0.8, 1.0), rotate=5.0, flip=True)
     own = index("clips", data, joints=folder)
-    samples = TrainingClips(own, ["blue", "green", "red"], FrameCache(tmp_path / "c", p), config, 4.0, augment, 0)
+    samples = TrainingClips(
+        own, ["blue", "green", "red"], FrameCache(tmp_path / "c", p), config, 4.0, augment, 0
+    )
     mirrored = set()
     for i, clip in enumerate(own):
         for epoch in range(8):
@@ -225,7 +227,11 @@ def test_joints_that_do_not_fit_the_clips_are_named(tmp_path):
 def test_ones_own_joints_switch_the_pose_and_glimpse_losses_on(tmp_path):
     o = TrainOptions(data=colours())
     assert o.loss_weights == (0.0, 0.0, 0.0)
-    assert TrainOptions(data=colours(), joints=tmp_path).loss_weights == (o.pose_weight, o.glimpse_weight, 1.0)
+    assert TrainOptions(data=colours(), joints=tmp_path).loss_weights == (
+        o.pose_weight,
+        o.glimpse_weight,
+        1.0,
+    )
 
 
 def test_both_stages_use_the_joints_of_ntu(tmp_path, monkeypatch):
@@ -265,7 +271,9 @@ def test_n_ucla_trains_on_folders_of_pictures_without_pose_and_glimpse_losses(tm
         file.unlink()
     assert options(data, layout="nucla").loss_weights == (0.0, 0.0, 0.0)
     assert (
-        options(data, layout="clips").loss_weights == (0.0, 0.0, 0.0) != options(data, layout="ntu").loss_weights
+        options(data, layout="clips").loss_weights
+        == (0.0, 0.0, 0.0)
+        != options(data, layout="ntu").loss_weights
     )
     summary = train(options(data, layout="nucla", protocol="V3"), tmp_path / "run", progress=False)
     assert summary["clips"] == 8 and not summary["left_out"]

@@ -119,7 +119,8 @@ def test_separation_weighs_l_g1_alone():
     result = model(noise(1, 8, 64))
     y = torch.rand(1, 8, 2, 25, 2, dtype=torch.float64)
     full, less = (
-        total_loss(result, torch.tensor([0]), None, y, Weights(glimpse=0.2, separation=s)) for s in (1.0, 0.25)
+        total_loss(result, torch.tensor([0]), None, y, Weights(glimpse=0.2, separation=s))
+        for s in (1.0, 0.25)
     )
     torch.testing.assert_close(less["L_G1"], full["L_G1"] / 4)
     torch.testing.assert_close(less["L_G2"], full["L_G2"])

@@ -112,8 +112,12 @@ def test_stored_features_of_a_frozen_trunk_give_the_streams_that_pictures_give(t
     assert torch.equal(pictures[1, 2]["labels"], stored[1, 2]["labels"])
 
 
-@pytest.mark.parametrize("frozen, alive, expected", [(5, None, True), (5, -1, False), (4, -1, True), (4, 0, False)])
-def test_streams_are_made_of_stored_features_only_where_no_frame_sees_another(tmp_path, frozen, alive, expected):
+@pytest.mark.parametrize(
+    "frozen, alive, expected", [(5, None, True), (5, -1, False), (4, -1, True), (4, 0, False)]
+)
+def test_streams_are_made_of_stored_features_only_where_no_frame_sees_another(
+    tmp_path, frozen, alive, expected
+):
     torch.manual_seed(0)
     model = build(TINY)
     if alive is not None:

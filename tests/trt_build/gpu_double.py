@@ -28,6 +28,7 @@ class cudaError_t(enum.IntEnum):
     cudaErrorMemoryAllocation = 2
     cudaErrorInsufficientDriver = 35
     cudaErrorLaunchFailure = 719
+    cudaErrorStreamCaptureInvalidated = 901
 
 
 class FakeCudart:
@@ -41,10 +42,12 @@ class FakeCudart:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.fail: dict[str, cudaError_t] = {}  # call -> error, once
+        self.fail_in_capture: dict[str, cudaError_t] = {}
         self.memory: dict[int, tuple[str, Any, int]] = {}  # pointer -> (device or host, buffer, size)
         self.queues: dict[int, list[Callable[[], None]]] = {}  # streams
         self.capturing: int | None = None
         self.captured: list[Callable[[], None]] = []
+        self.void = False  # a call failed since the capture began
         self.graphs: dict[int, list[Callable[[], None]]] = {}
         self._next = 1
 
@@ -62,7 +65,13 @@ class FakeCudart:
         def counted(*arguments: Any) -> Any:
             self.calls.append(name)
             if name in self.fail:
+                self.void = self.capturing is not None
                 return (self.fail.pop(name),)
+            if (
+                name == "cudaStreamEndCapture" and self.void
+            ):  # as the driver does: an error, and None for the graph
+                self.capturing, self.void = None, False
+                return (cudaError_t.cudaErrorStreamCaptureInvalidated, None)
             result = value(*arguments)
             return (cudaError_t.cudaSuccess, *(() if result is None else (result,)))
 
@@ -145,6 +154,7 @@ class FakeCudart:
     def cudaStreamBeginCapture(self, stream: int, mode: Any) -> None:
         assert self.capturing is None and not self.queues[stream]
         self.capturing, self.captured = stream, []
+        self.fail.update(self.fail_in_capture)
 
     def cudaStreamEndCapture(self, stream: int) -> int:
         assert self.capturing == stream

@@ -146,6 +146,23 @@ def test_wrong_slots_modes_devices_and_backends_are_refused(numbers: LoadedBundl
         open_engine(numbers, "both")
 
 
+def test_a_cuda_provider_that_falls_back_to_the_cpu_is_an_error(
+    numbers: LoadedBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    # Where CUDA or cuDNN is missing, ONNX Runtime only prints so, and runs on the CPU.
+    opened = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda source, **options: opened(source, providers=["CPUExecutionProvider"]),
+    )
+    with pytest.raises(EngineError, match=r"could not start on cuda:0.*onnxruntime-gpu\[cuda,cudnn\]"):
+        open_engine(numbers, "step", device="cuda:0")
+
+
 def test_read_states_gives_a_copy_of_the_carried_state(
     numbers: LoadedBundle, backend: dict[str, str]
 ) -> None:

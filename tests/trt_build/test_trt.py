@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The TensorRT runtime: state on the device, two copies a step, graphs, slots, teardown; errors that name the call.
 
-Without a GPU these run on tests.trt_build.gpu_double; the last one needs the real thing.
+Without a GPU these run on tests.trt_build.gpu_double; test_gpu.py has what needs the real thing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.toy import number_image
 from tests.trt_build.gpu_double import VERSION, FakeCudart, FakeTensorRT, cudaError_t
 from trt_build import nvidia
 from trt_build.bundle import LoadedBundle
-from trt_build.cuda import Cuda, load_cuda
+from trt_build.cuda import Cuda
 from trt_build.engine import open_engine
 from trt_build.errors import EngineError
 from trt_build.layers import not_half, read_layer_report
@@ -150,6 +150,16 @@ def test_a_network_that_cannot_be_captured_runs_without_a_graph_and_says_so(rig)
     r.assert_clean()
 
 
+def test_a_cuda_call_that_fails_in_a_capture_costs_the_graph_and_nothing_else(rig) -> None:
+    r = rig()
+    r.cudart.fail_in_capture["cudaMemcpyAsync"] = cudaError_t.cudaErrorLaunchFailure
+    engine = r.open()
+    assert "no CUDA graph (cudaMemcpyAsync failed" in engine.description
+    assert [place(engine.run(frame(n))) for n in range(3)] == [0, 1, 2]
+    engine.close()
+    r.assert_clean()
+
+
 @pytest.mark.parametrize(
     ("call", "code", "remedy"),
     [
@@ -257,28 +267,3 @@ def test_the_layer_report_finds_what_is_not_half() -> None:
     assert not_half(layers, ["/a/Conv", "/a/Conv_1", "/absent"]) == ["/a/Conv_1", "/absent"]
     with pytest.raises(EngineError, match="names only"):
         read_layer_report('{"Layers": ["conv1"]}')
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt_rtx"])
-def test_the_real_engine_follows_onnxruntime(backend: str) -> None:
-    from pathlib import Path
-
-    from trt_build.bundle import load_bundle
-
-    pytest.importorskip(backend, reason=f"{backend} is not installed")
-    try:
-        load_cuda().gpu()
-    except EngineError as error:
-        pytest.skip(f"needs an NVIDIA GPU: {error}")
-    bundle = load_bundle(Path(__file__).resolve().parents[2] / "bundles" / "people")
-    rng = np.random.default_rng(0)
-    for mode, lead in (("step", (1,)), ("window", (1, 8))):
-        engine, reference = open_engine(bundle, mode, backend=backend), open_engine(bundle, mode)
-        name = next(iter(engine.inputs))
-        for _ in range(16):
-            image = {name: rng.integers(0, 256, (*lead, 224, 224, 3), np.uint8)}
-            a, b = engine.run(image)["logits"].ravel(), reference.run(image)["logits"].ravel()
-            assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.999
-        assert set(engine.transfers) <= {"h2d", "d2h"} and engine.transfers["h2d"] == 16
-        engine.close()
