@@ -28,6 +28,7 @@ from gc_model.dataset import sub_sequences
 from gc_model.engine import describe
 from gc_model.layouts import index
 from gc_model.network import Network
+from gc_model.processes import accelerator
 from gc_ros.clips import Clip
 from trt_build.errors import DataError
 
@@ -52,6 +53,7 @@ def calibrate_run(
     decodes.
     """
     model, recipe = checkpoint.load(run)
+    model.to(accelerator())
     clips, source = _validation(run, data, recipe, subjects)
     logits, labels, left_out = _windows(model, recipe, clips, progress)
     if not len(labels):
@@ -164,6 +166,6 @@ def _windows(
         except DataError as error:
             failed[clip.name] = str(error)
             continue
-        logits.append(model(parts).logits.float())
+        logits.append(model(parts).logits.float().cpu())
         labels += [recipe.labels.index(clip.label) if labelled else -1] * len(parts)
     return torch.cat(logits), torch.tensor(labels, dtype=torch.long), failed

@@ -26,6 +26,7 @@ from gc_model.engine import TorchEngine, describe
 from gc_model.layouts import index, read_frames
 from gc_model.network import Network
 from gc_model.options import LAST_STAGE_ONLY
+from gc_model.processes import accelerator
 from gc_ros.recognizer import Recognizer, stream_label
 from trt_build.bundle import Bundle, LoadedBundle
 from trt_build.errors import DataError
@@ -68,6 +69,7 @@ def evaluate(
     if protocol not in PROTOCOLS:
         raise DataError(f'unknown protocol "{protocol}": choose {" or ".join(PROTOCOLS)}')
     model, recipe = checkpoint.load(run)
+    model.to(accelerator())
     clips = index(layout, data, split, part="test", subjects=list(subjects) if subjects is not None else None)
     if strange := sorted({c.label for c in clips} - set(recipe.labels)):
         raise DataError(
@@ -130,7 +132,7 @@ def _five_sub_sequences(
         logits = torch.stack(
             [model(part[None]).logits[0] for part in sub_sequences(images, model.config)]
         ).mean(0)
-        return torch.softmax(logits.double() / info.calibration.temperature, 0).numpy()
+        return torch.softmax(logits.double() / info.calibration.temperature, 0).cpu().numpy()
 
     return judge
 
@@ -149,8 +151,8 @@ def _stored_sub_sequences(
     @torch.no_grad()
     def judge(clip: Clip) -> NDArray[np.float64]:
         sample = front[at[clip.name]]
-        logits = model.fold(sample["Z"], sample["c"])[0].logits.mean(0)
-        return torch.softmax(logits.double() / info.calibration.temperature, 0).numpy()
+        logits = model.fold(sample["Z"].to(model.mean), sample["c"].to(model.mean))[0].logits.mean(0)
+        return torch.softmax(logits.double() / info.calibration.temperature, 0).cpu().numpy()
 
     return judge
 
@@ -193,7 +195,7 @@ class _Carried:
         result, self.state = self.model.forward_chunk(frames, self.state)
         T = self.info.calibration.temperature
         window, carried = (
-            torch.softmax(logits[0].double() / T, 0).numpy()
+            torch.softmax(logits[0].double() / T, 0).cpu().numpy()
             for logits in (self.model(frames).logits, result.logits)
         )
         self.windows.append(Judged(clip, window))

@@ -25,6 +25,7 @@ from gc_model.joints import centre_matrix, to_input
 from gc_model.layouts import index
 from gc_model.network import Network
 from gc_model.pictures import glimpse_strip
+from gc_model.processes import accelerator
 from gc_model.sampling import test_indices
 from trt_build.errors import DataError
 
@@ -80,6 +81,7 @@ def look(
     from rich.progress import track
 
     model, recipe = checkpoint.load(run)
+    model.to(accelerator())
     if not model.config.G or model.config.model in ("global", "c3d", "frame_lstm"):
         raise DataError(f"{run} is a {model.config.model} model, which has no glimpses: choose one that has")
     people = list(subjects) if subjects is not None else None
@@ -119,7 +121,7 @@ def _one(
     frames, config = cache.read(clip), model.config
     at = test_indices(len(frames.images), config.T, 0, 1)
     images = centre(frames.images, config)[at]
-    l = model(to_tensor(images)[None]).l[0].double().numpy()
+    l = model(to_tensor(images)[None]).l[0].double().cpu().numpy()
     joints = cache.joints(clip, frames)
     if joints is not None:
         joints = to_input(joints[at], centre_matrix(config.resize, config.size), config.resize, config.size)

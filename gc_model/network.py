@@ -109,7 +109,9 @@ class Network(nn.Module):
         return [p for n, p in self.named_parameters() if not n.startswith(("trunk.", "pose."))]
 
     def normalise(self, frames: Tensor) -> Tensor:
-        """RGB 0..255 (B, 3, H, W) to what the trunk was trained on."""
+        """RGB 0..255 (B, 3, H, W) to what the trunk was trained on, and to where the model is."""
+        if frames.device != self.mean.device:
+            frames = frames.to(self.mean.device)
         frames = (frames.to(self.mean.dtype) - self.mean) / self.std
         return frames.contiguous(
             memory_format=torch.channels_last

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 PREPARED = "prepared.json"
 
 
@@ -22,6 +24,13 @@ def rank(devices: int) -> int:
         if name in os.environ:
             return int(os.environ[name])
     return int(os.environ.get("NODE_RANK", 0)) * devices + int(os.environ.get("LOCAL_RANK", 0))
+
+
+def accelerator() -> torch.device:
+    """Where this process computes: its GPU where there is one, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
 def tell_prepared(out: Path, values: dict[str, Any]) -> None:

@@ -67,7 +67,9 @@ class StreamClips(Dataset[Sample]):
         change = torch.cat([torch.tensor([True]), labels[1:] != labels[:-1]])
         n = torch.arange(len(labels))
         age = n - torch.where(change, n, 0).cummax(0).values + 1
-        frames = {n: torch.cat([p[n] for p in parts])[cut] for n in ("clip", "maps", "Z", "c") if n in parts[0]}
+        frames = {
+            n: torch.cat([p[n] for p in parts])[cut] for n in ("clip", "maps", "Z", "c") if n in parts[0]
+        }
         return frames | {"labels": labels[cut], "age": age[cut]}
 
 

@@ -42,7 +42,7 @@ from gc_model.network import Network
 from gc_model.options import LAST_STAGE_ONLY, TrainOptions
 from gc_model.presets import Config, preset
 from gc_model.pretrained import imagenet_file, load_imagenet
-from gc_model.processes import rank, tell_prepared, wait_prepared
+from gc_model.processes import accelerator, rank, tell_prepared, wait_prepared
 from gc_model.run_directory import check_run, load_front, load_part, save_part, start_run
 from gc_model.streaming import StreamStage, check_streams, stream_accuracy
 from gc_model.training import CloudStage, Keep, Stage, TrunkStage
@@ -107,6 +107,7 @@ def train(
     pretrained = weights is not None or options.start is not None
     frozen = {"auto": pretrained, "frozen": True, "train": False}[options.trunk_statistics]
     data = Loaders(options, model, labels, cache, training, validation)
+    model.to(accelerator())  # Lightning moves it in and out of every stage by itself
     if weights and options.standardise and not load_part(model, out / "standardised.safetensors"):
         standardise_trunk(model, data.calibration(STANDARDISE_CLIPS))
         if first:
@@ -128,6 +129,7 @@ def train(
         fits = isinstance(model, GlimpseClouds) and config.model == "clouds"
         if fits and (options.start is None or options.epochs1):
             assert isinstance(model, GlimpseClouds)
+            model.to(accelerator())
             found = calibrate_metric(model, data.calibration_features())
             if first:
                 (out / "calibration.json").write_text(json.dumps(found))
@@ -139,6 +141,7 @@ def train(
     if options.epochs3:
         streams = data.streams()
         _fit(StreamStage(model, options), streams, out / "stage3", options, progress)
+        model.to(accelerator())
         carried = stream_accuracy(model, streams.continuous()) if validation else None
     summary: dict[str, Any] = {
         "clips": len(training),

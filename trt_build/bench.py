@@ -55,7 +55,7 @@ def bench(
     batch: int = 1,
     progress: Callable[[str], None] = lambda what: None,
 ) -> list[Timing]:
-    """Time all modes of all `targets` (backend:precision), at least `calls` calls each. Raises GlimpseError."""
+    """Time all modes of all `targets` (backend:precision[@device]), each `calls` times or more. Raises GlimpseError."""
     workers: list[_Worker] = []
     try:
         for mode in bundle.info.modes:
@@ -98,7 +98,7 @@ class _Worker:
 
     def __init__(self, bundle: LoadedBundle, target: str, mode: str, threads: int | None, batch: int):
         self.target, self.mode = target, mode
-        backend, precision = split_target(target)
+        backend, precision, device = split_target(target)
         order = {
             "bundle": str(bundle.path.resolve()),
             "mode": mode,
@@ -106,6 +106,7 @@ class _Worker:
             "precision": precision,
             "threads": threads,
             "batch": batch,
+            "device": device,
         }
         here = str(Path(__file__).resolve().parents[1])
         paths = os.pathsep.join(p for p in (here, os.environ.get("PYTHONPATH", "")) if p)
@@ -209,16 +210,16 @@ def as_json(timings: Sequence[Timing], bundle: LoadedBundle, threads: int | None
 def as_lines(timings: Sequence[Timing]) -> list[str]:
     """A table; `x` compares with the first engine of the same mode."""
     times = "".join(f"{name:>9}" for name in ("p50", "p90", "p99"))
-    head = f"{'engine':18} {'mode':6}{times} {'x':>6} {'calls/s':>9} {'start':>7} {'memory':>8}"
+    head = f"{'engine':22} {'mode':6}{times} {'x':>6} {'calls/s':>9} {'start':>7} {'memory':>8}"
     first: dict[str, float] = {}
     lines = [head]
     for t in timings:
         base = first.setdefault(t.mode, t.p50_ms)
         lines.append(
-            f"{t.engine:18} {t.mode:6} {t.p50_ms:8.2f} {t.p90_ms:8.2f} {t.p99_ms:8.2f} {base / t.p50_ms:6.2f} "
+            f"{t.engine:22} {t.mode:6} {t.p50_ms:8.2f} {t.p90_ms:8.2f} {t.p99_ms:8.2f} {base / t.p50_ms:6.2f} "
             f"{t.calls_per_s:9.1f} {t.start_s:6.2f}s {t.resident_mb:6.0f}MB"
         )
-    lines += [f"{engine:18} window : step = {ratio:.2f} : 1" for engine, ratio in ratios(timings).items()]
+    lines += [f"{engine:22} window : step = {ratio:.2f} : 1" for engine, ratio in ratios(timings).items()]
     return lines
 
 

@@ -166,7 +166,8 @@ def verify(
     bundle: Annotated[Path, typer.Argument(help="Bundle directory.")],
     clips: Clips,
     engine: Annotated[
-        list[str] | None, typer.Option(help="BACKEND:PRECISION; may be repeated. Default: all that run here.")
+        list[str] | None,
+        typer.Option(help="BACKEND:PRECISION[@cuda]; may be repeated. Default: all that run here."),
     ] = None,
     run: Annotated[
         Path | None, typer.Option(help="Trained run: torch is the reference, not ONNX Runtime.")
@@ -217,7 +218,8 @@ def verify(
 def bench(
     bundle: Annotated[Path, typer.Argument(help="Bundle directory.")],
     engine: Annotated[
-        list[str] | None, typer.Option(help="BACKEND:PRECISION; may be repeated. Default: all that run here.")
+        list[str] | None,
+        typer.Option(help="BACKEND:PRECISION[@cuda]; may be repeated. Default: all that run here."),
     ] = None,
     calls: Annotated[int, typer.Option(min=1, help="Calls of every engine, at least.")] = 50,
     batch: Annotated[int, typer.Option(min=1, help="Cameras in one call.")] = 1,

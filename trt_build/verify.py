@@ -58,8 +58,10 @@ class Check:
 
 
 def candidates(bundle: LoadedBundle) -> list[str]:
-    """Everything that can run this bundle here, as backend:precision."""
+    """Everything that can run this bundle here, as backend:precision, on a GPU @cuda."""
     found = ["onnxruntime:fp32"]
+    if _cuda_provider() and Path("/dev/nvidiactl").exists():
+        found.append("onnxruntime:fp32@cuda")
     if importlib.util.find_spec("onnx") is not None:
         found.append("onnxruntime:fp16")
     quantised = graph_name(bundle.info.default_mode, INT8) in bundle.info.sha256
@@ -75,19 +77,29 @@ def candidates(bundle: LoadedBundle) -> list[str]:
     return found + ["openvino:int8"] * quantised
 
 
+def _cuda_provider() -> bool:
+    import onnxruntime
+
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
 def _gpu_with(module: str) -> bool:
     return importlib.util.find_spec(module) is not None and Path("/dev/nvidiactl").exists()
 
 
-def split_target(target: str) -> tuple[str, str]:
-    """ "openvino:int8" -> its backend and precision; without a precision FP32. Raises EngineError."""
-    backend, _, precision = target.partition(":")
+def split_target(target: str) -> tuple[str, str, str]:
+    """ "onnxruntime:fp16@cuda" -> its backend, precision and device.
+
+    Without a precision FP32; without a device "cpu", which means the first GPU to TensorRT. Raises EngineError.
+    """
+    name, _, device = target.partition("@")
+    backend, _, precision = name.partition(":")
     precision = precision or "fp32"
     if precision not in TOLERANCES:
         raise EngineError(
-            f"unknown precision in {target!r}; use BACKEND:PRECISION with {', '.join(TOLERANCES)}"
+            f"unknown precision in {target!r}; use BACKEND:PRECISION[@DEVICE] with {', '.join(TOLERANCES)}"
         )
-    return backend, precision
+    return backend, precision, device or "cpu"
 
 
 def verify(
@@ -104,7 +116,7 @@ def verify(
 ) -> list[Check]:
     """Compare engines with the reference on recorded clips. See the module.
 
-    targets: backend:precision. run: the trained run, for torch as reference. limits: by tensor, instead of
+    targets: backend:precision[@device]. run: the trained run, for torch as reference. limits: by tensor, instead of
     `TOLERANCES`; "labels" for the agreement. progress is told what is running. Raises GlimpseError where an engine
     cannot be opened or run.
     """
@@ -120,7 +132,7 @@ def verify(
     )
     checks: list[Check] = []
     for target in targets:
-        _, precision = split_target(target)
+        _, precision, _ = split_target(target)
         found = _all_parts(
             bundle,
             _engine(bundle, target, threads),
@@ -137,8 +149,10 @@ def verify(
 
 
 def _engine(bundle: LoadedBundle, target: str, threads: int | None) -> Callable[[str], Engine]:
-    backend, precision = split_target(target)
-    return lambda mode: open_engine(bundle, mode, backend=backend, precision=precision, threads=threads)
+    backend, precision, device = split_target(target)
+    return lambda mode: open_engine(
+        bundle, mode, backend=backend, precision=precision, threads=threads, device=device
+    )
 
 
 def _layers(bundle: LoadedBundle, target: str, mode: str, threads: int | None) -> list[Check]:
@@ -302,7 +316,7 @@ def as_lines(checks: Sequence[Check], every: bool = False) -> list[str]:
     for check in checks:
         if check.what.startswith("state ") and check.value >= worst.get(check.engine, check).value:
             worst[check.engine] = check
-    lines = [f"{'engine':18} {'part':7} {'tensor':18} {'value':>9} {'limit':>9}  verdict"]
+    lines = [f"{'engine':22} {'part':7} {'tensor':18} {'value':>9} {'limit':>9}  verdict"]
     for check in checks:
         if check.what.startswith("state ") and check.ok and not every and worst[check.engine] is not check:
             continue
@@ -312,5 +326,5 @@ def as_lines(checks: Sequence[Check], every: bool = False) -> list[str]:
         verdict = "ok" if check.ok else "FAILED"
         form = "9.2%" if check.what.startswith(("labels", "layers")) else "9.1e"
         value, limit = format(check.value, form), format(check.limit, form)
-        lines.append(f"{check.engine:18} {check.part:7} {check.what:18} {value} {limit}  {verdict}{growth}")
+        lines.append(f"{check.engine:22} {check.part:7} {check.what:18} {value} {limit}  {verdict}{growth}")
     return lines

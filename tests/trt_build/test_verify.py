@@ -13,8 +13,9 @@ pytest.importorskip("onnx", reason="onnx is not installed: pip install -e '.[exp
 from tests import command_line
 from tests.gc_model.runs import bundle, colours, run, untrained
 from trt_build import verify as work
-from trt_build.bundle import load_bundle
+from trt_build.bundle import LoadedBundle, load_bundle
 from trt_build.cli import app
+from trt_build.errors import EngineError
 from trt_build.footage import read_footage
 
 call = functools.partial(command_line.call, app)
@@ -169,3 +170,24 @@ def test_wrong_use_is_one_line(tmp_path):
 def test_a_run_of_another_model_is_refused(tmp_path):
     other = untrained(tmp_path / "run", labels=("one", "two"))
     command_line.assert_one_line(call("verify", bundle(), *CLIPS, "--run", other), "other labels")
+
+
+@pytest.mark.parametrize(
+    ("target", "parts"),
+    [
+        ("onnxruntime", ("onnxruntime", "fp32", "cpu")),
+        ("onnxruntime:fp16", ("onnxruntime", "fp16", "cpu")),
+        ("onnxruntime:fp32@cuda", ("onnxruntime", "fp32", "cuda")),
+        ("tensorrt:fp16@cuda:1", ("tensorrt", "fp16", "cuda:1")),
+        ("onnxruntime@cuda", ("onnxruntime", "fp32", "cuda")),
+    ],
+)
+def test_a_target_names_backend_precision_and_device(target: str, parts: tuple[str, str, str]) -> None:
+    assert work.split_target(target) == parts
+
+
+def test_an_unknown_precision_or_device_of_a_target_is_named(numbers: LoadedBundle) -> None:
+    with pytest.raises(EngineError, match=r"unknown precision in 'onnxruntime:fp7@cuda'"):
+        work.split_target("onnxruntime:fp7@cuda")
+    with pytest.raises(EngineError, match="unknown device 'moon'"):
+        work._engine(numbers, "onnxruntime:fp32@moon", None)("step")
