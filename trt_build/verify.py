@@ -60,7 +60,7 @@ class Check:
 def candidates(bundle: LoadedBundle) -> list[str]:
     """Everything that can run this bundle here, as backend:precision, on a GPU @cuda."""
     found = ["onnxruntime:fp32"]
-    if _cuda_provider() and Path("/dev/nvidiactl").exists():
+    if _gpu_with("onnxruntime") and _cuda_provider():
         found.append("onnxruntime:fp32@cuda")
     if importlib.util.find_spec("onnx") is not None:
         found.append("onnxruntime:fp16")

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,9 +20,11 @@ import numpy as np
 import onnxruntime as ort
 
 from trt_build.bundle import LoadedBundle
+from trt_build.sidecar import Io, Sidecar, Wanted, plan_path, wanted_sources, write_plan
 
 GPU = SimpleNamespace(name=b"Double 9000", major=8, minor=9, totalGlobalMem=8 << 30)
 VERSION = "10.3.0"
+PLAN = b"a plan"
 
 
 class cudaError_t(enum.IntEnum):
@@ -308,3 +312,30 @@ class _Context(_Living):
 
         trt.cudart.enqueue(stream, work)
         return True
+
+
+def install_plan(
+    bundle: LoadedBundle, trt: FakeTensorRT, mode: str, gpu: str, compute_capability: str
+) -> tuple[Path, Sidecar]:
+    """Put `PLAN` and its sidecar where an engine for this GPU is looked for."""
+    sources = wanted_sources(bundle, mode)
+    wanted = Wanted("tensorrt", mode, "fp16", trt.batch, VERSION, gpu, compute_capability, sources)
+    ios = {
+        side: [Io(name=n, shape=list(trt.spec(n)[0]), dtype="any") for n in names]
+        for side, names in (("inputs", trt.inputs), ("outputs", trt.outputs))
+    }
+    sidecar = Sidecar(
+        **vars(wanted),
+        onnx_sha256="0",
+        flags=[],
+        half_layers=[],
+        layers=1,
+        plan_bytes=len(PLAN),
+        plan_sha256=hashlib.sha256(PLAN).hexdigest(),
+        build_seconds=0,
+        **ios,
+    )
+    path = plan_path(bundle, wanted)
+    path.parent.mkdir(exist_ok=True)
+    write_plan(path, PLAN, sidecar)
+    return path, sidecar

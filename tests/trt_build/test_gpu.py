@@ -8,7 +8,6 @@ frame before it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.trt_build.gpu_double import VERSION, FakeTensorRT, _Context, _Engine, _Runtime
+from tests.trt_build.gpu_double import FakeTensorRT, _Context, _Engine, _Runtime, install_plan
 from trt_build import nvidia
 from trt_build.bundle import LoadedBundle, load_bundle
 from trt_build.cuda import Cuda, host_view, load_cuda
 from trt_build.engine import open_engine
 from trt_build.errors import EngineError
 from trt_build.layers import not_half
-from trt_build.sidecar import Io, Sidecar, Wanted, plan_path, wanted_sources, write_plan
 from trt_build.trt import TrtEngine
 
 pytestmark = pytest.mark.gpu
 PEOPLE = Path(__file__).resolve().parents[2] / "bundles" / "people"
-PLAN = b"a plan"
 
 
 @pytest.fixture
@@ -144,31 +141,7 @@ def copying(
     trt = CopyTensorRT(cuda, bundle, batch)
     monkeypatch.setattr(nvidia, "load", lambda backend: trt)
     gpu = cuda.gpu()
-    wanted = Wanted(
-        "tensorrt",
-        "step",
-        "fp16",
-        batch,
-        VERSION,
-        gpu.name,
-        gpu.compute_capability,
-        wanted_sources(bundle, "step"),
-    )
-    sidecar = Sidecar(
-        **vars(wanted),
-        onnx_sha256="0",
-        flags=[],
-        half_layers=[],
-        layers=1,
-        plan_bytes=len(PLAN),
-        plan_sha256=hashlib.sha256(PLAN).hexdigest(),
-        build_seconds=0,
-        inputs=[Io(name=n, shape=[], dtype="any") for n in trt.inputs],
-        outputs=[Io(name=n, shape=[], dtype="any") for n in trt.outputs],
-    )
-    path = plan_path(bundle, wanted)
-    path.parent.mkdir(exist_ok=True)
-    write_plan(path, PLAN, sidecar)
+    install_plan(bundle, trt, "step", gpu.name, gpu.compute_capability)
     return TrtEngine(bundle, "step", batch=batch, engine_policy="refuse", cuda_graph=graph)
 
 

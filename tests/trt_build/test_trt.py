@@ -7,7 +7,6 @@ Without a GPU these run on tests.trt_build.gpu_double; test_gpu.py has what need
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -16,17 +15,15 @@ import numpy as np
 import pytest
 
 from tests.toy import number_image
-from tests.trt_build.gpu_double import VERSION, FakeCudart, FakeTensorRT, cudaError_t
+from tests.trt_build.gpu_double import PLAN, FakeCudart, FakeTensorRT, cudaError_t, install_plan
 from trt_build import nvidia
 from trt_build.bundle import LoadedBundle
 from trt_build.cuda import Cuda
 from trt_build.engine import open_engine
 from trt_build.errors import EngineError
 from trt_build.layers import not_half, read_layer_report
-from trt_build.sidecar import Io, Sidecar, Wanted, plan_path, wanted_sources, write_plan
+from trt_build.sidecar import Wanted, write_plan
 from trt_build.trt import TrtEngine
-
-PLAN = b"a plan"
 
 
 class Rig:
@@ -40,26 +37,7 @@ class Rig:
         self.trt = FakeTensorRT(self.cudart, bundle, mode, batch)
         monkeypatch.setattr(nvidia, "load", lambda backend: self.trt)
         monkeypatch.setattr("trt_build.trt.load_cuda", lambda device=0: Cuda(self.cudart, device))
-        sources = wanted_sources(bundle, mode)
-        wanted = Wanted("tensorrt", mode, "fp16", batch, VERSION, "Double 9000", "8.9", sources)
-        ios = {
-            side: [Io(name=n, shape=list(self.trt.spec(n)[0]), dtype="any") for n in names]
-            for side, names in (("inputs", self.trt.inputs), ("outputs", self.trt.outputs))
-        }
-        self.sidecar = Sidecar(
-            **vars(wanted),
-            onnx_sha256="0",
-            flags=[],
-            half_layers=[],
-            layers=1,
-            plan_bytes=len(PLAN),
-            plan_sha256=hashlib.sha256(PLAN).hexdigest(),
-            build_seconds=0,
-            **ios,
-        )
-        self.path = plan_path(bundle, wanted)
-        self.path.parent.mkdir(exist_ok=True)
-        write_plan(self.path, PLAN, self.sidecar)
+        self.path, self.sidecar = install_plan(bundle, self.trt, mode, "Double 9000", "8.9")
 
     def open(self, **options: Any) -> Any:
         options = {"engine_policy": "refuse", **options}
