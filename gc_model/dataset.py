@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -51,6 +51,11 @@ class TrainingClips(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.clips)
 
+    @property
+    def clip_shape(self) -> tuple[int, ...]:
+        """Of "clip"."""
+        return (self.config.T, 3, self.config.size, self.config.size)
+
     def __getitem__(self, which: tuple[int, int]) -> Sample:
         epoch, i = which
         rng = np.random.default_rng((self.seed, epoch, i))
@@ -61,15 +66,14 @@ class TrainingClips(Dataset[Sample]):
         sample = {"clip": to_tensor(images), "label": self.index[self.clips[i].label]}
         return sample | self._joints(i, frames, chosen, matrix)
 
-    def joints(self, which: tuple[int, int]) -> Sample:
-        """{"joints": (T, 2, 25, 2)} of the sample `which`, without its pictures; {} where the data has none."""
+    def beside(self, which: tuple[int, int]) -> Sample:
+        """The sample `which` without its pictures."""
         epoch, i = which
         rng = np.random.default_rng((self.seed, epoch, i))
         frames = self.cache.read(self.clips[i])
         chosen = train_indices(frames.times, self.config.T, self.window_s, rng)
-        return self._joints(
-            i, frames, chosen, self.augment.matrix(frames.images.shape[1], self.config.size, rng)
-        )
+        matrix = self.augment.matrix(frames.images.shape[1], self.config.size, rng)
+        return {"label": self.index[self.clips[i].label]} | self._joints(i, frames, chosen, matrix)
 
     def _joints(self, i: int, frames: Frames, chosen: np.ndarray, matrix: np.ndarray) -> Sample:
         joints = self.cache.joints(self.clips[i], frames)
@@ -97,37 +101,56 @@ class TestClips(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.clips)
 
+    @property
+    def clip_shape(self) -> tuple[int, ...]:
+        """Of "clip"."""
+        return (self.sub_sequences, self.config.T, 3, self.config.size, self.config.size)
+
     def __getitem__(self, i: int) -> Sample:
         images = self.cache.read(self.clips[i]).images
-        clip = sub_sequences(images, self.config, self.sub_sequences)
-        return {"clip": clip, "label": self.index.get(self.clips[i].label, -1)}
+        return {"clip": sub_sequences(images, self.config, self.sub_sequences)} | self.beside(i)
+
+    def beside(self, i: int) -> Sample:
+        """The sample i without its pictures."""
+        return {"label": self.index.get(self.clips[i].label, -1)}
+
+
+class Pictures(Protocol):
+    """Samples whose "clip" a frozen front may take the place of: `TrainingClips`, `TestClips`, streams of clips."""
+
+    @property
+    def clip_shape(self) -> tuple[int, ...]:
+        """Of "clip": (n, 3, S, S), or (clips, n, 3, S, S) of several by themselves."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, which: Any) -> Sample: ...
+
+    def beside(self, which: Any) -> Sample:
+        """The sample without its pictures."""
 
 
 class FrozenFront(Dataset[Sample]):
     """Samples of `base` with what the frozen part of the trunk makes of "clip" in its place; each computed once.
 
-    That is "maps", the penultimate stage's, or with `whole` the features "Z" and "c". views > 0: `base` is
-    `TrainingClips`, and epoch e sees view e mod views of a clip; 0: `base` is `TestClips`.
+    That is "maps", the penultimate stage's, or with `whole` the features "Z" and "c". views > 0: `base` is indexed by
+    (epoch, clip), and epoch e sees view e mod views of a clip; 0: `base` is `TestClips`.
     They lie in `path` as float16, read through from there also the first time, so that a resumed run sees the
     same numbers. Not for several loading processes: the network lives in this one.
     """
 
-    def __init__(
-        self, base: TrainingClips | TestClips, model: Network, path: Path, views: int, whole: bool = False
-    ):
+    def __init__(self, base: Pictures, model: Network, path: Path, views: int, whole: bool = False):
         self.base, self.model, self.path, self.views, self.whole = base, model, path, views, whole
         slots = (max(views, 1), len(base))
         path.parent.mkdir(parents=True, exist_ok=True)
-        T, S = model.config.T, model.config.size
-        many = () if isinstance(base, TrainingClips) else (base.sub_sequences,)
-        first = self._front({"clip": torch.zeros((*many, T, 3, S, S), dtype=torch.uint8)})
+        first = self._front({"clip": torch.zeros(base.clip_shape, dtype=torch.uint8)})
         self._stored = {
             name: _memmap(path.with_name(f"{path.name}.{name}"), np.float16, (*slots, *part.shape))
             for name, part in first.items()
         }
         self._done = _memmap(path.with_name(f"{path.name}.done"), np.uint8, slots)
 
-    def beside(self, name: str) -> Path:
+    def neighbour(self, name: str) -> Path:
         """Where features of other clips of the same run lie."""
         return self.path.with_name(f"{self.path.name}.{name}")
 
@@ -137,16 +160,15 @@ class FrozenFront(Dataset[Sample]):
     def __getitem__(self, which: tuple[int, int] | int) -> Sample:
         epoch, i = which if isinstance(which, tuple) else (0, which)
         view = epoch % max(self.views, 1)
+        of_base = (view, i) if self.views else i
         if not self._done[view, i]:
-            sample = self.base[(view, i) if self.views else i]  # type: ignore[index]
+            sample = self.base[of_base]
             for name, part in self._front(sample).items():
                 self._stored[name][view, i] = part
                 self._stored[name].flush()
             self._done[view, i] = 1
-        label = self.base.index.get(self.base.clips[i].label, -1)
-        joints = self.base.joints((view, i)) if isinstance(self.base, TrainingClips) else {}
         stored = {n: torch.from_numpy(s[view, i].astype(np.float32)) for n, s in self._stored.items()}
-        return stored | {"label": label} | joints
+        return stored | self.base.beside(of_base)
 
     @torch.no_grad()
     def _front(self, sample: Sample) -> dict[str, np.ndarray]:
@@ -154,7 +176,7 @@ class FrozenFront(Dataset[Sample]):
         training = self.model.training
         self.model.eval()
         try:
-            many = (clip if clip.dim() == 5 else clip[None]).to(self.model.mean.device)
+            many = clip if clip.dim() == 5 else clip[None]
             if self.whole:
                 found = dict(zip(("Z", "c"), self.model.features(many), strict=True))
             else:

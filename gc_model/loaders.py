@@ -64,7 +64,7 @@ class Loaders:
         path = path.with_name(f"{path.name}.{number}") if number else path
         self.samples = FrozenFront(self.plain, self.model, path, options.views, whole)
         if isinstance(self.held_out, TestClips):
-            self.held_out = FrozenFront(self.held_out, self.model, self.samples.beside("val"), 0, whole)
+            self.held_out = FrozenFront(self.held_out, self.model, self.samples.neighbour("val"), 0, whole)
 
     def front_key(self, whole: bool) -> str:
         """Of everything that frozen features depend on: runs that share a cache must not share these by mistake."""
@@ -73,17 +73,26 @@ class Loaders:
         return front_key(self.model, [names, o.window_s, o.seed, o.views, whole, asdict(plain.augment)])
 
     def streams(self) -> Loaders:
-        """The same clips one after the other; from stored features where each frame's are its own."""
+        """The same clips one after the other; from stored features where a part of the trunk is frozen.
+
+        Where each frame's features are its own, they are put together from those of the clips. Where a frozen trunk
+        looks back in time, whole streams are stored instead, one a view and clip.
+        """
         other = copy.copy(self)
-        trunk = self.model.trunk
-        base: FrozenFront | TrainingClips = self.plain
+        chunks, trunk = self.options.stream_chunks, self.model.trunk
+        other.samples = StreamClips(self.plain, chunks)
         if isinstance(self.samples, FrozenFront):
-            if self.samples.whole:
-                alone = all(conv.sees_one_frame() for conv in trunk.inflated)
-            else:
-                alone = trunk.front_sees_one_frame()
-            base = self.samples if alone else self.plain
-        other.samples = StreamClips(base, self.options.stream_chunks)
+            whole = self.samples.whole
+            alone = (
+                all(conv.sees_one_frame() for conv in trunk.inflated)
+                if whole
+                else trunk.front_sees_one_frame()
+            )
+            if alone:
+                other.samples = StreamClips(self.samples, chunks)
+            elif whole:
+                path = self.samples.neighbour(f"streams{chunks}")
+                other.samples = FrozenFront(other.samples, self.model, path, self.options.views, whole)
         other.held_out = HeldOutStreams(self.middles, self.options.seed) if len(self.middles) else None
         return other
 
@@ -120,7 +129,7 @@ class Loaders:
     def calibration_features(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Z and c of the same clips; from the store where the whole trunk is frozen."""
         if isinstance(self.samples, FrozenFront) and self.samples.whole:
-            stored = FrozenFront(self.fixed, self.model, self.samples.beside("fixed"), 0, whole=True)
+            stored = FrozenFront(self.fixed, self.model, self.samples.neighbour("fixed"), 0, whole=True)
             for i in self._spread(CALIBRATION_CLIPS):
                 yield stored[i]["Z"].to(self.model.mean), stored[i]["c"].to(self.model.mean)
         else:

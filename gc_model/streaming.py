@@ -51,26 +51,41 @@ class StreamClips(Dataset[Sample]):
         plain = base.base if isinstance(base, FrozenFront) else base
         assert isinstance(plain, TrainingClips)
         self.T, self.seed = plain.config.T, plain.seed
+        self._labels = [plain.index[clip.label] for clip in plain.clips]
 
     def __len__(self) -> int:
         return len(self.base)
 
+    @property
+    def clip_shape(self) -> tuple[int, ...]:
+        """Of "clip", where the base has pictures."""
+        assert isinstance(self.base, TrainingClips)
+        return (self.chunks * self.T, *self.base.clip_shape[1:])
+
     def __getitem__(self, which: tuple[int, int]) -> Sample:
-        epoch, i = which
-        T = self.T
-        rng = np.random.default_rng((self.seed, epoch, i, 1))  # not the draws of the clips themselves
-        others = rng.integers(0, len(self.base), self.chunks)
-        parts = [self.base[epoch, int(k)] for k in (i, *others)]
-        first = int(rng.integers(0, T))
-        cut = slice(first, first + self.chunks * T)
-        labels = torch.tensor([p["label"] for p in parts]).repeat_interleave(T)
-        change = torch.cat([torch.tensor([True]), labels[1:] != labels[:-1]])
-        n = torch.arange(len(labels))
-        age = n - torch.where(change, n, 0).cummax(0).values + 1
+        clips, cut = self._drawn(which)
+        parts = [self.base[which[0], k] for k in clips]
         frames = {
             n: torch.cat([p[n] for p in parts])[cut] for n in ("clip", "maps", "Z", "c") if n in parts[0]
         }
-        return frames | {"labels": labels[cut], "age": age[cut]}
+        return frames | self.beside(which)
+
+    def beside(self, which: tuple[int, int]) -> Sample:
+        """The sample `which` without its pictures."""
+        clips, cut = self._drawn(which)
+        labels = torch.tensor([self._labels[k] for k in clips]).repeat_interleave(self.T)
+        change = torch.cat([torch.tensor([True]), labels[1:] != labels[:-1]])
+        n = torch.arange(len(labels))
+        age = n - torch.where(change, n, 0).cummax(0).values + 1
+        return {"labels": labels[cut], "age": age[cut]}
+
+    def _drawn(self, which: tuple[int, int]) -> tuple[list[int], slice]:
+        """Which clips, one after the other, and which frames of them all."""
+        epoch, i = which
+        rng = np.random.default_rng((self.seed, epoch, i, 1))  # not the draws of the clips themselves
+        others = rng.integers(0, len(self.base), self.chunks)
+        first = int(rng.integers(0, self.T))
+        return [i, *(int(k) for k in others)], slice(first, first + self.chunks * self.T)
 
 
 class HeldOutStreams(Dataset[Sample]):

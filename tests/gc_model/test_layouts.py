@@ -148,7 +148,7 @@ def test_a_missing_and_a_damaged_skeleton_are_masked_and_the_pictures_stay(tmp_p
     assert len(found) == 8 and all(j.shape == (8, 2, 25, 2) for j in joints)
     assert sum(bool(torch.isnan(j).all()) for j in joints) == 2
     assert all(
-        torch.equal(torch.nan_to_num(found.joints((0, i))["joints"]), torch.nan_to_num(j))
+        torch.equal(torch.nan_to_num(found.beside((0, i))["joints"]), torch.nan_to_num(j))
         for i, j in enumerate(joints)
     )
 

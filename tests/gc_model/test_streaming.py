@@ -87,17 +87,25 @@ def test_no_gradient_crosses_the_border_of_a_chunk_but_its_values_do():
     assert clip.grad[:, :8].abs().sum() == 0 and clip.grad[:, 8:].abs().sum() > 0
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_stored_features_of_a_frozen_trunk_give_the_streams_that_pictures_give(tmp_path, whole):
+@pytest.mark.parametrize("frozen", ["all, frame by frame", "all", "all but the last stage"])
+def test_stored_features_of_a_frozen_trunk_give_the_streams_that_pictures_give(tmp_path, frozen):
     torch.manual_seed(0)
     model = build(TINY).eval()  # still the 2-D network: no frame sees another
-    if not whole:  # what is not frozen may
+    whole = frozen != "all but the last stage"
+    if frozen == "all":
+        for conv in model.trunk.inflated:
+            torch.nn.init.normal_(conv.weight, std=0.05)
+    elif not whole:  # what is not frozen may look back
         torch.nn.init.normal_(model.trunk.inflated[-1].weight, std=0.05)
     plain = streams().base
     for parameter in model.trunk.parameters():
         parameter.requires_grad_(False)
-    stored = StreamClips(dataset.FrozenFront(plain, model, tmp_path / "front", views=2, whole=whole), 3)
     pictures = StreamClips(plain, 3)
+    if frozen == "all":  # streams are stored
+        stored = dataset.FrozenFront(pictures, model, tmp_path / "front", views=2, whole=True)
+        assert torch.equal(stored[3, 2]["age"], pictures[1, 2]["age"]), "view 1 is that of epoch 1"
+    else:  # clips are
+        stored = StreamClips(dataset.FrozenFront(plain, model, tmp_path / "front", views=2, whole=whole), 3)
     options = TrainOptions(data="x", preset="tiny", epochs3=1, freeze_stages=5 if whole else 4)
     losses = []
     for source in (pictures, stored):
@@ -113,9 +121,10 @@ def test_stored_features_of_a_frozen_trunk_give_the_streams_that_pictures_give(t
 
 
 @pytest.mark.parametrize(
-    "frozen, alive, expected", [(5, None, True), (5, -1, False), (4, -1, True), (4, 0, False)]
+    "frozen, alive, expected",
+    [(5, None, "clips"), (5, -1, "streams"), (4, -1, "clips"), (4, 0, "nothing"), (0, None, "nothing")],
 )
-def test_streams_are_made_of_stored_features_only_where_no_frame_sees_another(
+def test_what_a_frozen_trunk_makes_of_clips_is_stored_or_of_whole_streams_where_frames_see_others(
     tmp_path, frozen, alive, expected
 ):
     torch.manual_seed(0)
@@ -126,7 +135,15 @@ def test_streams_are_made_of_stored_features_only_where_no_frame_sees_another(
     cache = FrameCache(scratch() / "cache", Preprocess(size=TINY.size, resize=TINY.resize))
     data = Loaders(options, model, list(COLOURS), cache, index_clips(colours()), [])
     data.freeze_front()
-    assert isinstance(data.streams().samples.base, dataset.FrozenFront if expected else dataset.TrainingClips)
+    samples = data.streams().samples
+    kinds = {
+        "clips": (StreamClips, dataset.FrozenFront),
+        "streams": (dataset.FrozenFront, StreamClips),
+        "nothing": (StreamClips, dataset.TrainingClips),
+    }
+    assert (type(samples), type(samples.base)) == kinds[expected]
+    if expected == "streams":
+        assert samples.path != data.samples.path and samples[0, 0]["Z"].shape[0] == 8 * options.stream_chunks
 
 
 def test_a_step_of_the_fine_tune_moves_trunk_and_head_but_not_the_pose_or_the_statistics():
