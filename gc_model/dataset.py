@@ -20,6 +20,7 @@ from torch.utils.data import Dataset, Sampler
 from gc_model.augment import Augment
 from gc_model.clips import Clip, FrameCache, Frames
 from gc_model.joints import MIRRORED, to_input
+from gc_model.modes import evaluating
 from gc_model.network import Network
 from gc_model.presets import Config
 from gc_model.sampling import SUB_SEQUENCES, test_indices, train_indices
@@ -173,16 +174,12 @@ class FrozenFront(Dataset[Sample]):
     @torch.no_grad()
     def _front(self, sample: Sample) -> dict[str, np.ndarray]:
         clip = sample["clip"]
-        training = self.model.training
-        self.model.eval()
-        try:
-            many = clip if clip.dim() == 5 else clip[None]
+        many = clip if clip.dim() == 5 else clip[None]
+        with evaluating(self.model):
             if self.whole:
                 found = dict(zip(("Z", "c"), self.model.features(many), strict=True))
             else:
                 found = {"maps": self.model.maps(many)}
-        finally:
-            self.model.train(training)
         parts = {n: part.cpu().numpy().astype(np.float16) for n, part in found.items()}
         return parts if clip.dim() == 5 else {n: part[0] for n, part in parts.items()}
 

@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gc_model.modes import evaluating
 from gc_model.presets import Config
 from gc_model.shapes import merge, split
 
@@ -199,7 +200,9 @@ class Trunk(nn.Module):
 
     def front_sees_one_frame(self) -> bool:
         """Whether `front` makes of each frame what it is by itself, so that it can be stored and streamed on."""
-        front = {id(m) for name in self._chain[: self._context] for m in self.net.get_submodule(name).modules()}
+        front = {
+            id(m) for name in self._chain[: self._context] for m in self.net.get_submodule(name).modules()
+        }
         return all(conv.sees_one_frame() for conv in self.inflated if id(conv) in front)
 
     def back_step(self, context: Tensor, caches: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -239,12 +242,10 @@ class Trunk(nn.Module):
 
             hooks.append(conv.register_forward_hook(note))
         weight = next(self.parameters())
-        training = self.training
         try:
-            with torch.no_grad():
-                self.eval().clip(torch.zeros(1, 3, size, size, dtype=weight.dtype, device=weight.device), 1)
+            with torch.no_grad(), evaluating(self):
+                self.clip(torch.zeros(1, 3, size, size, dtype=weight.dtype, device=weight.device), 1)
         finally:
-            self.train(training)
             for hook in hooks:
                 hook.remove()
         return shapes

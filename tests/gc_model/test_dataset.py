@@ -12,6 +12,7 @@ from gc_model import dataset  # noqa: E402
 from gc_model.augment import Augment  # noqa: E402
 from gc_model.clips import Clip, FrameCache, index_clips  # noqa: E402
 from gc_model.presets import preset  # noqa: E402
+from gc_model.training import freeze_statistics  # noqa: E402
 from gc_ros.video import read_video  # noqa: E402
 from tests.gc_model.runs import COLOURS, colours, scratch, too_short  # noqa: E402
 from trt_build.bundle import Preprocess  # noqa: E402
@@ -154,8 +155,12 @@ def test_maps_survive_the_process_and_do_not_mix_with_those_of_validation(front,
     assert torch.equal(again[0, 3]["maps"], ours) and torch.equal(held_out[3]["maps"], theirs)
 
 
-def test_computing_maps_leaves_the_networks_mode_alone(front):
+def test_computing_maps_leaves_the_mode_of_every_part_alone(front):
+    """Also of a batch norm that a stage has put to sleep in a network that trains."""
     samples = front()
     samples.model.train()
+    freeze_statistics(samples.model.trunk)
+    before = {name: part.training for name, part in samples.model.named_modules()}
     samples[0, 0]
-    assert samples.model.training
+    assert {name: part.training for name, part in samples.model.named_modules()} == before
+    assert set(before.values()) == {True, False}

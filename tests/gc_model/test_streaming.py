@@ -16,6 +16,7 @@ from gc_model.options import TrainOptions  # noqa: E402
 from gc_model.presets import preset  # noqa: E402
 from gc_model.streaming import HeldOutStreams, StreamClips, StreamStage, frame_loss, stream_accuracy  # noqa: E402
 from gc_model.train import train  # noqa: E402
+from gc_model.training import freeze_statistics  # noqa: E402
 from gc_model.variants import build  # noqa: E402
 from tests.gc_model.nets import noise  # noqa: E402
 from tests.gc_model.runs import COLOURS, coloured_clips, colours, run, scratch, untrained  # noqa: E402
@@ -151,10 +152,13 @@ def test_a_step_of_the_fine_tune_moves_trunk_and_head_but_not_the_pose_or_the_st
     model = build(TINY)
     stage = StreamStage(model, TrainOptions(data="x", preset="tiny", epochs3=1))
     stage.train()
+    freeze_statistics(model.trunk)  # as at the start of an epoch
     stage._report = lambda terms, *_: terms["loss"]
     labels = torch.arange(2)[:, None].expand(2, 16)
     batch = {"clip": noise(2, 16, 64), "labels": labels, "age": torch.full((2, 16), 9)}
+    statistics = {n: b.clone() for n, b in model.trunk.named_buffers()}
     stage.training_step(batch, 0).backward()
+    assert statistics and all(torch.equal(b, statistics[n]) for n, b in model.trunk.named_buffers())
     moved = {
         n.partition(".")[0]
         for n, p in model.named_parameters()
