@@ -22,8 +22,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from trt_build.bundle import Preprocess
 from trt_build.errors import ImageError
-from trt_build.preprocess import check_image
+from trt_build.preprocess import check_image, prepare
 
 MAX_PIXELS_PER_BYTE = 2048  # of a JPEG or PNG; one flat colour makes 250 to 1000
 MAX_PIXELS = 1 << 26  # 67 megapixels: more is a broken or hostile message, not a camera
@@ -40,13 +41,14 @@ class Decoded:
 class Picture:
     """A camera image of known size whose pixels may still have to be made, once, by whoever needs them.
 
-    make: returns uint8 (H, W, 3); its exceptions become ImageError. decode_s: the seconds it took, 0.0 until then.
-    For one thread at a time.
+    make: returns uint8 (H, W, 3); its exceptions become ImageError. decode_s, prepare_s: the seconds that making the
+    pixels and the network's frame of them took, 0.0 until then. For one thread at a time.
     """
 
     def __init__(self, width: int, height: int, bgr: bool, make: Callable[[], np.ndarray]) -> None:
         self.width, self.height, self.bgr = width, height, bgr
-        self.decode_s = 0.0
+        self.decode_s = self.prepare_s = 0.0
+        self._prepared: tuple[Preprocess, np.ndarray] | None = None
         self._make: Callable[[], np.ndarray] | None = make
         self._pixels: np.ndarray | None = None
 
@@ -82,6 +84,14 @@ class Picture:
             self._pixels, self._make = image, None  # what `make` holds, the message, may go
             self.decode_s = time.perf_counter() - began
         return self._pixels
+
+    def prepared(self, p: Preprocess) -> np.ndarray:
+        """uint8 RGB (S, S, 3) as `trt_build.preprocess.prepare` makes it, once. Raises ImageError as `pixels`."""
+        if self._prepared is None or self._prepared[0] is not p:
+            image, began = self.pixels(), time.perf_counter()
+            self._prepared = p, prepare(image, p, bgr=self.bgr)
+            self.prepare_s = time.perf_counter() - began
+        return self._prepared[1]
 
 
 @dataclass(frozen=True)

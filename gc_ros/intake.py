@@ -8,7 +8,6 @@ lock, which is never held while an engine runs.
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +18,6 @@ from numpy.typing import NDArray
 from gc_ros.images import Picture
 from gc_ros.sampler import Sampler
 from trt_build.bundle import Bundle
-from trt_build.preprocess import prepare
 
 _QUEUE_WINDOWS = 8  # step frames that may wait, in windows of T: some seconds, then the engine is too slow
 
@@ -124,14 +122,12 @@ class Intake:
             if not decision.take:
                 return None
             epoch = self.epoch
-        image = picture.pixels()  # not there yet only where somebody reset between the two looks above
-        began = time.perf_counter()
-        frame = prepare(image, self.info.preprocess, bgr=picture.bgr)
-        preprocess_ms = (time.perf_counter() - began) * 1e3
+        # Its pixels are not there yet only where somebody reset between the two looks above.
+        frame = picture.prepared(self.info.preprocess)
         with self.lock:
             if not self.is_current(epoch):  # somebody reset meanwhile: this frame is from before
                 return None
-            return self._store(StepFrame(stamp_ns, frame, preprocess_ms), width, height)
+            return self._store(StepFrame(stamp_ns, frame, picture.prepare_s * 1e3), width, height)
 
     def refuse(self) -> None:
         """Count an image that is none."""

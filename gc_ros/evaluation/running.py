@@ -118,6 +118,7 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
             o.stamps,
             (truth.topic,) if truth.topic else (),
             Sampler(info.rate_hz, o.max_frame_gap_s),
+            info.preprocess,
         ),
     )
     with ExitStack() as stack:

@@ -18,7 +18,7 @@ from gc_ros.intake import Signature, signature_of
 from gc_ros.recording import SUFFIXES, Message, Recording
 from gc_ros.sampler import Sampler
 from gc_ros.video import read_pictures
-from trt_build.bundle import file_sha256
+from trt_build.bundle import Preprocess, file_sha256
 from trt_build.errors import DataError, ImageError
 
 
@@ -110,7 +110,8 @@ class Frames:
     """The frames of a source, one after the other, and what is to be said about them afterwards.
 
     others: further topics whose messages are kept in `messages` as they come. sampler: one like the recogniser's, to
-    foresee which frames it will take; their pixels are made here, in the thread that reads, the others' never.
+    foresee which frames it will take; their pixels, and of them the network's frame, are made here, in the thread that
+    reads, the others' never.
     """
 
     def __init__(
@@ -120,8 +121,10 @@ class Frames:
         stamps: str,
         others: tuple[str, ...] = (),
         sampler: Sampler | None = None,
+        preprocess: Preprocess | None = None,
     ) -> None:
         self.source, self.stamps, self._others, self._sampler = source, stamps, others, sampler
+        self._preprocess = preprocess
         self.images = self.zero_stamps = 0
         self.refused: Counter[str] = Counter()
         self.damage: list[str] = []
@@ -189,7 +192,7 @@ class Frames:
         self._signature = signature
         if self._sampler.would_take(stamp_ns):
             try:
-                picture.pixels()
+                picture.pixels() if self._preprocess is None else picture.prepared(self._preprocess)
             except ImageError as error:
                 self.refuse(error)
                 return False

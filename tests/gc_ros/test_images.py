@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gc_ros.images import ENCODINGS, MAX_PIXELS, Decoded, Picture, Refusal, decode, look
+from trt_build.bundle import Preprocess
 from trt_build.errors import ImageError
+from trt_build.preprocess import prepare
 
 # One flat colour per half: chroma subsampling and demosaicing leave the middle of each half exact.
 LEFT, RIGHT = (40, 80, 200), (190, 120, 30)  # BGR
@@ -293,3 +295,21 @@ def test_no_corrupt_jpeg_or_png_raises(extension: str, changes: list[tuple[int, 
         data[at % len(data)] = value
     result = decode(compressed(bytes(data[: len(data) - cut])), compressed=True)
     assert isinstance(result, Refusal) or result.image.ndim == 3
+
+
+def test_the_networks_frame_of_a_picture_is_made_once_for_each_way_of_preprocessing():
+    made = []
+    found = Picture(32, 16, True, lambda: made.append(1) or picture())
+    small, large = Preprocess(size=8, resize=9), Preprocess(size=12, resize=14)
+    frame = found.prepared(small)
+    np.testing.assert_array_equal(frame, prepare(picture(), small, bgr=True))
+    assert found.prepared(small) is frame and found.prepare_s > 0
+    assert found.prepared(large).shape == (12, 12, 3) and made == [1]
+
+
+def test_a_picture_that_does_not_decode_has_no_frame_for_the_network():
+    def corrupt() -> np.ndarray:
+        raise ImageError("corrupt")
+
+    with pytest.raises(ImageError, match="corrupt"):
+        Picture(32, 16, True, corrupt).prepared(Preprocess(size=8, resize=9))
