@@ -71,14 +71,14 @@ class Strips:
         self._worst: list[tuple[float, int, dict[str, Any]]] = []
 
     def see(self, frame: Frame) -> None:
-        """Remember a sampled frame in small, for as long as a window may need it."""
+        """Remember a sampled frame in small (`made` of it, where it was foreseen), as long as a window may need it."""
         if not self._count:
             return
         width, height, picture = frame.picture.width, frame.picture.height, frame.picture
         if self._frames and frame.stamp_ns < self._frames[-1][0]:
             self._frames.clear()
         self._size = width, height
-        small = shrunk(picture.pixels())
+        small = frame.made if frame.made is not None else shrunk(picture.pixels())
         self._frames.append(
             (frame.stamp_ns, np.asarray(small if picture.bgr else small[..., ::-1], np.uint8))
         )

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gc_ros.activity import Activity
 from gc_ros.evaluation import results
 from gc_ros.evaluation.ahead import read_ahead
 from gc_ros.evaluation.latency import AtOnce, SlowRobot
 from gc_ros.evaluation.options import Options, bundle_digest, result_key
-from gc_ros.evaluation.pictures import Strips, WatchedEngine
+from gc_ros.evaluation.pictures import Strips, WatchedEngine, shrunk
 from gc_ros.evaluation.sources import Frames, Source
 from gc_ros.evaluation.truth import (
     IDLE,
@@ -34,10 +35,11 @@ from gc_ros.evaluation.truth import (
     map_label,
     truth_of,
 )
+from gc_ros.images import Picture
 from gc_ros.recognizer import Recognizer
 from gc_ros.sampler import Sampler
 from gc_ros.smoothing import ActivityEvent
-from trt_build.bundle import LoadedBundle, file_sha256, load_bundle
+from trt_build.bundle import Bundle, LoadedBundle, file_sha256, load_bundle
 from trt_build.engine import Engine, open_engine
 from trt_build.errors import DataError, ImageError
 
@@ -118,7 +120,7 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
             o.stamps,
             (truth.topic,) if truth.topic else (),
             Sampler(info.rate_hz, o.max_frame_gap_s),
-            info.preprocess,
+            functools.partial(_prepare, info, o.pictures > 0),
         ),
     )
     with ExitStack() as stack:
@@ -138,6 +140,12 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
         results.put(folder / results.WORST, json.dumps(run.strips.worst()))
         results.put(folder / results.BAG, results.dump(record))
     return record
+
+
+def _prepare(info: Bundle, pictures: bool, picture: Picture) -> NDArray[np.uint8] | None:
+    """In the thread that reads: the network's frame, and the small picture for the strips."""
+    picture.prepared(info.preprocess)
+    return shrunk(picture.pixels()) if pictures else None
 
 
 @dataclass

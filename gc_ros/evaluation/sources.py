@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from gc_ros.intake import Signature, signature_of
 from gc_ros.recording import SUFFIXES, Message, Recording
 from gc_ros.sampler import Sampler
 from gc_ros.video import read_pictures
-from trt_build.bundle import Preprocess, file_sha256
+from trt_build.bundle import file_sha256
 from trt_build.errors import DataError, ImageError
 
 
@@ -104,14 +104,15 @@ class Frame:
     picture: Picture = field(repr=False)
     encoding: str
     message: Message | None = field(default=None, repr=False)
+    made: Any = field(default=None, repr=False)  # by `Frames(make=)`
 
 
 class Frames:
     """The frames of a source, one after the other, and what is to be said about them afterwards.
 
     others: further topics whose messages are kept in `messages` as they come. sampler: one like the recogniser's, to
-    foresee which frames it will take; their pixels, and of them the network's frame, are made here, in the thread that
-    reads, the others' never.
+    foresee which frames it will take; their pixels are made here, in the thread that reads, the others' never.
+    make: what else to make of them here, kept in `Frame.made`.
     """
 
     def __init__(
@@ -121,10 +122,10 @@ class Frames:
         stamps: str,
         others: tuple[str, ...] = (),
         sampler: Sampler | None = None,
-        preprocess: Preprocess | None = None,
+        make: Callable[[Picture], Any] = lambda _: None,
     ) -> None:
         self.source, self.stamps, self._others, self._sampler = source, stamps, others, sampler
-        self._preprocess = preprocess
+        self._make, self._made = make, None
         self.images = self.zero_stamps = 0
         self.refused: Counter[str] = Counter()
         self.damage: list[str] = []
@@ -180,7 +181,7 @@ class Frames:
             return None
         self.zero_stamps += zero
         self.frame_id = str(message.header.frame_id)
-        return Frame(stamp, item.log_ns, picture, encoding, item)
+        return Frame(stamp, item.log_ns, picture, encoding, item, self._made)
 
     def _foresee(self, picture: Picture, stamp_ns: int, encoding: str) -> bool:
         """Make the pixels of a frame that will be sampled; False, and counted, where that is not possible."""
@@ -190,9 +191,11 @@ class Frames:
         if self._signature not in (None, signature):
             self._sampler.reset()
         self._signature = signature
+        self._made = None
         if self._sampler.would_take(stamp_ns):
             try:
-                picture.pixels() if self._preprocess is None else picture.prepared(self._preprocess)
+                picture.pixels()
+                self._made = self._make(picture)
             except ImageError as error:
                 self.refuse(error)
                 return False
@@ -208,7 +211,7 @@ class Frames:
             for picture, stamp in read_pictures(self.source.path):
                 self.images += 1
                 if self._foresee(picture, stamp, "rgb8"):
-                    yield Frame(stamp, stamp, picture, "rgb8")
+                    yield Frame(stamp, stamp, picture, "rgb8", made=self._made)
         except DataError as error:
             if not self.images:
                 raise

@@ -167,13 +167,16 @@ def test_after_a_change_of_size_or_encoding_the_reader_foresees_what_the_recogni
     make(tmp_path, pieces=[("red", 0.5)], truth=False)
     rate = colours.info.rate_hz
     intake = Intake(colours.info, "window", 1, None, lambda: None)
-    frames = sources.Frames(Source(tmp_path / "bag", "bag"), None, "header", (), Sampler(rate))
+    frames = sources.Frames(
+        Source(tmp_path / "bag", "bag"), None, "header", (), Sampler(rate), Picture.pixels
+    )
     for n, (width, encoding) in enumerate([(64, "jpeg")] * 40 + [(48, "jpeg")] * 40 + [(48, "png")] * 40):
         pixels, made = np.zeros((48, width, 3), np.uint8), []
         picture = Picture(width, 48, True, lambda image=pixels, made=made: made.append(1) or image)
         stamp = round(n * 0.21 / rate * NS)
         frames._foresee(picture, stamp, encoding)
         foreseen = len(made)
+        assert (frames._made is not None) == bool(foreseen), n
         intake.offer(picture, stamp, encoding)
         assert len(made) == foreseen, n  # the recogniser had nothing left to decode
     assert intake.counters().resets == {"size change": 1, "encoding change": 1}
