@@ -37,14 +37,13 @@ class TorchEngine:
         self, inputs: Mapping[str, NDArray[Any]], active: Sequence[bool] | None = None
     ) -> dict[str, NDArray[Any]]:
         check_inputs(self.inputs, inputs, self.batch)
-        device = self.model.mean.device
         if self.mode == "window":
-            clip = torch.from_numpy(inputs["frames"]).to(device).permute(0, 1, 4, 2, 3)
+            clip = torch.from_numpy(inputs["frames"]).permute(0, 1, 4, 2, 3)
             result = self.model(clip)
             values = (result.logits, result.l, result.p)
         else:
             assert self._state is not None
-            frame = torch.from_numpy(inputs["frame"]).to(device).permute(0, 3, 1, 2)
+            frame = torch.from_numpy(inputs["frame"]).permute(0, 3, 1, 2)
             step, self._state = self.model.stream(frame, self._state)
             values = (step.logits, step.l, step.p)
         return {name: v.cpu().numpy() for name, v in zip(self.outputs, values, strict=True)}

@@ -173,7 +173,7 @@ def stream_accuracy(model: Network, clips: Iterable[tuple[Tensor, int]]) -> dict
     state = model.initial_state(1, streaming=True)
     right, n = {"window": 0, "carried": 0}, -1
     for clip, label in clips:
-        frames = clip[None].to(model.mean.device)
+        frames = clip[None]
         result, state = model.forward_chunk(frames, state)
         n += 1
         if n:

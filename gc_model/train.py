@@ -107,7 +107,7 @@ def train(
     pretrained = weights is not None or options.start is not None
     frozen = {"auto": pretrained, "frozen": True, "train": False}[options.trunk_statistics]
     data = Loaders(options, model, labels, cache, training, validation)
-    model.to(accelerator())  # Lightning moves it in and out of every stage by itself
+    model.to(accelerator())
     if weights and options.standardise and not load_part(model, out / "standardised.safetensors"):
         standardise_trunk(model, data.calibration(STANDARDISE_CLIPS))
         if first:
@@ -129,7 +129,6 @@ def train(
         fits = isinstance(model, GlimpseClouds) and config.model == "clouds"
         if fits and (options.start is None or options.epochs1):
             assert isinstance(model, GlimpseClouds)
-            model.to(accelerator())
             found = calibrate_metric(model, data.calibration_features())
             if first:
                 (out / "calibration.json").write_text(json.dumps(found))
@@ -141,7 +140,6 @@ def train(
     if options.epochs3:
         streams = data.streams()
         _fit(StreamStage(model, options), streams, out / "stage3", options, progress)
-        model.to(accelerator())
         carried = stream_accuracy(model, streams.continuous()) if validation else None
     summary: dict[str, Any] = {
         "clips": len(training),
@@ -229,6 +227,7 @@ def _fit(stage: Stage, data: Loaders, folder: Path, options: TrainOptions, progr
         raise KeyboardInterrupt from None
     if trainer.interrupted:  # its older versions return
         raise KeyboardInterrupt
+    stage.model.to(accelerator())  # Lightning leaves it on the CPU
     if validation:
         stage.load_state_dict(SafetensorsIO().load_checkpoint(folder / "best.ckpt")["state_dict"])
 
