@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,7 @@ from gc_model.modes import evaluating
 from gc_model.network import Network
 from gc_model.presets import Config
 from gc_model.sampling import SUB_SEQUENCES, test_indices, train_indices
+from trt_build.errors import DataError
 
 Sample = dict[str, Any]
 
@@ -137,7 +139,8 @@ class FrozenFront(Dataset[Sample]):
     That is "maps", the penultimate stage's, or with `whole` the features "Z" and "c". views > 0: `base` is indexed by
     (epoch, clip), and epoch e sees view e mod views of a clip; 0: `base` is `TestClips`.
     They lie in `path` as float16, read through from there also the first time, so that a resumed run sees the
-    same numbers. Not for several loading processes: the network lives in this one.
+    same numbers. Not for several loading processes: the network lives in this one. Raises DataError where the disk is
+    too small.
     """
 
     def __init__(self, base: Pictures, model: Network, path: Path, views: int, whole: bool = False):
@@ -193,10 +196,19 @@ def front_key(model: Network, also: Any) -> str:
 
 
 def _memmap(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap:
-    """A file-backed array, zeros where new; a file of another size is from another run and starts anew."""
+    """A file-backed array, zeros where new; a file of another size is from another run and starts anew.
+
+    Raises DataError where the disk could not hold it: writing to a mapped file on a full disk ends the process.
+    """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if not path.is_file() or path.stat().st_size != size:
         path.unlink(missing_ok=True)
+        free = shutil.disk_usage(path.parent).free
+        if size > free:
+            raise DataError(
+                f"{path.parent}: what the frozen trunk makes of the clips takes {size / 1e9:.1f} GB, {free / 1e9:.1f} "
+                "are free; take fewer --set views=, or a --out on a larger disk"
+            )
         with path.open("wb") as file:
             file.truncate(size)
     return np.memmap(path, dtype, "r+", shape=shape)

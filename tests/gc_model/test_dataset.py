@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clips as samples: the same draw for the same (seed, epoch, clip), every clip once an epoch, nothing dropped."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,6 +18,7 @@ from gc_model.training import freeze_statistics  # noqa: E402
 from gc_ros.video import read_video  # noqa: E402
 from tests.gc_model.runs import COLOURS, colours, scratch, too_short  # noqa: E402
 from trt_build.bundle import Preprocess  # noqa: E402
+from trt_build.errors import DataError  # noqa: E402
 from trt_build.preprocess import prepare  # noqa: E402
 
 TINY = preset("tiny", classes=3)
@@ -153,6 +156,12 @@ def test_maps_survive_the_process_and_do_not_mix_with_those_of_validation(front,
     again, held_out = front(), front(views=0)
     monkeypatch.setattr(dataset.FrozenFront, "_front", None)
     assert torch.equal(again[0, 3]["maps"], ours) and torch.equal(held_out[3]["maps"], theirs)
+
+
+def test_a_disk_that_cannot_hold_the_features_is_said_before_anything_is_computed(front, monkeypatch):
+    monkeypatch.setattr(dataset.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(DataError, match=r"takes .* GB, 0\.0 are free; take fewer --set views="):
+        front()
 
 
 def test_computing_maps_leaves_the_mode_of_every_part_alone(front):
