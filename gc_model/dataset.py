@@ -60,31 +60,32 @@ class TrainingClips(Dataset[Sample]):
         return (self.config.T, 3, self.config.size, self.config.size)
 
     def __getitem__(self, which: tuple[int, int]) -> Sample:
-        epoch, i = which
-        rng = np.random.default_rng((self.seed, epoch, i))
-        frames = self.cache.read(self.clips[i])
-        chosen = train_indices(frames.times, self.config.T, self.window_s, rng)
-        matrix = self.augment.matrix(frames.images.shape[1], self.config.size, rng)
+        frames, chosen, matrix, rng = self._drawn(which)
         images = self.augment.apply(frames.images[chosen], self.config.size, matrix, rng)
-        sample = {"clip": to_tensor(images), "label": self.index[self.clips[i].label]}
-        return sample | self._joints(i, frames, chosen, matrix)
+        return {"clip": to_tensor(images)} | self._truth(which[1], frames, chosen, matrix)
 
     def beside(self, which: tuple[int, int]) -> Sample:
         """The sample `which` without its pictures."""
+        frames, chosen, matrix, _ = self._drawn(which)
+        return self._truth(which[1], frames, chosen, matrix)
+
+    def _drawn(self, which: tuple[int, int]) -> tuple[Frames, np.ndarray, np.ndarray, np.random.Generator]:
+        """The clip's frames, which of them and where in them, and the generator for what is still to be drawn."""
         epoch, i = which
         rng = np.random.default_rng((self.seed, epoch, i))
         frames = self.cache.read(self.clips[i])
         chosen = train_indices(frames.times, self.config.T, self.window_s, rng)
-        matrix = self.augment.matrix(frames.images.shape[1], self.config.size, rng)
-        return {"label": self.index[self.clips[i].label]} | self._joints(i, frames, chosen, matrix)
+        return frames, chosen, self.augment.matrix(frames.images.shape[1], self.config.size, rng), rng
 
-    def _joints(self, i: int, frames: Frames, chosen: np.ndarray, matrix: np.ndarray) -> Sample:
+    def _truth(self, i: int, frames: Frames, chosen: np.ndarray, matrix: np.ndarray) -> Sample:
+        label = {"label": self.index[self.clips[i].label]}
         joints = self.cache.joints(self.clips[i], frames)
         if joints is None:
-            return {}
+            return label
         R = frames.images.shape[1]
         mirrored = getattr(self.clips[i], "mirrored", MIRRORED)
-        return {"joints": torch.from_numpy(to_input(joints[chosen], matrix, R, self.config.size, mirrored))}
+        found = torch.from_numpy(to_input(joints[chosen], matrix, R, self.config.size, mirrored))
+        return label | {"joints": found}
 
 
 class TestClips(Dataset[Sample]):
@@ -149,13 +150,13 @@ class FrozenFront(Dataset[Sample]):
         path.parent.mkdir(parents=True, exist_ok=True)
         first = self._front({"clip": torch.zeros(base.clip_shape, dtype=torch.uint8)})
         self._stored = {
-            name: _memmap(path.with_name(f"{path.name}.{name}"), np.float16, (*slots, *part.shape))
+            name: _memmap(self.neighbour(name), np.float16, (*slots, *part.shape))
             for name, part in first.items()
         }
-        self._done = _memmap(path.with_name(f"{path.name}.done"), np.uint8, slots)
+        self._done = _memmap(self.neighbour("done"), np.uint8, slots)
 
     def neighbour(self, name: str) -> Path:
-        """Where features of other clips of the same run lie."""
+        """A file beside `path`: a part of these features, or where those of other clips of the same run lie."""
         return self.path.with_name(f"{self.path.name}.{name}")
 
     def __len__(self) -> int:

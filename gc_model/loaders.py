@@ -79,16 +79,11 @@ class Loaders:
         looks back in time, whole streams are stored instead, one a view and clip.
         """
         other = copy.copy(self)
-        chunks, trunk = self.options.stream_chunks, self.model.trunk
+        chunks = self.options.stream_chunks
         other.samples = StreamClips(self.plain, chunks)
         if isinstance(self.samples, FrozenFront):
             whole = self.samples.whole
-            alone = (
-                all(conv.sees_one_frame() for conv in trunk.inflated)
-                if whole
-                else trunk.front_sees_one_frame()
-            )
-            if alone:
+            if self.model.trunk.sees_one_frame(whole):
                 other.samples = StreamClips(self.samples, chunks)
             elif whole:
                 path = self.samples.neighbour(f"streams{chunks}")

@@ -198,12 +198,12 @@ class Trunk(nn.Module):
         """From that map to Z."""
         return self._run(context, Pass(frames=T), self._chain[self._context :])
 
-    def front_sees_one_frame(self) -> bool:
-        """Whether `front` makes of each frame what it is by itself, so that it can be stored and streamed on."""
-        front = {
-            id(m) for name in self._chain[: self._context] for m in self.net.get_submodule(name).modules()
-        }
-        return all(conv.sees_one_frame() for conv in self.inflated if id(conv) in front)
+    def sees_one_frame(self, whole: bool) -> bool:
+        """Whether `front`, or the whole trunk, makes of each frame what it is by itself: then it can be stored and
+        streamed on."""
+        names = self._chain if whole else self._chain[: self._context]
+        parts = {id(m) for name in names for m in self.net.get_submodule(name).modules()}
+        return all(conv.sees_one_frame() for conv in self.inflated if id(conv) in parts)
 
     def back_step(self, context: Tensor, caches: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """`back` for one new frame's map, of a front that needs no past; caches as of `step`, the front's unchanged."""

@@ -125,7 +125,7 @@ class Frames:
         make: Callable[[Picture], Any] = lambda _: None,
     ) -> None:
         self.source, self.stamps, self._others, self._sampler = source, stamps, others, sampler
-        self._make, self._made = make, None
+        self._make = make
         self.images = self.zero_stamps = 0
         self.refused: Counter[str] = Counter()
         self.damage: list[str] = []
@@ -177,30 +177,34 @@ class Frames:
         if zero or self.stamps == "log":
             stamp = item.log_ns
         encoding = str(message.format if compressed else message.encoding)
-        if not self._foresee(picture, stamp, encoding):
+        usable, made = self._foresee(picture, stamp, encoding)
+        if not usable:
             return None
         self.zero_stamps += zero
         self.frame_id = str(message.header.frame_id)
-        return Frame(stamp, item.log_ns, picture, encoding, item, self._made)
+        return Frame(stamp, item.log_ns, picture, encoding, item, made)
 
-    def _foresee(self, picture: Picture, stamp_ns: int, encoding: str) -> bool:
-        """Make the pixels of a frame that will be sampled; False, and counted, where that is not possible."""
+    def _foresee(self, picture: Picture, stamp_ns: int, encoding: str) -> tuple[bool, Any]:
+        """Make the pixels of a frame that will be sampled, and what `make` makes of them; None of the others.
+
+        (False, None), and counted, where that is not possible.
+        """
         if self._sampler is None:
-            return True
+            return True, None
         signature = signature_of(picture, encoding)
         if self._signature not in (None, signature):
             self._sampler.reset()
         self._signature = signature
-        self._made = None
+        made = None
         if self._sampler.would_take(stamp_ns):
             try:
                 picture.pixels()
-                self._made = self._make(picture)
+                made = self._make(picture)
             except ImageError as error:
                 self.refuse(error)
-                return False
+                return False, None
         self._sampler.offer(stamp_ns)
-        return True
+        return True, made
 
     def refuse(self, error: ImageError) -> None:
         """Count an image whose pixels could not be made."""
@@ -210,8 +214,9 @@ class Frames:
         try:
             for picture, stamp in read_pictures(self.source.path):
                 self.images += 1
-                if self._foresee(picture, stamp, "rgb8"):
-                    yield Frame(stamp, stamp, picture, "rgb8", made=self._made)
+                usable, made = self._foresee(picture, stamp, "rgb8")
+                if usable:
+                    yield Frame(stamp, stamp, picture, "rgb8", made=made)
         except DataError as error:
             if not self.images:
                 raise

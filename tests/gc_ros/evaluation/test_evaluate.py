@@ -151,7 +151,7 @@ def test_of_a_compressed_bag_the_sampled_frames_alone_are_decoded(
 
     monkeypatch.setattr(cv2, "imdecode", counted)
     if not foreseen:  # the frame is decoded by whoever needs it
-        monkeypatch.setattr(sources.Frames, "_foresee", lambda *_: True)
+        monkeypatch.setattr(sources.Frames, "_foresee", lambda *_: (True, None))
     task = Task(Source(tmp_path / "bag", "bag"), str(colours.path), Options(threads=1), str(tmp_path / "out"))
     record = evaluate_bag(task)
     counts = record["counts"]
@@ -174,9 +174,9 @@ def test_after_a_change_of_size_or_encoding_the_reader_foresees_what_the_recogni
         pixels, made = np.zeros((48, width, 3), np.uint8), []
         picture = Picture(width, 48, True, lambda image=pixels, made=made: made.append(1) or image)
         stamp = round(n * 0.21 / rate * NS)
-        frames._foresee(picture, stamp, encoding)
+        _, of_it = frames._foresee(picture, stamp, encoding)
         foreseen = len(made)
-        assert (frames._made is not None) == bool(foreseen), n
+        assert (of_it is not None) == bool(foreseen), n
         intake.offer(picture, stamp, encoding)
         assert len(made) == foreseen, n  # the recogniser had nothing left to decode
     assert intake.counters().resets == {"size change": 1, "encoding change": 1}
