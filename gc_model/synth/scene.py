@@ -98,7 +98,7 @@ class _Place(Furniture):
                     )
                     radius, tone = int(wide * rng.uniform(0.25, 0.5)), green * rng.uniform(0.8, 1.2)
                     cv2.circle(self.image, at, radius, tone.tolist(), -1, cv2.LINE_AA)
-                    cv2.circle(self.tags, at, radius, 0, -1)
+                    cv2.circle(self.tags, at, radius, (0,), -1)
         if rng.uniform() < 0.7 * clutter:
             self.bench(rng.uniform(0.7, 1.6) * rng.choice([-1, 1]), -1.3)
         if rng.uniform() < 0.6 * clutter:

@@ -43,7 +43,7 @@ class Stage:
     def poly(self, points: np.ndarray, colour) -> None:
         shape = np.clip(np.round(points * 16), -(2**20), 2**20).astype(np.int32)
         cv2.fillConvexPoly(self.image, shape, tuple(map(float, colour)), cv2.LINE_AA, 4)
-        cv2.fillConvexPoly(self.tags, shape, self.tag, cv2.LINE_8, 4)
+        cv2.fillConvexPoly(self.tags, shape, (self.tag,), cv2.LINE_8, 4)
 
     def box(self, x0: float, x1: float, y0: float, y1: float, z0: float, z1: float, colour) -> None:
         """A cuboid on world axes, z1 its front; sides are shaded by where they face."""

@@ -116,7 +116,7 @@ def face(rng: np.random.Generator, skin: np.ndarray, hair: np.ndarray, bald: boo
         roi += (np.asarray(colour, np.float32) - roi) * cover
 
     def ellipse(x: int, y: int, a: int, b: int):
-        return lambda m: cv2.ellipse(m, (x, y), (a, b), 0, 0, 360, 255, -1, cv2.LINE_AA)
+        return lambda m: cv2.ellipse(m, (x, y), (a, b), 0, 0, 360, (255,), -1, cv2.LINE_AA)
 
     if beard:
         paint(hair, 0.75, lambda m: cv2.rectangle(m, (128 - 52, 122), (128 + 52, 192), 255, -1))
@@ -138,7 +138,7 @@ def face(rng: np.random.Generator, skin: np.ndarray, hair: np.ndarray, bald: boo
             paint(
                 (26, 26, 30),
                 0.95,
-                lambda m, s=side: cv2.ellipse(m, (128 + s * eye_gap, 86), (13, 11), 0, 0, 360, 255, 3),
+                lambda m, s=side: cv2.ellipse(m, (128 + s * eye_gap, 86), (13, 11), 0, 0, 360, (255,), 3),
             )
     paint(skin * 0.74, 0.7, ellipse(128, 112, 7, 4))
     paint(skin * (0.78, 0.50, 0.50), 0.95, ellipse(128, 134, mouth, 4))
