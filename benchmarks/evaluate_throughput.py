@@ -4,7 +4,8 @@
     python benchmarks/evaluate_throughput.py --bundle bundles/people
 
 Prints JSON. The engine alone runs the same sampled frames in the same process right before and right after, and the
-mean of both is taken, since other work on the machine changes its speed from minute to minute.
+mean of both is taken, since other work on the machine changes its speed from minute to minute. Of `evaluate` all counts
+but opening the engine: reading, files, pictures, checksums.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--mode", default=None)
-    parser.add_argument("--seconds", type=float, default=30.0, help="of the bags for throughput")
+    parser.add_argument("--seconds", type=float, default=120.0, help="of the bags for throughput")
     parser.add_argument(
         "--minutes", type=float, default=0.0, help="of the bag for memory; 30 is the claim; 0: none"
     )
@@ -82,13 +83,16 @@ def main() -> None:
         for bag in bags:
             write_bag(bag, [("red", arguments.seconds)], hz=15.0, jpeg=True, size=(640, 480))
         options = Options(mode=mode, threads=1)
-        ratios = []
-        for turn in range(3):
+        ratios: list[float] = []
+        for turn in range(4):
             before = engine_alone(bundle, bags[0], mode)
             task = Task(Source(bags[0], "bag"), str(arguments.bundle), options, str(root / f"one{turn}"))
-            spent = evaluate_bag(task)["timings"]["wall_s"]
+            began = time.perf_counter()
+            evaluate_bag(task)
+            spent = time.perf_counter() - began
             after = engine_alone(bundle, bags[0], mode)
-            ratios.append((before + after) / 2 / spent)
+            if turn:  # the first opens the engine, which is then kept for all bags
+                ratios.append((before + after) / 2 / spent)
         found["share_of_engine_alone"] = {"median": float(np.median(ratios)), "all": ratios}
         speedups = []
         sources = [Source(bag, bag.name) for bag in bags]

@@ -7,6 +7,7 @@ import base64
 import heapq
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -61,14 +62,25 @@ def shrunk(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(cut, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
+@dataclass(frozen=True)
+class _Strip:
+    """One window: small pictures, the glimpses (G, 4) on each, and the (width, height) of the camera's images."""
+
+    number: int
+    pictures: list[NDArray[np.uint8]]
+    glimpses: list[NDArray[Any]]
+    size: tuple[int, int]
+
+
 class Strips:
-    """Keeps the `count` windows of highest badness as strips of pictures."""
+    """Keeps the `count` windows of highest badness as strips of pictures; drawn when asked for, since most are
+    pushed out by worse ones."""
 
     def __init__(self, count: int, info: Bundle) -> None:
         self._count, self._info = count, info
         self._frames: deque[tuple[int, NDArray[np.uint8]]] = deque(maxlen=int(_KEPT_S * 60))
         self._size = (1, 1)
-        self._worst: list[tuple[float, int, dict[str, Any]]] = []
+        self._worst: list[tuple[float, int, _Strip]] = []
 
     def see(self, frame: Frame) -> None:
         """Remember a sampled frame in small (`made` of it, where it was foreseen), as long as a window may need it."""
@@ -100,17 +112,15 @@ class Strips:
         due = np.linspace(start_ns, end_ns, T)
         stamps = np.array([stamp for stamp, _ in inside])
         chosen = [inside[int(np.abs(stamps - at).argmin())][1] for at in due]
-        pictures = [self._draw(picture, l) for picture, l in zip(chosen, glimpses, strict=True)]
-        entry = {"n": number, "pictures": pictures}
-        heapq.heappush(self._worst, (badness, -number, entry))
+        heapq.heappush(self._worst, (badness, -number, _Strip(number, chosen, glimpses, self._size)))
         if len(self._worst) > self._count:
             heapq.heappop(self._worst)
 
-    def _draw(self, picture: NDArray[np.uint8], l: NDArray[Any]) -> str:
+    def _draw(self, picture: NDArray[np.uint8], l: NDArray[Any], size: tuple[int, int]) -> str:
         out = picture.copy()
         columns = out.shape[1]
-        boxes = glimpse_to_pixels(l, *self._size, self._info.preprocess)
-        boxes = boxes / max(1, round(self._size[0] / columns))
+        boxes = glimpse_to_pixels(l, *size, self._info.preprocess)
+        boxes = boxes / max(1, round(size[0] / columns))
         for g, (x0, y0, x1, y1) in enumerate(np.round(boxes).astype(int).tolist()):
             colour = GLIMPSE_COLOURS[g % len(GLIMPSE_COLOURS)][::-1]
             cv2.rectangle(out, (x0, y0), (max(x1 - 1, x0), max(y1 - 1, y0)), colour, 2, cv2.LINE_AA)
@@ -119,4 +129,14 @@ class Strips:
 
     def worst(self) -> list[dict[str, Any]]:
         """Worst first: n (number of the window) and pictures (base64 JPEG, oldest frame first)."""
-        return [entry for _, _, entry in sorted(self._worst, key=lambda item: (-item[0], -item[1]))]
+        ordered = [strip for _, _, strip in sorted(self._worst, key=lambda item: (-item[0], -item[1]))]
+        return [
+            {
+                "n": strip.number,
+                "pictures": [
+                    self._draw(picture, l, strip.size)
+                    for picture, l in zip(strip.pictures, strip.glimpses, strict=True)
+                ],
+            }
+            for strip in ordered
+        ]
