@@ -16,7 +16,9 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterable, Mapping
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -214,11 +216,13 @@ def write_bundle(
     return LoadedBundle(path, info)
 
 
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """Hex sha256 of a file."""
+def file_sha256(path: str | os.PathLike[str], stopped: threading.Event | None = None) -> str:
+    """Hex sha256 of a file. Raises CancelledError soon after another thread has set `stopped`."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
+            if stopped is not None and stopped.is_set():
+                raise CancelledError
             digest.update(block)
     return digest.hexdigest()
 

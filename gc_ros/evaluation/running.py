@@ -9,9 +9,11 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -130,8 +132,11 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
             stack.callback(functools.partial(path.unlink, missing_ok=True))
         raw = results.part(folder / "raw.jsonl")
         stack.callback(functools.partial(raw.unlink, missing_ok=True))
+        # Beside the reading: of a bag of raw images it takes as long as the engine does.
+        bag_sha256 = stack.enter_context(ThreadPoolExecutor(1)).submit(task.source.sha256, stopped := Event())
+        stack.callback(stopped.set)
         run.read(raw, predictions, progress)
-        record = run.judge(raw, growing)
+        record = run.judge(raw, growing, bag_sha256.result())
         os.replace(growing, folder / results.WINDOWS)
         if predictions.exists():
             os.replace(predictions, folder / results.PREDICTIONS)
@@ -306,7 +311,7 @@ class _Run:
 
     # -- judging -----------------------------------------------------------------------------------------------
 
-    def judge(self, raw: Path, windows: Path) -> dict[str, Any]:
+    def judge(self, raw: Path, windows: Path, bag_sha256: str) -> dict[str, Any]:
         """Give every window its truth and sum up the facts of the bag; what bag.json holds."""
         o, info = self.task.options, self.bundle.info
         segments = self._segments()
@@ -371,7 +376,7 @@ class _Run:
                 for e in self.events
             ],
             "provenance": {
-                "bag_sha256": self.task.source.sha256(),
+                "bag_sha256": bag_sha256,
                 "bundle_json_sha256": bundle_digest(Path(self.task.bundle)),
                 "model_id": info.model_id,
                 "engine": self.engine.description,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -43,11 +44,11 @@ class Source:
         stats = [(file.name, file.stat()) for file in self.files()]
         return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
-    def sha256(self) -> str:
-        """Of the content of its files and their names."""
+    def sha256(self, stopped: threading.Event | None = None) -> str:
+        """Of the content of its files and their names; `stopped` as of `file_sha256`."""
         digest = hashlib.sha256()
         for file in self.files():
-            digest.update(f"{file.name} {file_sha256(file)}\n".encode())
+            digest.update(f"{file.name} {file_sha256(file, stopped)}\n".encode())
         return digest.hexdigest()
 
 

@@ -8,7 +8,9 @@ import json
 import os
 import shutil
 import signal
+import threading
 from collections import defaultdict
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,13 @@ from gc_ros.evaluation import many, results, sources
 from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.running import Task, evaluate_bag
 from gc_ros.evaluation.sources import Source, find_sources
-from gc_ros.images import Picture
+from gc_ros.images import Picture, Refusal
 from gc_ros.intake import Intake
 from gc_ros.sampler import Sampler
 from tests.command_line import assert_one_line, call
 from tests.gc_ros.evaluation.bag_files import START, mcap_of, write_bag, write_truth
 from trt_build.bundle import LoadedBundle
+from trt_build.errors import DataError
 
 pytest.importorskip("sklearn")
 NS = 1_000_000_000
@@ -299,6 +302,32 @@ def test_a_damaged_bag_gives_what_it_holds_and_an_earlier_result_outlives_a_fail
 
 
 @pytest.mark.slow
+def test_a_bag_that_fails_does_not_wait_for_its_checksum(
+    tmp_path: Path, colours: LoadedBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, pieces=[("red", 1.0)], truth=False)
+    source = Source(tmp_path / "bag", "bag")
+    begun, stopped = threading.Event(), threading.Event()
+    stopped.set()
+    with pytest.raises(CancelledError):
+        source.sha256(stopped)
+    assert len(source.sha256()) == 64
+
+    def endless(path: Path, stop: threading.Event) -> str:
+        begun.set()
+        assert stop.wait(30)
+        raise CancelledError
+
+    def broken(message: Any, compressed: bool) -> Refusal:
+        assert begun.wait(30)  # the checksum is taken beside the reading
+        return Refusal("broken")
+
+    monkeypatch.setattr(sources, "file_sha256", endless)
+    monkeypatch.setattr(sources, "look", broken)
+    with pytest.raises(DataError, match=r"no image to evaluate.*broken"):
+        evaluate_bag(Task(source, str(colours.path), Options(threads=1), str(tmp_path / "out")))
+
+
 def test_finished_bags_are_evaluated_again_only_when_something_changed(
     tmp_path: Path, colours: LoadedBundle, make_bundle: Any
 ) -> None:
