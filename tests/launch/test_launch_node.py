@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -47,20 +45,19 @@ def test_node_and_player_of_the_bag_launch_file_meet_and_the_player_ends(tmp_pat
     )  # fmt: skip
     node, play = launched.processes
     new_domain()
-    peer, process = Peer(), Process(*node.command[1:])
+    peer, process, player = Peer(), Process(*node.command[1:]), None
     try:
         # The launch file starts both at once; here a listener must not miss the few messages of a short bag.
         peer.wait_for_diagnostic("engine", "active", 20)
         wait_until(lambda: peer.node.count_publishers(f"{NAME}/activity"), "the node's publisher")
-        played = subprocess.run(
-            [sys.executable, *play.command], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
-        assert played.returncode == 0, played.stderr
+        player = Process(*play.command[1:], script=Path(play.command[0]))
+        assert player.wait(60) == 0, player.output
         wait_until(lambda: peer.activities, f"a message of the node, which says {process.output!r}")
         # Recorded stamps are years old, and the launch file says that this is no fault.
         assert {message.status for message in peer.activities} == {0}
     finally:
+        if player is not None:
+            player.close()
         process.close()
         peer.close()
 
