@@ -64,22 +64,33 @@ def shrunk(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class _Strip:
-    """One window: small pictures, the glimpses (G, 4) on each, and the (width, height) of the camera's images."""
+    """One window: small pictures, the glimpses (G, 4) on each, and the (width, height) of the camera's images.
+
+    turn: of how many passes through the bag, in which stamps only go forward, it is.
+    """
 
     number: int
+    turn: int
+    start_ns: int
+    end_ns: int
     pictures: list[NDArray[np.uint8]]
     glimpses: list[NDArray[Any]]
     size: tuple[int, int]
 
+    def overlaps(self, turn: int, start_ns: int, end_ns: int) -> bool:
+        return self.turn == turn and self.start_ns <= end_ns and start_ns <= self.end_ns
+
 
 class Strips:
-    """Keeps the `count` windows of highest badness as strips of pictures; drawn when asked for, since most are
-    pushed out by worse ones."""
+    """Keeps the `count` windows of highest badness as strips of pictures, of windows that overlap the worst alone.
+
+    They are drawn when asked for, since most are pushed out by worse ones.
+    """
 
     def __init__(self, count: int, info: Bundle) -> None:
         self._count, self._info = count, info
         self._frames: deque[tuple[int, NDArray[np.uint8]]] = deque(maxlen=int(_KEPT_S * 60))
-        self._size = (1, 1)
+        self._size, self._turn = (1, 1), 0
         self._worst: list[tuple[float, int, _Strip]] = []
 
     def see(self, frame: Frame) -> None:
@@ -89,6 +100,7 @@ class Strips:
         width, height, picture = frame.picture.width, frame.picture.height, frame.picture
         if self._frames and frame.stamp_ns < self._frames[-1][0]:
             self._frames.clear()
+            self._turn += 1
         self._size = width, height
         small = frame.made if frame.made is not None else shrunk(picture.pixels())
         self._frames.append(
@@ -101,8 +113,13 @@ class Strips:
     def offer(
         self, badness: float, number: int, start_ns: int, end_ns: int, glimpses: list[NDArray[Any]]
     ) -> None:
-        """Keep the window from start to end if it is among the worst so far."""
+        """Keep the window from start to end if it is among the worst so far, and worse than those it overlaps."""
         if len(self._worst) >= self._count and (not self._count or badness <= self._worst[0][0]):
+            return
+        if any(
+            badness <= other and strip.overlaps(self._turn, start_ns, end_ns)
+            for other, _, strip in self._worst
+        ):
             return
         inside = [item for item in self._frames if start_ns <= item[0] <= end_ns]
         if not inside:
@@ -112,7 +129,10 @@ class Strips:
         due = np.linspace(start_ns, end_ns, T)
         stamps = np.array([stamp for stamp, _ in inside])
         chosen = [inside[int(np.abs(stamps - at).argmin())][1] for at in due]
-        heapq.heappush(self._worst, (badness, -number, _Strip(number, chosen, glimpses, self._size)))
+        new = _Strip(number, self._turn, start_ns, end_ns, chosen, glimpses, self._size)
+        self._worst = [item for item in self._worst if not item[2].overlaps(self._turn, start_ns, end_ns)]
+        heapq.heapify(self._worst)
+        heapq.heappush(self._worst, (badness, -number, new))
         if len(self._worst) > self._count:
             heapq.heappop(self._worst)
 
