@@ -86,7 +86,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         for kind in ("raw", "jpeg"):
-            found[kind] = throughput(root / kind, arguments.bundle, bundle, mode, arguments.seconds)
+            found[kind] = throughput(root / kind, kind == "jpeg", bundle, mode, arguments.seconds)
             shutil.rmtree(root / kind)
         if arguments.minutes:
             found["memory"] = memory(root, arguments.bundle, mode, arguments.minutes)
@@ -94,12 +94,12 @@ def main() -> None:
     print(json.dumps(found, indent=2))
 
 
-def throughput(root: Path, path: Path, bundle: LoadedBundle, mode: str, seconds: float) -> dict[str, Any]:
-    """One process against the engine alone, and two against one, on images of the kind that `root` is called by."""
+def throughput(root: Path, jpeg: bool, bundle: LoadedBundle, mode: str, seconds: float) -> dict[str, Any]:
+    """One process against the engine alone, and two against one, on raw or compressed images."""
     root.mkdir()
 
     def write(name: str, length: float) -> Path:
-        write_bag(root / name, [("red", length)], hz=15.0, jpeg=root.name == "jpeg", size=(640, 480))
+        write_bag(root / name, [("red", length)], hz=15.0, jpeg=jpeg, size=(640, 480))
         return root / name
 
     options = Options(mode=mode, threads=1)
@@ -107,7 +107,7 @@ def throughput(root: Path, path: Path, bundle: LoadedBundle, mode: str, seconds:
     shares: list[float] = []
     for turn in range(4):
         before = engine_alone(bundle, bag, mode)
-        task = Task(Source(bag, "bag"), str(path), options, str(root / f"one{turn}"))
+        task = Task(Source(bag, "bag"), str(bundle.path), options, str(root / f"one{turn}"))
         began = time.perf_counter()
         evaluate_bag(task)
         spent = time.perf_counter() - began
@@ -121,7 +121,7 @@ def throughput(root: Path, path: Path, bundle: LoadedBundle, mode: str, seconds:
         times = []
         for jobs in (1, 2):
             began = time.perf_counter()
-            evaluate_many(sources, path, root / f"jobs{jobs}{turn}", options, jobs=jobs)
+            evaluate_many(sources, bundle.path, root / f"jobs{jobs}{turn}", options, jobs=jobs)
             times.append(time.perf_counter() - began)
         speedups.append(times[0] / times[1])
     return {

@@ -119,7 +119,7 @@ def face(rng: np.random.Generator, skin: np.ndarray, hair: np.ndarray, bald: boo
         return lambda m: cv2.ellipse(m, (x, y), (a, b), 0, 0, 360, (255,), -1, cv2.LINE_AA)
 
     if beard:
-        paint(hair, 0.75, lambda m: cv2.rectangle(m, (128 - 52, 122), (128 + 52, 192), 255, -1))
+        paint(hair, 0.75, lambda m: cv2.rectangle(m, (128 - 52, 122), (128 + 52, 192), (255,), -1))
     if not bald:
 
         def around(m: np.ndarray) -> None:

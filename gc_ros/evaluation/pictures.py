@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import base64
-import heapq
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -64,21 +63,19 @@ def shrunk(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class _Strip:
-    """One window: small pictures, the glimpses (G, 4) on each, and the (width, height) of the camera's images.
+    """One window: small pictures, the glimpses (G, 4) on each, and the (width, height) of the camera's images."""
 
-    turn: of how many passes through the bag, in which stamps only go forward, it is.
-    """
-
+    badness: float
     number: int
-    turn: int
+    in_pass: int
     start_ns: int
     end_ns: int
     pictures: list[NDArray[np.uint8]]
     glimpses: list[NDArray[Any]]
     size: tuple[int, int]
 
-    def overlaps(self, turn: int, start_ns: int, end_ns: int) -> bool:
-        return self.turn == turn and self.start_ns <= end_ns and start_ns <= self.end_ns
+    def overlaps(self, in_pass: int, start_ns: int, end_ns: int) -> bool:
+        return self.in_pass == in_pass and self.start_ns <= end_ns and start_ns <= self.end_ns
 
 
 class Strips:
@@ -90,8 +87,8 @@ class Strips:
     def __init__(self, count: int, info: Bundle) -> None:
         self._count, self._info = count, info
         self._frames: deque[tuple[int, NDArray[np.uint8]]] = deque(maxlen=int(_KEPT_S * 60))
-        self._size, self._turn = (1, 1), 0
-        self._worst: list[tuple[float, int, _Strip]] = []
+        self._size = (1, 1)
+        self._worst: list[_Strip] = []  # worst first
 
     def see(self, frame: Frame) -> None:
         """Remember a sampled frame in small (`made` of it, where it was foreseen), as long as a window may need it."""
@@ -100,7 +97,6 @@ class Strips:
         width, height, picture = frame.picture.width, frame.picture.height, frame.picture
         if self._frames and frame.stamp_ns < self._frames[-1][0]:
             self._frames.clear()
-            self._turn += 1
         self._size = width, height
         small = frame.made if frame.made is not None else shrunk(picture.pixels())
         self._frames.append(
@@ -111,15 +107,22 @@ class Strips:
             self._frames.popleft()
 
     def offer(
-        self, badness: float, number: int, start_ns: int, end_ns: int, glimpses: list[NDArray[Any]]
+        self,
+        badness: float,
+        number: int,
+        in_pass: int,
+        start_ns: int,
+        end_ns: int,
+        glimpses: list[NDArray[Any]],
     ) -> None:
-        """Keep the window from start to end if it is among the worst so far, and worse than those it overlaps."""
-        if len(self._worst) >= self._count and (not self._count or badness <= self._worst[0][0]):
+        """Keep the window from start to end if it is among the worst so far, and worse than those it overlaps.
+
+        in_pass: through the bag, in which stamps only go forward.
+        """
+        if len(self._worst) >= self._count and (not self._count or badness <= self._worst[-1].badness):
             return
-        if any(
-            badness <= other and strip.overlaps(self._turn, start_ns, end_ns)
-            for other, _, strip in self._worst
-        ):
+        same = {strip.number for strip in self._worst if strip.overlaps(in_pass, start_ns, end_ns)}
+        if any(badness <= strip.badness for strip in self._worst if strip.number in same):
             return
         inside = [item for item in self._frames if start_ns <= item[0] <= end_ns]
         if not inside:
@@ -129,12 +132,9 @@ class Strips:
         due = np.linspace(start_ns, end_ns, T)
         stamps = np.array([stamp for stamp, _ in inside])
         chosen = [inside[int(np.abs(stamps - at).argmin())][1] for at in due]
-        new = _Strip(number, self._turn, start_ns, end_ns, chosen, glimpses, self._size)
-        self._worst = [item for item in self._worst if not item[2].overlaps(self._turn, start_ns, end_ns)]
-        heapq.heapify(self._worst)
-        heapq.heappush(self._worst, (badness, -number, new))
-        if len(self._worst) > self._count:
-            heapq.heappop(self._worst)
+        new = _Strip(badness, number, in_pass, start_ns, end_ns, chosen, glimpses, self._size)
+        kept = [strip for strip in self._worst if strip.number not in same]
+        self._worst = sorted([*kept, new], key=lambda strip: (-strip.badness, strip.number))[: self._count]
 
     def _draw(self, picture: NDArray[np.uint8], l: NDArray[Any], size: tuple[int, int]) -> str:
         out = picture.copy()
@@ -149,7 +149,6 @@ class Strips:
 
     def worst(self) -> list[dict[str, Any]]:
         """Worst first: n (number of the window) and pictures (base64 JPEG, oldest frame first)."""
-        ordered = [strip for _, _, strip in sorted(self._worst, key=lambda item: (-item[0], -item[1]))]
         return [
             {
                 "n": strip.number,
@@ -158,5 +157,5 @@ class Strips:
                     for picture, l in zip(strip.pictures, strip.glimpses, strict=True)
                 ],
             }
-            for strip in ordered
+            for strip in self._worst
         ]

@@ -133,7 +133,8 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
         raw = results.part(folder / "raw.jsonl")
         stack.callback(functools.partial(raw.unlink, missing_ok=True))
         # Beside the reading: of a bag of raw images it takes as long as the engine does.
-        bag_sha256 = stack.enter_context(ThreadPoolExecutor(1)).submit(task.source.sha256, stopped := Event())
+        stopped = Event()
+        bag_sha256 = stack.enter_context(ThreadPoolExecutor(1)).submit(task.source.sha256, stopped)
         stack.callback(stopped.set)
         run.read(raw, predictions, progress)
         record = run.judge(raw, growing, bag_sha256.result())
@@ -271,7 +272,8 @@ class _Run:
         if known is not None or self.truth.kind == "none":
             self.strips.offer(
                 badness if known is not None else 1 - a.score,
-                self.windows - 1,
+                row["n"],
+                row["pass"],
                 a.window_start_ns,
                 a.window_end_ns,
                 self.engine.glimpses,

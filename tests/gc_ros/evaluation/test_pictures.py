@@ -24,7 +24,7 @@ class Bag:
     """A window of T frames ends with every frame but the first T - 1 of a pass; grey level: number of the frame."""
 
     def __init__(self, colours: LoadedBundle, count: int) -> None:
-        self.strips, self.frame, self.number = Strips(count, colours.info), 0, 0
+        self.strips, self.number = Strips(count, colours.info), 0
         self.passed: list[tuple[int, int]] = []  # (pass, last frame) of each window
         self.turn = 0
 
@@ -34,7 +34,7 @@ class Bag:
             self.strips.see(Frame(i * PERIOD, i * PERIOD, Picture.of(image, True), "bgr8"))
             if i >= T - 1:
                 start, end = (i - T + 1) * PERIOD, i * PERIOD
-                self.strips.offer(badness[i - T + 1], self.number, start, end, GLIMPSES)
+                self.strips.offer(badness[i - T + 1], self.number, self.turn, start, end, GLIMPSES)
                 self.passed.append((self.turn, i))
                 self.number += 1
         self.turn += 1
