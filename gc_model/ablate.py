@@ -69,7 +69,7 @@ NUCLA = {"global": {"V3": 85.6, "V2": 84.7, "V1": 79.2}, "clouds": {"V3": 90.1, 
 # Options that change nothing before stage 2: rows that differ in these alone share their first stage.
 _LATER = {
     "model", "attention", "metric_init", "metric_trainable", "encoding", "glimpses", "workers", "glimpse_weight",
-    "separation", "epochs2", "epochs3", "stream_chunks", "head_lr_factor", "global_head",
+    "separation", "freeze_stages2", "epochs2", "epochs3", "stream_chunks", "head_lr_factor", "global_head",
 }  # fmt: skip
 
 
@@ -128,10 +128,13 @@ def ablate(
 
 
 def _first_stage(options: TrainOptions) -> str:
-    """A name for what a first stage depends on. A network of another trunk shares with nobody but its like."""
+    """A name for what a first stage depends on. A network of another trunk shares with nobody but its like.
+
+    Nor do networks that keep its classifier, where the others have no first stage.
+    """
     values = options.model_dump(mode="json", exclude=_LATER)
     trunk = options.model if options.model in ("c3d", "frame_lstm") else ""
-    keeps = options.model if options.model == "global" or options.global_head else ""
+    keeps = options.head_alone and (options.model == "global" or bool(options.global_head))
     return hashlib.sha256(json.dumps([values, trunk, keeps], sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -137,18 +137,20 @@ class Pictures(Protocol):
 class FrozenFront(Dataset[Sample]):
     """Samples of `base` with what the frozen part of the trunk makes of "clip" in its place; each computed once.
 
-    That is "maps", the penultimate stage's, or with `whole` the features "Z" and "c". views > 0: `base` is indexed by
-    (epoch, clip), and epoch e sees view e mod views of a clip; 0: `base` is `TestClips`.
+    That is "maps", the penultimate stage's, or with `whole` the features "Z" and "c", which a `base` of maps gives too.
+    views > 0: `base` is indexed by (epoch, clip), and epoch e sees view e mod views of a clip; 0: it is `TestClips`.
     They lie in `path` as float16, read through from there also the first time, so that a resumed run sees the
     same numbers. Not for several loading processes: the network lives in this one. Raises DataError where the disk is
     too small.
     """
 
-    def __init__(self, base: Pictures, model: Network, path: Path, views: int, whole: bool = False):
+    def __init__(
+        self, base: Pictures | FrozenFront, model: Network, path: Path, views: int, whole: bool = False
+    ):
         self.base, self.model, self.path, self.views, self.whole = base, model, path, views, whole
         slots = (max(views, 1), len(base))
         path.parent.mkdir(parents=True, exist_ok=True)
-        first = self._front({"clip": torch.zeros(base.clip_shape, dtype=torch.uint8)})
+        first = self._front(base.blank if isinstance(base, FrozenFront) else _blank(base))
         self._stored = {
             name: _memmap(self.neighbour(name), np.float16, (*slots, *part.shape))
             for name, part in first.items()
@@ -161,6 +163,15 @@ class FrozenFront(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.base)
+
+    @property
+    def blank(self) -> Sample:
+        """What a sample holds besides its truth, as zeros."""
+        return {n: torch.zeros(s.shape[2:]) for n, s in self._stored.items()}
+
+    def beside(self, which: Any) -> Sample:
+        """The sample `which` without what the front makes of it."""
+        return self.base.beside(which)
 
     def __getitem__(self, which: tuple[int, int] | int) -> Sample:
         epoch, i = which if isinstance(which, tuple) else (0, which)
@@ -177,15 +188,23 @@ class FrozenFront(Dataset[Sample]):
 
     @torch.no_grad()
     def _front(self, sample: Sample) -> dict[str, np.ndarray]:
-        clip = sample["clip"]
-        many = clip if clip.dim() == 5 else clip[None]
+        of_maps = "maps" in sample
+        x = sample["maps" if of_maps else "clip"]
+        many = x if x.dim() == 5 else x[None]
         with evaluating(self.model):
             if self.whole:
-                found = dict(zip(("Z", "c"), self.model.features(many), strict=True))
+                whole = (
+                    self.model.features_of(many.to(self.model.mean)) if of_maps else self.model.features(many)
+                )
+                found = dict(zip(("Z", "c"), whole, strict=True))
             else:
                 found = {"maps": self.model.maps(many)}
         parts = {n: part.cpu().numpy().astype(np.float16) for n, part in found.items()}
-        return parts if clip.dim() == 5 else {n: part[0] for n, part in parts.items()}
+        return parts if x.dim() == 5 else {n: part[0] for n, part in parts.items()}
+
+
+def _blank(base: Pictures) -> Sample:
+    return {"clip": torch.zeros(base.clip_shape, dtype=torch.uint8)}
 
 
 def front_key(model: Network, also: Any) -> str:

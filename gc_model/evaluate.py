@@ -79,7 +79,9 @@ def evaluate(
     info = describe(model.config, recipe)
     if mode is not None and mode not in info.modes:
         raise DataError(f'mode "{mode}" is not one of this model: choose {" or ".join(info.modes)}')
-    frozen = recipe.provenance.get("options", {}).get("freeze_stages", 0) > LAST_STAGE_ONLY
+    asked = {"freeze_stages": 0, "freeze_stages2": None} | recipe.provenance.get("options", {})
+    at_last = asked["freeze_stages"] if asked["freeze_stages2"] is None else asked["freeze_stages2"]
+    frozen = at_last > LAST_STAGE_ONLY
     carried = robot = None
     judge: Callable[[Clip], NDArray[np.float64]]
     if protocol == "stream":

@@ -47,24 +47,31 @@ class Loaders:
         self.plain = TrainingClips(training, labels, cache, config, options.window_s, augment, options.seed)
         self.samples: TrainingClips | FrozenFront | StreamClips = self.plain
         self.fixed = TestClips(training, labels, cache, config, sub_sequences=1)
-        self.held_out: TestClips | FrozenFront | HeldOutStreams | None = (
-            TestClips(validation, labels, cache, config) if validation else None
-        )
+        self.sub_sequences = TestClips(validation, labels, cache, config) if validation else None
+        self.held_out: TestClips | FrozenFront | HeldOutStreams | None = self.sub_sequences
         self.middles = TestClips(validation, labels, cache, config, sub_sequences=1)
         self.cache, self.model = cache, model
 
-    def freeze_front(self) -> None:
-        """From here on samples are what the frozen part of the trunk makes of them, where the options freeze one."""
-        options = self.options
+    def freeze_front(self, options: TrainOptions) -> None:
+        """From here on samples are what the frozen part of the trunk makes of them, where `options` freeze one.
+
+        Called again when more of it freezes, the whole goes on from the maps that are there.
+        """
+        training: TrainingClips | FrozenFront = self.plain
+        held_out: TestClips | FrozenFront | None = self.sub_sequences
+        whole = options.freeze_stages > LAST_STAGE_ONLY
+        if whole and isinstance(self.samples, FrozenFront) and not self.samples.whole:
+            training = self.samples
+            held_out = self.held_out if isinstance(self.held_out, FrozenFront) else None
+        self.options, self.samples, self.held_out = options, training, held_out
         if options.freeze_stages < LAST_STAGE_ONLY:
             return
-        whole = options.freeze_stages > LAST_STAGE_ONLY
         path = self.cache.folder / f"front.{self.front_key(whole)}"
         number = rank(options.devices)  # processes do not write into each other's file
         path = path.with_name(f"{path.name}.{number}") if number else path
-        self.samples = FrozenFront(self.plain, self.model, path, options.views, whole)
-        if isinstance(self.held_out, TestClips):
-            self.held_out = FrozenFront(self.held_out, self.model, self.samples.neighbour("val"), 0, whole)
+        self.samples = FrozenFront(training, self.model, path, options.views, whole)
+        if held_out:
+            self.held_out = FrozenFront(held_out, self.model, self.samples.neighbour("val"), 0, whole)
 
     def front_key(self, whole: bool) -> str:
         """Of everything that frozen features depend on: runs that share a cache must not share these by mistake."""

@@ -19,7 +19,9 @@ class TrainOptions(BaseModel):
     data: Path
     layout: Literal["clips", "ntu", "nucla"] = "clips"
     protocol: str = ""  # of ntu: cross-subject, cross-view; of nucla: V3, V2, V1
-    joints: Path | None = None  # of one's own clips, as `gc-model joints` writes them: L_P and L_G are on with them
+    joints: Path | None = (
+        None  # of one's own clips, as `gc-model joints` writes them: L_P and L_G are on with them
+    )
     subjects: list[str] | None = None  # train on these people only
     classes: list[str] | None = None
     preset: str = "edge"
@@ -54,10 +56,13 @@ class TrainOptions(BaseModel):
     dropout: float = Field(default=0.3, ge=0, lt=1)  # before the classifier of stage 1
     pose_weight: float = Field(default=1.0, ge=0)
     glimpse_weight: float = Field(default=0.05, ge=0)
-    separation: float = Field(default=1.0, ge=0)  # of L_G1 beside L_G2; less where joints lie close, as a hand's do
+    separation: float = Field(
+        default=1.0, ge=0
+    )  # of L_G1 beside L_G2; less where joints lie close, as a hand's do
     # The first resolutions of the trunk keep their weights. With 4 only the last stage trains, with 5 the head alone;
     # what is frozen is computed once for each of `views` augmented views of a clip, which saves most of the time.
     freeze_stages: int = Field(default=0, ge=0, le=5)
+    freeze_stages2: int | None = Field(default=None, ge=0, le=5)  # from stage 2 on; None: as before it
     standardise: bool = True  # the channels of Z over the training clips, where a pretrained trunk allows it
     views: int = Field(default=8, ge=1)
     trunk_statistics: Literal["auto", "train", "frozen"] = "auto"  # of batch norm in stage 1
@@ -71,6 +76,17 @@ class TrainOptions(BaseModel):
     nodes: int = Field(default=1, ge=1)
     loaders: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
+
+    @property
+    def after_stage1(self) -> TrainOptions:
+        """The options of stage 2 and of streams."""
+        stages = self.freeze_stages if self.freeze_stages2 is None else self.freeze_stages2
+        return self.model_copy(update={"freeze_stages": stages})
+
+    @property
+    def head_alone(self) -> bool:
+        """Whether stage 1 would train nothing but its classifier, which networks without a global head throw away."""
+        return self.freeze_stages > LAST_STAGE_ONLY and not self.loss_weights[0] > 0
 
     @property
     def switches(self) -> dict[str, Any]:

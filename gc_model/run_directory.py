@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from gc_model.clips import Clip
 from gc_model.network import Network
@@ -68,10 +69,10 @@ def _write(path: Path, text: str) -> None:
     os.replace(part, path)
 
 
-def save_part(model: Network, path: Path) -> None:
-    """The weights as they are, under their name when whole."""
+def save_part(model: Network, path: Path, also: Mapping[str, Tensor] | None = None) -> None:
+    """The weights as they are, and `also` what the model has not, under their name when whole."""
     part = path.with_suffix(".part")
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, part)
+    save_file({k: v.contiguous() for k, v in ({**(also or {}), **model.state_dict()}).items()}, part)
     os.replace(part, path)
 
 

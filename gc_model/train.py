@@ -29,6 +29,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 
 from gc_model import checkpoint
 from gc_model.calibrate import calibrate_metric, standardise_trunk
@@ -38,8 +39,7 @@ from gc_model.layouts import index
 from gc_model.lightning_io import SafetensorsIO
 from gc_model.loaders import STANDARDISE_CLIPS, Loaders
 from gc_model.model import GlimpseClouds
-from gc_model.network import Network
-from gc_model.options import LAST_STAGE_ONLY, TrainOptions
+from gc_model.options import TrainOptions
 from gc_model.presets import Config, preset
 from gc_model.pretrained import imagenet_file, load_imagenet
 from gc_model.processes import accelerator, rank, tell_prepared, wait_prepared
@@ -103,7 +103,7 @@ def train(
         if several:
             tell_prepared(out, {"failed": failed})
     if config.model == "c3d":  # has no resolutions to freeze
-        options = options.model_copy(update={"freeze_stages": 0})
+        options = options.model_copy(update={"freeze_stages": 0, "freeze_stages2": None})
     pretrained = weights is not None or options.start is not None
     frozen = {"auto": pretrained, "frozen": True, "train": False}[options.trunk_statistics]
     data = Loaders(options, model, labels, cache, training, validation)
@@ -112,19 +112,26 @@ def train(
         standardise_trunk(model, data.calibration(STANDARDISE_CLIPS))
         if first:
             save_part(model, out / "standardised.safetensors")
-    data.freeze_front()  # before any stage trains: a resumed run finds what it computed
+    data.freeze_front(options)  # before any stage trains: a resumed run finds what it computed
 
+    classifier: dict[str, Tensor] = {}
     if not load_part(model, out / "stage1.safetensors"):
         if first_stage is not None and first_stage.is_file():
             load_front(model, first_stage)
-        elif options.epochs1 and not _nothing_before_the_head(options, model):
-            _fit(TrunkStage(model, options, frozen), data, out / "stage1", options, progress)
+        elif options.epochs1 and (model.global_head is not None or not options.head_alone):
+            stage1 = TrunkStage(model, options, frozen)
+            _fit(stage1, data, out / "stage1", options, progress)
+            classifier = {f"global_head.{k}": v for k, v in stage1.classifier.state_dict().items()}
         if first and first_stage is not None and not first_stage.is_file():
             first_stage.parent.mkdir(parents=True, exist_ok=True)
-            save_part(model, first_stage)
+            save_part(model, first_stage, classifier)  # a global model that shares this stage keeps it
         if first:
             save_part(model, out / "stage1.safetensors")
-    if not load_part(model, out / "calibrated.safetensors"):
+    later = options.after_stage1
+    calibrated = load_part(model, out / "calibrated.safetensors")
+    if later.freeze_stages != options.freeze_stages:
+        data.freeze_front(later)  # of the trunk as stage 1 left it
+    if not calibrated:
         # A run that is gone on from has its D, unless the trunk before it changed.
         fits = isinstance(model, GlimpseClouds) and config.model == "clouds"
         if fits and (options.start is None or options.epochs1):
@@ -135,11 +142,11 @@ def train(
         if first:
             save_part(model, out / "calibrated.safetensors")
     if options.epochs2:
-        _fit(CloudStage(model, options), data, out / "stage2", options, progress)
+        _fit(CloudStage(model, later), data, out / "stage2", later, progress)
     carried = None
     if options.epochs3:
         streams = data.streams()
-        _fit(StreamStage(model, options), streams, out / "stage3", options, progress)
+        _fit(StreamStage(model, later), streams, out / "stage3", later, progress)
         carried = stream_accuracy(model, streams.continuous()) if validation else None
     summary: dict[str, Any] = {
         "clips": len(training),
@@ -165,12 +172,6 @@ def train(
     if first:
         checkpoint.save(out, model, checkpoint.Recipe(labels, options.window_s, provenance=provenance))
     return summary
-
-
-def _nothing_before_the_head(options: TrainOptions, model: Network) -> bool:
-    """Whether stage 1 would train nothing but the classifier that is thrown away after it."""
-    poses = options.loss_weights[0] > 0
-    return options.freeze_stages > LAST_STAGE_ONLY and not poses and model.global_head is None
 
 
 def _shorter_than_a_window(clips: Sequence[Clip], cache: FrameCache, window_s: float, T: int) -> int:

@@ -143,6 +143,18 @@ def test_features_of_a_frozen_trunk_are_those_of_the_clip_in_training_and_in_val
         monkeypatch.setattr(dataset.FrozenFront, "_front", None)
 
 
+@pytest.mark.parametrize("views", [2, 0])
+def test_features_go_on_from_stored_maps_and_see_no_picture_again(front, tmp_path, monkeypatch, views):
+    maps, which = front(views), (3, 4) if views else 4
+    direct = dataset.FrozenFront(maps.base, maps.model, tmp_path / "direct", views, whole=True)[which]
+    maps[which]
+    monkeypatch.setattr(type(maps.base), "__getitem__", None)
+    found = dataset.FrozenFront(maps, maps.model, tmp_path / "whole", views, whole=True)[which]
+    assert found.keys() == direct.keys() and found["label"] == direct["label"]
+    assert torch.allclose(found["Z"], direct["Z"], rtol=1e-2, atol=1e-3) and found["Z"].std() > 0.02
+    assert torch.allclose(found["c"], direct["c"], rtol=2e-3, atol=2e-3)
+
+
 def test_views_take_turns_with_the_epochs(front):
     samples = front()
     views = [samples[epoch, 2]["maps"] for epoch in range(4)]

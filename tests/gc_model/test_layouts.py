@@ -354,8 +354,11 @@ def test_the_ablation_runs_rows_resumes_and_sets_the_papers_figures_beside_ours(
         ablate(base, tmp_path / "out", rows=["mlp"])
 
 
-def test_rows_on_a_frozen_trunk_share_its_features_and_are_judged_as_without_them(tmp_path):
-    base = options(ntu_people(), epochs1=0, epochs2=1, freeze_stages=5, views=2)
+@pytest.mark.parametrize(
+    "trunk", [{"epochs1": 0, "freeze_stages": 5}, {"epochs1": 1, "freeze_stages": 4, "freeze_stages2": 5}]
+)
+def test_rows_on_a_frozen_trunk_share_its_features_and_are_judged_as_without_them(tmp_path, trunk):
+    base = options(ntu_people(), epochs2=1, views=2, **trunk)
     asked = {
         "rows": ["clouds", "metric_fixed"],
         "protocols": ["cross_subject"],
@@ -377,6 +380,28 @@ def test_rows_on_a_frozen_trunk_share_its_features_and_are_judged_as_without_the
         assert {k: report[k] for k in ("clips", "predictions")} == {
             k: plain[k] for k in ("clips", "predictions")
         }
+
+
+def test_the_global_model_goes_on_with_the_classifier_of_the_first_stage_that_it_shares(tmp_path):
+    from safetensors.torch import load_file
+
+    base = options(ntu_people(), epochs1=1, epochs2=0)
+    asked = {"rows": ["clouds", "global"], "protocols": ["cross_subject"], "progress": False}
+    ablate(base, tmp_path / "out", tell=lambda _: None, **asked)
+    (shared,) = (tmp_path / "out" / "stage1").glob("*.safetensors")
+    run = load_file(tmp_path / "out" / "global" / "cross_subject-0" / "model.safetensors")
+    kept = {k: v for k, v in load_file(shared).items() if k.startswith("global_head.")}
+    assert len(kept) == 2 and all(torch.equal(run[k], v) for k, v in kept.items())
+
+
+def test_rows_share_no_first_stage_where_only_the_global_model_has_one():
+    from gc_model.ablate import _first_stage
+
+    def keys(**changes) -> set[str]:
+        base = options(Path("x"), layout="ntu", **changes)
+        return {_first_stage(base.model_copy(update=ROWS[r].changes)) for r in ("clouds_LD", "global_LD")}
+
+    assert len(keys(freeze_stages=4)) == 1 and len(keys(freeze_stages=5)) == 2
 
 
 def test_every_row_is_a_network_that_can_be_built():

@@ -471,6 +471,28 @@ def test_training_the_head_alone_is_resumed_with_the_same_bits_and_leaves_the_tr
     assert not (tmp_path / "run" / "stage1").exists()  # nothing to train there
 
 
+@pytest.mark.slow
+def test_a_trunk_frozen_after_stage_1_keeps_what_it_learned_there_and_is_resumed_with_the_same_bits(
+    tmp_path, monkeypatch
+):
+    settings = {"freeze_stages": 4, "freeze_stages2": 5, "views": 2, "epochs1": 3, "epochs2": 3}
+    kill_at(monkeypatch, training.CloudStage, 7)
+    with pytest.raises(Killed):
+        train(tmp_path / "run", **settings)
+    monkeypatch.undo()
+    train(tmp_path / "run", resume=True, **settings)
+    assert_same_weights(tmp_path / "run", uninterrupted(**settings))
+    end = load_file(tmp_path / "run" / "model.safetensors")
+    learned = changed(small_model().state_dict(), end)
+    assert [k for k in learned if k.startswith("trunk.net.layer4.") and not k.endswith(STATISTICS)]
+    after_stage_1 = load_file(tmp_path / "run" / "stage1.safetensors")
+    moved = changed(after_stage_1, end)
+    assert moved and not [k for k in moved if k.startswith("trunk.")]
+    # Without the second figure the last stage goes on learning: the two differ in stage 2 alone.
+    trained_on = load_file(uninterrupted(**settings | {"freeze_stages2": None}) / "model.safetensors")
+    assert [k for k in changed(after_stage_1, trained_on) if k.startswith("trunk.net.layer4.")]
+
+
 def test_runs_that_share_a_cache_share_frozen_features_only_where_they_are_the_same():
     model, clips = small_model(), index_clips(people())
     squares = Preprocess(size=model.config.size, resize=model.config.resize, fit="stretch")
