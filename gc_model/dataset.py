@@ -207,10 +207,11 @@ def _blank(base: Pictures) -> Sample:
     return {"clip": torch.zeros(base.clip_shape, dtype=torch.uint8)}
 
 
-def front_key(model: Network, also: Any) -> str:
-    """A name for features: of the trunk's weights and of whatever else they depend on, as JSON."""
-    digest = hashlib.sha256(json.dumps(also).encode())
-    for name, value in model.trunk.state_dict().items():
+def front_key(model: Network, also: Any, whole: bool) -> str:
+    """A name for features: of the weights that make them, the whole trunk's or its front's, and of whatever else they
+    depend on, as JSON."""
+    digest = hashlib.sha256(json.dumps([also, whole]).encode())
+    for name, value in model.trunk.weights(whole).items():
         digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 

@@ -81,7 +81,6 @@ def evaluate(
         raise DataError(f'mode "{mode}" is not one of this model: choose {" or ".join(info.modes)}')
     asked = {"freeze_stages": 0, "freeze_stages2": None} | recipe.provenance.get("options", {})
     at_last = asked["freeze_stages"] if asked["freeze_stages2"] is None else asked["freeze_stages2"]
-    frozen = at_last > LAST_STAGE_ONLY
     carried = robot = None
     judge: Callable[[Clip], NDArray[np.float64]]
     if protocol == "stream":
@@ -89,8 +88,8 @@ def evaluate(
     elif protocol == "continuous":
         clips = [clips[i] for i in np.random.default_rng(0).permutation(len(clips))]
         judge = carried = _Carried(model, info)
-    elif cache is not None and frozen:
-        judge = _stored_sub_sequences(model, info, cache, clips)
+    elif cache is not None and at_last > LAST_STAGE_ONLY:
+        judge = _stored_sub_sequences(model, info, cache, clips, asked["freeze_stages"] == LAST_STAGE_ONLY)
     else:
         judge = _five_sub_sequences(model, info, cache)
     judged = [_judge(judge, clip) for clip in _track(clips, progress)]
@@ -140,14 +139,17 @@ def _five_sub_sequences(
 
 
 def _stored_sub_sequences(
-    model: Network, info: Bundle, cache: Path, clips: Sequence[Clip]
+    model: Network, info: Bundle, cache: Path, clips: Sequence[Clip], front_alone: bool
 ) -> Callable[[Clip], NDArray[np.float64]]:
-    """As `_five_sub_sequences`, from features that runs with the same frozen trunk share, in float16."""
+    """As `_five_sub_sequences`, from features that runs with the same frozen trunk share, in float16.
+
+    front_alone: their trunks may differ in the last stage, and share the maps before it.
+    """
     frames = FrameCache(cache, info.preprocess, max_fps=1e9)
-    key = front_key(model, [c.name for c in clips])
-    front = FrozenFront(
-        TestClips(clips, (), frames, model.config), model, cache / f"front.{key}.test", 0, whole=True
-    )
+    front: TestClips | FrozenFront = TestClips(clips, (), frames, model.config)
+    for whole in (False, True) if front_alone else (True,):
+        key = front_key(model, [c.name for c in clips], whole)
+        front = FrozenFront(front, model, cache / f"front.{key}.test", 0, whole)
     at = {c.name: i for i, c in enumerate(clips)}
 
     @torch.no_grad()

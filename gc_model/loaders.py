@@ -77,7 +77,7 @@ class Loaders:
         """Of everything that frozen features depend on: runs that share a cache must not share these by mistake."""
         o, plain = self.options, self.plain
         names = [c.name for c in plain.clips], [c.name for c in self.middles.clips]
-        return front_key(self.model, [names, o.window_s, o.seed, o.views, whole, asdict(plain.augment)])
+        return front_key(self.model, [names, o.window_s, o.seed, o.views, asdict(plain.augment)], whole)
 
     def streams(self) -> Loaders:
         """The same clips one after the other; from stored features where a part of the trunk is frozen.

@@ -192,9 +192,18 @@ class Trunk(nn.Module):
     def sees_one_frame(self, whole: bool) -> bool:
         """Whether `front`, or the whole trunk, makes of each frame what it is by itself: then it can be stored and
         streamed on."""
-        names = self._chain if whole else self._chain[: self._context]
-        parts = {id(m) for name in names for m in self.net.get_submodule(name).modules()}
+        parts = {id(m) for name in self._names(whole) for m in self.net.get_submodule(name).modules()}
         return all(conv.sees_one_frame() for conv in self.inflated if id(conv) in parts)
+
+    def weights(self, whole: bool) -> dict[str, Tensor]:
+        """All that Z follows from, or without `whole` the context map: parameters and statistics, by name."""
+        parts = {
+            name: self.net.get_submodule(name).state_dict(prefix=f"{name}.") for name in self._names(whole)
+        }
+        return {name: value for part in parts.values() for name, value in part.items()}
+
+    def _names(self, whole: bool) -> list[str]:
+        return self._chain if whole else self._chain[: self._context]
 
     def back_step(self, context: Tensor, caches: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """`back` for one new frame's map, of a front that needs no past; caches as of `step`, the front's unchanged."""

@@ -17,7 +17,7 @@ train_module = pytest.importorskip("gc_model.train", reason="pip install -e '.[t
 
 from safetensors.torch import load_file  # noqa: E402
 
-from gc_model import checkpoint, loaders, training  # noqa: E402
+from gc_model import checkpoint, dataset, loaders, training  # noqa: E402
 from gc_model.clips import FrameCache, index_clips, labels_of, split_validation  # noqa: E402
 from gc_model.model import GlimpseClouds  # noqa: E402
 from gc_model.options import TrainOptions  # noqa: E402
@@ -508,6 +508,19 @@ def test_runs_that_share_a_cache_share_frozen_features_only_where_they_are_the_s
         len({key(), key(seed=1), key(window_s=2.0), key(flip=False), key(val_fraction=0.4), key(views=3)})
         == 6
     )
+
+
+def test_maps_are_shared_by_trunks_that_differ_behind_them_alone():
+    model = small_model()
+    maps, whole = (dataset.front_key(model, [], w) for w in (False, True))
+    assert maps != whole
+    net = model.trunk.net
+    for name, shared in (("layer4", True), ("layer3", False)):
+        batch_norm = next(m for m in net.get_submodule(name).modules() if hasattr(m, "running_mean"))
+        with torch.no_grad():
+            batch_norm.running_mean += 1
+        assert (dataset.front_key(model, [], whole=False) == maps) is shared
+        assert dataset.front_key(model, [], whole=True) != whole
 
 
 def test_the_split_that_training_uses_leaves_no_clip_out():
