@@ -382,6 +382,7 @@ def test_rows_on_a_frozen_trunk_share_its_features_and_are_judged_as_without_the
         }
 
 
+@pytest.mark.slow
 def test_the_global_model_goes_on_with_the_classifier_of_the_first_stage_that_it_shares(tmp_path):
     from safetensors.torch import load_file
 
