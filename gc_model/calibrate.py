@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is set from training clips and not trained: the scale of Z, and D and the min-max constants (MODEL.md 2).
+"""What is set from training clips and not trained: the scale of Z, and D and the min-max constants.
 
 The paper takes D from an inverse covariance. Here L becomes the symmetric square root of the inverse of a
 shrunk covariance of the glimpse features v, so that D = L^T L exists and is well conditioned whatever the number

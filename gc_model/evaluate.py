@@ -3,7 +3,7 @@
 
 Two protocols: `clips`, the paper's five fixed sub-sequences a clip, logits averaged; and `stream`, where each
 clip runs through the robot's own recogniser and is labelled as `gc-ros video` labels it. Every clip counts: one
-that does not decode is wrong and is named. One that is shorter than a window repeats frames (MODEL.md 4): in a
+that does not decode is wrong and is named. One that is shorter than a window repeats frames: in a
 stream the camera goes on showing its last one until the window is full, and "held" names it.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Northwestern-UCLA Multiview Action 3D (Wang et al. 2014): both layouts in use (MODEL.md 6).
+"""Northwestern-UCLA Multiview Action 3D (Wang et al. 2014): both layouts in use.
 
     view_1/a01_s01_e00/frame_12_tc_1234_rgb.jpg     a folder of pictures a clip; clips of one frame exist
     multiview_action_videos/a01/v01_s01_e00.avi     a video a clip

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which T frames of a clip make a sample (MODEL.md 4), by time where the frame rate may vary."""
+"""Which T frames of a clip make a sample, by time where the frame rate may vary."""
 
 from __future__ import annotations
 

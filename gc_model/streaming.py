@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fine-tune after which a model may carry its state on: long clips in chunks (MODEL.md 3).
+"""The fine-tune after which a model may carry its state on: long clips in chunks.
 
 A model trained on windows has only ever started from zeros; what it makes of a state that has seen another activity
 is undefined. Here it sees streams of several clips, T frames at a time, each chunk going on from the state that the

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two training stages as Lightning modules (section 4 of the paper, MODEL.md 4)."""
+"""The two training stages as Lightning modules (section 4 of the paper)."""
 
 from __future__ import annotations
 

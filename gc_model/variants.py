@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The other networks of the paper's tables (MODEL.md 5), each with the interface of `Network`."""
+"""The other networks of the paper's tables, each with the interface of `Network`."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ uint8; scaling and normalisation live inside the graphs.
 Convention: pixel rectangles are (x0, y0, x1, y1) on the edges of pixels, so an image is (0, 0, width,
 height).
 
-`stretch` is the paper (MODEL.md 1): resize to 256 x 256 ignoring the aspect, use the central 224 x 224.
+`stretch` is the paper: resize to 256 x 256 ignoring the aspect, use the central 224 x 224.
 Cropping the original first and resizing once to 224 does the same with less work; where the crop falls on
 whole pixels of a larger image (640x480, 1280x720) it is equal to the last bit, elsewhere the crop is
 rounded to whole pixels.

@@ -376,7 +376,7 @@ def test_stage_2_freezes_the_trunks_batch_norm_statistics_and_trains_its_weights
     assert not [k for k in moved if k.endswith(STATISTICS)]
     trunk = {k for k in before if k.startswith("trunk.") and not k.endswith(STATISTICS)}
     assert trunk <= moved
-    # In training the metric normalises by the batch and moves its running constants (MODEL.md, Eq 9).
+    # In training the metric normalises by the batch and moves its running constants (Eq 9).
     assert {"assignment.metric.phi_min", "assignment.metric.phi_max", "assignment.metric.L.weight"} <= moved
     still = {k for k in before if not k.startswith(("trunk.", "pose."))} - moved
     assert not still
