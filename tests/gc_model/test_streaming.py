@@ -135,7 +135,7 @@ def test_what_a_frozen_trunk_makes_of_clips_is_stored_or_of_whole_streams_where_
     options = TrainOptions(data=colours(), preset="tiny", epochs3=1, freeze_stages=frozen, views=2)
     cache = FrameCache(scratch() / "cache", Preprocess(size=TINY.size, resize=TINY.resize))
     data = Loaders(options, model, list(COLOURS), cache, index_clips(colours()), [])
-    data.freeze_front()
+    data.freeze_front(options)
     samples = data.streams().samples
     kinds = {
         "clips": (StreamClips, dataset.FrozenFront),
