@@ -19,31 +19,15 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from gc_model import trunk
 from gc_model.presets import preset
 from gc_model.training import freeze_stages, freeze_statistics
 from gc_model.variants import build
+from tests.gc_model.nets import depthwise_conv3d
 from trt_build.heap import keep_freed_memory
 
 CLIPS = 8
-
-
-def conv3d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    T: int,
-    now: int,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-) -> Tensor:
-    """What `gc_model.depthwise.depthwise_clip` computes, by PyTorch alone."""
-    clip = F.pad(x.unflatten(0, (-1, T)).transpose(1, 2), (0, 0, 0, 0, now, weight.shape[2] - 1 - now))
-    y = F.conv3d(clip, weight, bias, (1, *stride), (0, *padding), groups=len(weight))
-    return y.transpose(1, 2).flatten(0, 1)
 
 
 def main() -> None:
@@ -76,7 +60,7 @@ def main() -> None:
     times: dict[str, list[float]] = {"ours": [], "grouped Conv3d": []}
     for _ in range(asked.rounds):
         times["ours"].append(step())
-        with mock.patch.object(trunk, "depthwise_clip", conv3d):
+        with mock.patch.object(trunk, "depthwise_clip", depthwise_conv3d):
             times["grouped Conv3d"].append(step())
     ratio = min(times["ours"]) / min(times["grouped Conv3d"])
     print(json.dumps({"clips": CLIPS, **vars(asked), "seconds": times, "ratio": round(ratio, 3)}))

@@ -31,9 +31,8 @@ def depthwise_clip(
     weight: (C, 1, taps, k, k), oldest first, the tap `now` sees the frame itself; frames beyond a clip's ends count as
     zero. Takes any memory format, on a CPU fastest with channels last.
     """
-    if torch.is_autocast_enabled(
-        x.device.type
-    ):  # what happens within is not seen by autocast, backwards least of all
+    # What happens within is not seen by autocast, backwards least of all.
+    if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     y: Tensor = _DepthwiseClip.apply(x, weight, bias, T, now, stride, padding)

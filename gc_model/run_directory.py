@@ -72,7 +72,7 @@ def _write(path: Path, text: str) -> None:
 def save_part(model: Network, path: Path, also: Mapping[str, Tensor] | None = None) -> None:
     """The weights as they are, and `also` what the model has not, under their name when whole."""
     part = path.with_suffix(".part")
-    save_file({k: v.contiguous() for k, v in ({**(also or {}), **model.state_dict()}).items()}, part)
+    save_file({k: v.contiguous() for k, v in {**(also or {}), **model.state_dict()}.items()}, part)
     os.replace(part, path)
 
 

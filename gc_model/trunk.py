@@ -221,9 +221,8 @@ class Trunk(nn.Module):
     def _run(self, x: Tensor, now: Pass, names: Sequence[str]) -> Tensor:
         self._pass = now
         if self.depthwise and torch.is_grad_enabled() and x.device.type == "cpu":
-            x = x.contiguous(
-                memory_format=torch.channels_last
-            )  # a third of the time of a depthwise backward pass
+            # Depthwise convolutions take less than half the time backwards.
+            x = x.contiguous(memory_format=torch.channels_last)
         try:
             for name in names:
                 x = self.net.get_submodule(name)(x)

@@ -40,3 +40,11 @@ def build(
 def noise(B: int, T: int, size: int, seed: int = 0) -> "torch.Tensor":
     """uint8 clips (B, T, 3, size, size)."""
     return torch.randint(0, 256, (B, T, 3, size, size), dtype=torch.uint8, generator=torch.manual_seed(seed))
+
+
+def depthwise_conv3d(x, weight, bias, T, now, stride, padding):
+    """What `gc_model.depthwise.depthwise_clip` computes, arguments as its, by PyTorch's grouped Conv3d."""
+    clip = x.unflatten(0, (-1, T)).transpose(1, 2)
+    clip = torch.nn.functional.pad(clip, (0, 0, 0, 0, now, weight.shape[2] - 1 - now))
+    y = torch.nn.functional.conv3d(clip, weight, bias, (1, *stride), (0, *padding), groups=len(weight))
+    return y.transpose(1, 2).flatten(0, 1)

@@ -16,17 +16,9 @@ from gc_model.depthwise import depthwise_clip  # noqa: E402
 from gc_model.presets import preset  # noqa: E402
 from gc_model.training import freeze_stages  # noqa: E402
 from gc_model.variants import build  # noqa: E402
+from tests.gc_model.nets import depthwise_conv3d  # noqa: E402
 
 TAPS = 3
-
-
-def conv3d(
-    x: Tensor, weight: Tensor, bias: Tensor | None, T: int, now: int, stride: int, padding: int
-) -> Tensor:
-    clip = x.unflatten(0, (-1, T)).transpose(1, 2)
-    clip = F.pad(clip, (0, 0, 0, 0, now, TAPS - 1 - now))
-    y = F.conv3d(clip, weight, bias, (1, stride, stride), (0, padding, padding), groups=len(weight))
-    return y.transpose(1, 2).flatten(0, 1)
 
 
 @given(
@@ -43,9 +35,10 @@ def test_value_and_every_gradient_equal_conv3d_in_any_memory_format(
 
     x, weight, bias = noise(clips * T, 4, side, side), noise(4, 1, TAPS, k, k), noise(4) if biased else None
     wanted = [t for t in (x, weight, bias) if t is not None]
-    theirs = conv3d(x, weight, bias, T, now, stride, k // 2)
+    where = (stride, stride), (k // 2, k // 2)
+    theirs = depthwise_conv3d(x, weight, bias, T, now, *where)
     given_x = x.contiguous(memory_format=torch.channels_last) if last else x
-    ours = depthwise_clip(given_x, weight, bias, T, now, (stride, stride), (k // 2, k // 2))
+    ours = depthwise_clip(given_x, weight, bias, T, now, *where)
     torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
     of = torch.randn(theirs.shape, generator=draw, dtype=torch.float64)
     for a, b in zip(

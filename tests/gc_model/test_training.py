@@ -442,14 +442,19 @@ def test_validation_counts_every_clip_by_all_its_sub_sequences():
     assert sum(value * n for value, n in accuracy) == pytest.approx(right)
 
 
+def killed_and_resumed(run: Path, monkeypatch, stage: type, **settings) -> None:
+    """A run that is killed in its seventh step of `stage` and goes on to its end."""
+    kill_at(monkeypatch, stage, 7)
+    with pytest.raises(Killed):
+        train(run, **settings)
+    monkeypatch.undo()
+    train(run, resume=True, **settings)
+
+
 @pytest.mark.slow
 def test_training_on_maps_of_frozen_stages_is_resumed_with_the_same_bits(tmp_path, monkeypatch):
     settings = {"freeze_stages": 4, "views": 2, "epochs1": 3, "epochs2": 3}
-    kill_at(monkeypatch, training.TrunkStage, 7)
-    with pytest.raises(Killed):
-        train(tmp_path / "run", **settings)
-    monkeypatch.undo()
-    train(tmp_path / "run", resume=True, **settings)
+    killed_and_resumed(tmp_path / "run", monkeypatch, training.TrunkStage, **settings)
     assert_same_weights(tmp_path / "run", uninterrupted(**settings))
     before = small_model().state_dict()  # of the same seed: the front never moved, the last stage did
     after = load_file(tmp_path / "run" / "model.safetensors")
@@ -460,11 +465,7 @@ def test_training_on_maps_of_frozen_stages_is_resumed_with_the_same_bits(tmp_pat
 @pytest.mark.slow
 def test_training_the_head_alone_is_resumed_with_the_same_bits_and_leaves_the_trunk(tmp_path, monkeypatch):
     settings = {"freeze_stages": 5, "views": 2, "epochs1": 3, "epochs2": 3}
-    kill_at(monkeypatch, training.CloudStage, 7)
-    with pytest.raises(Killed):
-        train(tmp_path / "run", **settings)
-    monkeypatch.undo()
-    train(tmp_path / "run", resume=True, **settings)
+    killed_and_resumed(tmp_path / "run", monkeypatch, training.CloudStage, **settings)
     assert_same_weights(tmp_path / "run", uninterrupted(**settings))
     moved = changed(small_model().state_dict(), load_file(tmp_path / "run" / "model.safetensors"))
     assert moved and not [k for k in moved if k.startswith("trunk.")]
@@ -476,11 +477,7 @@ def test_a_trunk_frozen_after_stage_1_keeps_what_it_learned_there_and_is_resumed
     tmp_path, monkeypatch
 ):
     settings = {"freeze_stages": 4, "freeze_stages2": 5, "views": 2, "epochs1": 3, "epochs2": 3}
-    kill_at(monkeypatch, training.CloudStage, 7)
-    with pytest.raises(Killed):
-        train(tmp_path / "run", **settings)
-    monkeypatch.undo()
-    train(tmp_path / "run", resume=True, **settings)
+    killed_and_resumed(tmp_path / "run", monkeypatch, training.CloudStage, **settings)
     assert_same_weights(tmp_path / "run", uninterrupted(**settings))
     end = load_file(tmp_path / "run" / "model.safetensors")
     learned = changed(small_model().state_dict(), end)
