@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from tests.toy import assignment_table, glimpse_table, graph, number_image, save
+from trt_build import ort
 from trt_build.bundle import LoadedBundle, load_bundle, write_bundle
 from trt_build.engine import open_engine
 from trt_build.errors import BundleError, EngineError
@@ -21,13 +23,32 @@ from trt_build.errors import BundleError, EngineError
 BACKENDS = {
     "onnxruntime": {"backend": "onnxruntime"},
     "openvino": {"backend": "openvino"},
+    # Its buffers and copies as on a GPU, which here is the CPU's memory; tests/trt_build/test_gpu.py has the real one.
+    "onnxruntime, device": {"backend": "onnxruntime", "device": "cuda"},
 }
 
 
 @pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> dict[str, str]:
-    pytest.importorskip(request.param, reason=f"pip install -e '.[{request.param}]'")
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    module = BACKENDS[request.param]["backend"]
+    pytest.importorskip(module, reason=f"pip install -e '.[{module}]'")
+    if "device" in BACKENDS[request.param]:
+        pretend_gpu(monkeypatch)
     return BACKENDS[request.param]
+
+
+def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime's sessions and buffers for `cuda` are the CPU's."""
+    open_session = ort._open
+
+    def on_the_cpu(bundle: LoadedBundle, mode: str, precision: str, batch: int, *_: Any) -> Any:
+        return open_session(bundle, mode, precision, batch, 1, "cpu", False)
+
+    def in_its_memory(_: ort.OrtEngine, array: np.ndarray) -> Any:
+        return onnxruntime.OrtValue.ortvalue_from_numpy(array.copy())
+
+    monkeypatch.setattr(ort, "_open", on_the_cpu)
+    monkeypatch.setattr(ort.OrtEngine, "_value", in_its_memory)
 
 
 def frame(number: int, batch: int = 1) -> dict[str, np.ndarray]:
@@ -269,3 +290,39 @@ def test_external_data_is_really_in_the_shared_weights_file(numbers: LoadedBundl
     assert (numbers.path / "weights.bin").stat().st_size > 0
     description = json.loads((numbers.path / "bundle.json").read_text())
     assert "weights.bin" in description["sha256"]
+
+
+def test_on_a_gpu_frames_go_in_and_results_come_out_and_states_stay(
+    numbers: LoadedBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_gpu(monkeypatch)
+    engine = ort.OrtEngine(numbers, "step", batch=2, device="cuda")
+    assert "no CUDA graph" not in engine.description
+    for number in range(8):
+        assert place(engine.run(frame(number, 2))) == number
+    assert engine.transfers == {"h2d": 8, "d2h": 8 * len(engine.outputs)}
+
+
+@pytest.mark.parametrize(
+    "error", [BundleError("it cannot be recorded"), EngineError("it cannot be recorded")]
+)
+def test_what_cannot_be_recorded_as_a_cuda_graph_runs_without_and_says_why(
+    numbers: LoadedBundle, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    pretend_gpu(monkeypatch)
+    open_session, asked = ort._open, []
+
+    def refusing(*arguments: Any) -> Any:
+        asked.append(arguments[-1])
+        if asked[-1]:
+            raise error
+        return open_session(*arguments)
+
+    monkeypatch.setattr(ort, "_open", refusing)
+    engine = ort.OrtEngine(numbers, "step", device="cuda")
+    assert asked == [True, False] and "no CUDA graph (it cannot be recorded)" in engine.description
+    assert place(engine.run(frame(1))) == 0
+    assert (
+        "no CUDA graph (not asked for)"
+        in ort.OrtEngine(numbers, "step", device="cuda", cuda_graph=False).description
+    )

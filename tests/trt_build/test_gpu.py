@@ -9,6 +9,7 @@ frame before it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from trt_build.cuda import Cuda, host_view, load_cuda
 from trt_build.engine import open_engine
 from trt_build.errors import EngineError
 from trt_build.layers import not_half
+from trt_build.ort import OrtEngine
 from trt_build.trt import TrtEngine
 
 pytestmark = pytest.mark.gpu
@@ -227,19 +229,23 @@ def test_the_real_engine_reports_its_half_layers(cuda: Cuda, backend: str) -> No
     engine.close()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize(("mode", "lead"), [("step", (2,)), ("window", (2, 8))])
-def test_onnxruntimes_cuda_provider_follows_its_cpu_and_keeps_idle_slots(
-    cuda: Cuda, precision: str, mode: str, lead: tuple[int, ...]
-) -> None:
+@pytest.fixture
+def cuda_provider(cuda: Cuda) -> None:
     import onnxruntime
 
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("onnxruntime-gpu is not installed")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(("mode", "lead"), [("step", (2,)), ("window", (2, 8))])
+def test_onnxruntimes_cuda_provider_follows_its_cpu_and_keeps_idle_slots(
+    cuda_provider: None, precision: str, mode: str, lead: tuple[int, ...]
+) -> None:
     bundle = load_bundle(PEOPLE)
     engine = open_engine(bundle, mode, device="cuda", precision=precision, batch=2)
     reference = open_engine(bundle, mode, batch=2)
-    assert " CUDA," in engine.description
+    assert " CUDA," in engine.description and "no CUDA graph" not in engine.description
     rng = np.random.default_rng(0)
     name = next(iter(engine.inputs))
     for n in range(24):
@@ -253,3 +259,32 @@ def test_onnxruntimes_cuda_provider_follows_its_cpu_and_keeps_idle_slots(
         ):
             assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.999
     engine.close()
+
+
+@pytest.mark.parametrize(("mode", "lead"), [("step", (1,)), ("window", (1, 8))])
+def test_onnxruntimes_recorded_graph_gives_what_single_launches_give_and_the_state_stays_on_the_gpu(
+    cuda_provider: None, mode: str, lead: tuple[int, ...]
+) -> None:
+    bundle = load_bundle(PEOPLE)
+    recorded, launched = (
+        OrtEngine(bundle, mode, device="cuda", cuda_graph=wanted) for wanted in (True, False)
+    )
+    assert "no CUDA graph (not asked for)" in launched.description
+    rng = np.random.default_rng(0)
+    name = next(iter(recorded.inputs))
+    for _ in range(20):
+        image = {name: rng.integers(0, 256, (*lead, 224, 224, 3), np.uint8)}
+        a, b = recorded.run(image), launched.run(image)
+        for tensor in a:
+            assert np.allclose(a[tensor], b[tensor], rtol=1e-3, atol=1e-4), tensor
+    assert recorded.transfers == {"h2d": 20, "d2h": 20 * len(recorded.outputs)}
+
+
+def test_a_graph_recorded_in_one_thread_runs_in_another(cuda_provider: None) -> None:
+    engine = open_engine(load_bundle(PEOPLE), "step", device="cuda")
+    image = {next(iter(engine.inputs)): np.full((1, 224, 224, 3), 90, np.uint8)}
+    here = [engine.run(image)["logits"].copy() for _ in range(4)]
+    engine.reset()
+    with ThreadPoolExecutor(1) as pool:
+        there = [pool.submit(lambda: engine.run(image)["logits"].copy()).result(60) for _ in range(4)]
+    assert np.allclose(here, there, rtol=1e-3, atol=1e-4)
