@@ -138,7 +138,7 @@ class OrtEngine:
         return binding, options
 
     def _warm_up(self) -> None:
-        """Record both graphs here, where a failure still has a remedy."""
+        """Record both graphs here, where a failure still has a remedy; another thread records its own at first."""
         zeros = {s.name: np.zeros(s.sized(self.batch), s.dtype) for s in self.inputs.values()}
         for _ in self._bindings:
             self.run(zeros)

@@ -47,6 +47,15 @@ def test_each_glimpse_is_framed_in_its_colour_where_it_looks(activity: Activity)
         assert abs(columns.max() - glimpse.x1) <= 3 and abs(rows.max() - glimpse.y1) <= 3
 
 
+@pytest.mark.parametrize(("x0", "x1"), [(20, 600), (560, 640)])
+def test_glimpses_that_lie_on_one_another_keep_their_tags_apart(activity: Activity, x0: int, x1: int) -> None:
+    same = [dataclasses.replace(g, x0=x0, y0=100, x1=x1, y1=300) for g in activity.glimpses]
+    picture = draw(np.zeros((480, 640, 3), np.uint8), dataclasses.replace(activity, glimpses=same))
+    for colour in GLIMPSE_COLOURS[:3]:
+        tag = near(picture[100:122, :640], colour)
+        assert len(tag) > 0.6 * 22 * 66, "another tag lies over this one"
+
+
 def test_outside_the_glimpses_the_image_is_dimmed_and_inside_it_is_seen(activity: Activity) -> None:
     picture = draw(np.full((480, 640, 3), 200, np.uint8), activity)
     box = activity.glimpses[0]
