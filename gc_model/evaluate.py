@@ -27,6 +27,7 @@ from gc_model.layouts import index, read_frames
 from gc_model.network import Network
 from gc_model.options import LAST_STAGE_ONLY
 from gc_model.processes import accelerator
+from gc_model.sampling import SUB_SEQUENCES
 from gc_ros.recognizer import Recognizer, stream_label
 from trt_build.bundle import Bundle, LoadedBundle
 from trt_build.errors import DataError
@@ -125,14 +126,14 @@ def _five_sub_sequences(
 ) -> Callable[[Clip], NDArray[np.float64]]:
     # Every frame, since the sub-sequences are fixed by frame number.
     kept = None if cache is None else FrameCache(cache, info.preprocess, max_fps=1e9)
+    at_once = SUB_SEQUENCES if model.mean.is_cuda else 1  # together they outgrow a processor's cache
 
     @torch.no_grad()
     def judge(clip: Clip) -> NDArray[np.float64]:
         frames = kept.read(clip) if kept else decode(clip.path, info.preprocess, max_fps=1e9)
         images = frames.images
-        logits = torch.stack(
-            [model(part[None]).logits[0] for part in sub_sequences(images, model.config)]
-        ).mean(0)
+        parts = sub_sequences(images, model.config).split(at_once)
+        logits = torch.cat([model(part).logits for part in parts]).mean(0)
         return torch.softmax(logits.double() / info.calibration.temperature, 0).cpu().numpy()
 
     return judge
