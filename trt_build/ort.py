@@ -211,7 +211,8 @@ class OrtEngine:
 
     def close(self) -> None:
         """Release the session and its memory."""
-        self._bindings, self._bound, self._frames = [], [], {}
+        self._bindings, self._bound = [], []
+        self._values, self._results, self._frames = ({}, {}), {}, {}
         self._session = None
 
 
