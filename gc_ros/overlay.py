@@ -136,9 +136,9 @@ def _glimpses(view: Canvas, boxes: NDArray[np.float64], weights: NDArray[np.floa
 def _free(
     x: int, y: int, size: int, wide: int, room: int, taken: Sequence[tuple[int, int]]
 ) -> tuple[int, int]:
-    """The place of a tag: at (x, y), or as near beside the tags that lie there as there is room."""
+    """The place of a tag: at (x, y), or beside the tags that lie there, to the right while there is room."""
     beside = [a for a, b in taken if abs(b - y) < size]
-    places = sorted([x, *(a + wide for a in beside), *(a - wide for a in beside)], key=lambda c: abs(c - x))
+    places = [x, *sorted(a + wide for a in beside), *sorted((a - wide for a in beside), reverse=True)]
     clear = (c for c in places if 0 <= c <= room - wide and all(abs(c - a) >= wide for a in beside))
     return next(clear, x), y
 
