@@ -38,7 +38,7 @@ from gc_model.summary import sizes
 from tests.gc_model.nets import use_taps
 from trt_build.bench import as_json, bench
 from trt_build.bundle import LoadedBundle, Preprocess, load_bundle
-from trt_build.engine import open_engine
+from trt_build.engine import open_engine, zeros
 from trt_build.export import export_bundle
 from trt_build.footage import Footage
 from trt_build.int8 import quantize_bundle
@@ -89,7 +89,7 @@ def others(bundle: LoadedBundle, config: Config, threads: int, rounds: int) -> d
     """Median milliseconds of each, all in turn; and of the product the best, since it stands for a peak."""
     torch.set_num_threads(threads)
     engine = open_engine(bundle, "window", backend="onnxruntime", threads=threads)
-    ours = {n: np.zeros(s.sized(1), s.dtype) for n, s in engine.inputs.items()}
+    ours = zeros(engine.inputs, 1)
     model = GlimpseClouds(config).eval()
     if "step" in bundle.info.modes:
         step = onnx.load(bundle.path / "step.onnx", load_external_data=False)

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy._rclpy_pybind11 import RCLError
@@ -34,7 +33,7 @@ from gc_ros.ros_messages import gc_msg
 from gc_ros.smoothing import Smoothing
 from gc_ros.worker import Worker
 from trt_build.bundle import LoadedBundle, load_bundle
-from trt_build.engine import Engine, open_engine
+from trt_build.engine import Engine, open_engine, zeros
 from trt_build.errors import BundleError, GlimpseError
 
 NODE_NAME = "activity_recognition"
@@ -137,9 +136,7 @@ class ActivityRecognition(LifecycleNode):
         self._bundle, self._engine, self._abandoned = bundle, engine, False
         self._failures = 0
         # The first run allocates and tunes: better now than with the first window.
-        engine.run(
-            {name: np.zeros(spec.sized(engine.batch), spec.dtype) for name, spec in engine.inputs.items()}
-        )
+        engine.run(zeros(engine.inputs, engine.batch))
         engine.reset()
         opened_s = time.perf_counter() - began
         # The cameras share the engine as rows of its batch, one slot each.

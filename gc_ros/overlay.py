@@ -123,32 +123,41 @@ def _glimpses(view: Canvas, boxes: NDArray[np.float64], weights: NDArray[np.floa
         cv2.rectangle(
             view, (x0 + inset, y0 + inset), (x1 - 1 - inset, y1 - 1 - inset), colour, thick, cv2.LINE_AA
         )
-    size, wide = round(22 * unit), round(66 * unit)
-    places: list[tuple[int, int]] = []
+    tags: list[tuple[int, int]] = []
     for g, (x0, y0, x1, y1) in enumerate(corners):  # above all frames
         if x1 > x0 and y1 > y0:
-            x, y = max(min(x0, view.shape[1] - wide), 0), max(min(y0, view.shape[0] - size), 0)
-            places.append(_free(x, y, size, wide, view.shape[1], places))
-            _tag(view, f"{g + 1}", f"{100 * float(share[g]):.0f} %", *places[-1], _colour(g), unit)
+            tags.append(
+                _tag(view, f"{g + 1}", f"{100 * float(share[g]):.0f} %", x0, y0, _colour(g), unit, tags)
+            )
     return view
 
 
-def _free(
-    x: int, y: int, size: int, wide: int, room: int, taken: Sequence[tuple[int, int]]
+def _tag(
+    view: Canvas,
+    name: str,
+    share: str,
+    x: int,
+    y: int,
+    colour: Colour,
+    unit: float,
+    others: Sequence[tuple[int, int]],
 ) -> tuple[int, int]:
-    """The place of a tag: at (x, y), or beside the tags that lie there, to the right while there is room."""
-    beside = [a for a, b in taken if abs(b - y) < size]
-    places = [x, *sorted(a + wide for a in beside), *sorted((a - wide for a in beside), reverse=True)]
-    clear = (c for c in places if 0 <= c <= room - wide and all(abs(c - a) >= wide for a in beside))
-    return next(clear, x), y
-
-
-def _tag(view: Canvas, name: str, share: str, x: int, y: int, colour: Colour, unit: float) -> None:
+    """A glimpse's number and share at (x, y), or beside the tags that lie there. Returns its place."""
     size, wide = round(22 * unit), round(66 * unit)
+    x, y = max(min(x, view.shape[1] - wide), 0), max(min(y, view.shape[0] - size), 0)
+    x = _free(x, wide, view.shape[1], [a for a, b in others if abs(b - y) < size])
     cv2.rectangle(view, (x, y), (x + wide, y + size), colour, -1)
     base = y + round(16 * unit)
     _text(view, name, x + size // 2, base, 12 * unit, _BACK, align=0.5, bold=True)
     _text(view, share, x + wide - round(6 * unit), base, 9.5 * unit, _BACK, align=1.0)
+    return x, y
+
+
+def _free(x: int, wide: int, room: int, taken: Sequence[int]) -> int:
+    """Where a tag of this width may stand in its row: at x, else to the right while there is room, else to the left."""
+    places = [x, *sorted(a + wide for a in taken), *sorted((a - wide for a in taken), reverse=True)]
+    clear = (c for c in places if 0 <= c <= room - wide and all(abs(c - a) >= wide for a in taken))
+    return next(clear, x)
 
 
 def _announce(view: Canvas, event: ActivityEvent) -> None:

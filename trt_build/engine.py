@@ -151,6 +151,11 @@ def expected_io(info: Bundle, mode: str) -> tuple[dict[str, TensorSpec], dict[st
     return {frame: TensorSpec(frame, (None, *time, S, S, 3), u8)}, {spec.name: spec for spec in outputs}
 
 
+def zeros(specs: Mapping[str, TensorSpec], batch: int) -> dict[str, NDArray[Any]]:
+    """A new array of zeros for every tensor, by name."""
+    return {name: np.zeros(spec.sized(batch), spec.dtype) for name, spec in specs.items()}
+
+
 def split_states(
     graph_inputs: Mapping[str, TensorSpec], graph_outputs: Mapping[str, TensorSpec]
 ) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec], dict[str, TensorSpec]]:

@@ -30,6 +30,7 @@ from trt_build.engine import (
     idle_slots,
     need,
     split_states,
+    zeros,
 )
 from trt_build.errors import BundleError, EngineError
 
@@ -102,18 +103,13 @@ class OrtEngine:
         want_in, self.outputs = expected_io(bundle.info, mode)
         self.inputs = dict(want_in)
         # On the CPU an OrtValue shares the array's memory: these arrays are the buffers and must stay alive.
-        self._host = {s.name: np.zeros(s.sized(self.batch), s.dtype) for s in self.outputs.values()}
-        self._arrays = tuple(
-            {s.name: np.zeros(s.sized(self.batch), s.dtype) for s in self.states.values()} for _ in range(2)
-        )
+        self._host = zeros(self.outputs, self.batch)
+        self._arrays = tuple(zeros(self.states, self.batch) for _ in range(2))
         self._values = tuple({n: self._value(a) for n, a in arrays.items()} for arrays in self._arrays)
         self._results = {n: self._value(a) for n, a in self._host.items()}
-        # A recorded graph reads its inputs where they were when it was recorded.
-        self._frames = {
-            s.name: self._value(np.zeros(s.sized(self.batch), s.dtype))
-            for s in self.inputs.values()
-            if self._device != "cpu"
-        }
+        # A recorded graph reads its inputs where they were when it was recorded, a CPU where the caller has them.
+        blank = {} if self._device == "cpu" else zeros(self.inputs, self.batch)
+        self._frames = {n: self._value(a) for n, a in blank.items()}
         self._bindings = [self._bind(read, write) for read, write in ((0, 1), (1, 0))]
         self._bound: list[dict[str, NDArray[Any]]] = [{}, {}]
         self._read = 0  # which set of state buffers holds the states now
@@ -139,9 +135,9 @@ class OrtEngine:
 
     def _warm_up(self) -> None:
         """Record both graphs here, where a failure still has a remedy; another thread records its own at first."""
-        zeros = {s.name: np.zeros(s.sized(self.batch), s.dtype) for s in self.inputs.values()}
+        blank = zeros(self.inputs, self.batch)
         for _ in self._bindings:
-            self.run(zeros)
+            self.run(blank)
         self.reset()
 
     def run(
@@ -154,16 +150,13 @@ class OrtEngine:
         idle = idle_slots(active, self.batch)
         (binding, options), bound = self._bindings[self._read], self._bound[self._read]
         for name, array in inputs.items():
-            if self._device == "cpu" and bound.get(name) is array:
-                continue
-            if not array.flags.c_contiguous:
+            if self._device != "cpu":
+                self._frames[name].update_inplace(np.ascontiguousarray(array))
+                self.transfers["h2d"] += 1
+            elif bound.get(name) is not array:
                 array = np.ascontiguousarray(array)
-            if self._device == "cpu":
                 binding.bind_cpu_input(name, array)
                 bound[name] = array  # keeps the memory alive for as long as it is bound
-            else:
-                self._frames[name].update_inplace(array)
-                self.transfers["h2d"] += 1
         try:
             self._session.run_with_iobinding(binding, options)
         except Exception as error:

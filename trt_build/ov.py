@@ -24,6 +24,7 @@ from trt_build.engine import (
     expected_io,
     idle_slots,
     split_states,
+    zeros,
 )
 from trt_build.errors import BundleError, EngineError
 
@@ -55,10 +56,8 @@ class OvEngine:
         self.description = (
             f"openvino {ov.__version__.split('-')[0]} CPU, {mode}, {self.precision}, batch {batch}"
         )
-        self._host = {s.name: np.zeros(s.sized(batch), s.dtype) for s in self.outputs.values()}
-        self._arrays = tuple(
-            {s.name: np.zeros(s.sized(batch), s.dtype) for s in self.states.values()} for _ in range(2)
-        )
+        self._host = zeros(self.outputs, batch)
+        self._arrays = tuple(zeros(self.states, batch) for _ in range(2))
         self._requests = [self._request(compiled, read, write) for read, write in ((0, 1), (1, 0))]
         self._bound: list[dict[str, NDArray[Any]]] = [{}, {}]
         self._read = 0  # which set of state buffers holds the states now
