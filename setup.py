@@ -93,7 +93,7 @@ setup(
             "gc-model=gc_model.cli:main",
             "trt-build=trt_build.cli:main",
             "gc-ros=gc_ros.cli:main",
-            "activity_node=gc_ros.node:main",
+            "activity_node=gc_ros.node.process:main",
         ]
     },
 )

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import numpy as np
 from rig import NodeProcess, harness, percentiles, report, toy
 
-from gc_ros import ros_messages
+from gc_ros.node import ros_messages
 from trt_build.bundle import load_bundle
 
 Image = harness.Image

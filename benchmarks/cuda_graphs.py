@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from trt_build.bundle import LoadedBundle, load_bundle
-from trt_build.cuda import load_cuda
+from trt_build.engines.cuda import load_cuda
+from trt_build.engines.ort import OrtEngine
 from trt_build.errors import EngineError
-from trt_build.ort import OrtEngine
 
 TURN = 10
 

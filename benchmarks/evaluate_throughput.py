@@ -26,15 +26,15 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gc_ros.bags import read_bag_images
 from gc_ros.evaluation.many import evaluate_many
 from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.running import Task, evaluate_bag
 from gc_ros.evaluation.sources import Source
-from gc_ros.sampler import Sampler
+from gc_ros.media.bags import read_bag_images
+from gc_ros.recognition.sampler import Sampler
 from tests.gc_ros.evaluation.bag_files import write_bag
 from trt_build.bundle import LoadedBundle, load_bundle
-from trt_build.engine import open_engine
+from trt_build.engines.open import open_engine
 from trt_build.preprocess import prepare
 
 

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import numpy as np
 from rig import Clock, NodeProcess, harness, percentiles, report, toy
 
-from gc_ros import ros_messages
+from gc_ros.node import ros_messages
 
 SIZES = ((640, 480), (1280, 720))
 _BARE = """

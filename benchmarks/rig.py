@@ -20,14 +20,15 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
-from tests.gc_ros import harness  # noqa: E402
+from tests.gc_ros.node import harness  # noqa: E402
 from tests.toy import toy_bundle  # noqa: E402
 
 _NODE = """
 import sys, time
 from functools import partial
-from gc_ros import node, lifecycle
-from trt_build.engine import open_engine
+from gc_ros.node import process as node
+from gc_ros.node import lifecycle
+from trt_build.engines.open import open_engine
 from tests.toy import FakeEngine
 
 def slow(*arguments, **options):

@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from gc_model import trunk
-from gc_model.presets import preset
-from gc_model.training import freeze_stages, freeze_statistics
-from gc_model.variants import build
+from gc_model.paper import trunk
+from gc_model.paper.presets import preset
+from gc_model.paper.variants import build
+from gc_model.training.stages import freeze_stages, freeze_statistics
 from tests.gc_model.nets import depthwise_conv3d
 from trt_build.heap import keep_freed_memory
 

@@ -2,5 +2,5 @@
 """Glimpse Clouds (Baradel, Wolf, Mille, Taylor, CVPR 2018): the paper's model, its training and evaluation.
 
 This package is where torch lives; importing the package itself does not import torch, so that
-`gc_model.synth` and `gc_model.presets` work on a machine without it.
+`gc_model.synth` and `gc_model.paper.presets` work on a machine without it.
 """

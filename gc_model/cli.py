@@ -19,7 +19,7 @@ from gc_model.commands import (
     tell_rest,
     training_options,
 )
-from gc_model.presets import PRESETS, preset
+from gc_model.paper.presets import PRESETS, preset
 from gc_model.synth.cli import synth
 from trt_build.command import Json, command_line
 from trt_build.errors import DataError
@@ -102,7 +102,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Accuracy of a run on labelled clips, every clip counted."""
-    from gc_model.evaluate import evaluate as judge
+    from gc_model.evaluation.evaluate import evaluate as judge
 
     members = None
     if groups:
@@ -129,7 +129,7 @@ def evaluate(
     if out:
         out.write_text(json.dumps(result, indent=1))
     if confusion:
-        from gc_model.pictures import confusion_png
+        from gc_model.training.drawing import confusion_png
 
         confusion_png(result, confusion)
     if as_json:
@@ -157,8 +157,8 @@ def info(
     as_json: Json = False,
 ) -> None:
     """What a run, or each preset, is: sizes, parameters, labels, how it was trained."""
-    from gc_model.checkpoint import describe
-    from gc_model.summary import sizes
+    from gc_model.paper.summary import sizes
+    from gc_model.training.checkpoint import describe
 
     if run is None:
         rows: dict[str, Any] = {name: sizes(preset(name)) for name in PRESETS}
@@ -219,8 +219,8 @@ def ablate(
     except ValueError:
         raise DataError(f"--seeds {seeds}: write whole numbers separated by commas") from None
 
-    from gc_model.ablate import ablate as run_ablation
-    from gc_model.ablate import markdown
+    from gc_model.evaluation.ablate import ablate as run_ablation
+    from gc_model.evaluation.ablate import markdown
 
     if threads:
         import torch
@@ -251,7 +251,7 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Rescale a data set once, in parallel; damaged clips are named, counted and kept as they are."""
-    from gc_model.prepare import prepare as rescale
+    from gc_model.data.prepare import prepare as rescale
 
     result = rescale(
         data, out, layout=layout, size=size, fit=fit, workers=workers or None, progress=not (quiet or as_json)
@@ -278,10 +278,15 @@ def joints(
     as_json: Json = False,
 ) -> None:
     """Joints of your own clips from MediaPipe, for `train --set joints=`: glimpses learn to look at them."""
-    from gc_model.estimate import estimate
+    from gc_model.data.estimate import estimate
 
     result = estimate(
-        data, out, what=what, subjects=names(subjects), workers=workers or None, progress=not (quiet or as_json)
+        data,
+        out,
+        what=what,
+        subjects=names(subjects),
+        workers=workers or None,
+        progress=not (quiet or as_json),
     )
     if as_json:
         typer.echo(json.dumps(result))

@@ -31,7 +31,7 @@ def finetune(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
     """Go on from a trained model with your own clips; the read-out is made anew for new classes."""
-    from gc_model.checkpoint import describe
+    from gc_model.training.checkpoint import describe
 
     config, recipe = describe(run)
     values: dict[str, Any] = {
@@ -60,7 +60,7 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Set temperature and threshold of "unknown" from validation clips; the export carries them."""
-    from gc_model.confidence import calibrate_run
+    from gc_model.evaluation.confidence import calibrate_run
 
     found = calibrate_run(run, data, subjects=names(subjects), unknown=unknown, progress=not as_json)
     if as_json:
@@ -95,7 +95,7 @@ def glimpses(
     """Figure 3 of the paper, and how near glimpses are to people's joints where the data has joints."""
     import cv2
 
-    from gc_model.glimpses import look
+    from gc_model.evaluation.glimpses import look
 
     if not out.parent.is_dir() or out.suffix != ".png":
         raise DataError(f"{out}: give the name of a .png in a folder that exists")
@@ -125,7 +125,7 @@ def curves(
     as_json: Json = False,
 ) -> None:
     """Learning curves of trained or training runs; TensorBoard shows the same logs live."""
-    from gc_model.curves import draw_curves
+    from gc_model.evaluation.curves import draw_curves
 
     if not out.parent.is_dir() or out.suffix != ".png":
         raise DataError(f"{out}: give the name of a .png in a folder that exists")
@@ -150,7 +150,7 @@ def training_options(values: dict[str, Any], settings: list[str] | None) -> Any:
     """TrainOptions of the command line, with every `--set name=value`. Raises DataError, naming the option."""
     from pydantic import ValidationError
 
-    from gc_model.options import TrainOptions
+    from gc_model.training.options import TrainOptions
 
     for item in settings or []:
         name, equals, value = item.partition("=")
@@ -173,7 +173,7 @@ def training_options(values: dict[str, Any], settings: list[str] | None) -> Any:
 
 def run_training(options: Any, out: Path, resume: bool, threads: int, quiet: bool) -> dict[str, Any]:
     """Train, and end with exit code 130 and what to do next where it is interrupted."""
-    from gc_model.train import train
+    from gc_model.training.train import train
 
     if threads:
         import torch

@@ -18,14 +18,14 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from gc_ros.activity import Activity, stream_label
 from gc_ros.evaluation import commands
-from gc_ros.overlay import Banner, draw
-from gc_ros.recognizer import Recognizer
-from gc_ros.video import Frame, VideoWriter, open_camera, read_video
+from gc_ros.media.video import Frame, VideoWriter, open_camera, read_video
+from gc_ros.recognition.activity import Activity, stream_label
+from gc_ros.recognition.overlay import Banner, draw
+from gc_ros.recognition.recognizer import Recognizer
 from trt_build.bundle import load_bundle
 from trt_build.command import command_line, progress_bar
-from trt_build.engine import open_engine
+from trt_build.engines.open import open_engine
 from trt_build.errors import DataError, GlimpseError
 
 NS = 1_000_000_000
@@ -218,7 +218,7 @@ def make_bag_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Make an MCAP bag of camera images out of clips, with a table of what is seen when."""
-    from gc_ros.bags import find_clips, make_bag
+    from gc_ros.media.bags import find_clips, make_bag
 
     found = find_clips(clips, subject or [])
     with progress_bar() as bar:
@@ -259,7 +259,7 @@ def play(
     """Publish a bag's images over DDS, waiting for a subscriber first; needs rclpy, not ros2 bag."""
     if stamps not in ("bag", "now"):
         raise DataError(f"unknown --stamps {stamps!r}; use bag or now")
-    code = _ros_module("gc_ros.player").play(bag, rate=rate, topic=topic, stamps=stamps)
+    code = _ros_module("gc_ros.node.player").play(bag, rate=rate, topic=topic, stamps=stamps)
     raise typer.Exit(code or 0)
 
 
@@ -269,7 +269,7 @@ def play(
 )
 def node(ctx: typer.Context) -> None:
     """Run the activity_recognition node; all arguments go to ROS."""
-    raise typer.Exit(_ros_module("gc_ros.node").main(ctx.args) or 0)
+    raise typer.Exit(_ros_module("gc_ros.node.process").main(ctx.args) or 0)
 
 
 app.command("evaluate", epilog="Example: gc-ros evaluate bags/ --bundle bundles/people --out results")(

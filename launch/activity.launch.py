@@ -10,7 +10,7 @@ from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument
 from launch.substitutions import LaunchConfiguration
 
-from gc_ros.launching import fast_dds, live_arguments, live_node, node_arguments
+from gc_ros.node.launching import fast_dds, live_arguments, live_node, node_arguments
 
 
 def generate_launch_description():

@@ -13,7 +13,7 @@ from launch.event_handlers import OnProcessExit
 from launch.substitutions import LaunchConfiguration, PythonExpression
 from launch_ros.substitutions import ExecutableInPackage
 
-from gc_ros.launching import PACKAGE, activity_node, check, fast_dds, node_arguments, switch
+from gc_ros.node.launching import PACKAGE, activity_node, check, fast_dds, node_arguments, switch
 
 
 def generate_launch_description():

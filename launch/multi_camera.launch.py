@@ -14,8 +14,8 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration, TextSubstitution
 from launch_ros.parameter_descriptions import ParameterValue
 
-from gc_ros.launching import fast_dds, live_arguments, live_node, node_arguments
-from gc_ros.parameters import BY_NAME
+from gc_ros.node.launching import fast_dds, live_arguments, live_node, node_arguments
+from gc_ros.node.parameters import BY_NAME
 
 
 def generate_launch_description():

@@ -37,11 +37,11 @@ os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(100, 230))
 
 from gc_model.synth.dataset import synthesize  # noqa: E402
-from gc_ros import overlay  # noqa: E402
-from gc_ros.activity import Activity, Glimpse, stream_label  # noqa: E402
-from gc_ros.bags import find_clips, make_bag, read_bag_images  # noqa: E402
-from gc_ros.smoothing import ActivityEvent  # noqa: E402
-from gc_ros.video import VideoWriter  # noqa: E402
+from gc_ros.media.bags import find_clips, make_bag, read_bag_images  # noqa: E402
+from gc_ros.media.video import VideoWriter  # noqa: E402
+from gc_ros.recognition import overlay  # noqa: E402
+from gc_ros.recognition.activity import Activity, Glimpse, stream_label  # noqa: E402
+from gc_ros.recognition.smoothing import ActivityEvent  # noqa: E402
 from trt_build.bundle import Bundle, load_bundle  # noqa: E402
 from trt_build.errors import DataError, GlimpseError  # noqa: E402
 
@@ -92,7 +92,7 @@ class Demo:
         self.out.mkdir(parents=True, exist_ok=True)
         bag = self.options.bag or self.make_bag()
         self.read_truth(bag)
-        from gc_ros.ros_messages import gc_msg  # noqa: F401  (says in one line when ROS is missing)
+        from gc_ros.node.ros_messages import gc_msg  # noqa: F401  (says in one line when ROS is missing)
 
         messages = self.play(bag)
         right, total = self.score()
@@ -147,7 +147,7 @@ class Demo:
         from glimpse_clouds.msg import Activity as ActivityMessage
         from glimpse_clouds.msg import ActivityEvent as EventMessage
 
-        from gc_ros.player import play
+        from gc_ros.node.player import play
 
         command = [sys.executable, str(ROOT / "scripts" / "activity_node"), "--ros-args"]
         command += ["-p", f"bundle:={self.bundle.path}", "-p", f"top_k:={len(self.info.labels)}"]
@@ -200,7 +200,7 @@ class Demo:
 
     def take(self, message: Any) -> None:
         """Print a message beside the truth and keep it for the pictures."""
-        from gc_ros.ros_messages import to_ns
+        from gc_ros.node.ros_messages import to_ns
 
         recorded = self.recorded_of.get(to_ns(message.header.stamp))
         if recorded is None:
@@ -220,7 +220,7 @@ class Demo:
 
     def take_event(self, message: Any) -> None:
         """Print when an activity began or ended, and keep it for the banner of the pictures."""
-        from gc_ros.ros_messages import to_ns
+        from gc_ros.node.ros_messages import to_ns
 
         decided, stamp = (self.recorded_of.get(to_ns(s)) for s in (message.header.stamp, message.stamp))
         if decided is None or stamp is None:
@@ -286,7 +286,7 @@ class Demo:
 
 def from_message(message: Any, info: Bundle) -> Activity:
     """A received message as the recogniser's own result, for the overlay. top_k must hold every label."""
-    from gc_ros.ros_messages import to_ns
+    from gc_ros.node.ros_messages import to_ns
 
     scores = np.zeros(len(info.labels))
     for entry in message.top_k:

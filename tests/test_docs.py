@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gc_ros.security import names
+from gc_ros.node.security import names
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

@@ -106,7 +106,8 @@ def test_torch_stays_in_the_model_and_the_exporter() -> None:
 
 def test_the_robot_and_the_demo_import_without_torch() -> None:
     modules = (
-        "gc_ros.recognizer, gc_ros.video, gc_ros.bags, gc_ros.cli, trt_build.engine, gc_model.synth.dataset"
+        "gc_ros.recognition.recognizer, gc_ros.media.video, gc_ros.media.bags, gc_ros.cli, "
+        "trt_build.engines.open, gc_model.synth.dataset"
     )
     code = f"import sys; sys.modules['torch'] = None; import {modules}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

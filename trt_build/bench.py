@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from trt_build.bundle import LoadedBundle, load_bundle
-from trt_build.engine import open_engine
+from trt_build.engines.open import open_engine
 from trt_build.errors import EngineError, GlimpseError
 from trt_build.verify import split_target
 

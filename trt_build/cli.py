@@ -12,8 +12,7 @@ from rich.console import Console
 
 from trt_build.bundle import load_bundle
 from trt_build.command import Json, command_line, progress_bar
-from trt_build.engine import need
-from trt_build.errors import EngineError
+from trt_build.errors import EngineError, need
 
 app = command_line(__doc__)
 
@@ -29,7 +28,7 @@ def export(
 ) -> None:
     """Write a bundle: ONNX graphs, shared weights, description, hashes; checked against torch."""
     try:
-        from trt_build.export import export_bundle
+        from gc_model.export.onnx import export_bundle
     except ImportError as error:
         raise EngineError(
             f"export needs torch ({error}); pip install 'glimpse-clouds-python[export]'"
@@ -61,7 +60,7 @@ def build(
 ) -> None:
     """Compile a bundle's graphs into TensorRT engines, each with a sidecar. Progress goes to stderr."""
     need("onnx", "pip install onnx")
-    from trt_build.build import build_engine, wanted_engine
+    from trt_build.engines.compile import build_engine, wanted_engine
 
     loaded = load_bundle(bundle)
     results = []
@@ -132,8 +131,8 @@ def quantize(
     """
     loaded = load_bundle(bundle)
     try:
-        from trt_build.footage import read_footage, training_subjects
-        from trt_build.int8 import quantize_bundle
+        from gc_ros.recognition.footage import read_footage, training_subjects
+        from trt_build.graphs.int8 import quantize_bundle
     except ImportError as error:
         raise EngineError(
             f"quantize needs onnx and onnxruntime ({error}); pip install 'glimpse-clouds-python[export]'"
@@ -186,8 +185,8 @@ def verify(
 ) -> None:
     """Compare all engines on recorded clips, tensor by tensor; exit code 1 where one is out of tolerance."""
     loaded = load_bundle(bundle)
+    from gc_ros.recognition.footage import read_footage
     from trt_build import verify as work
-    from trt_build.footage import read_footage
 
     limits = dict(_tolerance(text) for text in tolerance or [])
     targets = engine or work.candidates(loaded)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One small protocol for everything that can run a bundle's graph, and the function that opens one.
+"""One small protocol for everything that can run a bundle's graph.
 
 States follow one rule and need no knowledge of the model: a graph output `next_X` is fed back as its input
 `X` at the next run. States start as zeros, axis 0 is the batch; a row of the batch is called a slot.
@@ -7,8 +7,7 @@ States follow one rule and need no knowledge of the model: a graph output `next_
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -67,74 +66,6 @@ class Engine(Protocol):
     def close(self) -> None:
         """Release the engine. May be called twice."""
         ...
-
-
-def open_engine(
-    bundle: LoadedBundle,
-    mode: str,
-    *,
-    backend: str = "auto",
-    batch: int = 1,
-    threads: int | None = None,
-    device: str = "cpu",
-    precision: str = "auto",
-    engine_policy: str = "rebuild",
-    say: Callable[[str], None] = lambda line: None,
-) -> Engine:
-    """Open the graph of `mode` ("window" or "step") with a backend.
-
-    backend: "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", or "auto" (what is best on this
-    machine; today that is onnxruntime).
-    precision: "fp32", "bf16" (openvino), "int8" (a bundle with `trt-build quantize`'s graphs), or "auto": the
-    backend's own choice, on a CPU fp32.
-    threads: CPU threads of one call, None = the backend's own choice.
-    device: "cpu", "cuda", or "cuda:1"; TensorRT takes "cpu", the default, for the first GPU.
-    engine_policy: what TensorRT does when no engine in the bundle fits this GPU, version, graph and precision:
-    "rebuild" builds one (minutes), "refuse" raises EngineError with what to run.
-    say: hears how such a build gets on, at least every 5 s.
-    Raises EngineError when the backend is unknown or not installed, BundleError when the graph does not fit
-    the bundle.
-    """
-    if batch < 1:
-        raise EngineError(f"batch is {batch}, it must be at least 1")
-    if threads is not None and threads < 1:
-        raise EngineError(f"threads is {threads}, it must be at least 1")
-    if precision not in ("auto", *PRECISIONS):
-        raise EngineError(f"unknown precision {precision!r}; use auto, {', '.join(PRECISIONS)}")
-    if backend == "openvino":
-        need("openvino", "pip install 'glimpse-clouds-python[openvino]' (or: pip install openvino)")
-        from trt_build.ov import OvEngine
-
-        return OvEngine(bundle, mode, batch=batch, threads=threads, device=device, precision=precision)
-    if backend in ("tensorrt", "tensorrt_rtx"):
-        from trt_build.trt import TrtEngine
-
-        return TrtEngine(
-            bundle,
-            mode,
-            backend=backend,
-            batch=batch,
-            device=device,
-            precision=precision,
-            engine_policy=engine_policy,
-            say=say,
-        )
-    if backend not in ("auto", "onnxruntime"):
-        raise EngineError(
-            f"unknown backend {backend!r}; use onnxruntime, openvino, tensorrt, tensorrt_rtx or auto"
-        )
-    need("onnxruntime", "pip install 'glimpse-clouds-python[onnxruntime]' (or: pip install onnxruntime)")
-    from trt_build.ort import OrtEngine
-
-    return OrtEngine(bundle, mode, batch=batch, threads=threads, device=device, precision=precision)
-
-
-def need(module: str, remedy: str) -> Any:
-    """Import a backend's module, or say what to install."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise EngineError(f"{module} cannot be imported ({error}); {remedy}") from None
 
 
 def expected_io(info: Bundle, mode: str) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 
 class GlimpseError(Exception):
     """Base of every expected failure. The command lines print it as one line on stderr and exit with 2."""
@@ -26,3 +29,11 @@ class ImageError(GlimpseError):
 
 class DataError(GlimpseError):
     """A video, bag, clip list or camera that cannot be read or written."""
+
+
+def need(module: str, remedy: str) -> Any:
+    """Import a backend's module, or say what to install."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise EngineError(f"{module} cannot be imported ({error}); {remedy}") from None

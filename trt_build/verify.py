@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gc_ros.recognition.footage import Footage, stream, windows
 from trt_build.bundle import INT8, LoadedBundle, graph_name
-from trt_build.engine import Engine, expected_io, open_engine
+from trt_build.engine import Engine, expected_io
+from trt_build.engines.open import open_engine
 from trt_build.errors import EngineError, GlimpseError
-from trt_build.footage import Footage, stream, windows
 
 BLOCK = 100  # frames a line of the drift
 # Largest error by tensor and precision; `state` stands for every state. FP32 differs by the order of sums alone.
@@ -162,8 +163,8 @@ def _layers(bundle: LoadedBundle, target: str, mode: str, threads: int | None) -
         report = getattr(engine, "layers", None)
         if report is None:
             return []
-        from trt_build.layers import not_half
-        from trt_build.precision import half_nodes, mixed_precision
+        from trt_build.engines.layers import not_half
+        from trt_build.graphs.precision import half_nodes, mixed_precision
 
         wanted = half_nodes(mixed_precision(bundle, mode))
         wrong = not_half(report(), wanted)
@@ -176,8 +177,8 @@ def _layers(bundle: LoadedBundle, target: str, mode: str, threads: int | None) -
 
 def _torch(bundle: LoadedBundle, run: Path) -> Callable[[str], Engine]:
     try:
-        from gc_model import checkpoint
-        from gc_model.engine import TorchEngine
+        from gc_model.export.engine import TorchEngine
+        from gc_model.training import checkpoint
     except ImportError as error:
         raise EngineError(
             f"torch as reference needs torch ({error}); pip install 'glimpse-clouds-python[train]'"

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gc_ros.smoothing import Smoothing
+from gc_ros.recognition.smoothing import Smoothing
 from trt_build.command import progress_bar
 from trt_build.errors import DataError
 

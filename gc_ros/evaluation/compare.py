@@ -8,8 +8,7 @@ from typing import Any
 
 from gc_ros.evaluation import results
 from gc_ros.evaluation.scoring import EXTRA, interval
-from trt_build.engine import need
-from trt_build.errors import DataError
+from trt_build.errors import DataError, need
 
 _EXACT = 25  # discordant windows up to which McNemar's test is exact
 

@@ -2,7 +2,7 @@
 """How fast results come: at once, nothing dropped; or as from a robot whose engine takes its time.
 
 The slow robot is simulated on the clock of the stamps, so a result does not depend on this machine. Its rules are
-those of `gc_ros.worker`: one inference at a time, and of the windows that arrive meanwhile only the newest waits. In
+those of `node.worker`: one inference at a time, and of the windows that arrive meanwhile only the newest waits. In
 mode step every sampled frame costs an engine call, and a worker goes on until no frame waits.
 """
 
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gc_ros.activity import Activity
 from gc_ros.evaluation.sources import Frame
-from gc_ros.recognizer import Recognizer, Window
+from gc_ros.recognition.activity import Activity
+from gc_ros.recognition.recognizer import Recognizer, Window
 
 NS = 1_000_000_000
 Result = tuple[Activity, float]  # and seconds from the newest frame's arrival to publication

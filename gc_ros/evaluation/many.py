@@ -21,8 +21,7 @@ from gc_ros.evaluation.running import Task, evaluate_bag, resume
 from gc_ros.evaluation.scoring import EXTRA, gather, summarise
 from gc_ros.evaluation.sources import Source
 from trt_build.bundle import load_bundle
-from trt_build.engine import need
-from trt_build.errors import DataError, GlimpseError
+from trt_build.errors import DataError, GlimpseError, need
 
 Outcome = tuple[int, dict[str, Any] | None, str]  # number of the task, bag.json or None, what went wrong
 _TRIES = 2  # of a bag whose process was killed

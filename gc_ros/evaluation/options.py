@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gc_ros.smoothing import Smoothing
+from gc_ros.recognition.smoothing import Smoothing
 from trt_build.bundle import INFO_NAME, file_sha256
 
 EVALUATOR = 1  # raised when the same input gives other results

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gc_ros.evaluation.sources import Frame
-from gc_ros.overlay import GLIMPSE_COLOURS
+from gc_ros.recognition.overlay import GLIMPSE_COLOURS
 from trt_build.bundle import Bundle
 from trt_build.engine import Engine
 from trt_build.preprocess import glimpse_to_pixels

@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from gc_ros.activity import Activity
 from gc_ros.evaluation.scoring import EXTRA
-from gc_ros.overlay import GLIMPSE_COLOURS
-from gc_ros.smoothing import ActivityEvent
+from gc_ros.recognition.activity import Activity
+from gc_ros.recognition.overlay import GLIMPSE_COLOURS
+from gc_ros.recognition.smoothing import ActivityEvent
 from trt_build.bundle import Bundle
-from trt_build.engine import need
-from trt_build.errors import DataError
+from trt_build.errors import DataError, need
 
 NS = 1_000_000_000
 NODE = "/activity_recognition"

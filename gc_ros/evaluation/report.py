@@ -14,7 +14,7 @@ import numpy as np
 from gc_ros.evaluation import results
 from gc_ros.evaluation.scoring import EXTRA
 from gc_ros.evaluation.segments import predicted_segments
-from trt_build.engine import need
+from trt_build.errors import need
 
 TIMELINES = 24  # bags shown with their timeline, those of the lowest accuracy
 PICTURES = 16  # strips in the page

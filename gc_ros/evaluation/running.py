@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gc_ros.activity import Activity
 from gc_ros.evaluation import results
 from gc_ros.evaluation.ahead import read_ahead
 from gc_ros.evaluation.latency import AtOnce, SlowRobot
@@ -37,12 +36,14 @@ from gc_ros.evaluation.truth import (
     map_label,
     truth_of,
 )
-from gc_ros.images import Picture
-from gc_ros.recognizer import Recognizer
-from gc_ros.sampler import Sampler
-from gc_ros.smoothing import ActivityEvent
+from gc_ros.media.images import Picture
+from gc_ros.recognition.activity import Activity
+from gc_ros.recognition.recognizer import Recognizer
+from gc_ros.recognition.sampler import Sampler
+from gc_ros.recognition.smoothing import ActivityEvent
 from trt_build.bundle import Bundle, LoadedBundle, file_sha256, load_bundle
-from trt_build.engine import Engine, open_engine
+from trt_build.engine import Engine
+from trt_build.engines.open import open_engine
 from trt_build.errors import DataError, ImageError
 
 

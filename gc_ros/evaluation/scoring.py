@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gc_ros.evaluation import segments as seg
 from gc_ros.evaluation.truth import IDLE, Segment
-from trt_build.engine import need
+from trt_build.errors import need
 
 BINS = 15  # of the calibration error
 RESAMPLES = 2000

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gc_ros.bags import COMPRESSED, NS, choose_topic
-from gc_ros.clips import VIDEO_SUFFIXES, read_table
-from gc_ros.images import Picture, Refusal, look
-from gc_ros.intake import Signature, signature_of
-from gc_ros.recording import SUFFIXES, Message, Recording
-from gc_ros.sampler import Sampler
-from gc_ros.video import read_pictures
+from gc_ros.media.bags import COMPRESSED, NS, choose_topic
+from gc_ros.media.clips import VIDEO_SUFFIXES, read_table
+from gc_ros.media.images import Picture, Refusal, look
+from gc_ros.media.recording import SUFFIXES, Message, Recording
+from gc_ros.media.video import read_pictures
+from gc_ros.recognition.intake import Signature, signature_of
+from gc_ros.recognition.sampler import Sampler
 from trt_build.bundle import file_sha256
 from trt_build.errors import DataError, ImageError
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gc_ros.evaluation.sources import Source
-from gc_ros.recording import Message
+from gc_ros.media.recording import Message
 from trt_build.errors import DataError
 
 NS = 1_000_000_000

@@ -5,9 +5,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
 
-from gc_model.model import GlimpseClouds  # noqa: E402
-from gc_model.network import cache_name  # noqa: E402
-from gc_model.presets import preset  # noqa: E402
+from gc_model.paper.clouds import GlimpseClouds
+from gc_model.paper.network import cache_name
+from gc_model.paper.presets import preset
 
 
 def use_taps(model: GlimpseClouds, caches: set[str] | None = None) -> None:
@@ -43,7 +43,7 @@ def noise(B: int, T: int, size: int, seed: int = 0) -> "torch.Tensor":
 
 
 def depthwise_conv3d(x, weight, bias, T, now, stride, padding):
-    """What `gc_model.depthwise.depthwise_clip` computes, arguments as its, by PyTorch's grouped Conv3d."""
+    """What `gc_model.paper.depthwise.depthwise_clip` computes, arguments as its, by PyTorch's grouped Conv3d."""
     clip = x.unflatten(0, (-1, T)).transpose(1, 2)
     clip = torch.nn.functional.pad(clip, (0, 0, 0, 0, now, weight.shape[2] - 1 - now))
     y = torch.nn.functional.conv3d(clip, weight, bias, (1, *stride), (0, *padding), groups=len(weight))

@@ -96,7 +96,7 @@ def too_short(path: Path, colour: str = "red") -> Path:
 
 def untrained(folder: Path, *, labels: tuple[str, ...] = tuple(COLOURS), **changes: Any) -> Path:
     """A run directory as training leaves it, of a random `tiny` network with all taps in use."""
-    from gc_model import checkpoint
+    from gc_model.training import checkpoint
     from tests.gc_model.nets import build, torch
 
     model = build(seed=3, dtype=torch.float32, classes=len(labels), **changes)
@@ -120,7 +120,7 @@ def run() -> Path:
 @cache
 def bundle() -> Path:
     """The bundle exported from `run`; shared, do not edit its files."""
-    from trt_build.export import export_bundle
+    from gc_model.export.onnx import export_bundle
 
     export_bundle(run(), scratch() / "bundle")
     return scratch() / "bundle"

@@ -129,7 +129,7 @@ def test_an_interrupted_training_says_how_to_go_on(tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gc_model.train.train", interrupted)
+    monkeypatch.setattr("gc_model.training.train.train", interrupted)
     result = call("train", "--data", colours(), "--out", tmp_path / "run", *TINY)
     assert result.exit_code == 130 and "--resume" in result.stderr
 

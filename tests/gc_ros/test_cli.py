@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gc_ros import cli
-from gc_ros.video import read_video
+from gc_ros.media.video import read_video
 from tests.videos import flat, truncated, write_clip
 from trt_build.bundle import LoadedBundle
 

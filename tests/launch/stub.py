@@ -303,7 +303,7 @@ def installed() -> Iterator[None]:
         for member in members:
             setattr(modules[name], member.__name__, member)
     with mock.patch.dict(sys.modules, modules):
-        sys.modules.pop("gc_ros.launching", None)
+        sys.modules.pop("gc_ros.node.launching", None)
         yield
 
 

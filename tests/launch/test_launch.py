@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from gc_ros import cli
-from gc_ros.parameters import BY_NAME
+from gc_ros.node.parameters import BY_NAME
 from tests.launch import stub
 from tests.launch.stub import ROOT, Process, Run
 

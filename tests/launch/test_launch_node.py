@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gc_ros.bags import find_clips, make_bag
-from tests.gc_ros.harness import NAME, ROOT, Peer, Process, new_domain, wait_until
+from gc_ros.media.bags import find_clips, make_bag
+from tests.gc_ros.node.harness import NAME, ROOT, Peer, Process, new_domain, wait_until
 from tests.launch.stub import Run
 from tests.toy import toy_bundle
 from tests.videos import flat, write_clip

@@ -10,13 +10,13 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train,export]'")
 pytest.importorskip("onnx", reason="onnx is not installed: pip install -e '.[export]'")
 
+from gc_ros.recognition.footage import read_footage
 from tests import command_line
 from tests.gc_model.runs import bundle, colours, run, untrained
 from trt_build import verify as work
 from trt_build.bundle import LoadedBundle, load_bundle
 from trt_build.cli import app
 from trt_build.errors import EngineError
-from trt_build.footage import read_footage
 
 call = functools.partial(command_line.call, app)
 CLIPS = ("--clips", str(colours()))
@@ -124,8 +124,8 @@ def test_other_labels_fail_even_within_wide_tolerances(monkeypatch):
 
 @pytest.mark.parametrize("half", [True, False])
 def test_fp16_that_the_engines_own_layer_report_does_not_bear_out_fails(monkeypatch, half):
-    from trt_build.layers import read_layer_report
-    from trt_build.precision import half_nodes, mixed_precision
+    from trt_build.engines.layers import read_layer_report
+    from trt_build.graphs.precision import half_nodes, mixed_precision
 
     loaded = load_bundle(bundle())
     names = {mode: half_nodes(mixed_precision(loaded, mode)) for mode in ("window", "step")}

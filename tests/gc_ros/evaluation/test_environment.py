@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gc_ros.recording import Recording
+from gc_ros.media.recording import Recording
 from tests.gc_ros.evaluation.bag_files import write_bag, write_truth
 from trt_build.bundle import LoadedBundle
 

@@ -19,14 +19,14 @@ import numpy as np
 import pytest
 
 from gc_ros import cli
-from gc_ros.bags import find_clips, make_bag
 from gc_ros.evaluation import many, results, sources
 from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.running import Task, evaluate_bag
 from gc_ros.evaluation.sources import Source, find_sources
-from gc_ros.images import Picture, Refusal
-from gc_ros.intake import Intake
-from gc_ros.sampler import Sampler
+from gc_ros.media.bags import find_clips, make_bag
+from gc_ros.media.images import Picture, Refusal
+from gc_ros.recognition.intake import Intake
+from gc_ros.recognition.sampler import Sampler
 from tests.command_line import assert_one_line, call
 from tests.gc_ros.evaluation.bag_files import START, mcap_of, write_bag, write_truth
 from trt_build.bundle import LoadedBundle

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from gc_ros.bags import find_clips, make_bag, read_bag_messages
 from gc_ros.evaluation import many, results
 from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.sources import find_sources
+from gc_ros.media.bags import find_clips, make_bag, read_bag_messages
 from tests.gc_ros.evaluation.bag_files import write_bag
-from tests.gc_ros.harness import running, wait_until
+from tests.gc_ros.node.harness import running, wait_until
 from trt_build.bundle import LoadedBundle
 
 pytest.importorskip("sklearn")
@@ -24,8 +24,8 @@ def assert_same(bundle: LoadedBundle, bag: Path, out: Path, *, stride: int = 1) 
     """Evaluate, play to a live node, compare; the number of windows."""
     from sensor_msgs.msg import CompressedImage, Image
 
-    from gc_ros.player import to_message
-    from gc_ros.ros_messages import to_ns
+    from gc_ros.node.player import to_message
+    from gc_ros.node.ros_messages import to_ns
 
     options = Options(threads=1, stride=stride, predictions="none", pictures=0)
     many.evaluate_many(find_sources([bag]), bundle.path, out, options, jobs=1)

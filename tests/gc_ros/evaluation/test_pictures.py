@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gc_ros.evaluation.pictures import Strips
 from gc_ros.evaluation.sources import Frame
-from gc_ros.images import Picture
+from gc_ros.media.images import Picture
 from trt_build.bundle import LoadedBundle
 
 PERIOD = 125_000_000

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`gc-model joints`: joints of one's own clips, from an estimator, as the training signal that Kinect gave the paper.
+
+Nothing of it runs on the robot: joints are needed in training alone (section 3.3 of the paper). The estimator is
+MediaPipe (Apache-2.0), whose wheels up to 0.10.21 bring their models; anything else that writes the tables of
+gc_model.data.joint_tables will do as well.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from gc_model.data.frames import CacheError, Clip, index_clips
+from gc_model.data.joint_tables import table_of, write_table
+from gc_ros.media.video import read_video
+from trt_build.errors import DataError, GlimpseError
+
+FINGERS = ("thumb", "index", "middle", "ring", "pinky")
+HAND = (
+    "wrist",
+    *(f"{finger}_{i}" for finger in FINGERS for i in range(1, 5)),
+)  # MediaPipe's 21, in its order
+# 25 of MediaPipe's 33 landmarks of a body, by their place there: without the corners of eyes and mouth, and thumbs.
+BODY = {
+    "nose": 0,
+    **{f"{side}_{name}": i + s
+       for name, i in (("ear", 7), ("shoulder", 11), ("elbow", 13), ("wrist", 15), ("pinky", 17), ("index", 19),
+                       ("hip", 23), ("knee", 25), ("ankle", 27), ("heel", 29), ("foot", 31))
+       for s, side in enumerate(("left", "right"))},
+    "left_eye": 2,
+    "right_eye": 5,
+}  # fmt: skip
+KINDS = ("hands", "body")
+SHORT_SIDE = 360  # smaller pictures are enlarged: the detectors were made for webcams
+CONFIDENCE = 0.3
+
+Body = tuple[int, NDArray[np.float64]]  # number, points (joints, 2) as fractions of the picture
+Estimator = Callable[[NDArray[np.uint8]], list[Body]]
+
+
+class EstimatorError(GlimpseError):
+    """The estimator is not installed, or not one that can be used."""
+
+
+def estimate(
+    data: Path,
+    out: Path,
+    *,
+    what: str = "hands",
+    subjects: Sequence[str] | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Write a table of joints below `out` for every clip of `data` that has none there yet.
+
+    what: "hands", 21 joints of up to two hands, or "body", 25 joints of one person. Returns {"clips", "made", "kept",
+    "seen": share of frames with a body in those made, "empty": clips without any, "damaged": {name: reason}}.
+    Raises DataError for data that cannot be used, EstimatorError without the estimator.
+    """
+    from rich.progress import track
+
+    if what not in KINDS:
+        raise DataError(f'unknown joints "{what}": choose {" or ".join(KINDS)}')
+    clips = index_clips(data, subjects=subjects)
+    _mediapipe()
+    missing = [c for c in clips if not table_of(out, c.name).is_file()]
+    frames = seen = 0
+    empty: list[str] = []
+    damaged: dict[str, str] = {}
+    spawn = multiprocessing.get_context("spawn")
+    workers = min(workers or os.cpu_count() or 1, max(len(missing), 1))
+    with ProcessPoolExecutor(max_workers=workers, mp_context=spawn) as pool:
+        jobs = {pool.submit(write_joints, c, table_of(out, c.name), what): c for c in missing}
+        for job in track(as_completed(jobs), "finding joints", len(jobs), disable=not progress):
+            name = jobs[job].name
+            try:
+                n, found = job.result()
+            except DataError as error:
+                damaged[name] = str(error)
+                continue
+            except BrokenProcessPool:
+                raise CacheError(
+                    f"a process was killed near {jobs[job].path}, often for want of memory: "
+                    "start again with --workers 1"
+                ) from None
+            frames, seen = frames + n, seen + found
+            if not found:
+                empty.append(name)
+    return {
+        "clips": len(clips),
+        "made": len(missing) - len(damaged),
+        "kept": len(clips) - len(missing),
+        "seen": seen / frames if frames else 0.0,
+        "empty": sorted(empty),
+        "damaged": damaged,
+    }
+
+
+def write_joints(clip: Clip, table: Path, what: str) -> tuple[int, int]:
+    """The table of one clip, every frame of it. Returns (frames, those with a body). Raises DataError."""
+    names: Sequence[str] = HAND if what == "hands" else tuple(BODY)
+    rows: list[tuple[int, int, NDArray[np.float64]]] = []
+    size, frames, seen = (1, 1), 0, 0
+    cv2.setNumThreads(1)
+    with _hands() if what == "hands" else _body() as bodies_in:
+        for image, _ in read_video(clip.path):
+            size = (image.shape[1], image.shape[0])
+            bodies = bodies_in(_enlarged(image))
+            rows += [(frames, number, points * size) for number, points in bodies]
+            frames, seen = frames + 1, seen + bool(bodies)
+    write_table(table, names, size, rows)
+    return frames, seen
+
+
+def _enlarged(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    times = SHORT_SIDE / min(image.shape[:2])
+    if times <= 1:
+        return image
+    return np.asarray(cv2.resize(image, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def _mediapipe() -> Any:
+    try:
+        import mediapipe
+    except ImportError:
+        mediapipe = None
+    if mediapipe is None or not hasattr(mediapipe, "solutions"):
+        state = "not installed" if mediapipe is None else f"version {mediapipe.__version__}, without models"
+        raise EstimatorError(
+            f"MediaPipe is {state}: pip install 'glimpse-clouds-python[joints]', best in an environment of its own "
+            "(Python 3.10 to 3.12); or write the tables with another estimator, see docs/own-activities.md"
+        )
+    return mediapipe
+
+
+def _hands() -> AbstractContextManager[Estimator]:
+    tool = _mediapipe().solutions.hands.Hands(
+        max_num_hands=2, min_detection_confidence=CONFIDENCE, min_tracking_confidence=CONFIDENCE
+    )
+
+    def hands(image: NDArray[np.uint8]) -> list[Body]:
+        found = tool.process(image)
+        bodies: list[Body] = []
+        for marks, side in zip(found.multi_hand_landmarks or (), found.multi_handedness or (), strict=True):
+            number = int(side.classification[0].label == "Right")
+            if any(n == number for n, _ in bodies):  # two of one side: the second is told apart all the same
+                number = 1 - number
+            bodies.append((number, np.array([(m.x, m.y) for m in marks.landmark])))
+        return bodies[:2]
+
+    return _Closing(tool, hands)
+
+
+def _body() -> AbstractContextManager[Estimator]:
+    tool = _mediapipe().solutions.pose.Pose(
+        min_detection_confidence=CONFIDENCE, min_tracking_confidence=CONFIDENCE
+    )
+
+    def body(image: NDArray[np.uint8]) -> list[Body]:
+        found = tool.process(image).pose_landmarks
+        if found is None:
+            return []
+        marks = [found.landmark[i] for i in BODY.values()]
+        points = [(m.x, m.y) if m.visibility >= CONFIDENCE else (np.nan, np.nan) for m in marks]
+        return [(0, np.array(points))]
+
+    return _Closing(tool, body)
+
+
+class _Closing(AbstractContextManager[Estimator]):
+    """The estimator of one clip, closed at its end: it follows bodies from frame to frame."""
+
+    def __init__(self, tool: Any, estimator: Estimator):
+        self.tool, self.estimator = tool, estimator
+
+    def __enter__(self) -> Estimator:
+        return self.estimator
+
+    def __exit__(self, *_: object) -> None:
+        self.tool.close()

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`gc-model prepare`: a data set rescaled once, so that training need not decode 1920 x 1080 again and again.
+
+Videos become R x R (the paper's 256 x 256) under their own names and in their own layout; skeletons, whose
+coordinates are read as fractions of the picture, are copied as they are. A clip that does not decode to its end is
+copied undecoded: whoever trains or evaluates on the result meets the same damage, names it and counts it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+
+from gc_model.data import nucla
+from gc_model.data.datasets import index, read_frames
+from gc_model.data.frames import CacheError, Clip
+from gc_ros.media.video import NS
+from trt_build.bundle import Preprocess
+from trt_build.errors import DataError
+from trt_build.preprocess import prepare as square
+
+CLOCK = 90_000  # ticks a second: the presentation times of the original are kept
+TICK = Fraction(1, CLOCK)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One clip, where it goes below the output, and the file that says it is whole."""
+
+    clip: Clip
+    target: Path
+    fit: Preprocess
+
+
+def prepare(
+    data: Path,
+    out: Path,
+    *,
+    layout: str = "clips",
+    size: int = 256,
+    fit: str = "stretch",
+    workers: int | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Rescale every clip of `data` into `out`, in parallel; what is there already is not made again.
+
+    Returns {"clips", "made", "kept", "damaged": {name: reason}}, also written to OUT/prepare.json. Raises DataError.
+    """
+    from rich.progress import track
+
+    if layout != "clips" and fit != "stretch":
+        raise DataError(
+            "only --fit stretch keeps the joints of a data set where they belong; leave --fit away"
+        )
+    if out.resolve() == (data if data.is_dir() else data.parent).resolve():
+        raise DataError(f"{out} is the data itself: give another folder")
+    clips = index(layout, data)
+    how = Preprocess.model_validate({"size": size, "resize": size, "fit": fit})
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _same(out / "prepare.json", {"layout": layout, "size": size, "fit": fit})
+        jobs = [Job(c, out / _target(layout, data, c), how) for c in clips]
+        _copy_tables(layout, data, out, clips)
+        missing = [j for j in jobs if not j.target.is_file()]
+        damaged: dict[str, str] = dict(_state(out)["damaged"])
+        if missing:
+            # Spawned, not forked: the caller may hold threads, which a fork copies in a locked state.
+            spawn = multiprocessing.get_context("spawn")
+            count = min(workers or len(os.sched_getaffinity(0)), len(missing))
+            with ProcessPoolExecutor(count, mp_context=spawn) as pool:
+                running = {pool.submit(make, j): j for j in missing}
+                for done in track(as_completed(running), "preparing", len(running), disable=not progress):
+                    if problem := done.result():
+                        damaged[running[done].clip.name] = problem
+                        # Noted at once: a run that is killed must not forget what it found.
+                        _note(out, {"damaged": damaged})
+    except OSError as error:
+        raise CacheError(
+            f"{out} cannot be written ({error.strerror}): it needs room, and to be yours"
+        ) from None
+    result = {"clips": len(jobs), "made": len(missing), "kept": len(jobs) - len(missing), "damaged": damaged}
+    _note(out, result)
+    return result
+
+
+def make(job: Job) -> str:
+    """Write one clip, by rename. Returns what is wrong with it, or "" for a whole one."""
+    cv2.setNumThreads(1)  # the processes are the parallelism
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    part = job.target.with_name(f".{job.target.name}.part")
+    try:
+        _rescale(job, part)
+        problem = ""
+    except DataError as error:
+        problem = str(error)
+        if job.clip.path.is_file():
+            shutil.copyfile(job.clip.path, part)
+        else:
+            part.write_bytes(
+                b""
+            )  # a folder of pictures that cannot be read: an empty video cannot be read either
+    os.replace(part, job.target)
+    return problem
+
+
+def _rescale(job: Job, part: Path) -> None:
+    kind = {".avi": "avi", ".mkv": "matroska", ".webm": "matroska"}.get(job.target.suffix.lower(), "mp4")
+    # AVI knows no times of single frames, so its frames keep their number and the file its mean rate.
+    frames = read_frames(job.clip.path)
+    first, second = next(frames), next(frames, None)
+    with av.open(str(part), "w", format=kind) as box:
+        # MPEG-4 in AVI, as NTU RGB+D itself: H.264 there would come back a frame late.
+        codec = "libx264" if kind != "avi" and "libx264" in av.codecs_available else "mpeg4"
+        rate = _rate(job.clip.path, first[1], second[1] if second else None)
+        stream: Any = box.add_stream(codec, rate=rate)
+        stream.width = stream.height = job.fit.size
+        stream.pix_fmt = "yuv420p"
+        stream.thread_count = 1
+        if codec == "libx264":
+            stream.options = {"crf": "18", "preset": "veryfast"}
+        else:
+            stream.codec_context.qmin = stream.codec_context.qmax = 3
+        timed = kind != "avi"
+        if timed:
+            stream.codec_context.time_base = TICK
+        for number, (image, stamp) in enumerate(_chain(first, second, frames)):
+            picture = av.VideoFrame.from_ndarray(square(image, job.fit, bgr=False), format="rgb24")
+            if timed:
+                picture.pts, picture.time_base = round((stamp - first[1]) * CLOCK / NS), TICK
+            else:
+                picture.pts, picture.time_base = number, 1 / rate
+            box.mux(stream.encode(picture))
+        box.mux(stream.encode(None))
+
+
+def _rate(path: Path, first: int, second: int | None) -> Any:
+    if path.is_dir():
+        return Fraction(nucla.FRAME_RATE).limit_denominator(1001)
+    with av.open(str(path)) as box:
+        if rate := box.streams.video[0].average_rate:
+            return Fraction(rate)
+    step = second - first if second is not None and second > first else NS // 25
+    return Fraction(NS / step).limit_denominator(1001)
+
+
+def _chain(first: Any, second: Any, rest: Any) -> Any:
+    yield first
+    if second is not None:
+        yield second
+    yield from rest
+
+
+def _target(layout: str, data: Path, clip: Clip) -> Path:
+    if layout == "ntu":
+        return Path("nturgb+d_rgb") / f"{clip.name}_rgb.avi"
+    if layout == "nucla":
+        a, s, e, v = clip.name.split("_")  # a01_s01_e00_v01
+        return Path("multiview_action_videos") / a / f"{v}_{s}_{e}.avi"
+    return Path(clip.name)
+
+
+def _copy_tables(layout: str, data: Path, out: Path, clips: Sequence[Clip]) -> None:
+    root = data if data.is_dir() else data.parent
+    if (root / "classes.csv").is_file():
+        shutil.copyfile(root / "classes.csv", out / "classes.csv")
+    if layout == "ntu":
+        folder = out / "nturgb+d_skeletons"
+        folder.mkdir(exist_ok=True)
+        for clip in clips:
+            source: Path | None = getattr(clip, "skeleton", None)
+            if source is not None and not (target := folder / source.name).is_file():
+                shutil.copyfile(source, part := target.with_name(f".{target.name}.part"))
+                os.replace(part, target)
+    if layout == "clips":
+        with (out / "clips.csv").open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["path", "class", "subject"])
+            table.writerows([c.name, c.label, c.subject] for c in clips)
+
+
+def _state(out: Path) -> dict[str, Any]:
+    try:
+        return {"damaged": {}} | json.loads((out / "prepare.json").read_text())
+    except (OSError, ValueError):
+        return {"damaged": {}}
+
+
+def _note(out: Path, values: dict[str, Any]) -> None:
+    part = out / ".prepare.json.part"
+    part.write_text(json.dumps(_state(out) | values, indent=1))
+    os.replace(part, out / "prepare.json")
+
+
+def _same(path: Path, how: dict[str, Any]) -> None:
+    before = _state(path.parent)
+    changed = [k for k, v in how.items() if before.get(k, v) != v]
+    if changed:
+        raise DataError(
+            f"{path.parent} was prepared with another {changed[0]}: use that, or choose another folder"
+        )
+    if not path.is_file() and any(path.parent.iterdir()):
+        raise DataError(f"{path.parent} holds something else: choose a new folder")
+    _note(path.parent, how)

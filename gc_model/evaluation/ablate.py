@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's tables on one's own data: a run for every row, protocol and seed, and one table of them all.
+
+OUT/cache/                    decoded frames, shared
+OUT/stage1/KEY.safetensors    trunks after stage 1, shared by the rows whose first stage is the same
+OUT/ROW/PROTOCOL-SEED/        a run directory with report.json; one that has its report is not run again
+OUT/table.json, table.md      written anew after every run
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gc_model.training.options import TrainOptions
+from trt_build.errors import DataError
+
+DEFAULT = "clouds"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: what it changes, and the paper's accuracy in %, cross-subject and cross-view (Tables 1 to 6).
+
+    relative: the paper gives a difference to its full model only, of one protocol.
+    """
+
+    title: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    paper: tuple[float, float] | None = None
+    relative: float | None = None
+
+
+_L_D = {"pose_weight": 0.0, "glimpse_weight": 0.0}
+ROWS: dict[str, Row] = {
+    "global_LD": Row("global model, L_D", {"model": "global"} | _L_D, (84.5, 91.5)),
+    "global": Row("global model, L_D + L_P", {"model": "global"}, (85.5, 92.1)),
+    "glimpse_sum": Row(
+        "global + sum of glimpses + GRU", {"model": "glimpse_sum", "glimpse_weight": 0.0}, (85.8, 92.4)
+    ),
+    "clouds_LD": Row("clouds, L_D", _L_D, (85.7, 92.5)),
+    "clouds_LD_LP": Row("clouds, L_D + L_P", {"glimpse_weight": 0.0}, (86.4, 93.0)),
+    "clouds_LD_LG": Row("clouds, L_D + L_G", {"pose_weight": 0.0}, (86.1, 92.9)),
+    "clouds": Row("clouds, all losses", {}, (86.6, 93.2)),
+    "global_head": Row("clouds + global model", {"global_head": True}, (86.6, 93.2)),
+    "glimpse_tubes": Row("3D tubes", {"model": "glimpse_tubes"}, (85.8, 92.7)),
+    "random": Row("random glimpses", {"attention": "random"}, (80.3, 87.8)),
+    "saliency": Row("saliency", {"attention": "saliency"}, (86.2, 92.9)),
+    "metric_random": Row("D random, trained", {"metric_init": "random"}, relative=-0.4),
+    "metric_fixed": Row("D fixed", {"metric_trainable": False}, relative=-0.8),
+    "concat": Row("concatenation instead of Hadamard", {"encoding": "concat"}, relative=-1.1),
+    **{
+        f"G{g}C{c}": Row(f"G = {g}, C = {c}", {"glimpses": g, "workers": c})
+        for g in range(1, 5)
+        for c in range(1, 5)
+        if (g, c) != (3, 3)
+    },
+    "c3d": Row("C3D", {"model": "c3d"} | _L_D, (63.5, 70.3)),
+    "frame_lstm": Row("ResNet50 + LSTM", {"model": "frame_lstm"} | _L_D, (71.3, 80.2)),
+}
+# Of N-UCLA the paper gives two rows, by test view; there L_P and L_G are off.
+NUCLA = {"global": {"V3": 85.6, "V2": 84.7, "V1": 79.2}, "clouds": {"V3": 90.1, "V2": 89.5, "V1": 83.4}}
+# Options that change nothing before stage 2: rows that differ in these alone share their first stage.
+_LATER = {
+    "model", "attention", "metric_init", "metric_trainable", "encoding", "glimpses", "workers", "glimpse_weight",
+    "separation", "freeze_stages2", "epochs2", "epochs3", "stream_chunks", "head_lr_factor", "global_head",
+}  # fmt: skip
+
+
+def ablate(
+    base: TrainOptions,
+    out: Path,
+    *,
+    rows: Sequence[str] = (),
+    protocols: Sequence[str] = ("",),
+    seeds: Sequence[int] = (0,),
+    test: dict[str, Any] | None = None,
+    progress: bool = True,
+    tell: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Run what is missing below `out` and return the table. base: the options that all rows share.
+
+    test: arguments of `evaluate` beside run and data, for data without a protocol (subjects). Raises DataError for
+    unknown rows, or an `out` begun with other options.
+    """
+    from gc_model.evaluation.evaluate import evaluate
+    from gc_model.training.train import train
+
+    rows = list(rows) or list(ROWS)
+    if unknown := [r for r in rows if r not in ROWS]:
+        raise DataError(f'unknown row "{unknown[0]}": choose from {", ".join(ROWS)}')
+    _check(base, out, test or {})
+    for row in rows:
+        for protocol in protocols:
+            for seed in seeds:
+                run = out / row / f"{protocol or 'test'}-{seed}"
+                if (run / "report.json").is_file():
+                    continue
+                options = base.model_copy(
+                    update=ROWS[row].changes | {"protocol": protocol, "seed": seed, "preset": base.preset}
+                )
+                began = time.monotonic()
+                train(
+                    options, run, resume=(run / "options.json").is_file(), progress=progress,
+                    shared_cache=out / "cache", first_stage=out / "stage1" / f"{_first_stage(options)}.safetensors",
+                )  # fmt: skip
+                report = evaluate(
+                    run, base.data, layout=base.layout, split=protocol, progress=progress, cache=out / "cache",
+                    **(test or {}),
+                )  # fmt: skip
+                report["minutes"] = round((time.monotonic() - began) / 60, 2)
+                _write(run / "report.json", json.dumps(report))
+                # Checkpoints of a finished run: many runs would fill the disk.
+                for part in ("stage1", "stage2", "stage3"):
+                    for file in (run / part).glob("*.ckpt"):
+                        file.unlink()
+                tell(
+                    f"{row} {protocol} seed {seed}: {100 * report['accuracy']:.1f} %, {report['minutes']} min"
+                )
+                table(out, base.layout)
+    return table(out, base.layout)
+
+
+def _first_stage(options: TrainOptions) -> str:
+    """A name for what a first stage depends on. A network of another trunk shares with nobody but its like.
+
+    Nor do networks that keep its classifier, where the others have no first stage.
+    """
+    values = options.model_dump(mode="json", exclude=_LATER)
+    trunk = options.model if options.model in ("c3d", "frame_lstm") else ""
+    keeps = options.head_alone and (options.model == "global" or bool(options.global_head))
+    return hashlib.sha256(json.dumps([values, trunk, keeps], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _check(base: TrainOptions, out: Path, test: dict[str, Any]) -> None:
+    path = out / "ablation.json"
+    asked = {"options": base.model_dump(mode="json"), "test": test}
+    if path.is_file():
+        before = json.loads(path.read_text())
+        # Through the options of today: what was begun before an option existed has its default.
+        before["options"] = TrainOptions.model_validate(before["options"]).model_dump(mode="json")
+        if before != asked:
+            raise DataError(
+                f"{out} was begun with other options or test people: repeat those, or choose another --out"
+            )
+        return
+    if out.exists() and any(out.iterdir()):
+        raise DataError(f"{out} holds something else: choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{out} cannot be written ({error.strerror}): choose another --out") from None
+    _write(path, json.dumps(asked, indent=1))
+
+
+def table(out: Path, layout: str) -> dict[str, Any]:
+    """Collect every report below `out`, in the order of the paper's tables; written as table.json and table.md."""
+    lines: list[dict[str, Any]] = []
+    protocols: list[str] = []
+    for name, row in ROWS.items():
+        results: dict[str, list[float]] = {}
+        minutes = 0.0
+        clips: dict[str, int] = {}
+        for path in sorted((out / name).glob("*/report.json")):
+            report = json.loads(path.read_text())
+            key = path.parent.name.rpartition("-")[0]
+            results.setdefault(key, []).append(100 * report["accuracy"])
+            clips[key], minutes = report["clips"], minutes + report["minutes"]
+        if not results:
+            continue
+        protocols += [p for p in results if p not in protocols]
+        ours = {
+            p: {
+                "mean": round(statistics.mean(v), 2),
+                "spread": round(statistics.stdev(v), 2) if len(v) > 1 else None,
+                "seeds": len(v),
+                "clips": clips[p],
+            }
+            for p, v in results.items()
+        }
+        paper = {p: figure for p in results if (figure := _paper(name, layout, p)) is not None}
+        lines.append(
+            {"row": name, "title": row.title, "paper": paper, "ours": ours, "minutes": round(minutes, 1)}
+        )
+    result = {"protocols": protocols, "rows": lines}
+    _write(out / "table.json", json.dumps(result, indent=1))
+    _write(out / "table.md", markdown(result))
+    return result
+
+
+def _paper(row: str, layout: str, protocol: str) -> str | None:
+    """The paper's figure, for the data set and protocol it was measured in; never beside another's."""
+    if layout == "nucla":
+        figure = NUCLA.get(row, {}).get(protocol)
+        return None if figure is None else f"{figure}"
+    which = {"cross-subject": 0, "cross-view": 1}.get(protocol.replace("_", "-"))
+    found = ROWS[row]
+    if which is None:
+        return None
+    if found.relative is not None:
+        return f"{found.relative:+.1f} to the full model"
+    return None if found.paper is None else f"{found.paper[which]}"
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The table as GitHub draws it: accuracy in %, mean ± standard deviation over seeds."""
+    head = ["row"]
+    for p in result["protocols"]:
+        head += [f"paper {p}", f"ours {p}"]
+    lines = ["| " + " | ".join([*head, "min"]) + " |", "|---" * (len(head) + 1) + "|"]
+    for line in result["rows"]:
+        cells = [line["title"]]
+        for p in result["protocols"]:
+            cells.append(line["paper"].get(p, "–"))
+            ours = line["ours"].get(p)
+            spread = "" if ours is None or ours["spread"] is None else f" ± {ours['spread']:.1f}"
+            cells.append("" if ours is None else f"{ours['mean']:.1f}{spread} ({ours['seeds']})")
+        lines.append("| " + " | ".join([*cells, f"{line['minutes']:g}"]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text)
+    part.replace(path)

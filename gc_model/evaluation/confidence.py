@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Probabilities that mean what they say: temperature, calibration error and the threshold of "unknown".
+
+All from windows of validation clips, one by one, since that is what the robot reports: temperature scaling and the
+expected calibration error of Guo et al. (2017), and a threshold on the best probability.
+"""
+
+from __future__ import annotations
+
+from gc_model import torchvision_guard  # noqa: F401 - before torchmetrics
+
+# isort: split
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics.functional.classification import binary_roc, multiclass_calibration_error
+
+from gc_model.data.datasets import index
+from gc_model.data.frames import decode
+from gc_model.data.samples import sub_sequences
+from gc_model.export.engine import describe
+from gc_model.paper.network import Network
+from gc_model.training import checkpoint
+from gc_model.training.processes import accelerator
+from gc_ros.media.clips import Clip
+from trt_build.errors import DataError
+
+BINS = 15
+KEPT = 0.95  # share of known windows that pass the threshold where no unknown ones are given
+SURE = 0.5  # and at most this: known windows alone do not tell how sure a network is of unknown ones
+
+
+def calibrate_run(
+    run: Path,
+    data: Path,
+    *,
+    subjects: Sequence[str] | None = None,
+    unknown: Path | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Set the temperature and the threshold of `run` from validation clips; its export carries them on.
+
+    Of `data` the clips are used that the run held out from training, or those of `subjects`. unknown: clips of none of
+    the classes; with them the threshold is where most windows of either kind are told apart, without them one that
+    `KEPT` of the known windows or more pass, never above `SURE`. Raises DataError where no clip is left or none
+    decodes.
+    """
+    model, recipe = checkpoint.load(run)
+    model.to(accelerator())
+    clips, source = _validation(run, data, recipe, subjects)
+    logits, labels, left_out = _windows(model, recipe, clips, progress)
+    if not len(labels):
+        raise DataError(
+            f"{data}: none of the {len(clips)} validation clips gives a window; look at the first: {left_out}"
+        )
+    T = temperature(logits, labels)
+    before, after = torch.softmax(logits, 1), torch.softmax(logits / T, 1)
+    known = after.amax(1)
+    found: dict[str, Any] = {
+        "source": source,
+        "clips": len(clips),
+        "windows": len(labels),
+        "left_out": left_out,
+        "temperature": T,
+        "accuracy": float((logits.argmax(1) == labels).double().mean()),
+        "nll": [float(F.cross_entropy(logits, labels)), float(F.cross_entropy(logits / T, labels))],
+        "ece": [calibration_error(before, labels), calibration_error(after, labels)],
+    }
+    strange = None
+    if unknown is not None:
+        others = index("clips", unknown)
+        strange = torch.softmax(_windows(model, recipe, others, progress, labelled=False)[0] / T, 1).amax(1)
+        if not len(strange):
+            raise DataError(
+                f"{unknown}: no clip gives a window; give some that decode, or leave --unknown away"
+            )
+        found["unknown_windows"] = len(strange)
+    threshold = open_set_threshold(known, strange)
+    found |= {"unknown_threshold": threshold, "known_kept": float((known >= threshold).double().mean())}
+    if strange is not None:
+        found["unknown_refused"] = float((strange < threshold).double().mean())
+    checkpoint.save(run, model, replace(recipe, temperature=T, unknown_threshold=threshold))
+    part = run / "confidence.json.part"
+    part.write_text(json.dumps(found, indent=1))
+    os.replace(part, run / "confidence.json")
+    return found
+
+
+def temperature(logits: Tensor, labels: Tensor) -> float:
+    """T > 0 that minimises the cross entropy of logits / T, within 1/20 to 20: a few windows may all be right."""
+    log_t = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_t], lr=0.5, max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        # A weak pull to T = 1 keeps the minimum finite where every window is right.
+        loss = F.cross_entropy(logits.double() / log_t.exp(), labels) + 1e-3 * log_t.square()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)  # type: ignore[arg-type]
+    return float(log_t.detach().exp().clamp(1 / 20, 20))
+
+
+def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
+    """Expected calibration error of the best class, in `BINS` equal bins."""
+    classes = probabilities.shape[1]
+    if classes < 2:
+        return 0.0
+    return float(multiclass_calibration_error(probabilities.float(), labels, classes, n_bins=BINS, norm="l1"))
+
+
+def open_set_threshold(known: Tensor, unknown: Tensor | None) -> float:
+    """Best probability from which a window counts as known; (n,) each. See `calibrate_run`."""
+    if unknown is None:
+        return min(SURE, float(torch.quantile(known.double(), 1 - KEPT)))
+    scores = torch.cat([known, unknown]).double()
+    target = torch.cat([torch.ones(len(known)), torch.zeros(len(unknown))]).long()
+    false, true, thresholds = binary_roc(scores, target)
+    best = int((true - false).argmax())  # Youden's J
+    return float(thresholds[best].clamp(0, 1))
+
+
+def _validation(
+    run: Path, data: Path, recipe: checkpoint.Recipe, subjects: Sequence[str] | None
+) -> tuple[list[Clip], str]:
+    trained = recipe.provenance.get("options", {})
+    clips = index(trained.get("layout", "clips"), data, trained.get("protocol", ""), subjects=subjects)
+    clips = [c for c in clips if c.label in recipe.labels]
+    if subjects:
+        if not clips:
+            raise DataError(f"{data}: the people named show none of the run's classes")
+        return clips, f"subjects {', '.join(subjects)}"
+    try:
+        names = set(json.loads((run / "clips.json").read_text())["validation"])
+    except (OSError, ValueError, KeyError, TypeError):
+        names = set()
+    held_out = [c for c in clips if c.name in names]
+    if not held_out:
+        raise DataError(
+            f"{run} held no clips of {data} out from training: name people that it has not seen with --subjects, or "
+            "train with --set val_fraction=0.1"
+        )
+    return held_out, "held out"
+
+
+@torch.no_grad()
+def _windows(
+    model: Network, recipe: checkpoint.Recipe, clips: Sequence[Clip], progress: bool, *, labelled: bool = True
+) -> tuple[Tensor, Tensor, dict[str, str]]:
+    """Logits (n, classes) and labels (n,) of the five windows of every clip, and the clips that failed."""
+    from rich.progress import track
+
+    preprocess = describe(model.config, recipe).preprocess
+    logits, labels, failed = [torch.empty(0, len(recipe.labels))], [], {}
+    for clip in track(clips, "windows", disable=not progress):
+        try:
+            parts = sub_sequences(decode(clip.path, preprocess, max_fps=1e9).images, model.config)
+        except DataError as error:
+            failed[clip.name] = str(error)
+            continue
+        logits.append(model(parts).logits.float().cpu())
+        labels += [recipe.labels.index(clip.label) if labelled else -1] * len(parts)
+    return torch.cat(logits), torch.tensor(labels, dtype=torch.long), failed

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a trained model looks: glimpses against the joints of a data set, and the picture of Figure 3.
+
+The paper shows that glimpses follow people without being told to at test time. Here that is a number, beside those
+of glimpses that do not look: all at the middle of the frame, and anywhere in it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gc_model.data.datasets import index
+from gc_model.data.frames import Clip, FrameCache
+from gc_model.data.joints import centre_matrix, to_input
+from gc_model.data.samples import centre, to_tensor
+from gc_model.data.sampling import test_indices
+from gc_model.export.engine import describe
+from gc_model.paper.network import Network
+from gc_model.training import checkpoint
+from gc_model.training.drawing import glimpse_strip
+from gc_model.training.processes import accelerator
+from trt_build.errors import DataError
+
+
+@dataclass
+class _Distances:
+    """Sums over glimpses of the distance to the nearest joint, in sides of the input."""
+
+    glimpses: list[float] = field(default_factory=list)
+    middle: list[float] = field(default_factory=list)
+    anywhere: list[float] = field(default_factory=list)
+
+    def add(self, l: NDArray[np.float64], joints: NDArray[np.float32], rng: np.random.Generator) -> None:
+        centres = l[..., :2]
+        for into, points in (
+            (self.glimpses, centres),
+            (self.middle, np.zeros_like(centres)),
+            (self.anywhere, rng.uniform(-1, 1, centres.shape)),
+        ):
+            into += nearest_joint(points, joints).tolist()
+
+
+def nearest_joint(points: NDArray[np.float64], joints: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Distance of every point to the nearest known joint of its frame, as a share of the input's side, flat.
+
+    points: (T, G, 2); joints: (T, bodies, J, 2), NaN where unknown; both in [-1, 1] over the input. Frames without
+    a known joint are left out.
+    """
+    found = []
+    for p, j in zip(points, joints.reshape(len(joints), -1, 2), strict=True):
+        known = j[~np.isnan(j).any(-1)]
+        if len(known):
+            found.append(np.linalg.norm(p[:, None] - known[None], axis=-1).min(1) / 2)
+    return np.concatenate(found) if found else np.zeros(0)
+
+
+def look(
+    run: Path,
+    data: Path,
+    *,
+    layout: str = "clips",
+    split: str = "",
+    subjects: Sequence[str] | None = None,
+    joints: Path | None = None,
+    rows: int = 4,
+    progress: bool = True,
+) -> tuple[dict[str, Any], NDArray[np.uint8]]:
+    """What is measured over the test clips, and the frames of `rows` of them below each other, RGB.
+
+    joints: of one's own clips, as for training. Clips without any are in the picture only; those that do not decode
+    are named. Raises DataError where the model has no glimpses or no clip decodes.
+    """
+    from rich.progress import track
+
+    model, recipe = checkpoint.load(run)
+    model.to(accelerator())
+    if not model.config.G or model.config.model in ("global", "c3d", "frame_lstm"):
+        raise DataError(f"{run} is a {model.config.model} model, which has no glimpses: choose one that has")
+    people = list(subjects) if subjects is not None else None
+    clips = index(layout, data, split, part="test", subjects=people, joints=joints)
+    # One clip of every class in turn, so that the picture shows different ones.
+    chosen = {c.name for c in _different(clips, rows)}
+    distances, strips, failed = _Distances(), [], {}
+    rng = np.random.default_rng(0)
+    squares = describe(model.config, recipe).preprocess
+    for clip in track(clips, "looking", disable=not progress):
+        try:
+            with tempfile.TemporaryDirectory() as folder:  # a clip at a time: a data set's frames fill disks
+                images, l, places = _one(model, FrameCache(Path(folder), squares), clip)
+        except DataError as error:
+            failed[clip.name] = str(error)
+            continue
+        if places is not None:
+            distances.add(l, places, rng)
+        if clip.name in chosen:
+            strips.append(glimpse_strip(images, l, scale=max(1, 160 // images.shape[1])))
+    if not strips:
+        raise DataError(f"{data}: no clip decodes; the first: {next(iter(failed.values()), 'none chosen')}")
+    found: dict[str, Any] = {"run": run.name, "clips": len(clips) - len(failed), "left_out": failed}
+    if distances.glimpses:
+        found |= {
+            name: float(np.mean(getattr(distances, name))) for name in ("glimpses", "middle", "anywhere")
+        }
+        found["samples"] = len(distances.glimpses)
+    return found, np.concatenate(strips, 0)
+
+
+@torch.no_grad()
+def _one(
+    model: Network, cache: FrameCache, clip: Clip
+) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float32] | None]:
+    """T frames over the whole clip (T, S, S, 3), their l (T, G, 4), their joints in the input or None."""
+    frames, config = cache.read(clip), model.config
+    at = test_indices(len(frames.images), config.T, 0, 1)
+    images = centre(frames.images, config)[at]
+    l = model(to_tensor(images)[None]).l[0].double().cpu().numpy()
+    joints = cache.joints(clip, frames)
+    if joints is not None:
+        joints = to_input(joints[at], centre_matrix(config.resize, config.size), config.resize, config.size)
+    return images, l, joints
+
+
+def _different(clips: Sequence[Clip], n: int) -> list[Clip]:
+    """n clips, of as many classes as there are."""
+    seen: dict[str, int] = {}
+    turns = []
+    for clip in clips:
+        seen[clip.label] = seen.get(clip.label, -1) + 1
+        turns.append((seen[clip.label], clip.label, clip))
+    return [clip for *_, clip in sorted(turns, key=lambda t: t[:2])[:n]]

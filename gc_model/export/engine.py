@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network behind the robot's `Engine` protocol, so that evaluation runs the robot's own recogniser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gc_model.paper.network import Network, State
+from gc_model.paper.presets import Config
+from gc_model.training.checkpoint import Recipe
+from trt_build.bundle import Bundle, Calibration, Preprocess
+from trt_build.engine import TensorSpec, check_inputs, expected_io
+
+
+class TorchEngine:
+    """A `trt_build.engine.Engine` of one slot; arrays at the border are the graphs' own."""
+
+    backend = "torch"
+    batch = 1
+
+    def __init__(self, model: Network, info: Bundle, mode: str):
+        self.model, self.mode = model.eval(), mode
+        self.inputs, self.outputs = expected_io(info, mode)
+        self._state: State | None = model.initial_state(1, streaming=True) if mode == "step" else None
+        self._zero = self._state
+        named = self._state.named() if self._state else {}
+        self.states = {k: TensorSpec(k, (None, *v.shape[1:]), np.dtype(np.float32)) for k, v in named.items()}
+        self.description = f"torch {torch.__version__}, {mode}"
+
+    @torch.no_grad()
+    def run(
+        self, inputs: Mapping[str, NDArray[Any]], active: Sequence[bool] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        check_inputs(self.inputs, inputs, self.batch)
+        if self.mode == "window":
+            clip = torch.from_numpy(inputs["frames"]).permute(0, 1, 4, 2, 3)
+            result = self.model(clip)
+            values = (result.logits, result.l, result.p)
+        else:
+            assert self._state is not None
+            frame = torch.from_numpy(inputs["frame"]).permute(0, 3, 1, 2)
+            step, self._state = self.model.stream(frame, self._state)
+            values = (step.logits, step.l, step.p)
+        return {name: v.cpu().numpy() for name, v in zip(self.outputs, values, strict=True)}
+
+    def reset(self, slots: Sequence[int] | None = None) -> None:
+        self._state = self._zero
+
+    def read_states(self) -> dict[str, NDArray[Any]]:
+        """A copy of the states, for verification."""
+        named = self._state.named() if self._state else {}
+        return {name: value.cpu().numpy().copy() for name, value in named.items()}
+
+    def close(self) -> None:
+        return None
+
+
+def describe(config: Config, recipe: Recipe) -> Bundle:
+    """bundle.json of a model, without hashes and parity."""
+    streams = config.temporal == "causal" and config.readout == "mean" and config.model != "c3d"
+    return Bundle(
+        model_id=f"glimpse_clouds-{config.preset}-{len(recipe.labels)}",  # the export adds the weights' hash
+        preset=config.preset,
+        labels=recipe.labels,
+        T=config.T,
+        glimpses=config.G,
+        workers=config.C,
+        temporal=config.temporal,
+        modes=["window", "step"] if streams else ["window"],
+        default_mode="step" if streams and config.reset_after == 0 else "window",
+        reset_after=config.reset_after,
+        preprocess=Preprocess(size=config.size, resize=config.resize, fit=config.fit),  # type: ignore[arg-type]
+        rate_hz=recipe.rate_hz(config.T),
+        calibration=Calibration(temperature=recipe.temperature, unknown_threshold=recipe.unknown_threshold),
+        provenance=recipe.provenance,
+    )

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network in the form that runs on the robot: batch norm folded, every convolution a plain Conv2d.
+
+`fold_for_export(model)` gives a copy that computes the same in evaluation mode. The kernel of an inflated
+convolution lies in it as the 2-D kernel over three concatenated frames, or of a grouped one as the 2-D kernel of each
+tap: the same parameters for the window graph and the step graph, so that both share their weights on disk.
+
+One whose taps at other frames are all zero, as inflation leaves them and a frozen stage keeps them, is the 2-D
+convolution it was: a third of the work, the same sums, and no cache in `step`.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gc_model.paper.clouds import GlimpseClouds
+from gc_model.paper.shapes import merge, split
+from gc_model.paper.trunk import TAPS, InflatedConv, Pass, concatenated_weight, same_padding, sums_of_taps
+
+
+class FoldedConv(nn.Module):
+    """An inflated convolution, and the batch norm behind it, as one Conv2d over three frames, or one a tap.
+
+    index: place of the first of its caches among those of the folded network; origin: among those of the network.
+    """
+
+    def __init__(self, conv: InflatedConv, index: int):
+        super().__init__()
+        self.alone = conv.sees_one_frame()
+        self.now, self.index, self.origin = conv.now, index, conv.index
+        self.caches = 0 if self.alone else conv.caches
+        self.stride, self.groups, self.kernel = conv.stride, conv.groups, conv.kernel
+        self.same, self.padding = conv.same, conv.padding
+        weight = conv.weight.detach()
+        if self.alone:
+            kernels = [weight[:, :, self.now]]
+        else:
+            kernels = [concatenated_weight(weight)] if conv.groups == 1 else list(weight.unbind(2))
+        self.kernels = nn.ParameterList([nn.Parameter(kernel.contiguous().clone()) for kernel in kernels])
+        bias = conv.bias.detach() if conv.bias is not None else weight.new_zeros(weight.shape[0])
+        self.bias = nn.Parameter(bias.clone())
+
+    def absorb(self, scale: Tensor, shift: Tensor) -> None:
+        """Take in y -> scale * y + shift."""
+        with torch.no_grad():
+            for kernel in self.kernels:
+                kernel.mul_(scale.view(-1, 1, 1, 1))
+            self.bias.mul_(scale).add_(shift)
+
+    def forward(self, x: Tensor, now: Pass) -> Tensor:
+        if self.alone:
+            return self._conv(self._pad(x), 0)
+        if self.groups > 1:
+            x = self._pad(x)
+            oldest, middle, newest = (self._conv(x, i) for i in range(TAPS))
+            if now.frames:
+                T, k = now.frames, self.now
+                return (
+                    self._moved(oldest, k, T) + self._moved(middle, k - 1, T) + self._moved(newest, k - 2, T)
+                )
+            y, written = sums_of_taps(
+                (oldest, middle, newest), now.past[self.index : self.index + self.caches]
+            )
+            now.written += written
+            return y
+        if now.frames:
+            return self._conv(self._pad(self._neighbours(x, now.frames)), 0)
+        frames = torch.cat([merge(now.past[self.index], 1, 2), x], 1)
+        now.written.append(split(frames[:, int(x.shape[1]) :], 1, TAPS - 1))
+        return self._conv(self._pad(frames), 0)
+
+    def _pad(self, x: Tensor) -> Tensor:
+        if not self.same:
+            return x
+        (top, bottom), (left, right) = same_padding(x.shape[-2:], self.kernel, self.stride)
+        return F.pad(x, (left, right, top, bottom))
+
+    def _conv(self, x: Tensor, i: int) -> Tensor:
+        bias = self.bias if len(self.kernels) == 1 or i == self.now else None
+        return F.conv2d(x, self.kernels[i], bias, self.stride, self.padding, groups=self.groups)
+
+    def _moved(self, y: Tensor, late: int, T: int) -> Tensor:
+        """What a tap made of frames (B*T, ...), at the frames it is a part of: `late` later, zeros where none is."""
+        if late == 0:
+            return y
+        clip = split(y, 0, T)
+        none = [clip[:, :1] * 0] * min(abs(late), T)  # zeros without asking for a shape
+        parts = [*none, clip[:, : max(T - late, 0)]] if late > 0 else [clip[:, -late:], *none]
+        return merge(torch.cat(parts, 1), 0, 1)
+
+    def _neighbours(self, x: Tensor, T: int) -> Tensor:
+        """(B*T, in, H, W) -> (B*T, 3 * in, H, W): every frame with the two it sees beside it, zeros outside."""
+        clip = split(x, 0, T)
+        none = clip[:, :1] * 0  # zeros without asking for a shape
+        if self.now == TAPS - 1:
+            padded = torch.cat([none, none, clip], 1)
+        else:
+            padded = torch.cat([none, clip, none], 1)
+        return merge(torch.cat([padded[:, tap : tap + T] for tap in range(TAPS)], 2), 0, 1)
+
+
+@torch.no_grad()
+def fold_for_export(model: GlimpseClouds) -> GlimpseClouds:
+    """A copy of `model` in evaluation mode whose trunk is folded: the same results, with the caches that it needs."""
+    model = copy.deepcopy(model).eval()
+    pairs = _batch_norms(model)
+    trunk = model.trunk
+    names = {module: name for name, module in trunk.net.named_modules()}
+    folded: list[FoldedConv] = []
+    for conv in trunk.inflated:
+        folded.append(FoldedConv(conv, sum(f.caches for f in folded)))
+        folded[-1].register_forward_pre_hook(trunk._tell, with_kwargs=True)
+        trunk.net.set_submodule(names[conv], folded[-1])
+    trunk.inflated = folded
+    for conv_name, norm_name in pairs.items():
+        _absorb(trunk.net, conv_name, norm_name)
+    return model
+
+
+def _batch_norms(model: GlimpseClouds) -> dict[str, str]:
+    """Which batch norm reads which convolution's output, by name, found by watching one pass."""
+    net = model.trunk.net
+    produced: dict[int, tuple[str, Tensor]] = {}
+    pairs: dict[str, str] = {}
+    hooks = []
+    for name, module in net.named_modules():
+        if isinstance(module, (nn.Conv2d, InflatedConv)):
+
+            def made(_: Any, args: Any, output: Tensor, name: str = name) -> None:
+                produced[id(output)] = (name, output)
+
+            hooks.append(module.register_forward_hook(made))
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+
+            def read(_: Any, args: Any, name: str = name) -> None:
+                if id(args[0]) in produced:
+                    pairs[produced[id(args[0])][0]] = name
+
+            hooks.append(module.register_forward_pre_hook(read))
+    size = model.config.size
+    model.trunk.clip(torch.zeros(1, 3, size, size, dtype=model.mean.dtype), 1)
+    for hook in hooks:
+        hook.remove()
+    return pairs
+
+
+def _absorb(net: nn.Module, conv_name: str, norm_name: str) -> None:
+    """Fold one batch norm into its convolution; what is left of it is its activation, if it has one."""
+    norm, conv = net.get_submodule(norm_name), net.get_submodule(conv_name)
+    assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    assert norm.running_var is not None and norm.running_mean is not None
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    shift = norm.bias - norm.running_mean * scale
+    if isinstance(conv, FoldedConv):
+        conv.absorb(scale, shift)
+    else:
+        assert isinstance(conv, nn.Conv2d)
+        conv.weight.mul_(scale.view(-1, 1, 1, 1))
+        conv.bias = nn.Parameter(shift if conv.bias is None else conv.bias * scale + shift)
+    net.set_submodule(norm_name, getattr(norm, "act", nn.Identity()))

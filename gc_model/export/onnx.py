@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`trt-build export`: a trained run becomes a bundle, and proves that it computes the same.
+
+The only module of this package that knows torch; the command line reaches it lazily.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from gc_model.data.frames import decode
+from gc_model.data.samples import sub_sequences
+from gc_model.export.engine import TorchEngine, describe
+from gc_model.export.fold import fold_for_export
+from gc_model.paper.clouds import GlimpseClouds, State
+from gc_model.paper.network import CACHE, cache_name
+from gc_model.paper.presets import Config
+from gc_model.paper.variants import for_robot
+from gc_model.training import checkpoint
+from trt_build.bundle import Bundle, LoadedBundle, load_bundle, write_bundle
+from trt_build.engine import Engine
+from trt_build.engines.open import open_engine
+from trt_build.errors import BundleError
+from trt_build.graphs.weights import share_weights
+
+OPSET = 18
+TOLERANCE = 1e-4  # on every output, in units of the output; ONNX Runtime FP32 against torch FP32
+ROUNDING = 3.0
+STREAM = 64  # frames of `step` in one stream
+
+
+class WindowGraph(nn.Module):
+    """The training forward itself; the names of its results are the names of the graph's outputs."""
+
+    def __init__(self, model: GlimpseClouds):
+        super().__init__()
+        self.model = model
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        Z, c = self.model.features(frames.permute(0, 1, 4, 2, 3))
+        # Zeros that take N from the data: a traced torch.zeros would fix it.
+        zero = c[:, 0, :1] * 0
+        start = self.model.initial_state(1).named()
+        state = State.from_named({k: zero.reshape(-1, *[1] * (v.dim() - 1)) + v for k, v in start.items()})
+        result, _ = self.model.fold(Z, c, state)
+        return result.logits, result.l, result.p
+
+
+class StepGraph(nn.Module):
+    """One frame and the state: `next_X` feeds `X`."""
+
+    def __init__(self, model: GlimpseClouds, names: Sequence[str]):
+        super().__init__()
+        self.model, self.names = model, list(names)
+
+    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        state = State.from_named(dict(zip(self.names, states, strict=True)))
+        result, state = self.model.stream(frame.permute(0, 3, 1, 2), state)
+        following = state.named()
+        return (result.logits, result.l, result.p, *(following[name] for name in self.names))
+
+
+def export_bundle(run: Path, out: Path, *, videos: Sequence[Path] = ()) -> LoadedBundle:
+    """Export the run's model into the bundle directory `out`.
+
+    videos: real clips to check parity on beside noise. Raises DataError for a run that is not complete or a video
+    that does not decode, BundleError where a graph does not reproduce torch within `TOLERANCE`.
+    """
+    if out.exists() and not out.is_dir():
+        raise BundleError(f"{out} is a file: choose another --out")
+    network, recipe = checkpoint.load(run)
+    model = for_robot(network)
+    info = describe(model.config, recipe)
+    clips = np.stack([_window_of(video, model.config, info) for video in videos]) if videos else None
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        names = export_graphs(model, folder)
+        probe = write_bundle(folder / "probe", info, {name: folder / name for name in names})
+        parity = check_parity(model, probe, clips)
+        sha256 = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+        provenance = recipe.provenance | {
+            "model.safetensors": sha256,
+            "opset": OPSET,
+            "onnx": onnx.__version__,
+        }
+        # Named after the weights, so that two bundles of one recipe can be told apart in messages and reports.
+        model_id = f"glimpse_clouds-{model.config.preset}-{len(recipe.labels)}-{sha256[:8]}"
+        info = info.model_copy(update={"model_id": model_id, "parity": parity, "provenance": provenance})
+        try:
+            write_bundle(out, info, {name: folder / name for name in names})
+        except OSError as error:
+            raise BundleError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
+    return load_bundle(out)
+
+
+def _window_of(video: Path, config: Config, info: Bundle) -> np.ndarray:
+    """T frames spread over a video, as the graphs take them: uint8 (T, S, S, 3)."""
+    images = decode(video, info.preprocess, max_fps=1e9).images
+    return sub_sequences(images, config, of=1)[0].permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def export_graphs(model: GlimpseClouds, folder: Path) -> list[str]:
+    """Write window.onnx, step.onnx (where the model streams) and weights.bin; returns the file names."""
+    config = model.config
+    folded = fold_for_export(model).float()
+    S, T = config.size, config.T
+    frames = torch.zeros(2, T, S, S, 3, dtype=torch.uint8)
+    graphs = {"window.onnx": _to_onnx(WindowGraph(folded), (frames,), ["frames"], [])}
+    if config.temporal == "causal" and config.readout == "mean":
+        state = folded.initial_state(2, streaming=True).named()
+        # A cache is called as in the network that was trained, which has more: `trt-build verify` compares by name.
+        names = [name for name in state if not name.startswith(CACHE)]
+        names += [cache_name(conv.origin + i) for conv in folded.trunk.inflated for i in range(conv.caches)]
+        graphs["step.onnx"] = _to_onnx(
+            StepGraph(folded, list(state)), (frames[:, 0], *state.values()), ["frame", *names], names
+        )
+    share_weights(graphs, folder / "weights.bin")
+    for name, graph in graphs.items():
+        onnx.save(graph, folder / name)
+        onnx.checker.check_model(folder / name)
+    return [*graphs, "weights.bin"]
+
+
+def _to_onnx(
+    module: nn.Module, args: tuple[Tensor, ...], inputs: list[str], states: list[str]
+) -> onnx.ModelProto:
+    """Trace into a simplified ONNX graph with the batch axis N open."""
+    import onnxslim
+
+    outputs = ["logits", "glimpses", "assignment", *(f"next_{s}" for s in states)]
+    with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        path = Path(temporary) / "graph.onnx"
+        torch.onnx.export(
+            module,
+            args,
+            path,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_axes={name: {0: "N"} for name in inputs + outputs},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        graph = onnx.load(path)
+    slim = onnxslim.slim(graph)
+    assert isinstance(slim, onnx.ModelProto)
+    return slim
+
+
+def check_parity(
+    model: GlimpseClouds, bundle: LoadedBundle, clips: np.ndarray | None = None
+) -> dict[str, Any]:
+    """ONNX Runtime against torch: largest difference of each output, over whole clips and 64 frames of `step`.
+
+    clips: uint8 (n, T, S, S, 3) beside two of noise. Raises BundleError above `TOLERANCE`, unless torch in float32
+    is itself about that far from torch in float64: a long stream of noise can amplify rounding beyond any fixed
+    bound, and then two orders of summation differ by as much. The graph may be `ROUNDING` times as far from the
+    exact result as torch is.
+    """
+    info = bundle.info
+    S, T = info.preprocess.size, info.T
+    noise = np.random.default_rng(0).integers(0, 256, (2, T, S, S, 3), np.uint8)
+    clips = noise if clips is None else np.concatenate([noise, clips])
+    worst: dict[str, float] = {}
+    for mode in info.modes:
+        engine = open_engine(bundle, mode, backend="onnxruntime")
+        ours = _outputs(engine, mode, clips)
+        engine.close()
+        theirs = _outputs(TorchEngine(model, info, mode), mode, clips)
+        found = _differences(ours, theirs)
+        worst |= {f"{mode}/{name}": value for name, value in found.items()}
+        bad = {name: value for name, value in found.items() if not value <= TOLERANCE}
+        if bad:
+            exact = _outputs(TorchEngine(copy.deepcopy(model).double(), info, mode), mode, clips)
+            allowed = _differences(theirs, exact)
+            ours_exact = _differences(ours, exact)
+            bad = {k: v for k, v in bad.items() if not ours_exact[k] <= ROUNDING * allowed[k]}
+        for name, value in bad.items():
+            raise BundleError(
+                f"the exported graph differs from torch: {mode}/{name} by {value:.2e}, allowed {TOLERANCE:.0e}"
+            )
+    return {"against": "torch", "clips": len(clips), "frames": STREAM, "max_abs_difference": worst}
+
+
+def _outputs(engine: Engine, mode: str, clips: np.ndarray) -> dict[str, np.ndarray]:
+    """Everything an engine says of the clips: of each as a window, or of 64 frames of them in one stream."""
+    if mode == "window":
+        inputs = [{"frames": clip[None]} for clip in clips]
+    else:
+        frames = clips.reshape(-1, *clips.shape[2:])
+        inputs = [{"frame": frames[i % len(frames)][None]} for i in range(STREAM)]
+    runs = [{name: value.copy() for name, value in engine.run(i).items()} for i in inputs]
+    return {name: np.stack([run[name] for run in runs]) for name in runs[0]}
+
+
+def _differences(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict[str, float]:
+    return {name: float(np.abs(ours[name] - theirs[name]).max()) for name in theirs}  # a NaN stays one

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every network here is: a trunk, a recurrent head with an explicit state, and the pose regression beside it.
+
+One code path: `step` takes one frame's features and the state, `forward` folds it over the T frames of a
+clip, and `stream` feeds single frames through the trunk's caches. All three give the same numbers for a
+causal trunk. A network is pure: state in, state out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor, nn
+
+from gc_model.paper.presets import Config
+from gc_model.paper.shapes import merge, split
+from gc_model.paper.trunk import Trunk
+
+CACHE = "cache_"
+
+
+def cache_name(i: int) -> str:
+    """The flat name of the i-th of the trunk's caches; in order of the names they are in order of use."""
+    return f"{CACHE}{i:02d}"
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything carried from frame to frame; zeros at the start. B is the batch.
+
+    h: (B, omega) attention; z: (B, D) last glimpse; r: (B, C, psi) workers; memory: (B, K, G, D) projected
+    glimpses, oldest first; weight: (B, K, G, C) each worker's share in them; caches: what the inflated
+    convolutions keep, `Trunk.cache_shapes` with B before each, empty where whole clips are seen.
+    """
+
+    h: Tensor
+    z: Tensor
+    r: Tensor
+    memory: Tensor
+    weight: Tensor
+    caches: tuple[Tensor, ...] = ()
+
+    def detach(self) -> State:
+        """The same values without their history: the border between chunks of a long clip."""
+        values = {f.name: getattr(self, f.name).detach() for f in fields(self) if f.name != "caches"}
+        return State(**values, caches=tuple(c.detach() for c in self.caches))
+
+    def named(self) -> dict[str, Tensor]:
+        """As flat names, the names of the step graph's inputs."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "caches"}
+        return values | {cache_name(i): c for i, c in enumerate(self.caches)}
+
+    @classmethod
+    def from_named(cls, values: dict[str, Tensor]) -> State:
+        caches = tuple(values[k] for k in sorted(values) if k.startswith(CACHE))
+        return cls(**{k: v for k, v in values.items() if not k.startswith(CACHE)}, caches=caches)
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """One frame: logits y_t (B, classes), locations l (B, G, 4), assignment p (B, C, G), context c (B, context)."""
+
+    logits: Tensor
+    l: Tensor
+    p: Tensor
+    c: Tensor
+
+
+@dataclass(frozen=True)
+class ClipResult:
+    """One clip: logits (B, classes); the frames' (B, T, classes), l (B, T, G, 4), p (B, T, C, G), c (B, T, context)."""
+
+    logits: Tensor
+    frame_logits: Tensor
+    l: Tensor
+    p: Tensor
+    c: Tensor
+
+
+class Network(nn.Module):
+    """Trunk, pose regression and what folds a head over time; the head is a subclass's `step`.
+
+    Frames come as RGB in 0..255, uint8 or float; the trunk's normalisation happens inside.
+    global_head: a classifier over global average pooling that is part of the model, where there is one.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        self.trunk = Trunk(config)
+        self.global_head: nn.Linear | None = None
+
+    def add_pose(self) -> None:
+        """Called behind the head, so that a seed draws the weights in one order whatever the head."""
+        config = self.config
+        self.pose = nn.Linear(
+            self.trunk.context_channels, config.bodies * config.joints * 2
+        )  # Eq 13; training only
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Everything behind the trunk that runs on the robot (without the pose head)."""
+        return [p for n, p in self.named_parameters() if not n.startswith(("trunk.", "pose."))]
+
+    def normalise(self, frames: Tensor) -> Tensor:
+        """RGB 0..255 (B, 3, H, W) to what the trunk was trained on, and to where the model is."""
+        if frames.device != self.mean.device:
+            frames = frames.to(self.mean.device)
+        frames = (frames.to(self.mean.dtype) - self.mean) / self.std
+        return frames.contiguous(
+            memory_format=torch.channels_last
+        )  # the same memory as channels_last_3d of clips
+
+    def features(self, clip: Tensor) -> tuple[Tensor, Tensor]:
+        """clip (B, T, 3, H, W) -> Z (B, T, D, h, w) and c (B, T, context)."""
+        return self.features_of(self.maps(clip))
+
+    def maps(self, clip: Tensor) -> Tensor:
+        """clip (B, T, 3, H, W) -> the penultimate stage's maps (B, T, context, h, w)."""
+        T = int(clip.shape[1])
+        return split(self.trunk.front(self.normalise(merge(clip, 0, 1)), T), 0, T)
+
+    def features_of(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """`features` from `maps`: for trunks whose first stages are frozen and run once."""
+        T = int(maps.shape[1])
+        Z = self.trunk.back(merge(maps, 0, 1), T)
+        return split(Z, 0, T), maps.mean((3, 4))
+
+    def initial_state(self, batch: int, *, streaming: bool = False) -> State:
+        """Zeros, on the model's device and dtype; with the trunk's caches for `stream`."""
+        raise NotImplementedError
+
+    def step(self, Z: Tensor, c: Tensor, state: State) -> tuple[FrameResult, State]:
+        """One frame: Z (B, D, h, w), c (B, context)."""
+        raise NotImplementedError
+
+    def zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(*shape, dtype=self.mean.dtype, device=self.mean.device)
+
+    def caches(self, batch: int) -> tuple[Tensor, ...]:
+        """The trunk's empty caches: the zero padding before a clip's first frame."""
+        return tuple(self.zeros(batch, *shape) for shape in self.trunk.cache_shapes(self.config.size))
+
+    def fold(self, Z: Tensor, c: Tensor, state: State | None = None) -> tuple[ClipResult, State]:
+        """`step` over the T frames of features Z (B, T, D, h, w), c (B, T, context)."""
+        state = state or self.initial_state(Z.shape[0])
+        frames = []
+        for Z_t, c_t in zip(Z.unbind(1), c.unbind(1), strict=True):
+            frame, state = self.step(Z_t, c_t, state)
+            frames.append(frame)
+        return self.read(frames), state
+
+    def read(self, frames: list[FrameResult]) -> ClipResult:
+        """Clip logits from per-frame logits: their mean (Eq 12), or the last for `readout="last"`."""
+        y = torch.stack([f.logits for f in frames], 1)
+        logits = y.mean(1) if self.config.readout == "mean" else y[:, -1]
+        l, p, c = (torch.stack([getattr(f, k) for f in frames], 1) for k in ("l", "p", "c"))
+        return ClipResult(logits, y, l, p, c)
+
+    def forward(self, clip: Tensor) -> ClipResult:
+        """clip: (B, T, 3, H, W) RGB in 0..255."""
+        return self.fold(*self.features(clip))[0]
+
+    def stream(self, frame: Tensor, state: State) -> tuple[FrameResult, State]:
+        """One new frame (B, 3, H, W) at one T-th of a window's cost; causal trunks only."""
+        if self.config.temporal != "causal":
+            raise ValueError('a centered trunk looks ahead and cannot stream: train with temporal="causal"')
+        Z, c, caches = self.trunk.step(self.normalise(frame), state.caches)
+        result, state = self.step(Z, c, state)
+        return result, replace(state, caches=tuple(caches))
+
+    def stream_map(self, context: Tensor, state: State) -> tuple[FrameResult, State]:
+        """`stream` from the penultimate stage's map (B, context, h, w) of the new frame, see `Trunk.back_step`."""
+        Z, caches = self.trunk.back_step(context, state.caches)
+        result, state = self.step(Z, context.mean((2, 3)), state)
+        return result, replace(state, caches=tuple(caches))
+
+    def chunk_of_maps(self, maps: Tensor, state: State) -> tuple[ClipResult, State]:
+        """`forward_chunk` from maps (B, n, context, h, w)."""
+        return self._chunk(self.stream_map, maps, state)
+
+    def forward_chunk(self, clip: Tensor, state: State) -> tuple[ClipResult, State]:
+        """The next frames (B, n, 3, H, W) of a stream, any n >= 1, frame by frame."""
+        return self._chunk(self.stream, clip, state)
+
+    def _chunk(
+        self, one: Callable[[Tensor, State], tuple[FrameResult, State]], parts: Tensor, state: State
+    ) -> tuple[ClipResult, State]:
+        frames = []
+        for part in parts.unbind(1):
+            result, state = one(part, state)
+            frames.append(result)
+        return self.read(frames), state
+
+    def poses(self, c: Tensor) -> Tensor:
+        """Eq 13: (..., context) -> (..., bodies, joints, 2) in [-1, 1] coordinates of the input."""
+        return self.pose(c).unflatten(-1, (self.config.bodies, self.config.joints, 2))

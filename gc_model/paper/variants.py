@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The other networks of the paper's tables, each with the interface of `Network`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gc_model.paper.clouds import GlimpseClouds
+from gc_model.paper.network import FrameResult, Network, State
+from gc_model.paper.presets import Config
+from gc_model.paper.workers import ReadOut, Workers
+from trt_build.errors import DataError
+
+
+def build(config: Config) -> Network:
+    """The network that `config` describes."""
+    kinds: dict[str, type[Network]] = {
+        "clouds": GlimpseClouds,
+        "global": Global,
+        "glimpse_sum": GlimpseSum,
+        "glimpse_tubes": GlimpseTubes,
+        "c3d": C3D,
+        "frame_lstm": FrameLSTM,
+    }
+    return kinds[config.model](config)
+
+
+def for_robot(model: Network) -> GlimpseClouds:
+    """`model` where it is what a bundle describes: glimpses, workers and a memory. Raises DataError."""
+    config = model.config
+    if type(model) is not GlimpseClouds or config.attention == "random":
+        what = config.model if config.model != "clouds" else f"attention={config.attention}"
+        raise DataError(
+            f"{what} is a row of the paper's tables, no model for a robot: train without that switch"
+        )
+    return model
+
+
+class Headless(Network):
+    """A network without glimpses: its l and p are empty, its state only what its subclass keeps in h and z."""
+
+    def initial_state(self, batch: int, *, streaming: bool = False) -> State:
+        none = self.zeros(batch, 0)
+        return State(none, none, none, none, none, self.caches(batch) if streaming else ())
+
+    def frame(self, y: Tensor, c: Tensor) -> FrameResult:
+        B = len(y)
+        return FrameResult(y, y.new_zeros(B, 0, 4), y.new_zeros(B, 0, 0), c)
+
+
+class Global(Headless):
+    """f and a classifier over global average pooling: the mean of the frames' logits is that of the clip's features."""
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.global_head = nn.Linear(self.trunk.channels, config.classes)
+        self.add_pose()
+
+    def step(self, Z: Tensor, c: Tensor, state: State) -> tuple[FrameResult, State]:
+        assert self.global_head is not None
+        return self.frame(self.global_head(Z.mean((2, 3))), c), state
+
+
+class FrameLSTM(Headless):
+    """A 2-D network a frame, then an LSTM (Donahue et al. 2015)."""
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.lstm = nn.LSTMCell(self.trunk.channels, config.psi)
+        self.readout = nn.Linear(config.psi, config.classes)
+        self.add_pose()
+
+    def initial_state(self, batch: int, *, streaming: bool = False) -> State:
+        state = super().initial_state(batch, streaming=streaming)
+        zero = self.zeros(batch, self.config.psi)
+        return replace(state, h=zero, z=zero)  # hidden and cell
+
+    def step(self, Z: Tensor, c: Tensor, state: State) -> tuple[FrameResult, State]:
+        h, cell = self.lstm(Z.mean((2, 3)), (state.h, state.z))
+        return self.frame(self.readout(h), c), replace(state, h=h, z=cell)
+
+
+class GlimpseSum(GlimpseClouds):
+    """Learned glimpses, but summed and given to one recurrent network: no memory, no workers."""
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        del self.assignment
+        self.workers = Workers(self.what_where.channels, config.psi, 1)
+        self.readout = ReadOut(config.psi, config.classes, 1)
+
+    def initial_state(self, batch: int, *, streaming: bool = False) -> State:
+        state = super().initial_state(batch, streaming=streaming)
+        return replace(state, r=state.r[:, :1])
+
+    def step(self, Z: Tensor, c: Tensor, state: State) -> tuple[FrameResult, State]:
+        h, z, l, v = self.look(Z, c, state)
+        r = self.workers(state.r, v.sum(1, keepdim=True))
+        p = v.new_ones(len(v), 1, v.shape[1])
+        return FrameResult(self.with_global(self.readout(r), Z), l, p, c), replace(state, h=h, z=z, r=r)
+
+
+class GlimpseTubes(GlimpseClouds):
+    """Glimpse g of every frame forms one tube that worker g alone follows.
+
+    The paper does not spell its "3D tubes" baseline out; this is the clouds with their soft assignment over time
+    replaced by a fixed correspondence from frame to frame, everything else equal.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        del self.assignment
+
+    def step(self, Z: Tensor, c: Tensor, state: State) -> tuple[FrameResult, State]:
+        h, z, l, v = self.look(Z, c, state)
+        r = self.workers(state.r, v)
+        p = torch.eye(v.shape[1], dtype=v.dtype, device=v.device).expand(len(v), -1, -1)
+        return FrameResult(self.with_global(self.readout(r), Z), l, p, c), replace(state, h=h, z=z, r=r)
+
+
+class Conv3D(nn.Module):
+    """The convolutions of C3D (Tran et al. 2015): eight of 3 x 3 x 3 in five groups, each ending in max pooling."""
+
+    context_channels = 0
+
+    def __init__(self, config: Config):
+        super().__init__()
+        *groups, self.channels = config.c3d
+        layers: list[nn.Module] = []
+        before = 3
+        for i, width in enumerate(groups):
+            for _ in range(1 if i < 2 else 2):
+                layers += [nn.Conv3d(before, width, 3, padding=1), nn.ReLU(inplace=True)]
+                before = width
+            # Time is halved three times only, as T = 8 frames allow; the paper of C3D has 16.
+            pool = (2, 2, 2) if 0 < i < 4 else (1, 2, 2)
+            layers.append(nn.MaxPool3d(pool, ceil_mode=True))
+        self.convolutions = nn.Sequential(*layers)
+        side = config.c3d_size
+        for _ in groups:
+            side = -(-side // 2)
+        self.dense = nn.Sequential(
+            nn.Linear(before * side**2, self.channels),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.5),
+            nn.Linear(self.channels, self.channels),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.5),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, 3, T, side, side) -> (B, channels)."""
+        return self.dense(self.convolutions(x).mean(2).flatten(1))
+
+
+class C3D(Headless):
+    """Window only, from pixels, without ImageNet weights and without a pose head: one feature a clip."""
+
+    def __init__(self, config: Config):
+        nn.Module.__init__(self)
+        self.config = config
+        self.trunk = Conv3D(config)  # type: ignore[assignment]
+        self.global_head = nn.Linear(config.c3d[-1], config.classes)
+        self.add_pose()
+
+    def add_pose(self) -> None:
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.config.mean, self.config.std))
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+
+    def features(self, clip: Tensor) -> tuple[Tensor, Tensor]:
+        """clip (B, T, 3, H, W) -> Z (B, 1, D, 1, 1), and no context (B, 1, 0)."""
+        B = len(clip)
+        x = self.normalise(clip.flatten(0, 1))
+        side = self.config.c3d_size
+        x = (
+            F.interpolate(x, (side, side), mode="bilinear", antialias=True)
+            .unflatten(0, (B, -1))
+            .transpose(1, 2)
+        )
+        Z = self.trunk(x)
+        return Z[:, None, :, None, None], Z.new_zeros(B, 1, 0)
+
+    def step(self, Z: Tensor, c: Tensor, state: State) -> tuple[FrameResult, State]:
+        assert self.global_head is not None
+        return self.frame(self.global_head(Z.mean((2, 3))), c), state

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trained model on disk: `model.safetensors` and `model.json`. No pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from gc_model.paper.network import Network
+from gc_model.paper.presets import Config
+from gc_model.paper.variants import build
+from trt_build.errors import DataError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a user of the model must know beside its weights.
+
+    labels: class names in the order of the logits. window_s: seconds that the T frames of a window span, so that
+    frames are sampled at T / window_s Hz. temperature and unknown_threshold: see calibration. provenance: how the
+    model came to be.
+    """
+
+    labels: list[str]
+    window_s: float = 4.0
+    temperature: float = 1.0
+    unknown_threshold: float = 0.0
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def rate_hz(self, T: int) -> float:
+        return T / self.window_s
+
+
+def save(run: Path, model: Network, recipe: Recipe) -> None:
+    """Write both files, the description last, each by rename so that a kill leaves no half file."""
+    run.mkdir(parents=True, exist_ok=True)
+    weights = {k: v.contiguous() for k, v in model.state_dict().items()}
+    save_file(weights, run / "model.safetensors.part")
+    os.replace(run / "model.safetensors.part", run / "model.safetensors")
+    text = json.dumps({"schema": SCHEMA, "config": model.config.to_json(), "recipe": vars(recipe)}, indent=1)
+    (run / "model.json.part").write_text(text)
+    os.replace(run / "model.json.part", run / "model.json")
+
+
+def load(run: Path) -> tuple[Network, Recipe]:
+    """The model in evaluation mode and its recipe. Raises DataError where the run is not complete."""
+    config, recipe = describe(run)
+    model = build(config)
+    try:
+        model.load_state_dict(load_file(run / "model.safetensors"))
+    except FileNotFoundError as error:
+        raise DataError(f"{run} has no model.safetensors: train with `gc-model train --out {run}`") from error
+    except (SafetensorError, RuntimeError, OSError) as error:
+        first = " ".join(str(error).split())[:160]
+        raise DataError(
+            f"{run}/model.safetensors does not fit model.json, restore or train again: {first}"
+        ) from error
+    return model.eval(), recipe
+
+
+def describe(run: Path) -> tuple[Config, Recipe]:
+    """Only the description of a trained model."""
+    path = run / "model.json"
+    if not path.is_file():
+        raise DataError(
+            f"{run} holds no trained model (no model.json): `gc-model train --data ... --out {run}`"
+        )
+    try:
+        values = json.loads(path.read_text())
+        if values["schema"] != SCHEMA:
+            raise DataError(f"{path} has schema {values['schema']}, this version reads {SCHEMA}: train again")
+        return Config.from_json(values["config"]), Recipe(**values["recipe"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}): train again, or restore it") from error

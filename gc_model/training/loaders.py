@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training run reads: its clips, or what a frozen front made of them, one after the other or by themselves."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from gc_model.data.augment import Augment
+from gc_model.data.frames import Clip, FrameCache
+from gc_model.data.samples import EpochSampler, FrozenFront, TestClips, TrainingClips, front_key
+from gc_model.paper.network import Network
+from gc_model.training.options import LAST_STAGE_ONLY, TrainOptions
+from gc_model.training.processes import rank
+from gc_model.training.streams import HeldOutStreams, StreamClips
+
+CALIBRATION_CLIPS = 256
+STANDARDISE_CLIPS = 64
+
+
+class Loaders:
+    """The clips of one run as training samples, held-out samples, and what the passes between the stages see."""
+
+    def __init__(
+        self,
+        options: TrainOptions,
+        model: Network,
+        labels: Sequence[str],
+        cache: FrameCache,
+        training: Sequence[Clip],
+        validation: Sequence[Clip],
+    ):
+        self.options = options
+        config = model.config
+        size, resize = config.size, config.resize
+        augment = (
+            Augment(scale=options.scale, flip=options.flip)
+            if options.augment
+            else Augment.paper(size, resize)
+        )
+        self.plain = TrainingClips(training, labels, cache, config, options.window_s, augment, options.seed)
+        self.samples: TrainingClips | FrozenFront | StreamClips = self.plain
+        self.fixed = TestClips(training, labels, cache, config, sub_sequences=1)
+        self.sub_sequences = TestClips(validation, labels, cache, config) if validation else None
+        self.held_out: TestClips | FrozenFront | HeldOutStreams | None = self.sub_sequences
+        self.middles = TestClips(validation, labels, cache, config, sub_sequences=1)
+        self.cache, self.model = cache, model
+
+    def freeze_front(self, options: TrainOptions) -> None:
+        """From here on samples are what the frozen part of the trunk makes of them, where `options` freeze one.
+
+        Called again when more of it freezes, the whole goes on from the maps that are there.
+        """
+        training: TrainingClips | FrozenFront = self.plain
+        held_out: TestClips | FrozenFront | None = self.sub_sequences
+        whole = options.freeze_stages > LAST_STAGE_ONLY
+        if whole and isinstance(self.samples, FrozenFront) and not self.samples.whole:
+            training = self.samples
+            held_out = self.held_out if isinstance(self.held_out, FrozenFront) else None
+        self.options, self.samples, self.held_out = options, training, held_out
+        if options.freeze_stages < LAST_STAGE_ONLY:
+            return
+        path = self.cache.folder / f"front.{self.front_key(whole)}"
+        number = rank(options.devices)  # processes do not write into each other's file
+        path = path.with_name(f"{path.name}.{number}") if number else path
+        self.samples = FrozenFront(training, self.model, path, options.views, whole)
+        if held_out:
+            self.held_out = FrozenFront(held_out, self.model, self.samples.neighbour("val"), 0, whole)
+
+    def front_key(self, whole: bool) -> str:
+        """Of everything that frozen features depend on: runs that share a cache must not share these by mistake."""
+        o, plain = self.options, self.plain
+        names = [c.name for c in plain.clips], [c.name for c in self.middles.clips]
+        return front_key(self.model, [names, o.window_s, o.seed, o.views, asdict(plain.augment)], whole)
+
+    def streams(self) -> Loaders:
+        """The same clips one after the other; from stored features where a part of the trunk is frozen.
+
+        Where each frame's features are its own, they are put together from those of the clips. Where a frozen trunk
+        looks back in time, whole streams are stored instead, one a view and clip.
+        """
+        other = copy.copy(self)
+        chunks = self.options.stream_chunks
+        other.samples = StreamClips(self.plain, chunks)
+        if isinstance(self.samples, FrozenFront):
+            whole = self.samples.whole
+            if self.model.trunk.sees_one_frame(whole):
+                other.samples = StreamClips(self.samples, chunks)
+            elif whole:
+                path = self.samples.neighbour(f"streams{chunks}")
+                other.samples = FrozenFront(other.samples, self.model, path, self.options.views, whole)
+        other.held_out = HeldOutStreams(self.middles, self.options.seed) if len(self.middles) else None
+        return other
+
+    def continuous(self) -> Iterator[tuple[Tensor, int]]:
+        """The held-out clips (T, 3, S, S) in a drawn order that is always the same, with their labels."""
+        for i in np.random.default_rng(self.options.seed).permutation(len(self.middles)):
+            sample = self.middles[int(i)]
+            yield sample["clip"][0], sample["label"]
+
+    def train(self, world: int = 1, rank: int = 0) -> DataLoader:
+        sampler = EpochSampler(len(self.samples), self.options.seed, rank, world)
+        return DataLoader(
+            self.samples,
+            self.options.batch,
+            sampler=sampler,
+            num_workers=0 if isinstance(self.samples, FrozenFront) else self.options.loaders,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def validation(self) -> DataLoader | None:
+        return DataLoader(self.held_out, max(1, self.options.batch // 4)) if self.held_out else None
+
+    def shown(self) -> Tensor:
+        """One clip (T, 3, S, S) for pictures, a held-out one where there are any."""
+        clip: Tensor = (self.middles if len(self.middles) else self.fixed)[0]["clip"][0]
+        return clip
+
+    def calibration(self, at_most: int = CALIBRATION_CLIPS) -> Iterator[Tensor]:
+        """Training clips (1, T, 3, S, S) as they are, spread over all of them."""
+        for i in self._spread(at_most):
+            yield self.fixed[i]["clip"]
+
+    @torch.no_grad()
+    def calibration_features(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Z and c of the same clips; from the store where the whole trunk is frozen."""
+        if isinstance(self.samples, FrozenFront) and self.samples.whole:
+            stored = FrozenFront(self.fixed, self.model, self.samples.neighbour("fixed"), 0, whole=True)
+            for i in self._spread(CALIBRATION_CLIPS):
+                yield stored[i]["Z"].to(self.model.mean), stored[i]["c"].to(self.model.mean)
+        else:
+            for clip in self.calibration():
+                yield self.model.features(clip)
+
+    def _spread(self, at_most: int) -> list[int]:
+        n = len(self.fixed)
+        return [int(i) for i in np.linspace(0, n - 1, min(n, at_most)).round()]

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a model is trained: what `gc-model train` takes and writes into the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+LAST_STAGE_ONLY = 4  # this many frozen stages leave only the one behind the context map to train; more, none
+
+
+class TrainOptions(BaseModel):
+    """Defaults suit some hundred clips of one's own on a CPU; the paper's values are named where they differ."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: Path
+    layout: Literal["clips", "ntu", "nucla"] = "clips"
+    protocol: str = ""  # of ntu: cross-subject, cross-view; of nucla: V3, V2, V1
+    joints: Path | None = (
+        None  # of one's own clips, as `gc-model joints` writes them: L_P and L_G are on with them
+    )
+    subjects: list[str] | None = None  # train on these people only
+    classes: list[str] | None = None
+    preset: str = "edge"
+    temporal: Literal["centered", "causal"] = "causal"  # paper: centered
+    fit: Literal["stretch", "square", "pad"] = "stretch"
+    weights: Path | None = None  # 2-D ImageNet checkpoint; None = what an installed package brings
+    from_scratch: bool = False
+    # Rows of the paper's tables, see `presets.Config`; None: as the preset (or the run started from) has it.
+    model: str | None = None
+    attention: str | None = None
+    metric_init: str | None = None
+    metric_trainable: bool | None = None
+    encoding: str | None = None
+    global_head: bool | None = None
+    glimpses: int | None = None
+    workers: int | None = None
+    start: Path | None = None  # a run to go on from: its network, and its weights where classes agree
+    window_s: float = Field(default=4.0, gt=0)
+    epochs1: int = Field(default=20, ge=0)
+    epochs2: int = Field(default=20, ge=0)
+    epochs3: int = Field(
+        default=0, ge=0
+    )  # on streams, after which the state may be carried on (reset_after=0)
+    stream_chunks: int = Field(default=3, ge=2, le=4)  # streams of 2 to 4 times T frames
+    batch: int = Field(default=8, ge=1)  # paper: 40
+    lr: float = Field(default=1e-4, gt=0)
+    trunk_lr_factor: float = Field(default=1.0, gt=0)
+    head_lr_factor: float = Field(default=5.0, gt=0)  # paper: 1
+    weight_decay: float = Field(default=0.01, ge=0)  # paper: 0
+    schedule: Literal["cosine", "constant"] = "cosine"  # paper: constant
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)  # paper: 0
+    dropout: float = Field(default=0.3, ge=0, lt=1)  # before the classifier of stage 1
+    pose_weight: float = Field(default=1.0, ge=0)
+    glimpse_weight: float = Field(default=0.05, ge=0)
+    separation: float = Field(
+        default=1.0, ge=0
+    )  # of L_G1 beside L_G2; less where joints lie close, as a hand's do
+    # The first resolutions of the trunk keep their weights. With 4 only the last stage trains, with 5 the head alone;
+    # what is frozen is computed once for each of `views` augmented views of a clip, which saves most of the time.
+    freeze_stages: int = Field(default=0, ge=0, le=5)
+    freeze_stages2: int | None = Field(default=None, ge=0, le=5)  # from stage 2 on; None: as before it
+    standardise: bool = True  # the channels of Z over the training clips, where a pretrained trunk allows it
+    views: int = Field(default=8, ge=1)
+    trunk_statistics: Literal["auto", "train", "frozen"] = "auto"  # of batch norm in stage 1
+    flip: bool = True
+    augment: bool = True
+    scale: tuple[float, float] = (0.55, 1.1)
+    val_fraction: float = Field(default=0.05, ge=0, lt=1)
+    patience: int = Field(default=10, ge=1)
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    devices: int = Field(default=1, ge=1)  # GPUs (or processes, without one) of each node; more than one: DDP
+    nodes: int = Field(default=1, ge=1)
+    loaders: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def after_stage1(self) -> TrainOptions:
+        """The options of stage 2 and of streams."""
+        stages = self.freeze_stages if self.freeze_stages2 is None else self.freeze_stages2
+        return self.model_copy(update={"freeze_stages": stages})
+
+    @property
+    def head_alone(self) -> bool:
+        """Whether stage 1 would train nothing but its classifier, which networks without a global head throw away."""
+        return self.freeze_stages > LAST_STAGE_ONLY and not self.loss_weights[0] > 0
+
+    @property
+    def switches(self) -> dict[str, Any]:
+        """The fields of `Config` that were asked for."""
+        names = ("model", "attention", "metric_init", "metric_trainable", "encoding", "global_head")
+        asked = {n: getattr(self, n) for n in names} | {"G": self.glimpses, "C": self.workers}
+        return {k: v for k, v in asked.items() if v is not None}
+
+    @property
+    def loss_weights(self) -> tuple[float, float, float]:
+        """Of L_P, of L_G, and of L_G1 within that.
+
+        Without joints in the picture all are off: L_G1 alone would drive glimpses to the edges.
+        """
+        known = self.layout == "ntu" or self.joints is not None
+        return (self.pose_weight, self.glimpse_weight, self.separation) if known else (0.0, 0.0, 0.0)
+
+    @field_validator("scale")
+    @classmethod
+    def _scale_is_a_range(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < scale[0] <= scale[1] <= 4:
+            raise ValueError(
+                f"{scale[0]:g} to {scale[1]:g} is no range of crop sizes; the default is 0.55 to 1.1"
+            )
+        return scale
+
+    @field_validator("classes", "subjects")
+    @classmethod
+    def _named_once(cls, names: list[str] | None) -> list[str] | None:
+        if names is not None and len(set(names)) < len(names):
+            raise ValueError("a name is listed twice; name each once")
+        return names

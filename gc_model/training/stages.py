@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two training stages as Lightning modules (section 4 of the paper)."""
+
+from __future__ import annotations
+
+from gc_model import torchvision_guard  # noqa: F401 - before lightning
+
+# isort: split
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+
+from gc_model.paper.clouds import GlimpseClouds
+from gc_model.paper.losses import Weights, pose_loss, total_loss
+from gc_model.paper.network import Network
+from gc_model.training.drawing import glimpse_strip
+from gc_model.training.options import TrainOptions
+from trt_build.errors import DataError
+
+
+class Stage(pl.LightningModule):
+    """What both stages share: the optimiser, the schedule, frozen parts, validation on fixed sub-sequences."""
+
+    def __init__(self, model: Network, options: TrainOptions, epochs: int, frozen_statistics: bool):
+        super().__init__()
+        self.model, self.options, self.epochs = model, options, epochs
+        self.frozen_statistics = frozen_statistics
+        self.shown: Tensor | None = None  # (T, 3, S, S): the log gets pictures of the glimpses in this clip
+        freeze_stages(model, options.freeze_stages)
+
+    def logits(self, Z: Tensor, c: Tensor) -> Tensor:
+        """Clip logits (B, classes) from features (B, T, D, h, w) and contexts (B, T, context)."""
+        raise NotImplementedError
+
+    def features(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """From clips, or from what a frozen front made of them; sub-sequences of a clip count as batch."""
+        if "Z" in batch:
+            Z, c = (batch[name].to(self.model.mean.dtype) for name in ("Z", "c"))
+            return Z.flatten(0, -5), c.flatten(0, -3)
+        name = "maps" if "maps" in batch else "clip"
+        x = batch[name]
+        x = x.flatten(0, -5) if x.dim() > 5 else x
+        if name == "clip":
+            return self.model.features(x)
+        return self.model.features_of(x.to(self.model.mean.dtype))
+
+    def on_train_start(self) -> None:
+        # A run that had stopped early and was killed afterwards has stopped: one more epoch would change its result.
+        if any(
+            isinstance(c, EarlyStopping) and c.stopped_epoch for c in self.trainer.early_stopping_callbacks
+        ):
+            self.trainer.should_stop = True
+
+    def on_train_epoch_start(self) -> None:
+        # A function of the epoch alone, so that a resumed run goes on exactly as the first would have.
+        factor = cosine(self.current_epoch, self.epochs) if self.options.schedule == "cosine" else 1.0
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        # Lightning leaves the mode as it finds it, and the calibration pass before stage 2 evaluates.
+        self.train()
+        if self.frozen_statistics:
+            freeze_statistics(self.model.trunk)
+
+    def on_train_batch_start(self, batch: Any, index: int) -> None:
+        # Dropout's draws, too, follow from the epoch. Not at its start: the loader draws a number of its own before
+        # that in the first epoch of a process, and after it in the others.
+        if index == 0:
+            torch.manual_seed(self.options.seed * 100_003 + self.current_epoch)
+
+    def on_train_epoch_end(self) -> None:
+        # Before any checkpoint of this epoch is written: a diverged network must not replace a good one.
+        for name in ("loss", "val_loss"):
+            loss = self.trainer.callback_metrics.get(name)
+            if loss is not None and not torch.isfinite(loss):
+                raise DataError(
+                    f"training diverged: {name} of epoch {self.current_epoch + 1} is {float(loss)}; "
+                    f"start again with a smaller --set lr= (it was {self.options.lr:g})"
+                )
+        self.show()
+
+    def show(self) -> None:
+        """A picture for the log; stage 1 has no glimpses to show."""
+
+    def configure_optimizers(self) -> Any:
+        trunk = [p for p in self.model.trunk.parameters() if p.requires_grad]
+        of_trunk = {id(p) for p in self.model.trunk.parameters()}
+        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in of_trunk]
+        lr = self.options.lr
+        groups = [
+            {"params": trunk, "base_lr": lr * self.options.trunk_lr_factor},
+            {"params": rest, "base_lr": lr * self.options.head_lr_factor},
+        ]
+        return torch.optim.AdamW(groups, lr=lr, weight_decay=self.options.weight_decay)
+
+    def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
+        labels = batch["label"]
+        self.report_validation(
+            self.logits(*self.features(batch)).unflatten(0, (len(labels), -1)).mean(1), labels
+        )
+
+    def report_validation(self, logits: Tensor, labels: Tensor) -> None:
+        self.log(
+            "val_loss", F.cross_entropy(logits, labels), prog_bar=True, batch_size=len(labels), sync_dist=True
+        )
+        accuracy = (logits.argmax(1) == labels).float().mean()
+        self.log("val_accuracy", accuracy, prog_bar=True, batch_size=len(labels), sync_dist=True)
+
+    def _report(self, terms: dict[str, Tensor], logits: Tensor, labels: Tensor) -> Tensor:
+        n = len(labels)
+        for name, value in terms.items():
+            # Synchronised: every process must come to the same judgement of a loss that diverged.
+            self.log(
+                name, value.detach(), on_step=False, on_epoch=True, prog_bar=name == "loss", batch_size=n,
+                sync_dist=True,
+            )  # fmt: skip
+        accuracy = (logits.argmax(1) == labels).float().mean()
+        self.log(
+            "accuracy", accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=n, sync_dist=True
+        )
+        return terms["loss"]
+
+
+class TrunkStage(Stage):
+    """Stage 1: f alone, L_D + L_P, a classifier over global average pooling that is thrown away afterwards."""
+
+    def __init__(self, model: Network, options: TrainOptions, frozen_statistics: bool):
+        super().__init__(model, options, options.epochs1, frozen_statistics)
+        for parameter in model.head_parameters():
+            parameter.requires_grad_(False)
+        # A global model keeps its classifier; the others throw it away.
+        self.classifier = model.global_head or nn.Linear(model.trunk.channels, model.config.classes)
+        self.classifier.requires_grad_(True)
+        self.dropout = options.dropout
+
+    def logits(self, Z: Tensor, c: Tensor) -> Tensor:
+        return self.classifier(F.dropout(Z.mean((1, 3, 4)), self.dropout, self.training))
+
+    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+        Z, c = self.features(batch)
+        logits = self.logits(Z, c)
+        terms = {"L_D": F.cross_entropy(logits, batch["label"], label_smoothing=self.options.label_smoothing)}
+        pose_weight = self.options.loss_weights[0]
+        if "joints" in batch and pose_weight and self.model.config.model != "c3d":
+            terms["L_P"] = pose_weight * pose_loss(self.model.poses(c), batch["joints"])
+        return self._report(terms | {"loss": torch.stack(list(terms.values())).sum()}, logits, batch["label"])
+
+
+class CloudStage(Stage):
+    """Stage 2: everything end to end with L; the trunk's batch-norm statistics stay, its weights train."""
+
+    def __init__(self, model: Network, options: TrainOptions):
+        super().__init__(model, options, options.epochs2, frozen_statistics=True)
+        for parameter in model.head_parameters():
+            parameter.requires_grad_(True)
+        if isinstance(model, GlimpseClouds) and model.config.model == "clouds":
+            model.assignment.metric.L.requires_grad_(model.config.metric_trainable)
+
+    def logits(self, Z: Tensor, c: Tensor) -> Tensor:
+        return self.model.fold(Z, c)[0].logits
+
+    @torch.no_grad()
+    def show(self) -> None:
+        board: Any = getattr(self.logger, "experiment", None)
+        if self.shown is None or not hasattr(board, "add_image") or not self.trainer.is_global_zero:
+            return
+        self.model.eval()  # until the next epoch starts, which sets the mode
+        l = self.model(self.shown[None].to(self.device)).l[0]
+        if l.shape[1]:
+            frames = self.shown.permute(0, 2, 3, 1).cpu().numpy()
+            strip = glimpse_strip(frames, l.float().cpu().numpy())
+            board.add_image("glimpses", strip, self.current_epoch, dataformats="HWC")
+
+    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+        result, _state = self.model.fold(*self.features(batch))
+        joints = batch.get("joints")
+        weights = Weights(*self.options.loss_weights)
+        if not result.l.shape[2]:  # a network without glimpses
+            weights = replace(weights, glimpse=0.0)
+        if self.model.config.model == "c3d":
+            joints = None
+        poses = self.model.poses(result.c) if joints is not None else None
+        terms = total_loss(result, batch["label"], poses, joints, weights, self.options.label_smoothing)
+        return self._report(terms, result.logits, batch["label"])
+
+
+class Keep(Checkpoint):
+    """last.ckpt after every epoch, best.ckpt after those that improved on validation.
+
+    Lightning's ModelCheckpoint writes the last one only when there is a new best, which may be many hours old, and
+    knows its files by absolute paths, so that a run resumed in another place would forget its best.
+    """
+
+    def __init__(self, folder: Path, stopping: EarlyStopping | None):
+        self.folder, self.stopping = folder, stopping
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Checkpoints come after early stopping, whose count is zero where this epoch is the best.
+        if self.stopping is not None and self.stopping.wait_count == 0:
+            trainer.save_checkpoint(self.folder / "best.ckpt")
+        trainer.save_checkpoint(self.folder / "last.ckpt")
+
+
+def freeze_statistics(trunk: nn.Module) -> None:
+    """Batch norm with the statistics it has; its scale and shift still train."""
+    for module in trunk.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+def freeze_stages(model: Network, stages: int) -> None:
+    """The stem and the first `stages` resolutions of the trunk keep their weights: less to train on a small set."""
+    if not stages:
+        return
+    net = model.trunk.net
+    last = feature_modules(net)[stages - 1]
+    modules = [name for name, _ in net.named_modules()]  # in order of use
+    # Counted in modules, not in parameters: the first resolution may end in an activation, which has none.
+    end = max(i for i, name in enumerate(modules) if f"{name}.".startswith(f"{last}."))
+    frozen = set(modules[: end + 1])
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(name.rpartition(".")[0] not in frozen)
+
+
+def feature_modules(net: nn.Module) -> list[str]:
+    """Names of the modules whose outputs are the maps of each resolution (timm's feature_info)."""
+    info: Any = net.feature_info
+    return list(info.module_name())
+
+
+def cosine(epoch: int, epochs: int) -> float:
+    """Learning-rate factor: half strength for the first epoch, then half a cosine down to one hundredth."""
+    if epoch == 0 and epochs > 4:
+        return 0.5
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * epoch / max(epochs, 1)))

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fine-tune after which a model may carry its state on: long clips in chunks.
+
+A model trained on windows has only ever started from zeros; what it makes of a state that has seen another activity
+is undefined. Here it sees streams of several clips, T frames at a time, each chunk going on from the state that the
+last one left, without its history.
+"""
+
+from __future__ import annotations
+
+from gc_model import torchvision_guard  # noqa: F401 - before lightning
+
+# isort: split
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from gc_model.data.samples import FrozenFront, Sample, TestClips, TrainingClips
+from gc_model.paper.network import Network
+from gc_model.paper.presets import Config
+from gc_model.training.options import TrainOptions
+from gc_model.training.stages import Stage
+from trt_build.errors import DataError
+
+RAMP = 4  # frames until a new activity counts in full: no one knows it from its first frame
+
+
+def check_streams(config: Config) -> None:
+    """Raises DataError for a network whose state cannot be carried on."""
+    if config.temporal != "causal" or config.readout != "mean" or config.model == "c3d":
+        raise DataError(
+            "epochs3: only a causal model that reads every frame streams; train with --set temporal=causal"
+        )
+
+
+class StreamClips(Dataset[Sample]):
+    """Clips one after the other: {"clip": uint8 (chunks * T, 3, S, S), "labels": (chunks * T,), "age": the same}.
+
+    Indexed by (epoch, clip): that clip and `chunks` others, cut so that activities change anywhere in a chunk. age: how
+    many frames of its activity a frame is the last of, from 1. Every draw follows from (seed, epoch, clip).
+    base: with stored features of frames that do not see each other, "maps" or "Z" and "c" take the place of "clip".
+    """
+
+    def __init__(self, base: TrainingClips | FrozenFront, chunks: int):
+        self.base, self.chunks = base, chunks
+        plain = base.base if isinstance(base, FrozenFront) else base
+        assert isinstance(plain, TrainingClips)
+        self.T, self.seed = plain.config.T, plain.seed
+        self._labels = [plain.index[clip.label] for clip in plain.clips]
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    @property
+    def clip_shape(self) -> tuple[int, ...]:
+        """Of "clip", where the base has pictures."""
+        assert isinstance(self.base, TrainingClips)
+        return (self.chunks * self.T, *self.base.clip_shape[1:])
+
+    def __getitem__(self, which: tuple[int, int]) -> Sample:
+        clips, cut = self._drawn(which)
+        parts = [self.base[which[0], k] for k in clips]
+        frames = {
+            n: torch.cat([p[n] for p in parts])[cut] for n in ("clip", "maps", "Z", "c") if n in parts[0]
+        }
+        return frames | self.beside(which)
+
+    def beside(self, which: tuple[int, int]) -> Sample:
+        """The sample `which` without its pictures."""
+        clips, cut = self._drawn(which)
+        labels = torch.tensor([self._labels[k] for k in clips]).repeat_interleave(self.T)
+        change = torch.cat([torch.tensor([True]), labels[1:] != labels[:-1]])
+        n = torch.arange(len(labels))
+        age = n - torch.where(change, n, 0).cummax(0).values + 1
+        return {"labels": labels[cut], "age": age[cut]}
+
+    def _drawn(self, which: tuple[int, int]) -> tuple[list[int], slice]:
+        """Which clips, one after the other, and which frames of them all."""
+        epoch, i = which
+        rng = np.random.default_rng((self.seed, epoch, i, 1))  # not the draws of the clips themselves
+        others = rng.integers(0, len(self.base), self.chunks)
+        first = int(rng.integers(0, self.T))
+        return [i, *(int(k) for k in others)], slice(first, first + self.chunks * self.T)
+
+
+class HeldOutStreams(Dataset[Sample]):
+    """Every held-out clip behind one of another class, always the same: {"clip": uint8 (2 T, 3, S, S), "label": int}.
+
+    base: of one sub-sequence a clip. Where all clips are of one class, any other clip comes before.
+    """
+
+    def __init__(self, base: TestClips, seed: int):
+        assert base.sub_sequences == 1
+        self.base, self.seed = base, seed
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getitem__(self, i: int) -> Sample:
+        clips = self.base.clips
+        others = [k for k, c in enumerate(clips) if c.label != clips[i].label] or list(range(len(clips)))
+        before = others[int(np.random.default_rng((self.seed, i)).integers(0, len(others)))]
+        sample = self.base[i]
+        return {
+            "clip": torch.cat([self.base[before]["clip"][0], sample["clip"][0]]),
+            "label": sample["label"],
+        }
+
+
+class StreamStage(Stage):
+    """L_D of every frame over carried state; the trunk's statistics stay, everything on the robot trains."""
+
+    def __init__(self, model: Network, options: TrainOptions):
+        super().__init__(model, options, options.epochs3, frozen_statistics=True)
+        for parameter in model.head_parameters():
+            parameter.requires_grad_(True)
+        for name, parameter in model.named_parameters():
+            if name.startswith("pose."):
+                parameter.requires_grad_(False)
+            if name.startswith("assignment.metric.L"):
+                parameter.requires_grad_(model.config.metric_trainable)
+
+    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+        T = self.model.config.T
+        labels = batch["labels"]
+        smoothing = self.options.label_smoothing
+        state = self.model.initial_state(len(labels), streaming="Z" not in batch)
+        losses, logits = [], []
+        for start in range(0, labels.shape[1], T):
+            chunk = {n: part[:, start : start + T] for n, part in batch.items()}
+            if "clip" in chunk:
+                result, state = self.model.forward_chunk(chunk["clip"], state)
+            elif "maps" in chunk:
+                maps = chunk["maps"].to(self.model.mean.dtype)
+                result, state = self.model.chunk_of_maps(maps, state)
+            else:
+                Z, c = (chunk[n].to(self.model.mean.dtype) for n in ("Z", "c"))
+                result, state = self.model.fold(Z, c, state)
+            state = state.detach()
+            losses.append(frame_loss(result.frame_logits, chunk["labels"], chunk["age"], smoothing))
+            logits.append(result.frame_logits)
+        loss = torch.stack(losses).mean()
+        return self._report({"L_D": loss, "loss": loss}, torch.cat(logits, 1).flatten(0, 1), labels.flatten())
+
+    def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
+        """The second clip of two, read as the node reads it: from its last T frames."""
+        before, clip = batch["clip"].split(self.model.config.T, 1)
+        state = self.model.initial_state(len(clip), streaming=True)
+        _result, state = self.model.forward_chunk(before, state)
+        self.report_validation(self.model.forward_chunk(clip, state)[0].logits, batch["label"])
+
+
+def frame_loss(y: Tensor, labels: Tensor, age: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross entropy of every frame, y (B, n, classes), weighted up over the first `RAMP` frames of an activity."""
+    loss = F.cross_entropy(y.flatten(0, 1), labels.flatten(), label_smoothing=smoothing, reduction="none")
+    weight = (age.flatten().to(loss.dtype) / RAMP).clamp(max=1.0)
+    return (loss * weight).sum() / weight.sum()
+
+
+@torch.no_grad()
+def stream_accuracy(model: Network, clips: Iterable[tuple[Tensor, int]]) -> dict[str, Any]:
+    """Accuracy of (clip (T, 3, S, S), label) in one continuous stream, by windows from zeros and by carried state.
+
+    Each clip is judged once, after its last frame, from the mean of its T frames' logits in either way; the first has
+    nothing before it and is left out.
+    """
+    model.eval()
+    state = model.initial_state(1, streaming=True)
+    right, n = {"window": 0, "carried": 0}, -1
+    for clip, label in clips:
+        frames = clip[None]
+        result, state = model.forward_chunk(frames, state)
+        n += 1
+        if n:
+            right["carried"] += int(result.logits.argmax() == label)
+            right["window"] += int(model(frames).logits.argmax() == label)
+    return {"clips": max(n, 0)} | {way: count / max(n, 1) for way, count in right.items()}

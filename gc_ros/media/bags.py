@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bags without ROS: clips become an MCAP bag of camera images, and the images of any bag are read back.
+
+Image topics are sensor_msgs/Image (bgr8, as cameras publish) or CompressedImage (JPEG, PNG; on
+`<topic>/compressed`, as image_transport names it). Stamps are the messages' header stamps in nanoseconds.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from gc_ros.media.clips import Clip, find_clips
+from gc_ros.media.images import Refusal, decode
+from gc_ros.media.recording import Recording
+from gc_ros.media.video import read_video
+from trt_build.errors import DataError
+
+__all__ = [
+    "BagMessage",
+    "BagSummary",
+    "Clip",
+    "find_clips",
+    "make_bag",
+    "read_bag_images",
+    "read_bag_messages",
+]
+
+NS = 1_000_000_000
+START_NS = 1_700_000_000 * NS  # a fixed start, so that the same clips always give the same bag
+IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+
+
+@dataclass(frozen=True)
+class BagSummary:
+    """What `make_bag` wrote."""
+
+    bag: Path
+    truth: Path
+    topic: str
+    clips: int
+    images: int
+    duration_s: float
+
+
+def make_bag(
+    clips: Sequence[Clip],
+    out: str | os.PathLike[str],
+    *,
+    compressed: str | None = None,
+    topic: str = "/image",
+    gap_s: float = 3.0,
+    frame_id: str = "camera",
+    width: int | None = None,
+    still: bool = False,
+    progress: Callable[[Clip], None] | None = None,
+) -> BagSummary:
+    """Write clips one after the other as an MCAP bag, and `<out>.truth.csv` beside it.
+
+    Header stamps are the clips' own times, shifted so that `gap_s` lies between two clips: longer than a node's
+    `max_frame_gap_s`, it makes the node start anew with each clip. still: the camera goes on in between and shows
+    the clip's last image, idle time without a break. compressed: None (bgr8), "jpeg" or "png". width: scale images
+    to this width, aspect kept. progress is called before each clip.
+    The CSV has start_s, end_s (first and last image, relative to the first of the bag), label, clip.
+    Raises DataError; nothing is left of a bag that could not be finished.
+    """
+    out = Path(out)
+    truth = out.with_name(out.name + ".truth.csv")
+    if not clips:
+        raise DataError("no clips to make a bag of; give files, folders or a CSV file")
+    if compressed not in (None, "jpeg", "png"):
+        raise DataError(f"unknown compression {compressed!r}; use jpeg or png")
+    if gap_s < 0 or (width is not None and width < 2):
+        raise DataError(f"gap of {gap_s} s or width of {width} pixels is not possible; give positive values")
+    if out.exists():
+        raise DataError(f"{out}: exists already; remove it or choose another name")
+    if compressed and not topic.endswith("/compressed"):
+        topic += "/compressed"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        images, rows = _write(clips, out, compressed, topic, gap_s, frame_id, width, still, progress)
+        with open(truth, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["start_s", "end_s", "label", "clip"])
+            for start, end, clip in rows:
+                # To the nanosecond: rounded to less, a clip's last image would lie behind its end.
+                seconds = (f"{(stamp - START_NS) / NS:.9f}" for stamp in (start, end))
+                writer.writerow([*seconds, clip.label, clip.path.name])
+    except BaseException as error:
+        shutil.rmtree(out, ignore_errors=True)
+        truth.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise DataError(f"{out}: cannot be written ({error.strerror or error})") from None
+        raise
+    return BagSummary(out, truth, topic, len(rows), images, (rows[-1][1] - START_NS) / NS)
+
+
+def _write(
+    clips: Sequence[Clip],
+    out: Path,
+    compressed: str | None,
+    topic: str,
+    gap_s: float,
+    frame_id: str,
+    width: int | None,
+    still: bool,
+    progress: Callable[[Clip], None] | None,
+) -> tuple[int, list[tuple[int, int, Clip]]]:
+    store = get_typestore(Stores.ROS2_JAZZY)
+    images, rows, at = 0, [], START_NS
+    with Writer(out, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        kind = COMPRESSED if compressed else IMAGE
+        connection = writer.add_connection(topic, kind, typestore=store)
+
+        def write(image: NDArray[np.uint8], stamp: int) -> None:
+            nonlocal images
+            message = _message(store, image, stamp, frame_id, compressed)
+            writer.write(connection, stamp, store.serialize_cdr(message, kind))
+            images += 1
+
+        for number, clip in enumerate(clips, 1):
+            if progress is not None:
+                progress(clip)
+            offset: int | None = None
+            begin = stamp = at
+            period = NS // 10  # of a clip of one frame
+            for frame, time_ns in read_video(clip.path):
+                offset = at - time_ns if offset is None else offset
+                period = time_ns + offset - stamp or period
+                stamp = time_ns + offset
+                image = _bgr(frame, width)
+                write(image, stamp)
+            rows.append((begin, stamp, clip))
+            at = stamp + round(gap_s * NS)
+            if still and number < len(clips):
+                for idle in range(stamp + period, at, period):
+                    write(image, idle)
+    return images, rows
+
+
+def _bgr(frame: NDArray[np.uint8], width: int | None) -> NDArray[np.uint8]:
+    image = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
+    if width is not None and width != image.shape[1]:
+        height = max(round(image.shape[0] * width / image.shape[1]), 1)
+        method = cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_LINEAR
+        image = cv2.resize(image, (width, height), interpolation=method)
+    return np.asarray(image, np.uint8)
+
+
+def _message(
+    store: Any, image: NDArray[np.uint8], stamp_ns: int, frame_id: str, compressed: str | None
+) -> Any:
+    types = store.types
+    time = types["builtin_interfaces/msg/Time"](sec=stamp_ns // NS, nanosec=stamp_ns % NS)
+    header = types["std_msgs/msg/Header"](stamp=time, frame_id=frame_id)
+    if compressed is None:
+        height, width = image.shape[:2]
+        return types[IMAGE](
+            header=header,
+            height=height,
+            width=width,
+            encoding="bgr8",
+            is_bigendian=0,
+            step=3 * width,
+            data=image.reshape(-1),
+        )
+    options = [cv2.IMWRITE_JPEG_QUALITY, 95] if compressed == "jpeg" else [cv2.IMWRITE_PNG_COMPRESSION, 3]
+    _, data = cv2.imencode("." + compressed, image, options)
+    # The form in which image_transport's republishers name the original encoding too.
+    return types[COMPRESSED](
+        header=header, format=f"bgr8; {compressed} compressed bgr8", data=data.reshape(-1)
+    )
+
+
+@dataclass(frozen=True)
+class BagMessage:
+    """An image message as recorded: `message` has the fields of sensor_msgs/Image or CompressedImage."""
+
+    stamp_ns: int  # header stamp; the time of recording where the header has none
+    topic: str
+    compressed: bool
+    message: Any
+
+
+def read_bag_messages(bag: str | os.PathLike[str], topic: str | None = None) -> Iterator[BagMessage]:
+    """Yield the image messages of one topic, in the order of recording.
+
+    bag: a rosbag2 directory, an .mcap or .db3 file, or a ROS 1 .bag. topic: None = the only image topic
+    there is. Raises DataError.
+    """
+    with Recording(bag) as recording:
+        chosen = choose_topic(recording, topic)
+        count = 0
+        for item in recording.messages([chosen]):
+            count += 1
+            header = item.message.header.stamp
+            stamp = int(header.sec) * NS + int(header.nanosec)
+            yield BagMessage(stamp or item.log_ns, chosen, item.msgtype == COMPRESSED, item.message)
+        if damage := _damage(recording):
+            raise DataError(f"{bag}: damaged after {count} images ({damage[0]}); record it again")
+
+
+def _damage(recording: Recording) -> list[str]:
+    return [line for line in recording.damage if not line.startswith("metadata.yaml")]
+
+
+def choose_topic(recording: Recording, topic: str | None) -> str:
+    """The only image topic there is, or the one asked for. Raises DataError that names those there are."""
+    path, kinds = recording.path, recording.topics
+    topics = sorted(name for name, kind in kinds.items() if kind in (IMAGE, COMPRESSED))
+    if topic is None and len(topics) == 1:
+        return topics[0]
+    if topic in topics:
+        return str(topic)
+    if not topics:
+        raise DataError(f"{path}: holds no topic of sensor_msgs/Image or CompressedImage")
+    what = "several image topics, choose one" if topic is None else f"no image topic {topic}"
+    if topic in kinds:
+        what = f"{topic} is of type {kinds[str(topic)]} and no image, choose another"
+    raise DataError(f"{path}: {what} with --topic; there are: {', '.join(topics)}")
+
+
+def read_bag_images(
+    bag: str | os.PathLike[str],
+    topic: str | None = None,
+    *,
+    refused: Callable[[int, str], None] | None = None,
+) -> Iterator[tuple[int, NDArray[np.uint8], str]]:
+    """Yield (stamp_ns, image uint8 (H, W, 3), "bgr8" or "rgb8") of one image topic; see `read_bag_messages`.
+
+    refused(stamp_ns, reason) is told of images that cannot be decoded, which are left out; without it they
+    raise DataError. Images may be views into the message.
+    """
+    for item in read_bag_messages(bag, topic):
+        found = decode(item.message, compressed=item.compressed)
+        if isinstance(found, Refusal):
+            if refused is None:
+                raise DataError(f"{bag}: image at {item.stamp_ns} ns: {found.reason}")
+            refused(item.stamp_ns, found.reason)
+            continue
+        yield item.stamp_ns, found.image, "bgr8" if found.bgr else "rgb8"

@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node's parameters, once: defaults, ranges, descriptions and run-time behaviour.
+
+The node declares them from this table; config/activity.yaml and docs/parameters.md are written from it by
+
+    python -m gc_ros.node.parameters yaml     > config/activity.yaml
+    python -m gc_ros.node.parameters markdown > docs/parameters.md
+
+and a test holds them equal. No ROS import.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Value = bool | int | float | str | tuple[str, ...]
+Change = Literal["at once", "unconfigured", "never"]
+
+CHANGE_MEANS = {
+    "at once": "takes effect with the next image or result",
+    "unconfigured": "can change only while the node is unconfigured",
+    "never": "fixed when the node starts",
+}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter. Numbers have low <= value <= high, strings may have choices; `change` says when it may change."""
+
+    name: str
+    default: Value
+    description: str
+    change: Change
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def refuse(self, value: object) -> str | None:
+        """Why this value is illegal, or None. An int is taken for a float, as YAML writes it."""
+        kind = type(self.default)
+        if kind is tuple:
+            return self._refuse_names(value)
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            return f"{self.name} must be {_TYPES[kind]}, got {_TYPES.get(type(value), type(value).__name__)} {value!r}"
+        if isinstance(value, int | float) and not self._within(value):
+            return f"{self.name} must be from {self.low:g} to {self.high:g}, got {value:g}"
+        if self.choices and value not in self.choices:
+            return f"{self.name} must be one of {', '.join(self.choices)}; got {value!r}"
+        return None
+
+    def _refuse_names(self, value: object) -> str | None:
+        if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+            return f"{self.name} must be a list of strings, got {value!r}"
+        if list(value) == [""]:
+            return None
+        for name in value:
+            if not _CAMERA.fullmatch(name):
+                return (
+                    f"{self.name} has the name {name!r}; a name is letters, digits and underscores, a letter first, "
+                    "with slashes between parts"
+                )
+        if len(set(value)) != len(value) or not 1 <= len(value) <= MAX_CAMERAS:
+            return f"{self.name} must be 1 to {MAX_CAMERAS} different names, got {', '.join(value) or 'none'}"
+        return None
+
+    def _within(self, value: float) -> bool:
+        if self.low is None or self.high is None:
+            return True
+        return math.isfinite(value) and self.low <= value <= self.high
+
+
+MAX_CAMERAS = 16
+_CAMERA = re.compile(r"[A-Za-z]\w*(/[A-Za-z]\w*)*", re.ASCII)
+_TYPES: dict[type, str] = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    tuple: "a list of strings",
+}
+
+PARAMETERS: tuple[Parameter, ...] = (
+    Parameter(
+        "autostart",
+        True,
+        "Configure and activate on start; false: wait for a lifecycle manager.",
+        "never",
+    ),
+    Parameter(
+        "bundle",
+        "",
+        "Path of the bundle directory (trt-build export). The node does not configure without it.",
+        "unconfigured",
+    ),
+    Parameter(
+        "cameras",
+        ("",),
+        "Names of the cameras, each with topics of its own (front: front/image, ~/front/activity), a window and "
+        'a state; one engine runs them as one batch. [""]: one camera, topics without a name.',
+        "unconfigured",
+    ),
+    Parameter(
+        "mode",
+        "auto",
+        "Way through time: window computes all frames of a window anew, step one frame with carried state; "
+        "auto: the bundle's default.",
+        "unconfigured",
+        choices=("auto", "window", "step"),
+    ),
+    Parameter(
+        "backend",
+        "auto",
+        "What runs the engine; auto: the best that is installed.",
+        "unconfigured",
+        choices=("auto", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"),
+    ),
+    Parameter(
+        "precision",
+        "auto",
+        "Arithmetic of the engine; auto: the backend's own choice. bf16: openvino; int8: bundles that trt-build "
+        "quantize has seen.",
+        "unconfigured",
+        choices=("auto", "fp32", "fp16", "bf16", "int8"),
+    ),
+    Parameter(
+        "engine_policy",
+        "rebuild",
+        "When no TensorRT engine in the bundle fits this GPU, version, graph and precision; rebuild: build it while "
+        "configuring, which takes minutes; refuse: do not configure, say what to run.",
+        "unconfigured",
+        choices=("rebuild", "refuse"),
+    ),
+    Parameter(
+        "build_only",
+        False,
+        "Open the engine that these parameters ask for, building it where it is missing, and exit: 0, or 3 on failure.",
+        "never",
+    ),
+    Parameter(
+        "device",
+        "cpu",
+        "Where the engine runs: cpu, cuda or cuda:N.",
+        "unconfigured",
+    ),
+    Parameter(
+        "threads",
+        0,
+        "CPU threads of one engine run; 0: the backend's own choice.",
+        "unconfigured",
+        0,
+        256,
+    ),
+    Parameter(
+        "image_transport",
+        "raw",
+        "raw: sensor_msgs/Image on `image`; compressed: sensor_msgs/CompressedImage on `image/compressed`.",
+        "unconfigured",
+        choices=("raw", "compressed"),
+    ),
+    Parameter(
+        "max_frame_gap_s",
+        0.0,
+        "A longer step between two image stamps is a break: the window starts again. Seconds; 0: three sampling "
+        "periods of the model, at least 0.5.",
+        "unconfigured",
+        0.0,
+        60.0,
+    ),
+    Parameter(
+        "stride",
+        1,
+        "Sampled frames from one result to the next. A step model that starts again every window has one a window.",
+        "unconfigured",
+        1,
+        1000,
+    ),
+    Parameter("top_k", 5, "How many of the best labels a message carries.", "at once", 1, 1000),
+    Parameter(
+        "unknown_threshold",
+        -1.0,
+        "Below this score the status is unknown. 0: never; -1: the bundle's own threshold.",
+        "at once",
+        -1.0,
+        1.0,
+    ),
+    Parameter(
+        "max_age_s",
+        5.0,
+        "A result older than this, from the newest frame's stamp to publication, has the status late. Seconds; 0: "
+        "never (bags played with their recorded stamps).",
+        "at once",
+        0.0,
+        3600.0,
+    ),
+    Parameter(
+        "smoothing_tau_s",
+        0.5,
+        "Time constant of the smoothing of the scores that events are made from. Seconds; 0: none. A change of this or "
+        "of the three below resets nothing: what is smoothed, on or about to be is judged by the new values.",
+        "at once",
+        0.0,
+        60.0,
+    ),
+    Parameter("onset_threshold", 0.6, "Smoothed score at which an activity begins.", "at once", 0.0, 1.0),
+    Parameter(
+        "offset_threshold",
+        0.4,
+        "Smoothed score below which it ends; not above onset_threshold.",
+        "at once",
+        0.0,
+        1.0,
+    ),
+    Parameter(
+        "min_duration_s",
+        0.0,
+        "An activity is announced once it has lasted this long. Seconds.",
+        "at once",
+        0.0,
+        60.0,
+    ),
+    Parameter(
+        "stall_timeout_s",
+        2.0,
+        "Without an image for this long the camera counts as stalled and the window is cleared. Seconds, steady clock.",
+        "at once",
+        0.1,
+        600.0,
+    ),
+    Parameter(
+        "inference_timeout_s",
+        10.0,
+        "An engine run that takes longer counts as hanging: the node deactivates. Seconds, steady clock.",
+        "at once",
+        0.1,
+        600.0,
+    ),
+    Parameter(
+        "max_failures",
+        3,
+        "After so many failed engine runs in a row the node deactivates.",
+        "at once",
+        1,
+        1000,
+    ),
+    Parameter(
+        "exit_on_failure",
+        False,
+        "Exit with code 3 when the engine has failed or autostart cannot configure, so that a supervisor can respawn.",
+        "at once",
+    ),
+)
+BY_NAME: dict[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
+
+
+def refuse_all(changes: Mapping[str, object], current: Mapping[str, Any], *, configured: bool) -> str | None:
+    """Why these changes together are refused, or None. `current` holds the present values; nothing is applied."""
+    for name, value in changes.items():
+        parameter = BY_NAME.get(name)
+        if parameter is None:
+            continue
+        reason = parameter.refuse(value)
+        if reason:
+            return reason
+        if parameter.change == "unconfigured" and configured and not _same(value, current.get(name)):
+            return f"{name} can change only while the node is unconfigured: deactivate and clean up first"
+    after = {**current, **changes}
+    if after.get("offset_threshold", 0.0) > after.get("onset_threshold", 1.0):
+        return f"offset_threshold {after['offset_threshold']:g} is above onset_threshold {after['onset_threshold']:g}"
+    return None
+
+
+def _same(a: Any, b: Any) -> bool:
+    return list(a) == list(b) if isinstance(a, list | tuple) and isinstance(b, list | tuple) else bool(a == b)
+
+
+def as_yaml() -> str:
+    """The content of config/activity.yaml."""
+    lines = [
+        "# SPDX-License-Identifier: Apache-2.0",
+        "# Parameters of the node activity_recognition with their defaults.",
+        "# Written by: python -m gc_ros.node.parameters yaml",
+        "/**:",
+        "  ros__parameters:",
+    ]
+    for p in PARAMETERS:
+        lines += [f"    # {p.description}", f"    # {_legal(p)}; {CHANGE_MEANS[p.change]}."]
+        lines.append(f"    {p.name}: {_literal(p.default)}")
+    return "\n".join(lines) + "\n"
+
+
+def as_markdown() -> str:
+    """The content of docs/parameters.md."""
+    lines = [
+        "# Parameters of `activity_recognition`",
+        "",
+        "Written by `python -m gc_ros.node.parameters markdown`. An illegal value is refused with a reason and the old",
+        "value kept; several set together are checked together.",
+        "",
+        "| parameter | default | legal values | changes | meaning |",
+        "|---|---|---|---|---|",
+    ]
+    for p in PARAMETERS:
+        cells = (f"`{p.name}`", f"`{_literal(p.default)}`", _legal(p), CHANGE_MEANS[p.change], p.description)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _legal(p: Parameter) -> str:
+    if p.choices:
+        return "one of " + ", ".join(p.choices)
+    if p.low is not None and p.high is not None:
+        return f"{'integer' if type(p.default) is int else 'number'} from {p.low:g} to {p.high:g}"
+    return _TYPES[type(p.default)]
+
+
+def _literal(value: Value) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_literal(item) for item in value) + "]"
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+if __name__ == "__main__":
+    print({"yaml": as_yaml, "markdown": as_markdown}[sys.argv[1]](), end="")

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the recogniser says: plain values, no ROS. Stamps are int nanoseconds, times are milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gc_ros.recognition.smoothing import ActivityEvent
+from trt_build.bundle import Bundle
+from trt_build.errors import DataError
+from trt_build.preprocess import glimpse_to_pixels
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """Where one glimpse looks: a box in pixels of the original image, clipped to it, and how much each worker
+    takes from it (`weights`, length C; over the glimpses of a frame each worker's weights sum to 1)."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Activity:
+    """One result: the activity in the window of T sampled frames that ends with the newest one.
+
+    score is the calibrated probability of `label`; status is "unknown" when it is below the open-set
+    threshold (label and index then still name the best class). A caller that knows the time may replace it
+    by "late".
+    """
+
+    stamp_ns: int  # of the newest frame; equals window_end_ns
+    window_start_ns: int
+    window_end_ns: int
+    status: Literal["ok", "unknown", "late"]
+    label: str
+    index: int
+    score: float
+    top_k: list[tuple[str, int, float]]  # (label, index, score), best first
+    scores: NDArray[Any] = field(repr=False)  # (K,), sums to 1
+    logits: NDArray[Any] = field(repr=False)  # (K,)
+    labels: list[str] = field(repr=False)  # all K of the bundle
+    glimpses: list[Glimpse]  # of the newest frame
+    timings: dict[str, float]  # ms: "preprocess" of the newest frame, "inference" of the engine calls
+    frames_in: int  # all counts are since the recogniser was made
+    frames_dropped: int
+    windows_skipped: int  # results that were due but overtaken by a newer window
+    model_id: str
+    width: int  # of the original image, pixels
+    height: int
+    events: list[ActivityEvent] = field(default_factory=list)
+
+    @property
+    def assignment(self) -> NDArray[np.float64]:
+        """Weight of glimpse g for worker c in the newest frame, (C, G)."""
+        return np.array([glimpse.weights for glimpse in self.glimpses], np.float64).T
+
+
+def softmax(logits: NDArray[Any], temperature: float = 1.0) -> NDArray[np.float64]:
+    """Calibrated probabilities (K,) of logits (K,)."""
+    scaled = np.asarray(logits, np.float64) / temperature
+    weights = np.exp(scaled - scaled.max())
+    return np.asarray(weights / weights.sum())
+
+
+def top_k(scores: NDArray[Any], labels: list[str], k: int) -> list[tuple[str, int, float]]:
+    """The k best as (label, index, score), best first, equal scores in label order."""
+    order = np.argsort(-scores, kind="stable")[:k]
+    return [(labels[i], int(i), float(scores[i])) for i in order]
+
+
+def to_glimpses(
+    glimpses: NDArray[Any], assignment: NDArray[Any], width: int, height: int, info: Bundle
+) -> list[Glimpse]:
+    """One frame's glimpses (G, 4) and assignment (C, G) as boxes in pixels of the original image."""
+    boxes = glimpse_to_pixels(glimpses, width, height, info.preprocess)
+    result = []
+    for g, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
+        result.append(Glimpse(x0, y0, x1, y1, tuple(assignment[:, g].tolist())))
+    return result
+
+
+def stream_label(activities: Iterable[Activity]) -> tuple[str, NDArray[np.float64]]:
+    """One label for a whole stream: the class of the largest mean score over its results.
+
+    Returns (label, mean scores (K,)). Raises DataError when there is no result.
+    """
+    results = list(activities)
+    if not results:
+        raise DataError("the stream gave no result; it must cover at least one window of the model")
+    mean = np.mean([result.scores for result in results], axis=0)
+    return results[0].labels[int(np.argmax(mean))], mean

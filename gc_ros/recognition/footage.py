@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recorded videos and bags as model input: the frames that a robot would have sampled from them.
+
+For `trt-build quantize` and `verify`. Sampling and preparation are the recogniser's own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gc_ros.media.bags import read_bag_images
+from gc_ros.media.clips import find_clips
+from gc_ros.media.video import read_video
+from gc_ros.recognition.sampler import Sampler
+from trt_build.bundle import Bundle
+from trt_build.errors import DataError
+from trt_build.preprocess import prepare
+
+_BAGS = {".mcap", ".db3", ".bag"}
+_UNSAMPLED = 64  # frames looked at of a clip that is shorter than a window
+
+
+@dataclass(frozen=True)
+class Footage:
+    """An unbroken piece of a recording: frames uint8 (n, S, S, 3) at the model's rate, n >= T."""
+
+    name: str
+    label: str  # "" where unknown
+    frames: NDArray[np.uint8]
+
+
+def read_footage(
+    sources: Sequence[Path], info: Bundle, *, subjects: Sequence[str] = (), topic: str | None = None
+) -> list[Footage]:
+    """Read videos, folders of them, CSV tables (path,class,subject) and bags.
+
+    A clip shorter than a window gives T of its frames, spread evenly, as evaluation does it. A bag is cut where its
+    stamps break. Raises DataError where a source cannot be read or holds nothing to use.
+    """
+    pieces: list[Footage] = []
+    for source in sources:
+        if source.suffix.lower() in _BAGS or (source / "metadata.yaml").is_file():
+            found = list(_from_bag(source, info, topic))
+            if not found:
+                raise DataError(
+                    f"{source}: no piece of {info.window_s:.3g} s without a break, as a window needs; "
+                    "record a longer bag"
+                )
+            pieces += found
+        else:
+            pieces += [_from_clip(clip.path, clip.label, info) for clip in find_clips([source], subjects)]
+    if not pieces:
+        raise DataError("no clips given; name videos, folders, CSV tables or bags with --clips")
+    return pieces
+
+
+def training_subjects(sources: Sequence[Path], info: Bundle) -> list[str]:
+    """The people the bundle was trained on, where `sources` are tables that know them all; else nobody by name."""
+    people = [str(name) for name in info.provenance.get("subjects") or ()]
+    tables = [source for source in sources if source.suffix.lower() == ".csv"]
+    if not people or len(tables) < len(sources):
+        return []
+    known = [{clip.subject for clip in find_clips([table])} for table in tables]
+    return people if all(set(people) <= there for there in known) else []
+
+
+def _from_clip(path: Path, label: str, info: Bundle) -> Footage:
+    sampler = Sampler(info.rate_hz, max_frame_gap_s=1e6)  # a clip is one piece, whatever its stamps
+    sampled: list[NDArray[np.uint8]] = []
+    every: list[NDArray[np.uint8]] = []
+    stride = 1
+    for count, (image, stamp) in enumerate(read_video(path)):
+        take = sampler.offer(stamp).take
+        if not take and count % stride:
+            continue
+        frame = prepare(image, info.preprocess, bgr=False)
+        if take:
+            sampled.append(frame)
+        if len(sampled) < info.T and count % stride == 0:
+            every.append(frame)
+            if len(every) > _UNSAMPLED:
+                every, stride = every[::2], stride * 2
+    if len(sampled) < info.T:
+        sampled = [every[i] for i in np.linspace(0, len(every) - 1, info.T).round().astype(int)]
+    return Footage(path.name, label, np.stack(sampled))
+
+
+def _from_bag(path: Path, info: Bundle, topic: str | None) -> Iterator[Footage]:
+    sampler = Sampler(info.rate_hz)
+    frames: list[NDArray[np.uint8]] = []
+    part = 0
+    refused: Counter[str] = Counter()
+    for stamp, image, encoding in read_bag_images(
+        path, topic, refused=lambda _, reason: refused.update([reason])
+    ):
+        decision = sampler.offer(stamp)
+        if decision.reset and frames:
+            if len(frames) >= info.T:
+                yield Footage(f"{path.name}#{part}", "", np.stack(frames))
+            frames, part = [], part + 1
+        if decision.take:
+            frames.append(prepare(image, info.preprocess, bgr=encoding == "bgr8"))
+    if len(frames) >= info.T:
+        yield Footage(f"{path.name}#{part}", "", np.stack(frames))
+    for reason, count in refused.most_common():
+        logging.warning("%s: %d images left out: %s", path, count, reason)
+
+
+def windows(pieces: Sequence[Footage], T: int, limit: int) -> NDArray[np.uint8]:
+    """At most `limit` windows uint8 (n, T, S, S, 3), spread evenly over all that the pieces hold."""
+    places = [
+        (i, at) for i, piece in enumerate(pieces) for at in range(0, len(piece.frames) - T + 1, T // 2 or 1)
+    ]
+    if len(places) > limit:
+        places = [places[k] for k in np.linspace(0, len(places) - 1, limit).round().astype(int)]
+    return np.stack([pieces[i].frames[at : at + T] for i, at in places])
+
+
+def stream(pieces: Sequence[Footage], length: int) -> Iterator[NDArray[np.uint8]]:
+    """`length` frames (S, S, 3): the pieces one after the other, again from the first where they end."""
+    count = 0
+    while True:
+        for piece in pieces:
+            for frame in piece.frames:
+                if count == length:
+                    return
+                yield frame
+                count += 1

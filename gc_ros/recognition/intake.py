@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The image callback's half of a recogniser: sample, resize, store, count, and forget at every break.
+
+What leaves here is a `Window`, work for the engine's half in `gc_ros.recognition.recognizer`. Both halves share one
+lock, which is never held while an engine runs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gc_ros.media.images import Picture
+from gc_ros.recognition.sampler import Sampler
+from trt_build.bundle import Bundle
+
+_QUEUE_WINDOWS = 8  # step frames that may wait, in windows of T: some seconds, then the engine is too slow
+
+
+@dataclass(frozen=True)
+class Window:
+    """Work for `infer`. In mode step it only says that frames are waiting; `frames` is empty then."""
+
+    epoch: int
+    number: int  # of the result that is due, counting all that ever were
+    stamps: tuple[int, ...]
+    frames: tuple[NDArray[np.uint8], ...] = field(repr=False)  # T x (S, S, 3), read-only by agreement
+    width: int
+    height: int
+    preprocess_ms: float
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Counts since the recogniser was made; `dropped` and `resets` by reason."""
+
+    frames_in: int
+    frames_sampled: int
+    dropped: dict[str, int]
+    resets: dict[str, int]
+    results: int
+    windows_skipped: int
+
+    @property
+    def frames_dropped(self) -> int:
+        """Frames that were of no use: duplicates, old stamps, bad images."""
+        return sum(self.dropped.values())
+
+
+@dataclass(frozen=True)
+class StepFrame:
+    """One sampled frame on its way into the step engine: (S, S, 3) uint8."""
+
+    stamp_ns: int
+    image: NDArray[np.uint8] = field(repr=False)
+    preprocess_ms: float
+
+
+Signature = tuple[int, int, str]
+
+
+def signature_of(picture: Picture, encoding: str) -> Signature:
+    """Size and encoding of a camera's pictures; where they change, a new stream begins."""
+    return picture.width, picture.height, encoding or ("bgr" if picture.bgr else "rgb")
+
+
+class Intake:
+    """Sampled frames of one camera. broken: called under the lock at every reset."""
+
+    def __init__(
+        self,
+        info: Bundle,
+        mode: str,
+        stride: int,
+        max_frame_gap_s: float | None,
+        broken: Callable[[], None],
+    ) -> None:
+        self.info, self.mode, self.stride = info, mode, stride
+        self.lock = threading.Lock()
+        self.sampler = Sampler(info.rate_hz, max_frame_gap_s)
+        self.epoch = 0
+        self.closed = False
+        self.sampled = 0  # since the last reset
+        self.results = self.skipped = 0  # counted by the engine's half
+        self._broken = broken
+        self._signature: Signature | None = None
+        self._frames: deque[tuple[int, NDArray[np.uint8]]] = deque(maxlen=info.T)
+        self._queue: deque[StepFrame] = deque()
+        self._due = 0  # number of the newest result that was due
+        self._frames_in = self._total_sampled = 0
+        self._dropped: Counter[str] = Counter()
+        self._resets: Counter[str] = Counter()
+
+    def offer(self, picture: Picture, stamp_ns: int, encoding: str) -> Window | None:
+        """See `Recognizer.offer`. Pixels are asked for only where the frame is taken, and before it counts."""
+        width, height = picture.width, picture.height
+        signature = signature_of(picture, encoding)
+        if not picture.ready:
+            with self.lock:
+                changed = self._signature not in (None, signature)
+                due = not self.closed and (changed or self.sampler.would_take(stamp_ns))
+            if due:
+                picture.pixels()
+        with self.lock:
+            if self.closed:
+                return None
+            self._frames_in += 1
+            if self._signature not in (None, signature):
+                same_size = self._signature is not None and self._signature[:2] == signature[:2]
+                self.reset("encoding change" if same_size else "size change")
+            self._signature = signature
+            decision = self.sampler.offer(stamp_ns)
+            if decision.drop:
+                self._dropped[decision.drop] += 1
+            if decision.reset:
+                self.reset(decision.reset, sampler=False)
+            if not decision.take:
+                return None
+            epoch = self.epoch
+        # Its pixels are not there yet only where somebody reset between the two looks above.
+        frame = picture.prepared(self.info.preprocess)
+        with self.lock:
+            if not self.is_current(epoch):  # somebody reset meanwhile: this frame is from before
+                return None
+            return self._store(StepFrame(stamp_ns, frame, picture.prepare_s * 1e3), width, height)
+
+    def refuse(self) -> None:
+        """Count an image that is none."""
+        with self.lock:
+            self._frames_in += 1
+            self._dropped["image"] += 1
+
+    def _store(self, frame: StepFrame, width: int, height: int) -> Window | None:
+        if self.mode == "step" and len(self._queue) >= _QUEUE_WINDOWS * self.info.T:
+            # A hole in the stream would be hidden in the state for ever: start again, and say so.
+            self.reset("overload", sampler=False)
+        self.sampled += 1
+        self._total_sampled += 1
+        if self.mode == "step":
+            self._queue.append(frame)
+            stamps: tuple[int, ...] = (frame.stamp_ns,)
+            return Window(self.epoch, self._due, stamps, (), width, height, frame.preprocess_ms)
+        self._frames.append((frame.stamp_ns, frame.image))
+        if self.sampled < self.info.T or (self.sampled - self.info.T) % self.stride:
+            return None
+        self._due += 1
+        stamps, frames = zip(*self._frames, strict=True)
+        return Window(self.epoch, self._due, stamps, frames, width, height, frame.preprocess_ms)
+
+    def pop(self) -> StepFrame | None:
+        """The oldest step frame that waits. Call under the lock."""
+        return self._queue.popleft() if self._queue else None
+
+    def is_current(self, epoch: int) -> bool:
+        """Whether work of this epoch still counts. Call under the lock."""
+        return epoch == self.epoch and not self.closed
+
+    def reset(self, reason: str, sampler: bool = True) -> None:
+        """Forget all frames and begin a new epoch. Call under the lock."""
+        self.epoch += 1
+        self._resets[reason] += 1
+        self.sampled = 0
+        self._frames.clear()
+        self._queue.clear()
+        if sampler:
+            self.sampler.reset()
+        self._broken()
+
+    def close(self) -> None:
+        """Take no more frames."""
+        with self.lock:
+            self.closed = True
+            self._frames.clear()
+            self._queue.clear()
+
+    def counters(self) -> Counters:
+        """All counts. Call under the lock."""
+        return Counters(
+            self._frames_in,
+            self._total_sampled,
+            dict(self._dropped),
+            dict(self._resets),
+            self.results,
+            self.skipped,
+        )

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Temperature, calibration error and threshold: against known cases, and carried into the bundle."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
+
+from gc_model.evaluation.confidence import calibrate_run, calibration_error, open_set_threshold, temperature
+from gc_model.export.engine import describe
+from gc_model.training import checkpoint
+from tests.gc_model.runs import colours, untrained
+from trt_build.errors import DataError
+
+
+def sharpened(factor, n=4000, classes=5):
+    """Logits that are right as often as softmax(logits / factor) says."""
+    generator = torch.manual_seed(0)
+    honest = torch.randn(n, classes, generator=generator) * 2
+    labels = torch.multinomial(torch.softmax(honest, 1), 1, generator=generator)[:, 0]
+    return honest * factor, labels
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
+def test_the_temperature_is_what_the_logits_were_sharpened_by(factor):
+    assert temperature(*sharpened(factor)) == pytest.approx(factor, rel=0.08)
+
+
+def test_the_error_is_large_for_the_overconfident_and_small_after_scaling():
+    logits, labels = sharpened(3.0)
+    before = calibration_error(torch.softmax(logits, 1), labels)
+    after = calibration_error(torch.softmax(logits / 3, 1), labels)
+    assert before > 0.1 and after < 0.03
+
+
+def test_the_temperature_stays_finite_where_every_window_is_right():
+    logits = torch.eye(3).repeat(4, 1) * 5
+    assert 1 / 20 <= temperature(logits, torch.arange(3).repeat(4)) < 1
+
+
+def test_without_unknown_clips_the_threshold_keeps_95_of_100_known():
+    known = torch.linspace(0, 1, 1001)
+    assert open_set_threshold(known, None) == pytest.approx(0.05, abs=1e-3)
+
+
+def test_known_clips_alone_never_ask_for_more_than_an_even_chance():
+    # A small set is often fitted to certainty; a threshold of 0.9996 would call everything new unknown.
+    assert open_set_threshold(torch.full((100,), 0.9998), None) == 0.5
+
+
+def test_with_unknown_clips_the_threshold_parts_them():
+    known, unknown = torch.linspace(0.6, 1, 50), torch.linspace(0.2, 0.5, 50)
+    threshold = open_set_threshold(known, unknown)
+    assert (known >= threshold).all() and (unknown < threshold).all()
+
+
+def test_the_run_and_what_is_exported_of_it_carry_both(tmp_path):
+    run = untrained(tmp_path / "run")
+    weights = checkpoint.load(run)[0].state_dict()
+    found = calibrate_run(run, colours(), subjects=["a"], progress=False)
+    model, recipe = checkpoint.load(run)
+    assert recipe.temperature == found["temperature"] != 1.0
+    assert recipe.unknown_threshold == found["unknown_threshold"] > 0
+    assert found["nll"][1] <= found["nll"][0] + 1e-3 and found["windows"] == 5 * found["clips"] == 30
+    carried = describe(model.config, recipe).calibration
+    assert (carried.temperature, carried.unknown_threshold) == (recipe.temperature, recipe.unknown_threshold)
+    assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
+    assert json.loads((run / "confidence.json").read_text()) == found
+
+
+def test_a_run_without_held_out_clips_asks_for_people(tmp_path):
+    with pytest.raises(DataError, match="--subjects"):
+        calibrate_run(untrained(tmp_path / "run"), colours(), progress=False)
+
+
+def test_held_out_clips_are_used_by_their_names(tmp_path):
+    run = untrained(tmp_path / "run")
+    (run / "clips.json").write_text(
+        json.dumps({"training": [], "validation": ["red/red0.mp4", "blue/blue1.mp4"]})
+    )
+    found = calibrate_run(run, colours(), progress=False)
+    assert found["clips"] == 2 and found["source"] == "held out"
+
+
+def test_it_is_imported_alone_as_the_command_does():
+    # Other tests bring Lightning, and with it the guard against a torchvision that does not fit torch.
+    done = subprocess.run(
+        [sys.executable, "-c", "import gc_model.evaluation.confidence"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluation: every clip counted, once and over all batches; the report against a brute-force count."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
+
+from gc_model.data.frames import Clip, decode, index_clips
+from gc_model.data.sampling import test_indices as fixed_indices
+from gc_model.evaluation.evaluate import NONE, Judged, evaluate, report
+from gc_model.export.engine import TorchEngine, describe
+from gc_model.training import checkpoint
+from gc_ros.media.video import read_video
+from gc_ros.recognition.recognizer import Recognizer
+from tests.gc_model.runs import (
+    COLOURS,
+    coloured_clips,
+    colours,
+    run,
+    scratch,
+    too_short,
+    undecodable,
+    untrained,
+)
+from tests.videos import truncated
+from trt_build.bundle import LoadedBundle
+from trt_build.errors import DataError
+
+LABELS = list(COLOURS)
+
+
+def judged(truth: list[int], scores: list) -> list[Judged]:
+    return [
+        Judged(
+            Clip(f"{i}.mp4", f"{i}.mp4", LABELS[t]), None if s is None else np.array(s), "" if s else "broken"
+        )
+        for i, (t, s) in enumerate(zip(truth, scores, strict=True))
+    ]
+
+
+score = st.none() | st.lists(st.floats(0, 1), min_size=3, max_size=3)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), score), min_size=1, max_size=40))
+def test_the_report_equals_a_brute_force_count(clips):
+    truth, scores = zip(*clips, strict=True)
+    result = report(judged(list(truth), list(scores)), LABELS)
+    guesses = [NONE if s is None else LABELS[int(np.argmax(s))] for s in scores]
+    for i, label in enumerate(LABELS):
+        for j, guess in enumerate([*LABELS, NONE]):
+            count = sum(t == i and g == guess for t, g in zip(truth, guesses, strict=True))
+            assert result["confusion"][i][j] == count
+        mine = [g == label for t, g in zip(truth, guesses, strict=True) if t == i]
+        assert (
+            (result["per_class"][label] == pytest.approx(sum(mine) / len(mine)))
+            if mine
+            else label not in result["per_class"]
+        )
+    right = sum(LABELS[t] == g for t, g in zip(truth, guesses, strict=True))
+    assert result["clips"] == len(clips) and result["accuracy"] == pytest.approx(right / len(clips))
+    assert result["balanced_accuracy"] == pytest.approx(np.mean(list(result["per_class"].values())))
+    assert list(result["predictions"].values()) == guesses
+    assert set(result["problems"].values()) <= {"broken"} and len(result["problems"]) == guesses.count(NONE)
+
+
+def test_groups_sum_their_members_scores():
+    groups = {"warm": ["red"], "cold": ["blue", "green"]}
+    scores = [[0.3, 0.3, 0.4], [0.0, 0.3, 0.7], [0.45, 0.1, 0.45], None]  # blue, green, red
+    result = report(judged([2, 2, 0, 1], scores), LABELS, groups)
+    assert list(result["predictions"].values()) == ["cold", "warm", "cold", NONE]
+    assert result["confusion"] == [[1, 1, 0], [0, 1, 1]] and result["labels"] == ["warm", "cold", NONE]
+    assert result["per_class"] == {"warm": 0.5, "cold": 0.5}
+    assert result["accuracy"] == 0.5 and result["class_accuracy"] == 0.75
+
+
+@pytest.mark.parametrize(
+    "groups, word",
+    [
+        ({"a": ["red", "blue"]}, "green"),
+        ({"a": ["red", "blue"], "b": ["green", "red"]}, "red"),
+        ({"a": ["red", "blue", "green", "pink"]}, "pink"),
+        (["red", "blue", "green"], "object"),
+        ({"a": "red"}, "object"),
+    ],
+)
+def test_groups_must_partition_the_labels_and_are_checked_before_the_judging(monkeypatch, groups, word):
+    monkeypatch.setattr("gc_model.evaluation.evaluate._judge", None)
+    with pytest.raises(DataError, match=word):
+        evaluate(run(), colours(), groups=groups, progress=False)
+
+
+def test_the_clips_protocol_averages_the_logits_of_five_fixed_sub_sequences():
+    result = evaluate(run(), colours(), subjects=["a"], progress=False)
+    model, recipe = checkpoint.load(run())
+    preprocess = describe(model.config, recipe).preprocess
+    assert result["clips"] == 6 and not result["problems"]
+    for clip in index_clips(colours(), subjects=["a"]):
+        frames = decode(clip.path, preprocess, 1e9).images[:, 4:-4, 4:-4]
+        with torch.no_grad():
+            logits = [
+                model(torch.from_numpy(frames[fixed_indices(20, 8, i)]).permute(0, 3, 1, 2)[None]).logits[0]
+                for i in range(5)
+            ]
+        assert result["predictions"][clip.name] == recipe.labels[int(torch.stack(logits).mean(0).argmax())]
+    assert len(set(result["predictions"].values())) > 1  # or the test would see nothing
+
+
+def streamed(mode: str) -> dict[str, str]:
+    """Labels by the recogniser, called by hand."""
+    model, recipe = checkpoint.load(run())
+    info = describe(model.config, recipe)
+    labels = {}
+    for clip in index_clips(colours(), subjects=["a"]):
+        recognizer = Recognizer(LoadedBundle(run(), info), TorchEngine(model, info, mode), mode=mode)
+        results = [recognizer.push(image, stamp, bgr=False) for image, stamp in read_video(clip.path)]
+        scores = np.mean([r.scores for r in results if r is not None], axis=0)
+        labels[clip.name] = recipe.labels[int(np.argmax(scores))]
+    return labels
+
+
+@pytest.mark.parametrize("mode", ["window", "step"])
+def test_the_stream_protocol_is_the_robots_recogniser(mode):
+    result = evaluate(run(), colours(), subjects=["a"], protocol="stream", mode=mode, progress=False)
+    assert result["predictions"] == streamed(mode) and result["mode"] == mode
+    assert len(set(result["predictions"].values())) > 1
+
+
+def test_subjects_choose_the_clips_that_count():
+    result = evaluate(run(), colours(), subjects=["b"], protocol="stream", progress=False)
+    assert result["clips"] == 6 and not any(
+        name.endswith(("0.mp4", "2.mp4")) for name in result["predictions"]
+    )
+
+
+@pytest.fixture(scope="module")
+def damaged():
+    """Three good clips and a short, a truncated, an empty and an undecodable one, all red."""
+    data = scratch() / "damaged"
+    if not data.exists():
+        coloured_clips(data, per_class=1)
+        too_short(data / "red" / "short.mp4")
+        undecodable(data / "red" / "broken.mp4")
+        truncated(data / "red" / "red0.mp4", data / "red" / "half.mp4", 0.6)
+        (data / "red" / "empty.mp4").touch()
+        with (data / "clips.csv").open("a", newline="") as file:
+            csv.writer(file).writerows(
+                [f"red/{n}.mp4", "red", "a"] for n in ("short", "broken", "half", "empty")
+            )
+    return data
+
+
+def test_no_test_clip_is_dropped_those_that_do_not_decode_are_wrong_and_named(damaged):
+    result = evaluate(run(), damaged, progress=False)
+    bad = {"red/broken.mp4", "red/half.mp4", "red/empty.mp4"}
+    assert result["clips"] == 7 and np.sum(result["confusion"]) == 7
+    assert set(result["problems"]) == bad and all(name in result["problems"][name] for name in bad)
+    assert all(result["predictions"][name] == NONE for name in bad)
+    right = sum(result["predictions"][c.name] == c.label for c in index_clips(damaged))
+    assert result["accuracy"] == pytest.approx(right / 7)
+
+
+def test_a_clip_shorter_than_a_window_shows_its_last_frame_until_the_window_is_full(damaged):
+    result = evaluate(run(), damaged, protocol="stream", progress=False)
+    assert result["clips"] == 7 and result["held"] == ["red/short.mp4"]
+    assert set(result["problems"]) == {f"red/{n}.mp4" for n in ("broken", "half", "empty")}
+    model, recipe = checkpoint.load(run())
+    info = describe(model.config, recipe)
+    frames = list(read_video(damaged / "red" / "short.mp4"))
+    assert len(frames) > 0 and (frames[-1][1] - frames[0][1]) / 1e9 < 7 / info.rate_hz
+    rate = round(1e9 / info.rate_hz)
+    held = frames + [(frames[-1][0], frames[-1][1] + (k + 1) * rate) for k in range(8)]
+    recognizer = Recognizer(LoadedBundle(run(), info), TorchEngine(model, info, "step"), mode="step")
+    results = (recognizer.push(image, stamp, bgr=False) for image, stamp in held)
+    first = next(r for r in results if r is not None)
+    assert result["predictions"]["red/short.mp4"] == first.label
+
+
+def test_a_clip_is_judged_alike_whatever_else_is_judged(damaged):
+    alone, among = (
+        evaluate(run(), colours(), subjects=["a"], progress=False),
+        evaluate(run(), colours(), progress=False),
+    )
+    assert alone["predictions"].items() <= among["predictions"].items()
+
+
+def test_a_class_the_model_does_not_know_is_named(tmp_path):
+    data = coloured_clips(tmp_path / "data", per_class=1)
+    text = (data / "clips.csv").read_text().replace(",green,", ",pink,")
+    (data / "clips.csv").write_text(text)
+    with pytest.raises(DataError, match=r'"pink".*blue, green, red'):
+        evaluate(run(), data, progress=False)
+
+
+@pytest.mark.parametrize(
+    "wrong, words", [({"protocol": "guess"}, "clips or stream"), ({"mode": "both"}, "window or step")]
+)
+def test_unknown_protocols_and_modes_are_refused(wrong, words):
+    with pytest.raises(DataError, match=words):
+        evaluate(run(), colours(), progress=False, **({"protocol": "stream"} | wrong))
+
+
+def test_a_centered_model_is_evaluated_by_windows_only(tmp_path):
+    centered = untrained(tmp_path / "run", temporal="centered")
+    result = evaluate(centered, colours(), subjects=["a"], protocol="stream", progress=False)
+    assert result["mode"] == "window" and result["clips"] == 6
+    with pytest.raises(DataError, match='"step" is not one of this model'):
+        evaluate(centered, colours(), protocol="stream", mode="step", progress=False)
+
+
+def test_the_result_is_plain_json_and_names_no_folder():
+    text = json.dumps(evaluate(run(), colours(), subjects=["a"], protocol="stream", progress=False))
+    assert str(scratch()) not in text
+
+
+def test_the_torch_engine_starts_anew_after_a_reset():
+    model, recipe = checkpoint.load(run())
+    engine = TorchEngine(model, describe(model.config, recipe), "step")
+    frames = np.random.default_rng(0).integers(0, 256, (3, 1, 64, 64, 3), np.uint8)
+    first = [engine.run({"frame": frame})["logits"].copy() for frame in frames]
+    on = engine.run({"frame": frames[0]})["logits"].copy()
+    engine.reset()
+    again = [engine.run({"frame": frame})["logits"].copy() for frame in frames]
+    assert np.array_equal(first, again) and not np.array_equal(on, first[0])
+
+
+def test_a_continuous_stream_carries_its_state_and_says_what_windows_give():
+    model, _ = checkpoint.load(run())
+    result = evaluate(run(), colours(), protocol="continuous", progress=False)
+    assert result["clips"] == 12 and not result["problems"] and result["mode"] == "carried"
+    clips = index_clips(colours())
+    assert list(result["predictions"]) != [c.name for c in clips]  # in a drawn order, always the same
+    assert evaluate(run(), colours(), protocol="continuous", progress=False) == result
+    # Against the recurrence by hand.
+    by_name, state, right = {c.name: c for c in clips}, model.initial_state(1, streaming=True), 0
+    squares = describe(model.config, checkpoint.load(run())[1]).preprocess
+    with torch.no_grad():
+        for name, predicted in result["predictions"].items():
+            images = decode(by_name[name].path, squares, max_fps=1e9).images
+            border = (model.config.resize - model.config.size) // 2
+            images = images[:, border : border + model.config.size, border : border + model.config.size]
+            at = fixed_indices(len(images), 8, 0, 1)
+            frames = torch.from_numpy(np.ascontiguousarray(images[at])).permute(0, 3, 1, 2)[None]
+            logits = []
+            for t in range(8):
+                frame, state = model.stream(frames[:, t], state)
+                logits.append(frame.logits)
+            assert predicted == LABELS[int(torch.stack(logits).mean(0).argmax())]
+            right += LABELS[int(model(frames).logits.argmax())] == by_name[name].label
+    assert result["window_accuracy"] == pytest.approx(right / 12)

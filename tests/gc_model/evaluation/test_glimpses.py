@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a model looks: distances against known places, and the command on a run with joints and one without."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
+
+from gc_model.cli import app
+from gc_model.data.joint_tables import table_of, write_table
+from gc_model.evaluation.glimpses import _different, nearest_joint
+from gc_model.training.options import TrainOptions
+from gc_ros.media.clips import Clip
+from tests.gc_model.runs import colours, ntu_people, scratch
+
+train = pytest.importorskip(
+    "gc_model.training.train", reason="pip install -e '.[train]'", exc_type=ImportError
+).train
+
+
+def test_the_nearest_known_joint_of_the_same_frame_counts():
+    joints = np.full((3, 2, 25, 2), np.nan, np.float32)
+    joints[0, 0, 3] = (0.5, 0.5)
+    joints[0, 1, 7] = (-1.0, -1.0)  # the second body counts as well
+    joints[2, 0, 0] = (0.0, 0.0)
+    joints[2, 0, 1] = (np.nan, 0.1)  # half known is not known
+    points = np.array([[[0.5, -0.5], [-1.0, -1.0]], [[0.0, 0.0], [0.0, 0.0]], [[0.6, 0.8], [0.0, 0.1]]])
+    # Half the distance in [-1, 1] is the share of the side; the frame without joints is left out.
+    assert nearest_joint(points, joints) == pytest.approx([0.5, 0.0, 0.5, 0.05])
+    assert not len(nearest_joint(points[1:2], joints[1:2]))
+
+
+def test_the_picture_takes_one_clip_of_every_class_before_a_second_of_any(tmp_path):
+    clips = [
+        Clip(tmp_path / n, n, label, "") for n, label in (("1", "a"), ("2", "a"), ("3", "b"), ("4", "a"))
+    ]
+    assert [c.name for c in _different(clips, 3)] == ["1", "3", "2"]
+
+
+def untrained(data, name: str, **changes):
+    out = scratch() / name
+    if not out.exists():
+        values = {
+            "data": data,
+            "preset": "tiny",
+            "epochs1": 0,
+            "epochs2": 0,
+            "from_scratch": True,
+            "val_fraction": 0,
+        }
+        train(TrainOptions(**(values | changes)), out, progress=False)
+    return out
+
+
+def call(*words):
+    return CliRunner().invoke(app, ["glimpses", *map(str, words)])
+
+
+def test_the_command_measures_against_joints_and_draws_three_colours(tmp_path):
+    import cv2
+
+    run = untrained(ntu_people(), "looking-people", layout="ntu", protocol="cross-view")
+    ask = ("--data", ntu_people(), "--layout", "ntu", "--split", "cross_view")
+    answer = call(run, *ask, "--out", tmp_path / "figure.png", "--rows", 2, "--json")
+    assert answer.exit_code == 0, answer.output
+    found = json.loads(answer.output)
+    assert 0 < found["glimpses"] < 1 and 0 < found["middle"] < found["anywhere"] < 1
+    assert found["samples"] == found["clips"] * 8 * 3 and not found["left_out"]
+    picture = cv2.imread(str(tmp_path / "figure.png"))[..., ::-1].astype(int)
+    assert picture.shape[1] == 4 * picture.shape[0]  # two rows of eight squares
+    for colour in ((230, 60, 50), (60, 180, 75), (50, 110, 230)):
+        assert (np.abs(picture - colour).max(-1) == 0).sum() > 20
+
+
+def test_clips_without_joints_are_drawn_and_a_model_without_glimpses_is_refused(tmp_path):
+    run = untrained(colours() / "clips.csv", "looking-colours")
+    answer = call(run, "--data", colours() / "clips.csv", "--out", tmp_path / "a.png")
+    assert answer.exit_code == 0 and "nearest joint" not in answer.output and (tmp_path / "a.png").is_file()
+    table = table_of(tmp_path / "joints", "red/red0.mp4")
+    write_table(table, ("hand",), (64, 48), [(t, 0, np.array([[32.0, 24.0]])) for t in range(20)])
+    answer = call(
+        run, "--data", colours(), "--joints", tmp_path / "joints", "--out", tmp_path / "a.png", "--json"
+    )
+    found = json.loads(answer.output)
+    assert found["samples"] == 8 * 3 and found["middle"] < 1e-6 < found["glimpses"]
+    plain = untrained(colours() / "clips.csv", "looking-global", model="global")
+    for words in ((plain, "--out", tmp_path / "b.png"), (run, "--out", tmp_path / "no" / "b.png")):
+        answer = call(*words, "--data", colours() / "clips.csv")
+        assert answer.exit_code != 0 and not (tmp_path / "b.png").exists()

@@ -1,0 +1,532 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training: both stages end to end on synthetic people, resumed bit for bit, frozen what should be, errors named."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
+train_module = pytest.importorskip(
+    "gc_model.training.train", reason="pip install -e '.[train]'", exc_type=ImportError
+)
+
+from safetensors.torch import load_file
+
+from gc_model.data import samples as dataset
+from gc_model.data.frames import FrameCache, index_clips, labels_of, split_validation
+from gc_model.paper.clouds import GlimpseClouds
+from gc_model.paper.presets import preset
+from gc_model.training import checkpoint, loaders
+from gc_model.training import stages as training
+from gc_model.training.options import TrainOptions
+from tests.gc_model.nets import noise
+from tests.gc_model.runs import COLOURS, coloured_clips, people, scratch, undecodable
+from trt_build.bundle import Preprocess
+from trt_build.errors import DataError
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def options(**changes) -> TrainOptions:
+    """Two epochs a stage on ten training and two validation clips, with every random thing switched on."""
+    plain = {
+        "data": people(),
+        "preset": "tiny",
+        "epochs1": 2,
+        "epochs2": 2,
+        "batch": 4,
+        "lr": 2e-3,
+        "from_scratch": True,
+        "val_fraction": 0.2,
+        "scale": (0.8, 1.0),
+    }
+    return TrainOptions(**(plain | changes))
+
+
+@cache
+def decoded() -> Path:
+    """The frame cache of `people`, which every run here starts from."""
+    train_module.train(options(epochs1=0, epochs2=0), scratch() / "decoded", progress=False)
+    return scratch() / "decoded" / "cache"
+
+
+def train(out: Path, resume: bool = False, **changes) -> dict:
+    shutil.copytree(decoded(), out / "cache", dirs_exist_ok=True)
+    return train_module.train(options(**changes), out, resume=resume, progress=False)
+
+
+def uninterrupted(**changes) -> Path:
+    """A finished run of these options, made once; do not edit its files."""
+    changed = {k: v for k, v in changes.items() if getattr(options(), k) != v}
+    out = scratch() / "-".join(["uninterrupted", *(f"{k}={v}" for k, v in sorted(changed.items()))])
+    if not out.exists():
+        train(out, **changed)
+    return out
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    a, b = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert a.keys() == b.keys()
+    different = [k for k in a if not torch.equal(a[k], b[k])]
+    assert not different, different
+
+
+class Killed(Exception):
+    """Stands for a process that ends in the middle."""
+
+
+def kill_at(monkeypatch, stage: type, call: int, before: Callable = lambda *_: None) -> None:
+    """Make the `call`-th training step (from 0) of a stage raise, counted over its epochs: three steps each."""
+    step, calls = stage.training_step, iter(range(1_000_000))
+
+    def dying(self, *args):
+        if next(calls) == call:
+            raise Killed
+        return step(self, *args)
+
+    monkeypatch.setattr(stage, "training_step", dying)
+
+
+def test_a_run_leaves_a_complete_directory_and_a_model_that_loads():
+    out = uninterrupted()
+    there = {p.name for p in out.iterdir()}
+    files = {"options.json", "clips.json", "stage1.safetensors", "calibrated.safetensors", "calibration.json"}
+    assert there == files | {"model.json", "model.safetensors", "cache", "stage1", "stage2"}
+    assert all((out / s / f"{n}.ckpt").is_file() for s in ("stage1", "stage2") for n in ("last", "best"))
+    assert not list(out.rglob("*.part*"))
+    model, recipe = checkpoint.load(out)
+    assert recipe.labels == ["bow", "cheer", "jump"] and model.config.preset == "tiny"
+    with torch.no_grad():
+        assert torch.isfinite(model(noise(1, 8, 64)).logits).all()
+
+
+def test_what_is_published_of_a_run_names_no_place_of_this_machine():
+    out = uninterrupted()
+    text = (out / "model.json").read_text()
+    assert str(scratch()) not in text and str(Path.home()) not in text
+    provenance = json.loads(text)["recipe"]["provenance"]
+    assert provenance["data"] == "people" and provenance["clips"] == 10 and provenance["imagenet"] is None
+
+
+def test_the_same_command_gives_the_same_weights(tmp_path):
+    train(tmp_path / "again")
+    assert_same_weights(tmp_path / "again", uninterrupted())
+
+
+def recorded_losses(monkeypatch) -> dict[str, list[float]]:
+    losses: dict[str, list[float]] = {"TrunkStage": [], "CloudStage": []}
+    report = training.Stage._report
+
+    def note(self, terms, *rest):
+        losses[type(self).__name__].append(float(terms["loss"].detach()))
+        return report(self, terms, *rest)
+
+    monkeypatch.setattr(training.Stage, "_report", note)
+    return losses
+
+
+@pytest.mark.slow
+def test_the_loss_goes_down_in_both_stages_and_training_clips_are_recognised(tmp_path, monkeypatch):
+    losses = recorded_losses(monkeypatch)
+    train(
+        tmp_path / "run", epochs1=15, epochs2=15, batch=4, lr=5e-3, head_lr_factor=1, val_fraction=0, augment=False,
+        dropout=0, label_smoothing=0, glimpse_weight=0,
+    )  # fmt: skip
+    for name, values in losses.items():
+        assert len(values) == 45
+        assert sum(values[-6:]) < 0.7 * sum(values[:6]), (name, values)
+    from gc_model.evaluation.evaluate import evaluate
+
+    assert evaluate(tmp_path / "run", people(), progress=False)["accuracy"] >= 10 / 12
+
+
+@pytest.mark.parametrize(
+    "stage, call",
+    [
+        pytest.param("TrunkStage", 1, marks=pytest.mark.slow),  # before any checkpoint
+        ("TrunkStage", 4),
+        pytest.param("CloudStage", 0, marks=pytest.mark.slow),  # after the calibration
+        ("CloudStage", 4),
+        pytest.param("CloudStage", 5, marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_killed_in_an_epoch_and_resumed_ends_with_the_same_bits(tmp_path, monkeypatch, stage, call):
+    kill_at(monkeypatch, getattr(training, stage), call)
+    with pytest.raises(Killed):
+        train(tmp_path / "run")
+    assert not (tmp_path / "run" / "model.json").exists()
+    monkeypatch.undo()
+    train(tmp_path / "run", resume=True)
+    assert_same_weights(tmp_path / "run", uninterrupted())
+
+
+@pytest.mark.slow
+def test_a_run_killed_twice_in_one_stage_ends_with_the_same_bits(tmp_path, monkeypatch):
+    for call in (4, 4):  # in epoch 2 of 4, then, resumed there, in epoch 3
+        kill_at(monkeypatch, training.CloudStage, call)
+        with pytest.raises(Killed):
+            train(tmp_path / "run", resume=(tmp_path / "run" / "options.json").exists(), epochs2=4)
+        monkeypatch.undo()
+    train(tmp_path / "run", resume=True, epochs2=4)
+    assert_same_weights(tmp_path / "run", uninterrupted(epochs2=4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("function", ["calibrate_metric", "save_part"])
+def test_a_run_killed_between_the_stages_ends_with_the_same_bits(tmp_path, monkeypatch, function):
+    monkeypatch.setattr(train_module, function, lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path / "run")
+    monkeypatch.undo()
+    train(tmp_path / "run", resume=True)
+    assert_same_weights(tmp_path / "run", uninterrupted())
+
+
+@pytest.mark.slow
+def test_a_run_that_had_stopped_early_stays_stopped_when_resumed(tmp_path, monkeypatch):
+    # Steps too small to change anything: the first epoch stays the best and patience runs out.
+    settings = {"patience": 1, "lr": 1e-12, "epochs2": 6}
+    losses = recorded_losses(monkeypatch)
+    out = uninterrupted(**settings)
+    steps = len(losses["CloudStage"])
+    assert steps < 6 * 3
+    shutil.copytree(out, tmp_path / "run")
+    (tmp_path / "run" / "model.json").unlink()
+    losses["CloudStage"].clear()
+    train(tmp_path / "run", resume=True, **settings)
+    assert not losses["CloudStage"]
+    assert_same_weights(tmp_path / "run", out)
+
+
+@pytest.mark.parametrize(
+    "lr", [2e-3, pytest.param(3e-2, marks=pytest.mark.slow)]
+)  # best epoch: the last, the first
+def test_resuming_a_finished_run_elsewhere_changes_nothing(tmp_path, lr):
+    shutil.copytree(uninterrupted(lr=lr), tmp_path / "run")
+    train(tmp_path / "run", resume=True, lr=lr)
+    assert_same_weights(tmp_path / "run", uninterrupted(lr=lr))
+
+
+@pytest.mark.slow
+def test_every_epoch_can_be_resumed_from_not_only_the_best(tmp_path, monkeypatch):
+    settings = {"lr": 1e-12, "epochs1": 0, "epochs2": 3}  # no epoch after the first improves
+    kill_at(monkeypatch, training.CloudStage, 7)
+    with pytest.raises(Killed):
+        train(tmp_path / "run", **settings)
+    monkeypatch.undo()
+    losses = recorded_losses(monkeypatch)
+    train(tmp_path / "run", resume=True, **settings)
+    assert len(losses["CloudStage"]) == 3  # the third epoch alone
+
+
+@pytest.mark.slow
+def test_a_process_killed_by_the_system_is_resumed_with_the_same_bits(tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(decoded(), out / "cache")
+    program = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "import torch\n"
+        "torch.set_num_threads(int(sys.argv[3]))\n"
+        "from gc_model import training\n"
+        "from gc_model.training.options import TrainOptions\n"
+        "from gc_model.training.train import train\n"
+        "step, calls = training.CloudStage.training_step, iter(range(100))\n"
+        "def dying(self, *args):\n"
+        "    if next(calls) == 4:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return step(self, *args)\n"
+        "training.CloudStage.training_step = dying\n"
+        "train(TrainOptions.model_validate_json(sys.argv[1]), Path(sys.argv[2]), progress=False)\n"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        options().model_dump_json(),
+        str(out),
+        str(torch.get_num_threads()),
+    ]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    train(out, resume=True)
+    assert_same_weights(out, uninterrupted())
+
+
+def test_an_occupied_directory_is_not_trained_over(tmp_path):
+    with pytest.raises(DataError, match="--resume"):
+        train(uninterrupted())
+    with pytest.raises(DataError, match=r"leave --resume away"):
+        train(tmp_path / "new", resume=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="another --out"):
+        train_module.train(options(), tmp_path / "file", progress=False)
+
+
+def test_a_run_is_resumed_with_its_own_options_only():
+    with pytest.raises(DataError, match=r"other options \(batch, seed\)"):
+        train(uninterrupted(), resume=True, batch=5, seed=1)
+
+
+def test_a_damaged_options_file_is_one_line(tmp_path):
+    shutil.copytree(uninterrupted(), tmp_path / "run")
+    (tmp_path / "run" / "options.json").write_text("{")
+    with pytest.raises(DataError, match=r"options\.json is damaged"):
+        train(tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("part", ["stage1.safetensors", "stage2/last.ckpt"])
+def test_a_damaged_part_of_a_run_is_named_with_the_remedy(tmp_path, part):
+    shutil.copytree(uninterrupted(), tmp_path / "run")
+    path = tmp_path / "run" / part
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(DataError, match=rf"{path.name}.*delete it"):
+        train(tmp_path / "run", resume=True)
+
+
+def test_clips_that_changed_since_are_noticed(tmp_path):
+    data = coloured_clips(tmp_path / "data", per_class=2)
+    settings = {"data": data, "epochs1": 0, "epochs2": 0, "val_fraction": 0.0}
+    train(tmp_path / "run", **settings)
+    (data / "clips.csv").unlink()
+    (data / "red" / "red1.mp4").unlink()
+    with pytest.raises(DataError, match=r"clips changed.*red/red1\.mp4"):
+        train(tmp_path / "run", resume=True, **settings)
+
+
+def test_clips_that_do_not_decode_are_left_out_named_and_counted(tmp_path):
+    data = coloured_clips(tmp_path / "data", per_class=2)
+    (data / "clips.csv").unlink()
+    undecodable(data / "red" / "broken.mp4")
+    summary = train(tmp_path / "run", data=data, epochs1=0, epochs2=0, val_fraction=0.0)
+    assert (
+        list(summary["left_out"]) == ["red/broken.mp4"]
+        and "broken.mp4" in summary["left_out"]["red/broken.mp4"]
+    )
+    assert summary["clips"] == 6 and summary["labels"] == list(COLOURS)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"data": Path("nowhere")}, "nowhere"),
+        ({"subjects": ["zoe"]}, "zoe"),
+        ({"preset": "huge"}, "huge"),
+        ({"weights": Path("gone.pth"), "from_scratch": False}, r"gone\.pth"),
+        ({"val_fraction": 0.999}, "val_fraction"),
+    ],
+)
+def test_a_run_that_cannot_start_leaves_its_directory_free(tmp_path, changes, words):
+    with pytest.raises(DataError, match=words):
+        train(tmp_path / "run", **changes)
+    train(tmp_path / "run", epochs1=0, epochs2=0)  # the corrected command
+
+
+def test_a_class_without_a_clip_that_decodes_is_named_with_the_reason(tmp_path):
+    data = coloured_clips(tmp_path / "data", per_class=1)
+    (data / "clips.csv").unlink()
+    undecodable(data / "pink" / "p.mp4")
+    with pytest.raises(DataError, match=r'"pink".*p\.mp4'):
+        train(tmp_path / "run", data=data, val_fraction=0.0)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_kept(tmp_path, monkeypatch):
+    report = training.Stage._report
+
+    def diverged(self, terms, *rest):
+        return report(self, {k: v * torch.nan for k, v in terms.items()}, *rest)
+
+    monkeypatch.setattr(training.Stage, "_report", diverged)
+    with pytest.raises(DataError, match=r"diverged.*lr"):
+        train(tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("*.ckpt"))
+
+
+def small_model(name: str = "tiny") -> GlimpseClouds:
+    torch.manual_seed(0)
+    return GlimpseClouds(preset(name, classes=3))
+
+
+def after_one_epoch(stage: training.Stage, folder: Path) -> tuple[dict, dict]:
+    """The state before and after one epoch of a stage on the people."""
+    settings = options(val_fraction=0.0)
+    cache_ = FrameCache(decoded(), Preprocess(size=64, resize=72))
+    clips = index_clips(people())
+    data = loaders.Loaders(settings, stage.model, labels_of(clips), cache_, clips, [])
+    before = {k: v.clone() for k, v in stage.model.state_dict().items()}
+    train_module._fit(stage, data, folder, settings, progress=False)
+    return before, stage.model.state_dict()
+
+
+def changed(before: dict, after: dict) -> set[str]:
+    return {k for k, v in before.items() if not torch.equal(v, after[k])}
+
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@pytest.mark.parametrize("evaluating", [False, True])
+def test_stage_2_freezes_the_trunks_batch_norm_statistics_and_trains_its_weights(tmp_path, evaluating):
+    model = small_model().train(not evaluating)  # as a resumed run finds it, and as the calibration leaves it
+    before, after = after_one_epoch(training.CloudStage(model, options(epochs2=1)), tmp_path)
+    moved = changed(before, after)
+    assert not [k for k in moved if k.endswith(STATISTICS)]
+    trunk = {k for k in before if k.startswith("trunk.") and not k.endswith(STATISTICS)}
+    assert trunk <= moved
+    # In training the metric normalises by the batch and moves its running constants (Eq 9).
+    assert {"assignment.metric.phi_min", "assignment.metric.phi_max", "assignment.metric.L.weight"} <= moved
+    still = {k for k in before if not k.startswith(("trunk.", "pose."))} - moved
+    assert not still
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_stage_1_trains_the_trunk_alone(tmp_path, frozen):
+    stage = training.TrunkStage(small_model(), options(epochs1=1), frozen)
+    moved = changed(*after_one_epoch(stage, tmp_path))
+    assert moved and all(k.startswith("trunk.") for k in moved)
+    assert any(k.endswith(STATISTICS) for k in moved) is not frozen
+
+
+@pytest.mark.parametrize("name", ["tiny", "edge"])
+@pytest.mark.parametrize("stages", range(6))
+def test_freeze_stages_freezes_the_stem_and_exactly_those_resolutions(name, stages):
+    model = small_model(name)
+    training.freeze_stages(model, stages)
+    frozen = {n for n, p in model.trunk.net.named_parameters() if not p.requires_grad}
+    order = {
+        "tiny": ["conv1", "bn1", "layer1", "layer2", "layer3", "layer4"],
+        "edge": ["conv_stem", "bn1", *[f"blocks.{i}" for i in range(7)]],
+    }[name]
+    end = {"tiny": [0, 2, 3, 4, 5, 6], "edge": [0, 3, 4, 5, 7, 9]}[name][stages]
+    expected = {
+        n for n, _ in model.trunk.net.named_parameters() if n.startswith(tuple(f"{o}." for o in order[:end]))
+    }
+    assert frozen == expected
+    assert all(p.requires_grad for p in model.head_parameters())
+
+
+def test_frozen_stages_keep_their_weights_through_stage_2(tmp_path):
+    settings = options(epochs2=1, freeze_stages=2)
+    moved = changed(*after_one_epoch(training.CloudStage(small_model(), settings), tmp_path))
+    assert not [k for k in moved if k.startswith(("trunk.net.conv1", "trunk.net.bn1", "trunk.net.layer1"))]
+    assert [k for k in moved if k.startswith("trunk.net.layer2")]
+
+
+def test_learning_rates_follow_the_factors_and_the_schedule():
+    settings = options(epochs2=8, lr=1e-3, trunk_lr_factor=0.5, head_lr_factor=4.0)
+    groups = training.CloudStage(small_model(), settings).configure_optimizers().param_groups
+    assert [g["base_lr"] for g in groups] == [5e-4, 4e-3]
+    factors = [training.cosine(e, 8) for e in range(8)]
+    assert factors[0] == 0.5 and factors[1:] == sorted(factors[1:], reverse=True) and factors[-1] < 0.06
+    assert training.cosine(0, 2) == 1.0
+
+
+def test_validation_counts_every_clip_by_all_its_sub_sequences():
+    """Not every tenth batch: the logged accuracy is that of all clips, whatever the batches."""
+    stage = training.CloudStage(small_model(), options())
+    logged: list[tuple[str, float, int]] = []
+    stage.log = lambda name, value, batch_size, **_: logged.append((name, float(value), batch_size))
+    stage.eval()
+    clips, labels = noise(7 * 5, 8, 64).unflatten(0, (7, 5)), torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    right = 0
+    with torch.no_grad():
+        for part in (slice(0, 4), slice(4, 7)):
+            stage.validation_step({"clip": clips[part], "label": labels[part]}, 0)
+        for clip, label in zip(clips, labels, strict=True):
+            right += int(stage.model(clip).logits.mean(0).argmax() == label)
+    accuracy = [(value, n) for name, value, n in logged if name == "val_accuracy"]
+    assert [n for _, n in accuracy] == [4, 3]
+    assert sum(value * n for value, n in accuracy) == pytest.approx(right)
+
+
+def killed_and_resumed(run: Path, monkeypatch, stage: type, **settings) -> None:
+    """A run that is killed in its seventh step of `stage` and goes on to its end."""
+    kill_at(monkeypatch, stage, 7)
+    with pytest.raises(Killed):
+        train(run, **settings)
+    monkeypatch.undo()
+    train(run, resume=True, **settings)
+
+
+@pytest.mark.slow
+def test_training_on_maps_of_frozen_stages_is_resumed_with_the_same_bits(tmp_path, monkeypatch):
+    settings = {"freeze_stages": 4, "views": 2, "epochs1": 3, "epochs2": 3}
+    killed_and_resumed(tmp_path / "run", monkeypatch, training.TrunkStage, **settings)
+    assert_same_weights(tmp_path / "run", uninterrupted(**settings))
+    before = small_model().state_dict()  # of the same seed: the front never moved, the last stage did
+    after = load_file(tmp_path / "run" / "model.safetensors")
+    moved = {k for k in changed(before, after) if k.startswith("trunk.") and not k.endswith(STATISTICS)}
+    assert moved and all(k.startswith("trunk.net.layer4.") for k in moved)
+
+
+@pytest.mark.slow
+def test_training_the_head_alone_is_resumed_with_the_same_bits_and_leaves_the_trunk(tmp_path, monkeypatch):
+    settings = {"freeze_stages": 5, "views": 2, "epochs1": 3, "epochs2": 3}
+    killed_and_resumed(tmp_path / "run", monkeypatch, training.CloudStage, **settings)
+    assert_same_weights(tmp_path / "run", uninterrupted(**settings))
+    moved = changed(small_model().state_dict(), load_file(tmp_path / "run" / "model.safetensors"))
+    assert moved and not [k for k in moved if k.startswith("trunk.")]
+    assert not (tmp_path / "run" / "stage1").exists()  # nothing to train there
+
+
+@pytest.mark.slow
+def test_a_trunk_frozen_after_stage_1_keeps_what_it_learned_there_and_is_resumed_with_the_same_bits(
+    tmp_path, monkeypatch
+):
+    settings = {"freeze_stages": 4, "freeze_stages2": 5, "views": 2, "epochs1": 3, "epochs2": 3}
+    killed_and_resumed(tmp_path / "run", monkeypatch, training.CloudStage, **settings)
+    assert_same_weights(tmp_path / "run", uninterrupted(**settings))
+    end = load_file(tmp_path / "run" / "model.safetensors")
+    learned = changed(small_model().state_dict(), end)
+    assert [k for k in learned if k.startswith("trunk.net.layer4.") and not k.endswith(STATISTICS)]
+    after_stage_1 = load_file(tmp_path / "run" / "stage1.safetensors")
+    moved = changed(after_stage_1, end)
+    assert moved and not [k for k in moved if k.startswith("trunk.")]
+    # Without the second figure the last stage goes on learning: the two differ in stage 2 alone.
+    trained_on = load_file(uninterrupted(**settings | {"freeze_stages2": None}) / "model.safetensors")
+    assert [k for k in changed(after_stage_1, trained_on) if k.startswith("trunk.net.layer4.")]
+
+
+def test_runs_that_share_a_cache_share_frozen_features_only_where_they_are_the_same():
+    model, clips = small_model(), index_clips(people())
+    squares = Preprocess(size=model.config.size, resize=model.config.resize, fit="stretch")
+
+    def key(**changes) -> str:
+        asked = options(freeze_stages=5, **changes)
+        part = split_validation(clips, asked.val_fraction)
+        frames = FrameCache(decoded(), squares)
+        return loaders.Loaders(asked, model, labels_of(clips), frames, *part).front_key(True)
+
+    assert key() == key(epochs2=7, head_lr_factor=2.0)
+    assert (
+        len({key(), key(seed=1), key(window_s=2.0), key(flip=False), key(val_fraction=0.4), key(views=3)})
+        == 6
+    )
+
+
+def test_maps_are_shared_by_trunks_that_differ_behind_them_alone():
+    model = small_model()
+    maps, whole = (dataset.front_key(model, [], w) for w in (False, True))
+    assert maps != whole
+    net = model.trunk.net
+    for name, shared in (("layer4", True), ("layer3", False)):
+        batch_norm = next(m for m in net.get_submodule(name).modules() if hasattr(m, "running_mean"))
+        with torch.no_grad():
+            batch_norm.running_mean += 1
+        assert (dataset.front_key(model, [], whole=False) == maps) is shared
+        assert dataset.front_key(model, [], whole=True) != whole
+
+
+def test_the_split_that_training_uses_leaves_no_clip_out():
+    names = json.loads((uninterrupted() / "clips.json").read_text())
+    clips = index_clips(people())
+    training_clips, validation = split_validation(clips, 0.2)
+    assert names == {"training": [c.name for c in training_clips], "validation": [c.name for c in validation]}
+    assert len(clips) == 12

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Videos: right colours, right times, upright, and what is damaged says so after giving what there was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from gc_ros.media.video import VideoWriter, open_camera, read_video
+from tests.videos import BT709, BT2020, centres, flat, patches, rotated, truncated, write_clip
+from trt_build.errors import DataError
+
+NS = 1_000_000_000
+
+
+def test_libav_never_calls_python_from_a_decoder_thread() -> None:
+    # A decoder freed with the GIL held waits for its threads, and a log line of theirs would wait for the GIL.
+    assert av.logging.get_level() is None
+
+
+@pytest.mark.parametrize("colours", [BT709, BT2020], ids=lambda c: c[2])
+def test_colours_are_decoded_by_the_matrix_of_the_stream(
+    tmp_path: Path, colours: tuple[float, float, str]
+) -> None:
+    image = patches()
+    frames = list(read_video(write_clip(tmp_path / "clip.mp4", [image] * 3, colours=colours)))
+    assert len(frames) == 3
+    for frame, _ in frames:
+        assert frame.dtype == np.uint8 and frame.flags.c_contiguous
+        assert np.abs(centres(frame) - centres(image)).max() <= 4
+
+
+def test_stamps_are_presentation_times_also_of_varying_rate(tmp_path: Path) -> None:
+    times = [0, 1, 2, 5, 6, 20, 21]
+    clip = write_clip(tmp_path / "clip.mp4", [patches(i) for i in range(7)], fps=10, pts=times)
+    assert [stamp for _, stamp in read_video(clip)] == [t * NS // 10 for t in times]
+
+
+def test_a_phone_video_comes_upright(tmp_path: Path) -> None:
+    image = patches()
+    clip = rotated(write_clip(tmp_path / "clip.mp4", [image]), tmp_path / "turned.mp4")
+    ((frame, _),) = read_video(clip)
+    assert np.abs(centres(frame) - centres(np.rot90(image, -1))).max() <= 4
+
+
+@pytest.mark.parametrize("part", [0.5, 0.9])
+def test_a_truncated_video_gives_what_it_has_and_then_names_the_file(tmp_path: Path, part: float) -> None:
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (96, 128, 3), dtype=np.uint8) for _ in range(30)]
+    clip = truncated(write_clip(tmp_path / "whole.mp4", images), tmp_path / "cut.mp4", part)
+    frames = []
+    with pytest.raises(DataError, match=r"cut\.mp4: damaged after") as caught:
+        for item in read_video(clip):
+            frames.append(item)
+    assert 5 < len(frames) < 30 and f"after {len(frames)} frames" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a video", b"\x00" * 5000])
+def test_a_file_that_is_no_video_is_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.mp4"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.mp4") as caught:
+        next(read_video(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_files_and_cameras_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such video"):
+        next(read_video(tmp_path / "none.mp4"))
+    with pytest.raises(DataError, match="camera 97"):
+        next(open_camera(97))
+
+
+def test_what_is_written_reads_back_in_colour_and_time(tmp_path: Path) -> None:
+    images = [flat((200, 30, 30)), flat((30, 180, 40)), flat((20, 40, 220)), flat((128, 128, 128))]
+    stamps = [5 * NS, 5 * NS + 40_000_000, 5 * NS + 300_000_000, 6 * NS]
+    with VideoWriter(tmp_path / "out.mp4") as writer:
+        for image, stamp in zip(images, stamps, strict=True):
+            writer.write(image, stamp)
+            writer.write(image, stamp)  # a duplicate stamp is left out
+    frames = list(read_video(tmp_path / "out.mp4"))
+    assert [round((s - frames[0][1]) / 1e6) for _, s in frames] == [0, 40, 300, 1000]
+    for (frame, _), image in zip(frames, images, strict=True):
+        assert np.abs(frame.astype(int) - image).max() <= 6
+    assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
+
+
+def test_odd_and_changing_sizes_are_written(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "out.mp4") as writer:
+        writer.write(flat((9, 9, 9), 65, 49), 0)
+        writer.write(flat((9, 9, 9), 32, 20), NS)
+    assert [frame.shape for frame, _ in read_video(tmp_path / "out.mp4")] == [(48, 64, 3)] * 2
+
+
+def test_a_video_is_kept_when_its_source_is_damaged_and_removed_when_the_program_fails(
+    tmp_path: Path,
+) -> None:
+    def write(error: Exception) -> None:
+        with VideoWriter(tmp_path / f"{type(error).__name__}.mp4") as writer:
+            writer.write(flat((9, 9, 9)), 0)
+            raise error
+
+    for error in (DataError("damaged"), RuntimeError("bug")):
+        with pytest.raises(type(error)):
+            write(error)
+    assert [p.name for p in tmp_path.iterdir()] == ["DataError.mp4"]
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    for name in ("none/out.mp4", "out", "out.xyz"):
+        with pytest.raises(DataError):
+            VideoWriter(tmp_path / name)
+
+
+@pytest.mark.clips
+def test_every_recorded_clip_decodes_whole_with_rising_stamps(clips: Path) -> None:
+    import csv
+
+    with open(clips / "gestures" / "clips.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows[::12]:
+        frames = [(frame.shape, stamp) for frame, stamp in read_video(clips / "gestures" / row["path"])]
+        assert len(frames) == int(row["frames"]), row["path"]
+        assert frames[0][0] == (int(row["height"]), int(row["width"]), 3)
+        stamps = [stamp for _, stamp in frames]
+        assert stamps == sorted(set(stamps))
+        seconds = (stamps[-1] - stamps[0]) / NS
+        assert seconds == pytest.approx((len(stamps) - 1) / float(row["fps"]), rel=0.1)

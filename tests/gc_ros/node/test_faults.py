@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes wrong on robots: the node stays up, publishes nothing false, and says what to do."""
+
+from __future__ import annotations
+
+import array
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image
+
+from gc_ros.node import ros_messages
+from tests import toy
+from tests.gc_ros.node.harness import NAME, NS, Peer, running, wait_until
+from trt_build.engines.open import open_engine
+from trt_build.errors import EngineError
+
+pytestmark = pytest.mark.ros
+PERIOD = NS // 8
+WARN, ERROR = b"\x01", b"\x02"
+
+
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy.toy_bundle(tmp_path_factory.mktemp("numbers")).path
+
+
+class Faulty:
+    """An `open_engine` whose engine a test can break."""
+
+    def __init__(self) -> None:
+        self.engine: Any = None
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        self.engine = toy.FakeEngine(open_engine(*arguments, **options))
+        return self.engine
+
+
+def send(peer: Peer, count: int, first: int = 0, start_ns: int = 1000 * NS, pause_s: float = 0.01) -> None:
+    for number in range(first, first + count):
+        peer.publish(toy.number_image(number), start_ns + number * PERIOD)
+        time.sleep(pause_s)
+
+
+def fail() -> None:
+    raise EngineError("the device is gone")
+
+
+@pytest.mark.parametrize("fault", ["nan", "inf", "raise", "raise what no backend should"])
+def test_a_failing_engine_publishes_nothing_and_deactivates_after_three_in_a_row(
+    numbers: Path, fault: str
+) -> None:
+    faulty = Faulty()
+    with running(numbers, faulty) as (_, peer):
+        peer.wait_for_camera()
+        if fault in ("nan", "inf"):
+            faulty.engine.poison = float(fault)
+        else:
+            faulty.engine.before_run = fail if fault == "raise" else lambda: 1 // 0
+        send(peer, 20, pause_s=0.05)
+        status = peer.wait_for_diagnostic("engine", "failed engine runs in a row, deactivated")
+        assert status.level == ERROR
+        says = {"raise": "the device is gone", "nan": "not finite", "inf": "not finite"}.get(
+            fault, "ZeroDivision"
+        )
+        assert says in status.message
+        assert peer.activities == [] and peer.state() == "inactive"
+        faulty.engine.poison, faulty.engine.before_run = False, None
+        assert peer.transition("activate")
+        peer.wait_for_camera()
+        send(peer, 8, 100)
+        wait_until(lambda: peer.activities, "a message after recovery")
+        peer.wait_for_diagnostic("engine", "active")
+
+
+def test_one_failed_run_is_survived(numbers: Path) -> None:
+    faulty = Faulty()
+    with running(numbers, faulty) as (_, peer):
+        peer.wait_for_camera()
+        send(peer, 7)
+        faulty.engine.poison = True
+        runs = faulty.engine.runs
+        send(peer, 1, 7)
+        wait_until(lambda: faulty.engine.runs > runs, "the poisoned run")
+        faulty.engine.poison = False
+        send(peer, 1, 8)
+        wait_until(lambda: peer.activities, "a message")
+        assert ros_messages.to_ns(peer.activities[0].window_start) == 1000 * NS + PERIOD
+        assert peer.state() == "active"
+
+
+def test_exit_on_failure_sets_exit_code_3(numbers: Path) -> None:
+    faulty = Faulty()
+    with running(numbers, faulty, exit_on_failure=True, max_failures=1) as (node, peer):
+        peer.wait_for_camera()
+        faulty.engine.poison = True
+        send(peer, 8)
+        wait_until(lambda: node.node.exit_code == 3, "the exit code")
+
+
+def test_a_hanging_engine_is_told_and_abandoned(numbers: Path) -> None:
+    faulty, release = Faulty(), threading.Event()
+    with running(numbers, faulty, inference_timeout_s=0.5) as (_, peer):
+        peer.wait_for_camera()
+        faulty.engine.before_run = lambda: release.wait(60)
+        try:
+            send(peer, 8)
+            peer.wait_for_diagnostic("engine", "inference_timeout_s")
+            assert peer.state() == "inactive" and peer.activities == []
+            assert not peer.transition("activate"), "the engine still hangs"
+            assert peer.transition("cleanup") and peer.transition("configure") and peer.transition("activate")
+            peer.wait_for_camera()
+            send(peer, 8, 100)
+            wait_until(lambda: peer.activities, "a message of the new engine")
+        finally:
+            release.set()
+
+
+def test_a_build_that_takes_minutes_is_told_line_by_line(numbers: Path, capfd: pytest.CaptureFixture) -> None:
+    def building(*arguments: Any, **options: Any) -> Any:
+        options["say"]("compiling: tactics 3/9 (8 s)")
+        return open_engine(*arguments, **options)
+
+    with running(numbers, building) as (_, peer):
+        peer.wait_for_camera()
+    assert "building the engine: compiling: tactics 3/9 (8 s)" in capfd.readouterr().err
+
+
+def test_a_slow_engine_skips_windows_and_never_takes_an_old_one(numbers: Path) -> None:
+    faulty = Faulty()
+    with running(numbers, faulty) as (node, peer):
+        peer.wait_for_camera()
+        faulty.engine.before_run = lambda: time.sleep(0.1)
+        send(peer, 60, pause_s=1 / 30)
+        recognizer = node.node._cameras[0].recognizer
+        wait_until(lambda: recognizer.counters().frames_in == 60, "all images", 3)
+        wait_until(
+            lambda: ros_messages.to_ns(peer.activities[-1].header.stamp) == 1000 * NS + 59 * PERIOD,
+            "the last",
+        )
+        skipped = peer.activities[-1].windows_skipped
+        assert len(peer.activities) + skipped == 53
+        assert skipped > 20
+        # At most one run is under way when a window comes: it waits for the rest of that one.
+        waits = [message.queue_s for message in peer.activities]
+        assert np.median(waits) < 0.1 and max(waits) < 0.25
+
+
+def test_malformed_images_are_counted_and_the_good_ones_go_on(numbers: Path) -> None:
+    with running(numbers) as (_, peer):
+        peer.wait_for_camera()
+        bad = Image(width=640, height=480, step=1920, encoding="bgr8", data=array.array("B", bytes(100)))
+        for number in range(8):
+            bad.header = ros_messages.to_header(1000 * NS + number * PERIOD + 5, "camera")
+            peer.camera.publish(bad)
+            time.sleep(0.01)
+        status = peer.wait_for_diagnostic("camera", "every image is refused: 100 bytes of data")
+        assert status.level == ERROR
+        send(peer, 8)
+        wait_until(lambda: peer.activities, "a message")
+        assert (peer.activities[0].frames_received, peer.activities[0].frames_dropped) == (16, 8)
+
+
+def test_no_publisher_names_the_topics_there_are(numbers: Path) -> None:
+    with running(numbers, stall_timeout_s=0.3) as (_, peer):
+        peer.node.destroy_publisher(peer.camera)
+        peer.wait_for_diagnostic("camera", "no publisher on /image; no topic of type sensor_msgs/msg/Image")
+        peer.node.create_publisher(Image, "/camera/image_raw", 1)
+        status = peer.wait_for_diagnostic("camera", "remap with -r image:=/camera/image_raw")
+        assert status.level == WARN
+
+
+def test_a_topic_of_another_type_is_named(numbers: Path) -> None:
+    with running(numbers, stall_timeout_s=0.3) as (_, peer):
+        peer.node.destroy_publisher(peer.camera)
+        other = Peer(camera_type=CompressedImage)  # one participant cannot have a topic in two types
+        try:
+            status = peer.wait_for_diagnostic(
+                "camera", "/image is published as sensor_msgs/msg/CompressedImage"
+            )
+        finally:
+            other.close()
+        assert status.level == ERROR
+
+
+def test_incompatible_qos_names_policy_and_parameter(numbers: Path) -> None:
+    overrides = {"qos_overrides./image.subscription.reliability": "reliable", "stall_timeout_s": 0.3}
+    with running(numbers, **overrides) as (_, peer):
+        wanted = "-p qos_overrides./image.subscription.reliability:=best_effort"
+        assert peer.wait_for_diagnostic("camera", wanted).level == ERROR
+        reliable = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+        camera = peer.node.create_publisher(Image, "image", reliable)
+        peer.camera = camera
+        peer.wait_for_camera()
+        send(peer, 8)
+        wait_until(lambda: peer.activities, "a message through the matching publisher")
+
+
+def test_a_stalled_camera_clears_the_window_and_recovers(numbers: Path) -> None:
+    with running(numbers, stall_timeout_s=0.3) as (_, peer):
+        peer.wait_for_camera()
+        send(peer, 7)
+        status = peer.wait_for_diagnostic("camera", "no image on /image for")
+        assert status.level == WARN
+        send(peer, 8, 7)  # right behind by their stamps: only the watchdog knows
+        wait_until(lambda: peer.activities, "a message")
+        assert ros_messages.to_ns(peer.activities[0].window_start) == 1000 * NS + 7 * PERIOD
+
+
+def test_zero_stamps_are_replaced_by_the_time_of_arrival(numbers: Path) -> None:
+    with running(numbers) as (_, peer):
+        peer.wait_for_camera()
+        for number in range(9):
+            peer.publish(toy.number_image(number), 0)
+            time.sleep(0.125)
+        wait_until(lambda: peer.activities, "a message")
+        peer.wait_for_diagnostic("camera", "had no stamp")
+        assert abs(ros_messages.to_ns(peer.activities[0].header.stamp) - time.time_ns()) < 30 * NS
+
+
+def test_simulated_time_without_a_clock_runs_on_the_stamps(numbers: Path) -> None:
+    with running(numbers, use_sim_time=True) as (_, peer):
+        peer.wait_for_camera()
+        send(peer, 8)
+        wait_until(lambda: peer.activities, "a message")
+        status = peer.wait_for_diagnostic("camera", "nothing publishes /clock")
+        assert status.level == WARN and np.isnan(peer.activities[0].age_s)
+
+
+def test_a_clock_that_jumps_back_starts_the_window_again(numbers: Path) -> None:
+    from rosgraph_msgs.msg import Clock
+
+    with running(numbers, use_sim_time=True) as (node, peer):
+        peer.wait_for_camera()
+        clock = peer.node.create_publisher(Clock, "/clock", 1)
+        wait_until(clock.get_subscription_count, "the node's clock subscription")
+        now = node.node.get_clock().now
+
+        def tick(seconds: int) -> bool:
+            clock.publish(Clock(clock=ros_messages.to_time(seconds * NS)))
+            time.sleep(0.02)
+            return int(now().nanoseconds) == seconds * NS
+
+        wait_until(lambda: tick(1001), "the clock at 1001")
+        send(peer, 7)
+        peer.wait_for_diagnostic("camera", "warming up, 7 of 8")
+        wait_until(lambda: tick(900), "the clock at 900")
+        send(peer, 1, 7)
+        peer.wait_for_diagnostic("camera", "warming up, 1 of 8")
+        assert peer.activities == []
+
+
+def test_duplicates_and_old_frames_are_dropped_and_counted(numbers: Path) -> None:
+    with running(numbers) as (_, peer):
+        peer.wait_for_camera()
+        for number in (0, 1, 1, 2, 3, 2, 4, 5, 6, 7):
+            send(peer, 1, number)
+        wait_until(lambda: peer.activities, "a message")
+        assert (peer.activities[0].frames_received, peer.activities[0].frames_dropped) == (10, 2)
+        assert ros_messages.to_ns(peer.activities[0].window_start) == 1000 * NS
+        assert peer.node.count_publishers(f"{NAME}/activity") == 1

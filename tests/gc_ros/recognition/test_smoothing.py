@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Events: one onset and one offset an activity, not one a window, and the same whatever the stride."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gc_ros.recognition.smoothing import EventDetector, Smoothing
+
+NS = 1_000_000_000
+LABELS = ["a", "b", "c"]
+RAW = Smoothing(tau_s=0, on=0.6, off=0.4)
+
+
+def feed(detector: EventDetector, values: list[float], step_s: float = 0.1) -> list[tuple[str, str, float]]:
+    """Scores of class a over time, the rest shared by b and c; returns (kind, label, seconds)."""
+    events = []
+    for i, value in enumerate(values):
+        rest = (1 - value) / 2
+        for e in detector.update(np.array([value, rest, rest]), round(i * step_s * NS)):
+            events.append((e.kind, e.label, e.stamp_ns / NS))
+    return events
+
+
+def test_hysteresis_gives_one_onset_and_one_offset() -> None:
+    values = [0.3, 0.65, 0.55, 0.62, 0.45, 0.61, 0.39, 0.5, 0.59]
+    assert feed(EventDetector(LABELS, RAW), values) == [("onset", "a", 0.1), ("offset", "a", 0.6)]
+
+
+def test_a_rival_ends_the_old_activity_and_begins_the_new_one() -> None:
+    detector = EventDetector(LABELS, Smoothing(tau_s=0, on=0.4, off=0.1))
+    assert [e.kind for e in detector.update(np.array([0.5, 0.3, 0.2]), 0)] == ["onset"]
+    assert detector.active == "a"
+    events = detector.update(np.array([0.3, 0.5, 0.2]), NS)
+    assert [(e.kind, e.label, e.index) for e in events] == [("offset", "a", 0), ("onset", "b", 1)]
+
+
+def test_what_is_shorter_than_the_minimum_is_never_announced() -> None:
+    detector = EventDetector(LABELS, Smoothing(tau_s=0, min_duration_s=0.3))
+    assert feed(detector, [0.9, 0.9, 0.2, 0.9, 0.9]) == []
+    detector = EventDetector(LABELS, Smoothing(tau_s=0, min_duration_s=0.3))
+    assert feed(detector, [0.2, 0.9, 0.9, 0.9, 0.9]) == [("onset", "a", 0.1)]  # stamped where it began
+
+
+def test_smoothing_is_a_first_order_filter_in_time() -> None:
+    detector = EventDetector(LABELS, Smoothing(tau_s=1.0))
+    detector.update(np.array([0.0, 1.0, 0.0]), 0)
+    detector.update(np.array([1.0, 0.0, 0.0]), NS)
+    assert detector.scores is not None
+    assert detector.scores[0] == pytest.approx(1 - np.exp(-1))
+
+
+def test_the_stride_does_not_change_a_steady_state() -> None:
+    ends = []
+    for n in (1, 4, 10):
+        detector = EventDetector(LABELS, Smoothing(tau_s=0.7))
+        detector.update(np.array([0.0, 0.5, 0.5]), 0)
+        for i in range(1, n + 1):
+            detector.update(np.array([1.0, 0.0, 0.0]), i * NS // n)
+        ends.append(detector.scores)
+    assert np.allclose(ends[0], ends[1], atol=1e-6) and np.allclose(ends[0], ends[2], atol=1e-6)
+
+
+def test_a_break_ends_what_is_on_at_the_last_window_and_forgets() -> None:
+    detector = EventDetector(LABELS, RAW)
+    feed(detector, [0.9, 0.9])
+    (event,) = detector.reset()
+    assert (event.kind, event.label, event.stamp_ns) == ("offset", "a", NS // 10)
+    assert detector.reset() == [] and detector.scores is None
+
+
+@given(st.lists(st.floats(0, 1), max_size=60), st.floats(0, 2), st.floats(0, 1))
+def test_onsets_and_offsets_always_alternate(values: list[float], tau: float, least: float) -> None:
+    detector = EventDetector(LABELS, Smoothing(tau_s=tau, min_duration_s=least))
+    active: str | None = None
+    for kind, label, _ in feed(detector, values):
+        assert (kind == "onset") == (active is None)
+        assert kind == "onset" or label == active
+        active = label if kind == "onset" else None
+    assert detector.active == active
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"tau_s": -1}, {"on": 0.3, "off": 0.4}, {"on": 1.1}, {"min_duration_s": -1}, {"tau_s": float("nan")}],
+)
+def test_impossible_parameters_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError):
+        Smoothing(**options)

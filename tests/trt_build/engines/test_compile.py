@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engines are built with a sidecar, under a lock, atomically; what does not fit is refused by name, unread."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests import command_line
+from trt_build.bundle import LoadedBundle, file_sha256, load_bundle
+from trt_build.cli import app
+from trt_build.engines import compile as build_module
+from trt_build.engines import nvidia
+from trt_build.engines.compile import constrain, strongly_typed, wanted_engine
+from trt_build.engines.sidecar import (
+    ANY_GPU,
+    EngineRefused,
+    Sidecar,
+    Wanted,
+    find_plan,
+    plan_path,
+    wanted_sources,
+    write_plan,
+)
+from trt_build.errors import EngineError
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+PEOPLE = REPOSITORY / "bundles" / "people"
+PLAN = b"machine code" * 100
+
+call = functools.partial(command_line.call, app)
+rtx = pytest.mark.skipif(
+    not __import__("importlib.util").util.find_spec("tensorrt_rtx"),
+    reason="tensorrt_rtx is not installed: pip install -e '.[tensorrt_rtx]'",
+)
+
+
+def wanted_of(bundle: LoadedBundle, **changes: Any) -> Wanted:
+    fields = {
+        "backend": "tensorrt",
+        "mode": "step",
+        "precision": "fp16",
+        "batch": 1,
+        "trt_version": "10.3.0",
+        "gpu": "Orin (nvgpu)",
+        "compute_capability": "8.7",
+        "sources": wanted_sources(bundle, "step"),
+    }
+    return Wanted(**{**fields, **changes})
+
+
+def sidecar_of(wanted: Wanted, **changes: Any) -> Sidecar:
+    fields = {
+        **vars(wanted),
+        "onnx_sha256": "0",
+        "flags": [],
+        "inputs": [],
+        "outputs": [],
+        "half_layers": [],
+        "layers": 1,
+        "plan_bytes": len(PLAN),
+        "plan_sha256": hashlib.sha256(PLAN).hexdigest(),
+        "build_seconds": 1.0,
+    }
+    return Sidecar(**{**fields, **changes})
+
+
+@pytest.fixture
+def cached(make_bundle: Callable[..., LoadedBundle]) -> tuple[LoadedBundle, Wanted, Path]:
+    """A bundle with an engine in it that fits."""
+    bundle = make_bundle()
+    wanted = wanted_of(bundle)
+    path = plan_path(bundle, wanted)
+    path.parent.mkdir()
+    write_plan(path, PLAN, sidecar_of(wanted))
+    assert find_plan(bundle, wanted)[0] == path
+    return bundle, wanted, path
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("trt_version", "10.4.0"),
+        ("precision", "fp32"),
+        ("compute_capability", "8.9"),
+        ("gpu", "NVIDIA GeForce RTX 4090"),
+        ("batch", 2),
+        ("backend", "tensorrt_rtx"),
+    ],
+)
+def test_an_engine_for_something_else_is_refused_naming_both_sides(cached, field: str, value: Any) -> None:
+    bundle, wanted, _ = cached
+    other = wanted_of(bundle, **{field: value})
+    with pytest.raises(EngineRefused, match="trt-build build") as caught:
+        find_plan(bundle, other)
+    assert str(getattr(wanted, field)) in str(caught.value) and str(value) in str(caught.value)
+
+
+def test_an_engine_of_another_graph_is_refused_naming_the_file(cached) -> None:
+    bundle, wanted, _ = cached
+    sources = {**wanted.sources, "step.onnx": "f" * 64}
+    with pytest.raises(EngineRefused, match=r"sha256 of step.onnx.*ffffffffffff"):
+        find_plan(bundle, wanted_of(bundle, sources=sources))
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [
+        ("truncated", "truncated"),
+        ("edited", "changed after it was built"),
+        ("no sidecar", "no sidecar"),
+        ("no json", "not a sidecar"),
+        ("foreign json", "not a sidecar"),
+    ],
+)
+def test_a_damaged_engine_is_refused(cached, damage: str, word: str) -> None:
+    bundle, wanted, path = cached
+    side = path.with_suffix(".json")
+    if damage == "truncated":
+        path.write_bytes(PLAN[:-1])
+    elif damage == "edited":
+        path.write_bytes(b"M" + PLAN[1:])
+    elif damage == "no sidecar":
+        side.unlink()
+    else:
+        side.write_text("{" if damage == "no json" else "{}")
+    with pytest.raises(EngineRefused, match=word):
+        find_plan(bundle, wanted)
+
+
+def test_an_engine_built_ahead_serves_any_gpu_of_its_capability_and_one_for_the_gpu_comes_first(
+    make_bundle: Callable[..., LoadedBundle],
+) -> None:
+    bundle = make_bundle()
+    ahead, here = wanted_of(bundle, gpu=ANY_GPU), wanted_of(bundle)
+    for each in (ahead, here):
+        path = plan_path(bundle, each)
+        path.parent.mkdir(exist_ok=True)
+        write_plan(path, PLAN, sidecar_of(each))
+        assert find_plan(bundle, here)[0] == path
+    with pytest.raises(EngineRefused, match=r"capability is 8\.7.*8\.9"):
+        find_plan(bundle, wanted_of(bundle, compute_capability="8.9", gpu="other"))
+
+
+@pytest.mark.parametrize("renames_done", [0, 1])
+def test_a_kill_during_the_write_leaves_no_engine(cached, renames_done: int) -> None:
+    """Also where a good engine was there before: half of each must not pass for one."""
+    bundle, wanted, path = cached
+    program = f"""
+import os, signal, sys
+from pathlib import Path
+from trt_build.engines import sidecar
+done, replace = [], os.replace
+def kill(a, b):
+    if len(done) == {renames_done}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    done.append(replace(a, b))
+sidecar.os.replace = kill
+path = Path(sys.argv[1])
+old = sidecar.Sidecar.model_validate_json(path.with_suffix(".json").read_text())
+sidecar.write_plan(path, b"a new plan", old)
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(path)], cwd=REPOSITORY, capture_output=True)
+    assert done.returncode == -9, done.stderr
+    with pytest.raises(EngineRefused, match="no sidecar"):
+        find_plan(bundle, wanted)
+    write_plan(path, PLAN, sidecar_of(wanted))
+    assert find_plan(bundle, wanted)[0] == path
+    assert not list(path.parent.glob("*.part")), "what the kill left behind is still there"
+
+
+@rtx
+def test_the_command_builds_an_engine_whose_sidecar_is_right(
+    make_bundle: Callable[..., LoadedBundle],
+) -> None:
+    import tensorrt_rtx
+
+    bundle = make_bundle("colours")
+    arguments = (
+        "build",
+        bundle.path,
+        "--backend",
+        "tensorrt_rtx",
+        "--mode",
+        "window",
+        "--target",
+        "8.9",
+        "--batch",
+        2,
+    )
+    result = call(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    (told,) = json.loads(result.stdout)
+    path = Path(told.pop("plan"))
+    assert json.loads(path.with_suffix(".json").read_text()) == told
+    assert told["trt_version"] == tensorrt_rtx.__version__ and told["compute_capability"] == "8.9"
+    assert told["gpu"] == "any" and told["precision"] == "fp16" and "strongly typed" in told["flags"]
+    assert told["sources"] == {n: file_sha256(bundle.path / n) for n in ("window.onnx", "weights.bin")}
+    assert told["plan_bytes"] == path.stat().st_size and told["plan_sha256"] == file_sha256(path)
+    assert told["inputs"] == [{"name": "frames", "shape": [2, 8, 8, 8, 3], "dtype": "uint8"}]
+    assert [o["name"] for o in told["outputs"]] == ["logits", "glimpses", "assignment"]
+    stamp = path.stat().st_mtime_ns
+    again = call(*arguments)
+    assert again.exit_code == 0 and path.stat().st_mtime_ns == stamp, "an engine that fits was built anew"
+    assert call(*arguments, "--force").exit_code == 0 and path.stat().st_mtime_ns != stamp
+
+
+@pytest.mark.parametrize(
+    ("capability", "supported"),
+    [("9.0", False), ("7.0", False), ("8.9", True), ("12.0", True), ("13.0", True)],
+)
+def test_a_gpu_that_tensorrt_rtx_leaves_out_is_refused_before_anything_is_built(
+    capability: str, supported: bool
+) -> None:
+    """Seen on an H200: it builds the engine, and then refuses to load it."""
+    trt = SimpleNamespace(
+        __version__="1.7.1", ComputeCapability=SimpleNamespace(CURRENT=0, SM80=1, SM89=2, SM120=3, NONE=4)
+    )
+    gpu = nvidia.Gpu(0, "NVIDIA H200", capability, 1 << 30)
+    if supported:
+        return nvidia.check_capability(trt, "tensorrt_rtx", gpu)
+    with pytest.raises(
+        EngineError, match=r"H200 .*capability .*only sm80, sm89, sm120 and newer; use backend"
+    ):
+        nvidia.check_capability(trt, "tensorrt_rtx", gpu)
+
+
+@rtx
+@pytest.mark.slow
+def test_two_builders_at_once_leave_one_good_engine(make_bundle: Callable[..., LoadedBundle]) -> None:
+    bundle = make_bundle("colours")
+    command = [sys.executable, "-c", "from trt_build.cli import main; main()", "build", str(bundle.path)]
+    command += ["--backend", "tensorrt_rtx", "--mode", "step", "--target", "sm89"]
+    running = [
+        subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    logs = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0, 0], logs
+    assert sum("compiling" in err for _, err in logs) == 1, "the second did not take what the first had built"
+    wanted = wanted_engine(bundle, "step", backend="tensorrt_rtx", target="sm89")
+    assert find_plan(bundle, wanted)[0] == plan_path(bundle, wanted)
+    assert len(list(plan_path(bundle, wanted).parent.glob("*.plan"))) == 1
+
+
+@rtx
+def test_bad_use_is_one_line(make_bundle: Callable[..., LoadedBundle]) -> None:
+    path = make_bundle("colours").path
+    options = {"--backend": "tensorrt_rtx", "--target": "sm89"}
+    for change, words in (
+        ({"--target": "sm12"}, ("SM89".lower(),)),
+        ({"--target": "orin"}, ("orin", "sm89")),
+        ({"--precision": "int8"}, ("fp16 or fp32",)),
+        ({"--mode": "both"}, ("both",)),
+        ({"--backend": "magic"}, ("magic", "tensorrt_rtx")),
+    ):
+        arguments = [word for pair in {**options, **change}.items() for word in pair]
+        command_line.assert_one_line(call("build", path, *arguments), *words)
+
+
+@rtx
+def test_a_graph_that_does_not_parse_is_one_line_with_the_parsers_reason(
+    make_bundle: Callable[..., LoadedBundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+
+    bundle = make_bundle("colours")
+    real = build_module.engine_graph
+
+    def strange(*arguments: Any, **options: Any) -> onnx.ModelProto:
+        model = real(*arguments, **options)
+        model.graph.node[-1].op_type = "Det"
+        return model
+
+    monkeypatch.setattr(build_module, "engine_graph", strange)
+    result = call("build", bundle.path, "--backend", "tensorrt_rtx", "--target", "sm89", "--mode", "window")
+    assert result.exit_code == 2 and "cannot parse the graph" in result.stderr.splitlines()[-1]
+    assert not list((bundle.path / "engines").glob("*.plan"))
+
+
+def test_old_and_unknown_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in ("8.5.3", "12.0.1"):
+        monkeypatch.setattr(nvidia, "need", lambda *_, v=version: SimpleNamespace(__version__=v))
+        with pytest.raises(EngineError, match=f"{version}.*8.6 to 11"):
+            nvidia.load("tensorrt")
+    for version in ("8.6.2", "10.3.0", "11.0.0"):
+        monkeypatch.setattr(nvidia, "need", lambda *_, v=version: SimpleNamespace(__version__=v))
+        assert nvidia.load("tensorrt").__version__ == version
+
+
+def test_tensorrt_8_gets_every_layers_precision_from_the_graph() -> None:
+    class Layer(SimpleNamespace):
+        num_outputs = 1
+
+        def get_output(self, i: int) -> Any:
+            return SimpleNamespace(name=self.output)
+
+        def set_output_type(self, i: int, kind: str) -> None:
+            self.type_of_output = kind
+
+    trt = SimpleNamespace(
+        float32="f32",
+        float16="f16",
+        LayerType=SimpleNamespace(CONSTANT=1, SHAPE=2),
+        NetworkDefinitionCreationFlag=SimpleNamespace(EXPLICIT_BATCH=0),
+    )
+    layers = [
+        Layer(type=3, output="y"),
+        Layer(type=3, output="p"),
+        Layer(type=1, output="w"),
+        Layer(type=3, output="?"),
+    ]
+    network = SimpleNamespace(num_layers=len(layers), get_layer=layers.__getitem__)
+    constrain(trt, network, {"y": 10, "p": 1, "w": 10})  # ONNX's FLOAT16 and FLOAT
+    assert (layers[0].precision, layers[1].precision) == ("f16", "f32")
+    assert (layers[0].type_of_output, layers[1].type_of_output) == ("f16", "f32")
+    assert not hasattr(layers[2], "precision") and not hasattr(layers[3], "precision")
+    assert not strongly_typed(trt)
+
+
+@rtx
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["edge", "paper"])
+@pytest.mark.timeout(600)
+def test_every_graph_of_the_presets_compiles_to_fp16_within_bounds(preset: str, tmp_path: Path) -> None:
+    bundle = load_bundle(PEOPLE) if preset == "edge" else _paper(tmp_path)
+    if preset == "edge":  # leave the repository's bundle as it is
+        import shutil
+
+        bundle = load_bundle(
+            shutil.copytree(PEOPLE, tmp_path / "people", ignore=shutil.ignore_patterns("engines"))
+        )
+    for mode, megabytes in (("window", 180), ("step", 160)):
+        wanted = wanted_engine(bundle, mode, backend="tensorrt_rtx", target="sm86")
+        path, sidecar = build_module.build_engine(bundle, wanted)
+        assert sidecar.plan_bytes <= megabytes * 1e6 and sidecar.layers <= 3000, sidecar
+        assert len(sidecar.half_layers) >= (60 if mode == "step" else 150)
+        assert find_plan(bundle, wanted)[0] == path
+
+
+def _paper(folder: Path) -> LoadedBundle:
+    """The paper's sizes with random weights as training starts with them, but every temporal tap in use."""
+    torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train,export]'")
+    from gc_model.export.onnx import export_graphs
+    from gc_model.paper.clouds import GlimpseClouds
+    from gc_model.paper.presets import preset
+    from tests.gc_model.nets import use_taps
+    from trt_build.bundle import Bundle, Preprocess, write_bundle
+
+    torch.manual_seed(0)
+    config = preset("paper", classes=60)
+    model = GlimpseClouds(config).eval()
+    use_taps(model)
+    names = export_graphs(model, folder)
+    info = Bundle(
+        model_id="random-paper",
+        preset="paper",
+        labels=[f"class {k}" for k in range(60)],
+        T=config.T,
+        glimpses=config.G,
+        workers=config.C,
+        temporal=config.temporal,
+        modes=["window", "step"],
+        default_mode="step",
+        reset_after=config.reset_after,
+        preprocess=Preprocess(size=config.size, resize=config.resize),
+        rate_hz=8.0,
+    )
+    return write_bundle(folder, info, names)

@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine keeps states by the next_X rule, slot by slot, and refuses what does not fit."""
+
+from __future__ import annotations
+
+import builtins
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from tests.toy import assignment_table, glimpse_table, graph, number_image, save
+from trt_build.bundle import LoadedBundle, load_bundle, write_bundle
+from trt_build.engines import ort
+from trt_build.engines.open import open_engine
+from trt_build.errors import BundleError, EngineError
+
+# How every backend is opened on a CPU: each obeys the same protocol.
+BACKENDS = {
+    "onnxruntime": {"backend": "onnxruntime"},
+    "openvino": {"backend": "openvino"},
+    # Its buffers and copies as on a GPU, which here is the CPU's memory; test_gpu.py has the real one.
+    "onnxruntime, device": {"backend": "onnxruntime", "device": "cuda"},
+}
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    module = BACKENDS[request.param]["backend"]
+    pytest.importorskip(module, reason=f"pip install -e '.[{module}]'")
+    if "device" in BACKENDS[request.param]:
+        pretend_gpu(monkeypatch)
+    return BACKENDS[request.param]
+
+
+def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime's sessions and buffers for `cuda` are the CPU's."""
+    open_session = ort._open
+
+    def on_the_cpu(bundle: LoadedBundle, mode: str, precision: str, batch: int, *_: Any) -> Any:
+        return open_session(bundle, mode, precision, batch, 1, "cpu", False)
+
+    def in_its_memory(_: ort.OrtEngine, array: np.ndarray) -> Any:
+        return onnxruntime.OrtValue.ortvalue_from_numpy(array.copy())
+
+    monkeypatch.setattr(ort, "_open", on_the_cpu)
+    monkeypatch.setattr(ort.OrtEngine, "_value", in_its_memory)
+
+
+def frame(number: int, batch: int = 1) -> dict[str, np.ndarray]:
+    return {"frame": np.stack([number_image(number, 8, 8)] * batch)}
+
+
+def place(out: dict[str, np.ndarray], slot: int = 0) -> int:
+    """Value of the counter state before the run, read off the toy's logits."""
+    return int(np.argmax(out["logits"][slot]))
+
+
+def test_a_window_run_gives_every_promised_tensor(numbers: LoadedBundle, backend: dict[str, str]) -> None:
+    engine = open_engine(numbers, "window", threads=1, **backend)
+    frames = np.stack([number_image(n, 8, 8) for n in range(300, 308)])[None]
+    out = engine.run({"frames": frames})
+    assert out["logits"].tolist() == [list(range(300, 308))]
+    assert np.allclose(out["glimpses"], glimpse_table(3)[None, None]) and out["glimpses"].shape == (
+        1,
+        8,
+        3,
+        4,
+    )
+    assert np.allclose(out["assignment"], assignment_table(3, 3)) and out["assignment"].shape == (1, 8, 3, 3)
+    assert not engine.states and "window" in engine.description
+
+
+def test_state_is_carried_from_run_to_run_and_reset_to_zero(
+    numbers: LoadedBundle, backend: dict[str, str]
+) -> None:
+    engine = open_engine(numbers, "step", threads=1, **backend)
+    assert list(engine.states) == ["count"] and set(engine.inputs) == {"frame"}
+    assert set(engine.outputs) == {"logits", "glimpses", "assignment"}
+    assert [place(engine.run(frame(9))) for _ in range(5)] == [0, 1, 2, 3, 4]
+    engine.reset()
+    assert [place(engine.run(frame(9))) for _ in range(3)] == [0, 1, 2]
+
+
+def test_inactive_slots_keep_their_state_and_slots_reset_alone(
+    numbers: LoadedBundle, backend: dict[str, str]
+) -> None:
+    engine = open_engine(numbers, "step", batch=3, threads=1, **backend)
+    counts = [0, 0, 0]
+    rng = np.random.default_rng(3)
+    for _ in range(40):
+        active = rng.random(3) < 0.6
+        out = engine.run(frame(5, 3), active.tolist())
+        for slot in np.flatnonzero(active):
+            assert place(out, slot) == counts[slot]
+            counts[slot] = (counts[slot] + 1) % 8
+        if rng.random() < 0.2:
+            slot = int(rng.integers(3))
+            engine.reset([slot])
+            counts[slot] = 0
+
+
+def test_the_same_input_array_may_be_refilled_and_other_arrays_given(
+    numbers: LoadedBundle, backend: dict[str, str]
+) -> None:
+    engine = open_engine(numbers, "step", threads=1, **backend)
+    buffer = frame(0)
+    for n in (7, 8, 9):
+        buffer["frame"][0] = number_image(n, 8, 8)
+        assert engine.run(buffer)["logits"].max() == 8 * n
+    assert engine.run(frame(55))["logits"].max() == 8 * 55
+    strided = np.stack([number_image(3, 16, 8)])[:, :, ::2]
+    assert engine.run({"frame": strided})["logits"].max() == 8 * 3
+    assert engine.run(buffer)["logits"].max() == 8 * 9
+
+
+def test_outputs_are_valid_until_the_next_run_and_not_copied(
+    numbers: LoadedBundle, backend: dict[str, str]
+) -> None:
+    engine = open_engine(numbers, "step", threads=1, **backend)
+    first = engine.run(frame(1))["logits"]
+    second = engine.run(frame(2))["logits"]
+    assert np.shares_memory(first, second)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "word"),
+    [
+        ({"frame": np.zeros((1, 9, 8, 3), np.uint8)}, "(1, 9, 8, 3)"),
+        ({"frame": np.zeros((2, 8, 8, 3), np.uint8)}, "(2, 8, 8, 3)"),
+        ({"frame": np.zeros((1, 8, 8, 3), np.float32)}, "float32"),
+        ({"frames": np.zeros((1, 8, 8, 3), np.uint8)}, "frames"),
+        ({}, "frame"),
+        ({"frame": np.zeros((1, 8, 8, 3), np.uint8), "count": np.zeros((1, 1), np.float32)}, "count"),
+    ],
+)
+def test_wrong_inputs_are_refused_naming_both_sides(
+    numbers: LoadedBundle, inputs: dict[str, Any], word: str, backend: dict[str, str]
+) -> None:
+    engine = open_engine(numbers, "step", threads=1, **backend)
+    with pytest.raises(EngineError) as caught:
+        engine.run(inputs)
+    assert word in str(caught.value) and "frame" in str(caught.value)
+    assert place(engine.run(frame(1))) == 0  # the refused call moved no state
+
+
+def test_wrong_slots_modes_devices_and_backends_are_refused(numbers: LoadedBundle) -> None:
+    engine = open_engine(numbers, "step", threads=1)
+    with pytest.raises(EngineError, match="slot"):
+        engine.reset([1])
+    with pytest.raises(EngineError, match="active"):
+        engine.run(frame(1), [True, False])
+    for options in (
+        {"backend": "magic"},
+        {"device": "tpu"},
+        {"device": "cuda"},
+        {"batch": 0},
+        {"threads": 0},
+    ):
+        with pytest.raises(EngineError, match=next(iter(options.values())).__str__().split(":")[0]):
+            open_engine(numbers, "step", **options)  # type: ignore[arg-type]
+    with pytest.raises(BundleError, match="no mode"):
+        open_engine(numbers, "both")
+
+
+def test_a_cuda_provider_that_falls_back_to_the_cpu_is_an_error(
+    numbers: LoadedBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    # Where CUDA or cuDNN is missing, ONNX Runtime only prints so, and runs on the CPU.
+    opened = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda source, **options: opened(source, providers=["CPUExecutionProvider"]),
+    )
+    with pytest.raises(EngineError, match=r"could not start on cuda:0.*onnxruntime-gpu\[cuda,cudnn\]"):
+        open_engine(numbers, "step", device="cuda:0")
+
+
+def test_read_states_gives_a_copy_of_the_carried_state(
+    numbers: LoadedBundle, backend: dict[str, str]
+) -> None:
+    engine = open_engine(numbers, "step", threads=1, **backend)
+    engine.run(frame(9))
+    first = engine.read_states()  # type: ignore[attr-defined]
+    engine.run(frame(9))
+    assert first["count"].tolist() == [[1.0]]
+    assert engine.read_states()["count"].tolist() == [[2.0]]  # type: ignore[attr-defined]
+
+
+def test_precisions_that_a_backend_or_bundle_lacks_are_refused(
+    numbers: LoadedBundle, backend: dict[str, str]
+) -> None:
+    with pytest.raises(BundleError, match="trt-build quantize"):
+        open_engine(numbers, "step", precision="int8", **backend)
+    with pytest.raises(EngineError, match="unknown precision 'fp7'"):
+        open_engine(numbers, "step", precision="fp7", **backend)
+    with pytest.raises(EngineError, match="bf16"):
+        open_engine(numbers, "step", backend="onnxruntime", precision="bf16")
+    for engine in (open_engine(numbers, "step", precision=p, **backend) for p in ("auto", "fp32")):
+        assert "fp32" in engine.description
+
+
+def test_openvino_runs_on_the_cpu_alone_and_in_bf16_where_the_processor_can(numbers: LoadedBundle) -> None:
+    ov = pytest.importorskip("openvino", reason="pip install -e '.[openvino]'")
+    with pytest.raises(EngineError, match="device cpu"):
+        open_engine(numbers, "step", backend="openvino", device="cuda")
+    with pytest.raises(EngineError, match="fp16"):
+        open_engine(numbers, "step", backend="openvino", precision="fp16")
+    if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        engine = open_engine(numbers, "step", backend="openvino", precision="bf16", threads=1)
+        assert "bf16" in engine.description and engine.run(frame(9))["logits"].max() == 8 * 9
+    else:
+        with pytest.raises(EngineError, match="no BF16"):
+            open_engine(numbers, "step", backend="openvino", precision="bf16")
+
+
+def test_a_closed_engine_says_so(numbers: LoadedBundle, backend: dict[str, str]) -> None:
+    engine = open_engine(numbers, "step", threads=1, **backend)
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.run(frame(1))
+
+
+def test_a_missing_backend_says_what_to_install(
+    numbers: LoadedBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def fake(name: str, *rest: Any, **options: Any) -> Any:
+        if name.startswith("onnxruntime"):
+            raise ImportError("no onnxruntime here")
+        return real(name, *rest, **options)
+
+    monkeypatch.setattr("importlib.import_module", lambda name: fake(name))
+    with pytest.raises(EngineError, match="pip install"):
+        open_engine(numbers, "window")
+
+
+def test_labels_and_graph_that_disagree_are_refused(
+    make_bundle: Callable[..., LoadedBundle], backend: dict[str, str]
+) -> None:
+    bundle = make_bundle(labels=["only", "two"])
+    with pytest.raises(BundleError) as caught:
+        open_engine(bundle, "window", threads=1, **backend)
+    assert "2 labels" in str(caught.value) and "8" in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{"glimpses": 2}, {"workers": 1}, {"preprocess": {"size": 9}}])
+def test_other_sizes_that_disagree_are_refused(
+    make_bundle: Callable[..., LoadedBundle], change: dict[str, Any], backend: dict[str, str]
+) -> None:
+    with pytest.raises(BundleError, match="export the bundle anew"):
+        open_engine(make_bundle(**change), "window", threads=1, **backend)
+
+
+def test_a_state_output_without_its_input_is_refused(
+    tmp_path: Path, numbers: LoadedBundle, backend: dict[str, str]
+) -> None:
+    model = graph("numbers", "step", 8, 8, 3, 3)
+    for node in model.graph.node:
+        node.output[:] = ["next_other" if name == "next_count" else name for name in node.output]
+    model.graph.output[-1].name = "next_other"
+    save(tmp_path / "step.onnx", model)
+    info = numbers.info.model_copy(update={"modes": ["step"], "default_mode": "step"})
+    write_bundle(tmp_path, info, ["step.onnx", "weights.bin"])
+    with pytest.raises(BundleError, match="next_other"):
+        open_engine(load_bundle(tmp_path), "step", threads=1, **backend)
+
+
+def test_a_file_that_is_no_graph_is_one_line(
+    tmp_path: Path, numbers: LoadedBundle, backend: dict[str, str]
+) -> None:
+    info = numbers.info.model_copy(update={"modes": ["window"]})
+    bundle = write_bundle(tmp_path, info, {"window.onnx": b"\x00 not a graph"})
+    with pytest.raises(BundleError, match="cannot load") as caught:
+        open_engine(bundle, "window", threads=1, **backend)
+    assert "\n" not in str(caught.value)
+
+
+def test_external_data_is_really_in_the_shared_weights_file(numbers: LoadedBundle) -> None:
+    assert (numbers.path / "weights.bin").stat().st_size > 0
+    description = json.loads((numbers.path / "bundle.json").read_text())
+    assert "weights.bin" in description["sha256"]
+
+
+def test_on_a_gpu_frames_go_in_and_results_come_out_and_states_stay(
+    numbers: LoadedBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_gpu(monkeypatch)
+    engine = ort.OrtEngine(numbers, "step", batch=2, device="cuda")
+    assert "no CUDA graph" not in engine.description
+    for number in range(8):
+        assert place(engine.run(frame(number, 2))) == number
+    assert engine.transfers == {"h2d": 8, "d2h": 8 * len(engine.outputs)}
+
+
+@pytest.mark.parametrize(
+    "error", [BundleError("it cannot be recorded"), EngineError("it cannot be recorded")]
+)
+def test_what_cannot_be_recorded_as_a_cuda_graph_runs_without_and_says_why(
+    numbers: LoadedBundle, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    pretend_gpu(monkeypatch)
+    open_session, asked = ort._open, []
+
+    def refusing(*arguments: Any) -> Any:
+        asked.append(arguments[-1])
+        if asked[-1]:
+            raise error
+        return open_session(*arguments)
+
+    monkeypatch.setattr(ort, "_open", refusing)
+    engine = ort.OrtEngine(numbers, "step", device="cuda")
+    assert asked == [True, False] and "no CUDA graph (it cannot be recorded)" in engine.description
+    assert place(engine.run(frame(1))) == 0
+    assert (
+        "no CUDA graph (not asked for)"
+        in ort.OrtEngine(numbers, "step", device="cuda", cuda_graph=False).description
+    )

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""INT8 graphs: what is quantised and what is not, their place in the bundle, and that both CPU backends run them."""
+
+import functools
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train,export]'")
+onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install -e '.[export]'")
+
+from gc_ros.recognition.footage import read_footage, stream, windows
+from tests import command_line
+from tests.gc_model.runs import bundle, colours, scratch
+from trt_build.bundle import LoadedBundle, load_bundle, write_bundle
+from trt_build.cli import app
+from trt_build.engines.open import open_engine
+from trt_build.errors import BundleError, DataError
+from trt_build.graphs import int8
+from trt_build.graphs.int8 import SENSITIVE, choose, quantize_bundle
+
+call = functools.partial(command_line.call, app)
+
+
+@functools.cache
+def quantised() -> LoadedBundle:
+    """The tiny bundle with INT8 graphs, calibrated on its training clips; made once, not to be edited."""
+    path = Path(shutil.copytree(bundle(), scratch() / "quantised"))
+    loaded = load_bundle(path)
+    return quantize_bundle(loaded, read_footage([colours()], loaded.info), samples=6)
+
+
+def graph(mode: str, precision: str = "int8") -> "onnx.GraphProto":
+    return onnx.load(quantised().graph(mode, precision), load_external_data=False).graph
+
+
+@pytest.mark.slow
+def test_int8_graphs_are_hashed_and_have_weights_of_their_own():
+    loaded = quantised()
+    before = load_bundle(bundle()).info
+    added = set(loaded.info.sha256) - set(before.sha256)
+    assert added == {"window.int8.onnx", "step.int8.onnx", "weights.int8.bin"}
+    assert {name: loaded.info.sha256[name] for name in before.sha256} == before.sha256
+    assert loaded.info.provenance["int8"]["windows"] == 6
+    sizes = {name: (loaded.path / name).stat().st_size for name in ("weights.bin", "weights.int8.bin")}
+    assert sizes["weights.int8.bin"] < sizes["weights.bin"]
+    for mode in ("window", "step"):
+        places = {e.value for t in graph(mode).initializer for e in t.external_data if e.key == "location"}
+        assert places == {"weights.int8.bin"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["window", "step"])
+def test_what_decides_where_to_look_and_who_follows_stays_in_fp32(mode):
+    source = graph(mode, "fp32")
+    convolutions = [n.name for n in source.node if n.op_type == "Conv"]
+    chosen, left = choose(source)
+    assert convolutions[0] in left and set(convolutions[1:]) <= set(chosen)
+    chosen, left = choose(source, quantised().info.provenance["int8"]["sensitive"])
+    assert not any(part in name for part in SENSITIVE for name in chosen)
+    for part in ("assignment", "locate", "readout"):
+        assert any(part in name for name in left), part
+    made_by = {out: node for node in graph(mode).node for out in node.output}
+    quantised_products = 0
+    for node in graph(mode).node:
+        if node.op_type in ("MatMul", "Gemm") and any(part in node.name for part in SENSITIVE):
+            assert all(made_by[i].op_type != "DequantizeLinear" for i in node.input if i in made_by), (
+                node.name
+            )
+        elif node.op_type in ("Conv", "MatMul", "Gemm") and node.name in chosen:
+            assert made_by[node.input[1]].op_type == "DequantizeLinear", node.name
+            quantised_products += 1
+    assert quantised_products == len(
+        [n for n in source.node if n.name in chosen and n.op_type in ("Conv", "MatMul", "Gemm")]
+    )
+
+
+def test_depthwise_convolutions_stay_in_fp32():
+    people = Path(__file__).resolve().parents[3] / "bundles" / "people" / "step.onnx"
+    source = onnx.load(people, load_external_data=False).graph
+    chosen, left = choose(source)
+    groups = {
+        n.name: next((a.i for a in n.attribute if a.name == "group"), 1)
+        for n in source.node
+        if n.op_type == "Conv"
+    }
+    assert any(g > 1 for g in groups.values())
+    assert {n for n, g in groups.items() if g > 1} <= set(left)
+    assert sum(groups[n] == 1 for n in chosen if n in groups) > 25
+    assert all(n in groups or "MatMul" in n or "Gemm" in n for n in chosen)
+
+
+@pytest.mark.slow
+def test_weights_that_cost_most_are_spared_and_no_more_of_them_than_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_bundle(bundle())
+    clips, source = windows(read_footage([colours()], loaded.info), loaded.info.T, 2), loaded.graph("window")
+    errors = int8._Errors(source, clips, tmp_path)
+    whole = errors.quantised(choose(errors.graph)[0])
+    limits, asked = int8.LIMITS, []
+
+    def at(part: float) -> list[str]:
+        monkeypatch.setattr(int8, "LIMITS", {n: limit * whole * part for n, limit in limits.items()})
+        return int8.sensitive_weights(source, clips, tmp_path, lambda *a: asked.append(a))
+
+    assert at(1.01) == [] and not asked
+    spared = at(0.8)
+    assert asked[-1][0] == asked[-1][1] > len(spared) >= 1
+    for count, within in ((len(spared), True), (len(spared) - 1, False)):
+        assert (errors.quantised(choose(errors.graph, set(spared[:count]))[0]) <= 1) is within, count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["window", "step"])
+def test_spared_weights_stay_in_fp32_in_every_mode(mode):
+    spared = set(quantised().info.provenance["int8"]["sensitive"])
+    assert spared, "the untrained network needs some"
+    used = [n.name for n in graph(mode, "fp32").node if spared & set(n.input)]
+    made_by = {out: node for node in graph(mode).node for out in node.output}
+    found = [n for n in graph(mode).node if n.name in used]
+    assert len(found) == len(used) > 0
+    for node in found:
+        assert all(made_by[i].op_type != "DequantizeLinear" for i in node.input[1:] if i in made_by)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_both_backends_run_int8_with_nearly_the_results_of_fp32(backend):
+    pytest.importorskip(backend, reason=f"pip install -e '.[{backend}]'")
+    loaded = quantised()
+    pieces = read_footage([colours()], loaded.info)
+    for mode in ("window", "step"):
+        name = "frames" if mode == "window" else "frame"
+        inputs = windows(pieces, 8, 12) if mode == "window" else np.stack(list(stream(pieces, 48)))
+        results = []
+        for options in ({"backend": "onnxruntime"}, {"backend": backend, "precision": "int8"}):
+            engine = open_engine(loaded, mode, threads=1, **options)
+            results.append(np.concatenate([engine.run({name: x[None]})["logits"].copy() for x in inputs]))
+            assert not engine.states or all(s.dtype == np.float32 for s in engine.states.values())
+            engine.close()
+        exact, found = results
+        assert np.abs(found - exact).max() > 0  # it is another arithmetic
+        assert np.sqrt(np.mean((found - exact) ** 2)) < 0.1 * exact.std(), mode
+
+
+@pytest.mark.slow
+def test_an_edited_int8_graph_is_refused_and_a_new_export_drops_them(tmp_path):
+    path = Path(shutil.copytree(quantised().path, tmp_path / "b"))
+    with (path / "step.int8.onnx").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(BundleError, match=r"step\.int8\.onnx was changed"):
+        load_bundle(path)
+    info = load_bundle(bundle()).info
+    write_bundle(path, info, {name: bundle() / name for name in info.sha256})
+    assert not list(path.glob("*int8*")) and load_bundle(path).info.modes == ["window", "step"]
+
+
+@pytest.mark.slow
+def test_the_command_quantises_again_and_says_what_comes_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(int8, "LIMITS", dict.fromkeys(int8.LIMITS, math.inf))  # nothing to search for
+    path = shutil.copytree(quantised().path, tmp_path / "b")
+    text = call("quantize", path, "--clips", colours() / "clips.csv", "--subject", "a", "--samples", 2)
+    assert text.exit_code == 0 and "trt-build verify" in text.stdout, text.output
+    assert json.loads((path / "bundle.json").read_text())["provenance"]["int8"]["windows"] == 2
+    load_bundle(path)
+
+
+def test_clips_that_do_not_exist_or_do_not_decode_are_one_line(tmp_path):
+    path = shutil.copytree(bundle(), tmp_path / "b")
+    command_line.assert_one_line(call("quantize", path, "--clips", tmp_path / "none"), "no such clip")
+    (tmp_path / "broken.mp4").write_bytes(b"no video" * 100)
+    command_line.assert_one_line(call("quantize", path, "--clips", tmp_path / "broken.mp4"), "broken.mp4")
+    assert load_bundle(path).info.sha256 == load_bundle(bundle()).info.sha256
+
+
+def test_footage_is_what_the_robot_samples_from_videos_and_bags(tmp_path):
+    from gc_ros.media.bags import make_bag
+    from gc_ros.media.clips import find_clips
+
+    info = load_bundle(bundle()).info
+    chosen = find_clips([colours() / "red"])[:2]
+    make_bag(chosen, tmp_path / "bag", compressed="png")
+    from_clips = read_footage([clip.path for clip in chosen], info)
+    from_bag = read_footage([tmp_path / "bag"], info)
+    assert [len(p.frames) for p in from_bag] == [len(p.frames) for p in from_clips] == [10, 10]
+    for a, b in zip(from_clips, from_bag, strict=True):
+        assert np.array_equal(a.frames, b.frames)
+    with pytest.raises(DataError, match="no such clip"):
+        read_footage([tmp_path / "nothing"], info)
+
+
+def test_without_subjects_a_table_gives_the_people_of_the_training(tmp_path):
+    from gc_ros.recognition.footage import training_subjects
+
+    info, table = load_bundle(bundle()).info, colours() / "clips.csv"
+
+    def trained_on(*people):
+        return info.model_copy(update={"provenance": {"subjects": list(people) or None}})
+
+    assert training_subjects([table], trained_on("a")) == ["a"]
+    assert training_subjects([table], trained_on("a", "z")) == []  # another table's people
+    assert training_subjects([table], trained_on()) == []
+    assert training_subjects([table, colours() / "red"], trained_on("a")) == []  # a folder knows nobody
+
+
+def test_images_of_a_bag_that_cannot_be_decoded_are_counted_not_hidden(tmp_path, monkeypatch, caplog):
+    from gc_ros.media import bags
+
+    info = load_bundle(bundle()).info
+    bags.make_bag(bags.find_clips([colours() / "red"])[:1], tmp_path / "bag", compressed="png")
+    decode, images = bags.decode, iter(range(1_000_000))
+
+    def every_fifth_is_broken(message, **kinds):
+        if next(images) % 5 == 4:
+            return bags.Refusal("compressed image cannot be decoded")
+        return decode(message, **kinds)
+
+    monkeypatch.setattr(bags, "decode", every_fifth_is_broken)
+    (piece,) = read_footage([tmp_path / "bag"], info)
+    assert len(piece.frames) >= info.T
+    assert "images left out: compressed image cannot be decoded" in caplog.text and "bag: 4 " in caplog.text
+
+
+def test_a_clip_shorter_than_a_window_gives_its_frames_spread_evenly(tmp_path):
+    from tests.videos import flat, write_clip
+
+    info = load_bundle(bundle()).info
+    short = write_clip(tmp_path / "short.mp4", [flat((10 * i, 10 * i, 10 * i)) for i in range(16)], fps=16)
+    (piece,) = read_footage([short], info)
+    levels = piece.frames.reshape(8, -1).mean(1)
+    assert piece.frames.shape[0] == 8 and levels[0] < 8 and levels[-1] > 140
+    assert np.all(np.diff(levels) > 5)

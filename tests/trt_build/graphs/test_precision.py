@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The graph for engines: FP16 where it belongs, the same results, nothing a TensorRT parser lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install -e '.[export]'")
+import onnxruntime as ort
+
+from trt_build.bundle import LoadedBundle, load_bundle
+from trt_build.errors import BundleError, EngineError
+from trt_build.graphs.precision import engine_graph, half_nodes, mixed_precision, tensor_types
+from trt_build.preprocess import prepare
+
+PEOPLE = Path(__file__).resolve().parents[3] / "bundles" / "people"
+HALF, FLOAT = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+# What the parsers of TensorRT 8.6 and 10 both take and our graphs are known to need.
+PARSED = {
+    "Abs", "Add", "Cast", "Clip", "Concat", "Conv", "Div", "Equal", "Gather", "Gemm", "MatMul", "MaxPool", "Mul", "Pad",
+    "ReduceMean", "ReduceSum", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax", "Split", "Sqrt", "Sub", "Tanh",
+    "Transpose",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def people() -> LoadedBundle:
+    return load_bundle(PEOPLE)
+
+
+@pytest.fixture(scope="module")
+def half_graphs(people: LoadedBundle) -> dict[str, onnx.ModelProto]:
+    return {mode: mixed_precision(people, mode) for mode in ("window", "step")}
+
+
+def session(model: onnx.ModelProto) -> ort.InferenceSession:
+    """FP16 without optimisations: fused casts would compute in more than FP16."""
+    options = ort.SessionOptions()
+    if half_nodes(model):
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    return ort.InferenceSession(model.SerializeToString(), options)
+
+
+class Stream:
+    """A step graph with its states."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._session = session(model)
+        self.names = [v.name for v in self._session.get_outputs()]
+        kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+        self.states = {
+            v.name: np.zeros(v.shape, kinds[v.type]) for v in self._session.get_inputs() if v.name != "frame"
+        }
+
+    def reset(self) -> None:
+        self.states = {name: np.zeros_like(value) for name, value in self.states.items()}
+
+    def step(self, frame: np.ndarray) -> dict[str, np.ndarray]:
+        out = dict(zip(self.names, self._session.run(None, {"frame": frame, **self.states}), strict=True))
+        self.states = {name: out[f"next_{name}"] for name in self.states}
+        return out
+
+
+@pytest.mark.parametrize("mode", ["window", "step"])
+def test_trunk_and_weight_products_are_half_and_what_drifts_is_not(half_graphs, mode) -> None:
+    graph = half_graphs[mode]
+    types = tensor_types(graph)
+    for node in graph.graph.node:
+        kind = types[node.output[0]]
+        if node.op_type == "Conv":
+            assert kind == HALF, node.name
+        if node.op_type in ("Softmax", "Sqrt", "Sigmoid", "Tanh", "ReduceMean", "ReduceSum", "Div", "Sub"):
+            assert kind == FLOAT, node.name
+    gemms = [n.name for n in graph.graph.node if n.op_type == "Gemm"]
+    assert gemms and set(gemms) <= set(half_nodes(graph))
+    assert not [name for name in half_nodes(graph) if "/assignment/L" in name], "the metric must stay FP32"
+
+
+def test_states_of_the_head_are_float_and_the_caches_half(half_graphs) -> None:
+    graph = half_graphs["step"].graph
+    kinds = {v.name: v.type.tensor_type.elem_type for v in [*graph.input, *graph.output]}
+    assert kinds["frame"] == onnx.TensorProto.UINT8
+    for name in ("h", "z", "r", "memory", "weight", "logits", "glimpses", "assignment"):
+        assert kinds[name] == FLOAT
+    caches = [name for name in kinds if name.startswith("cache_")]
+    assert len(caches) == 10 and all(kinds[c] == kinds[f"next_{c}"] == HALF for c in caches)
+
+
+@pytest.mark.parametrize("mode", ["window", "step"])
+def test_only_what_the_old_parsers_take(half_graphs, mode) -> None:
+    model = half_graphs[mode]
+    assert {node.op_type for node in model.graph.node} <= PARSED
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]
+    for node in model.graph.node:
+        if node.op_type == "ReduceMean":  # TensorRT 8.6 ignores an axes input and reduces over everything
+            assert len(node.input) == 1 and [a for a in node.attribute if a.name == "axes"]
+        if {"frame", "frames"} & set(node.input):
+            assert node.op_type == "Cast"
+    for value in [*model.graph.input, *model.graph.output]:
+        assert all(d.HasField("dim_value") and d.dim_value > 0 for d in value.type.tensor_type.shape.dim)
+
+
+@pytest.mark.parametrize("mode", [pytest.param("window", marks=pytest.mark.slow), "step"])
+def test_the_float_graph_is_the_bundles_graph_to_rounding(people: LoadedBundle, mode: str) -> None:
+    rng = np.random.default_rng(0)
+    lead = (2, 8) if mode == "window" else (2,)
+    frames = rng.integers(0, 256, (*lead, 224, 224, 3), np.uint8)
+    ours = session(engine_graph(people, mode, precision="fp32", batch=2))
+    theirs = ort.InferenceSession(str(people.graph(mode)))
+    feed = {
+        v.name: rng.random(v.shape, np.float32) for v in ours.get_inputs() if not v.name.startswith("frame")
+    } | {"frames" if mode == "window" else "frame": frames}
+    names = [v.name for v in theirs.get_outputs()]
+    for name, a, b in zip(names, ours.run(names, feed), theirs.run(names, feed), strict=True):
+        assert np.abs(a - b).max() <= 1e-4 * max(1, np.abs(b).max()), name
+
+
+@pytest.mark.parametrize("mode", [pytest.param("window", marks=pytest.mark.slow), "step"])
+def test_nothing_overflows_on_adversarial_input(half_graphs, mode: str) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(half_graphs[mode])
+    for node in model.graph.node:  # watch inside: a relu6 would hide an infinity
+        if node.op_type in ("Conv", "Gemm"):
+            model.graph.output.append(onnx.helper.make_tensor_value_info(node.output[0], HALF, None))
+    runner = session(model)
+    lead = (1, 8) if mode == "window" else (1,)
+    rng = np.random.default_rng(1)
+    shape = (*lead, 224, 224, 3)
+    saturated = np.zeros(shape, np.uint8)
+    saturated[..., 0] = 255
+    pictures = {
+        "black": np.zeros(shape, np.uint8),
+        "white": np.full(shape, 255, np.uint8),
+        "noise": rng.integers(0, 256, shape, np.uint8),
+        "saturated red": saturated,
+        "chequered": np.broadcast_to((np.indices((224, 224)).sum(0) % 2 * 255)[..., None], shape).astype(
+            np.uint8
+        ),
+    }
+    state = {
+        v.name: np.zeros(v.shape, np.float16 if "16" in v.type else np.float32)
+        for v in runner.get_inputs()
+        if not v.name.startswith("frame")
+    }
+    frame = "frames" if mode == "window" else "frame"
+    for what, picture in pictures.items():
+        for name, value in zip(
+            runner.get_outputs(), runner.run(None, {frame: picture, **state}), strict=True
+        ):
+            assert np.isfinite(value).all(), (what, name.name)
+
+
+def test_toys_keep_their_answers(colours: LoadedBundle) -> None:
+    frames = np.random.default_rng(2).integers(0, 256, (3, 8, 224, 224, 3), np.uint8)
+    want = ort.InferenceSession(str(colours.graph("window"))).run(None, {"frames": frames})
+    have = session(engine_graph(colours, "window", batch=3)).run(None, {"frames": frames})
+    assert all(np.allclose(a, b, rtol=1e-5) for a, b in zip(have, want, strict=True))
+
+
+def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path, people: LoadedBundle) -> None:
+    from trt_build.bundle import write_bundle
+
+    model = onnx.load(str(people.graph("step")))
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    for tensor in model.graph.initializer:
+        if tensor.name == conv.input[1]:
+            big = onnx.numpy_helper.to_array(tensor) * np.float32(1e6)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(big, tensor.name))
+    onnx.save(model, tmp_path / "step.onnx")
+    info = people.info.model_copy(update={"modes": ["step"], "default_mode": "step"})
+    bundle = write_bundle(tmp_path, info, ["step.onnx"])
+    with pytest.raises(BundleError, match=r"conv_stem.*fp32"):
+        mixed_precision(bundle, "step")
+    assert engine_graph(bundle, "step", precision="fp32")
+
+
+def test_other_precisions_are_refused(people: LoadedBundle) -> None:
+    with pytest.raises(EngineError, match="int4"):
+        engine_graph(people, "step", precision="int4")
+
+
+def frames_of(clips: Path, bundle: LoadedBundle, count: int) -> Iterator[np.ndarray]:
+    """Real frames in the model's form, clip after clip, at the clips' own rate."""
+    given = 0
+    while True:
+        for path in sorted((clips / "gestures").rglob("*.*")):
+            if path.suffix not in (".mp4", ".avi", ".mov", ".webm", ".mkv"):
+                continue
+            video = cv2.VideoCapture(str(path))
+            while (read := video.read())[0]:
+                yield prepare(read[1], bundle.info.preprocess, bgr=True)
+                given += 1
+                if given == count:
+                    return
+            video.release()
+        assert given, "no clip could be read"
+
+
+def agreement(a: list[np.ndarray], b: list[np.ndarray]) -> tuple[float, float, float]:
+    """(cosine of all logits as one vector, smallest cosine of one result, share of equal labels)."""
+    x, y = np.concatenate(a), np.concatenate(b)
+    cosine = (x * y).sum(1) / (np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1))
+    whole = float((x * y).sum() / (np.linalg.norm(x) * np.linalg.norm(y)))
+    return whole, float(cosine.min()), float((x.argmax(1) == y.argmax(1)).mean())
+
+
+@pytest.mark.clips
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_long_real_stream_does_not_drift_in_half(clips: Path, people: LoadedBundle, half_graphs) -> None:
+    half = Stream(half_graphs["step"])
+    full = Stream(engine_graph(people, "step", precision="fp32"))
+    ours, theirs = [], []
+    reset_after = people.info.reset_after
+    for n, frame in enumerate(frames_of(clips, people, 1000)):
+        if (
+            reset_after and n % reset_after == 0
+        ):  # as the recogniser does; this model was not trained to carry on
+            half.reset()
+            full.reset()
+        ours.append(half.step(frame[None])["logits"])
+        theirs.append(full.step(frame[None])["logits"])
+    whole, worst, equal = agreement(ours, theirs)
+    # One frame in some hundreds is short of 0.999 by itself (0.9988 was seen): these clips show nothing it knows.
+    assert len(ours) == 1000 and whole > 0.999 and worst > 0.998 and equal >= 0.99, (whole, worst, equal)
+
+
+@pytest.mark.clips
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_real_windows_keep_their_labels_in_half(clips: Path, people: LoadedBundle, half_graphs) -> None:
+    half = session(half_graphs["window"])
+    full = session(engine_graph(people, "window", precision="fp32"))
+    frames = np.stack(list(frames_of(clips, people, 200))).reshape(-1, 8, 224, 224, 3)
+    ours = [half.run(["logits"], {"frames": clip[None]})[0] for clip in frames]
+    theirs = [full.run(["logits"], {"frames": clip[None]})[0] for clip in frames]
+    _, worst, equal = agreement(ours, theirs)
+    assert worst > 0.999 and equal >= 0.99, (worst, equal)

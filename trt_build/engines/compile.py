@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`trt-build build`: a bundle's graph becomes a TensorRT engine with a sidecar.
+
+The precision is that of the ONNX graph we write (graphs.precision): a strongly typed network from TensorRT 10 on
+and in TensorRT-RTX; TensorRT 8.6 gets the FP16 flag and every layer's type set to what the graph says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from trt_build.bundle import LoadedBundle
+from trt_build.engines import nvidia
+from trt_build.engines.cuda import load_cuda
+from trt_build.engines.sidecar import (
+    ANY_GPU,
+    ENGINES,
+    EngineRefused,
+    Io,
+    Sidecar,
+    Wanted,
+    check_plan,
+    locked,
+    plan_path,
+    wanted_sources,
+    write_atomically,
+    write_plan,
+)
+from trt_build.errors import EngineError
+from trt_build.graphs.precision import engine_graph, half_nodes, tensor_types
+
+Say = Callable[[str], None]
+HEARTBEAT_S = 4.0  # "at least every 5 s"
+
+
+def wanted_engine(
+    bundle: LoadedBundle,
+    mode: str,
+    *,
+    backend: str,
+    precision: str = "auto",
+    batch: int = 1,
+    target: str | None = None,
+    device: int = 0,
+) -> Wanted:
+    """What engine this machine, or a named target, needs. Raises EngineError without GPU and target."""
+    trt = nvidia.load(backend)
+    precision = "fp16" if precision == "auto" else precision
+    if precision not in ("fp16", "fp32"):
+        raise EngineError(f"{backend} engines are built in fp16 or fp32, not {precision}")
+    if batch < 1:
+        raise EngineError(f"batch is {batch}, it must be at least 1")
+    if target is not None:
+        gpu, capability = ANY_GPU, nvidia.parse_target(target)
+        _check_target(trt, backend, capability, device)
+    else:
+        try:
+            found = load_cuda(device).gpu()
+        except EngineError as error:
+            hint = " or name one: --target sm89" if backend == "tensorrt_rtx" else ""
+            raise EngineError(f"an engine is built for a GPU, and there is none: {error}{hint}") from None
+        nvidia.check_capability(trt, backend, found)
+        gpu, capability = found.name, found.compute_capability
+    sources = wanted_sources(bundle, mode)
+    return Wanted(backend, mode, precision, batch, trt.__version__, gpu, capability, sources)
+
+
+def _check_target(trt: Any, backend: str, capability: str, device: int) -> None:
+    names = getattr(trt, "ComputeCapability", None)
+    if names is None:
+        own = load_cuda(device).gpu().compute_capability
+        if own != capability:
+            raise EngineError(
+                f"{backend} builds for the GPU it runs on ({own}), not for {capability}; build on the target, or use "
+                "tensorrt_rtx"
+            )
+    elif not hasattr(names, _sm(capability)):
+        known = ", ".join(sorted(n.lower() for n in dir(names) if n.startswith("SM")))
+        raise EngineError(
+            f"{backend} {trt.__version__} has no target {_sm(capability).lower()}; it has {known}"
+        )
+
+
+def _sm(capability: str) -> str:
+    return "SM" + capability.replace(".", "")
+
+
+def build_engine(
+    bundle: LoadedBundle,
+    wanted: Wanted,
+    *,
+    workspace_mb: int = 2048,
+    force: bool = False,
+    say: Say = lambda line: None,
+) -> tuple[Path, Sidecar]:
+    """Build the engine, or keep the one that already fits. Returns the plan's path and its sidecar.
+
+    workspace_mb: limit of the scratch memory that tactics may take, in MiB.
+    force: build anew even if one fits.
+    say: hears what is going on, at least every 5 s.
+    Raises EngineError where the graph does not parse or compile, or the folder cannot be written.
+    """
+    path = plan_path(bundle, wanted)
+    start = time.monotonic()
+    with _Voice(say) as voice, locked(path.parent, lambda waited: voice.now("waiting for another builder")):
+        if not force and path.exists():
+            with contextlib.suppress(EngineRefused):
+                return path, check_plan(path, wanted)
+        voice.now(f"writing the {wanted.precision} graph of mode {wanted.mode}")
+        model = engine_graph(bundle, wanted.mode, precision=wanted.precision, batch=wanted.batch)
+        serialized = model.SerializeToString()
+        plan, flags, layers = _compile(model, serialized, wanted, path.parent, workspace_mb, voice)
+        voice.now(f"writing {len(plan) / 1e6:.0f} MB")
+        sidecar = Sidecar(
+            **{name: getattr(wanted, name) for name in Wanted.__dataclass_fields__},
+            onnx_sha256=hashlib.sha256(serialized).hexdigest(),
+            flags=flags,
+            inputs=[_io(value) for value in model.graph.input],
+            outputs=[_io(value) for value in model.graph.output],
+            half_layers=half_nodes(model),
+            layers=layers,
+            plan_bytes=len(plan),
+            plan_sha256=hashlib.sha256(plan).hexdigest(),
+            build_seconds=round(time.monotonic() - start, 2),
+        )
+        write_plan(path, plan, sidecar)
+    return path, sidecar
+
+
+def _compile(
+    model: onnx.ModelProto, serialized: bytes, wanted: Wanted, folder: Path, workspace_mb: int, voice: _Voice
+) -> tuple[memoryview, list[str], int]:
+    """The plan, the flags it was built with, and the number of layers the parser made."""
+    trt = nvidia.load(wanted.backend)
+    log = nvidia.log_of(trt)
+    log.take()
+    builder = trt.Builder(log)
+    typed = strongly_typed(trt)
+    kinds = trt.NetworkDefinitionCreationFlag
+    creation = 1 << int(kinds.STRONGLY_TYPED if typed else kinds.EXPLICIT_BATCH)
+    network = builder.create_network(creation)
+    parser = trt.OnnxParser(network, log)
+    voice.now("parsing")
+    if not parser.parse(serialized):
+        reasons = "; ".join(str(parser.get_error(i).desc()) for i in range(min(parser.num_errors, 1)))
+        raise EngineError(
+            f"{wanted.backend} {trt.__version__} cannot parse the graph: {reasons or log.take()}"
+        )
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # what the layer report needs
+    flags = [f"workspace {workspace_mb} MiB"]
+    if typed:
+        flags.append("strongly typed")
+    elif wanted.precision == "fp16":
+        config.set_flag(trt.BuilderFlag.FP16)
+        config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+        constrain(trt, network, tensor_types(model))
+        flags.append("FP16, OBEY_PRECISION_CONSTRAINTS")
+    if wanted.gpu == ANY_GPU and hasattr(config, "set_compute_capability"):
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, _sm(wanted.compute_capability)), 0)
+        flags.append(f"target {_sm(wanted.compute_capability).lower()}")
+    cache, cache_path = _timing_cache(config, folder, wanted)
+    monitor = _monitor(trt, voice)
+    if monitor is not None and hasattr(config, "progress_monitor"):
+        config.progress_monitor = monitor
+    voice.now(f"compiling {network.num_layers} layers")
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise EngineError(f"{wanted.backend} {trt.__version__} cannot compile the graph: {log.take()}")
+    if cache is not None:
+        with contextlib.suppress(OSError, TypeError):  # only makes the next build slower
+            write_atomically(cache_path, memoryview(config.get_timing_cache().serialize()))
+    return memoryview(plan), flags, network.num_layers
+
+
+def strongly_typed(trt: Any) -> bool:
+    """Whether the graph's types are the engine's; TensorRT 8.6 has no such networks."""
+    return hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+
+
+def constrain(trt: Any, network: Any, types: dict[str, int]) -> None:
+    """TensorRT 8.6: give every layer the precision that the graph gives its result."""
+    precisions: dict[int, Any] = {TensorProto.FLOAT: trt.float32, TensorProto.FLOAT16: trt.float16}
+    skip = (trt.LayerType.CONSTANT, trt.LayerType.SHAPE)
+    for i in range(network.num_layers):
+        layer = network.get_layer(i)
+        if layer.type in skip or layer.num_outputs == 0:
+            continue
+        kind = precisions.get(types.get(layer.get_output(0).name, TensorProto.UNDEFINED))
+        if kind is not None:
+            layer.precision = kind
+            for j in range(layer.num_outputs):
+                layer.set_output_type(j, kind)
+
+
+def _timing_cache(config: Any, folder: Path, wanted: Wanted) -> tuple[Any, Path]:
+    """Measured kernel times of earlier builds for this GPU and version; TensorRT checks that they fit."""
+    gpu = wanted.stem.split(f"-{wanted.precision}-")[0]
+    path = folder / f"{gpu}.timing"
+    try:
+        old = path.read_bytes()
+    except OSError:
+        old = b""
+    cache = config.create_timing_cache(old) or config.create_timing_cache(b"")
+    if cache is None or not config.set_timing_cache(cache, False):
+        return None, path
+    return cache, path
+
+
+def _monitor(trt: Any, voice: _Voice) -> Any:
+    """TensorRT's own account of its phases, where the version gives one (10 and later)."""
+    if not hasattr(trt, "IProgressMonitor"):
+        return None
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self.steps[phase_name] = num_steps
+            voice.phase = f"compiling: {phase_name}"
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            voice.phase = f"compiling: {phase_name} {step + 1}/{self.steps.get(phase_name, 0)}"
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            self.steps.pop(phase_name, None)
+
+    return Monitor()
+
+
+class _Voice:
+    """Says what is being done when it begins, and again every few seconds while it lasts."""
+
+    def __init__(self, say: Say) -> None:
+        self._say, self.phase = say, "starting"
+        self._start = time.monotonic()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def now(self, phase: str) -> None:
+        if phase != self.phase:
+            self.phase = phase
+            self._say(f"{phase} ({time.monotonic() - self._start:.0f} s)")
+
+    def _beat(self) -> None:
+        while not self._done.wait(HEARTBEAT_S):
+            self._say(f"{self.phase} ({time.monotonic() - self._start:.0f} s)")
+
+    def __enter__(self) -> _Voice:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+def _io(value: onnx.ValueInfoProto) -> Io:
+    kind = value.type.tensor_type
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
+    return Io(name=value.name, shape=[d.dim_value for d in kind.shape.dim], dtype=dtype)
+
+
+def engines_of(bundle: LoadedBundle) -> Iterator[tuple[Path, Sidecar]]:
+    """Engines of a bundle that have a readable sidecar."""
+    for path in sorted((bundle.path / ENGINES).glob("*.plan")):
+        with contextlib.suppress(OSError, ValueError):
+            yield path, Sidecar.model_validate_json(path.with_suffix(".json").read_text(encoding="utf-8"))

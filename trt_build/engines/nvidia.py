@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TensorRT and TensorRT-RTX behind one door: the module, its version, its log, and the GPU it would run on."""
+
+from __future__ import annotations
+
+import functools
+import re
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from trt_build.errors import EngineError, need
+
+REMEDIES = {
+    "tensorrt": "TensorRT comes with JetPack (apt install python3-libnvinfer) or from NVIDIA's apt repository",
+    "tensorrt_rtx": "pip install 'glimpse-clouds-python[tensorrt_rtx]' (or: pip install tensorrt-rtx)",
+}
+OLDEST = {"tensorrt": (8, 6), "tensorrt_rtx": (1, 0)}
+NEWEST = {"tensorrt": 11, "tensorrt_rtx": 1}  # major versions
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A CUDA device."""
+
+    index: int
+    name: str
+    compute_capability: str  # "8.7"
+    memory: int  # bytes
+
+
+def load(backend: str) -> Any:
+    """The module `tensorrt` or `tensorrt_rtx`. Raises EngineError with what to install."""
+    if backend not in REMEDIES:
+        raise EngineError(f"{backend!r} does not build engines; use {' or '.join(REMEDIES)}")
+    trt = need(backend, REMEDIES[backend])
+    major, minor = version_of(trt)
+    if (major, minor) < OLDEST[backend] or major > NEWEST[backend]:
+        low = ".".join(map(str, OLDEST[backend]))
+        raise EngineError(
+            f"{backend} {trt.__version__} is outside {low} to {NEWEST[backend]}.x; {REMEDIES[backend]}"
+        )
+    return trt
+
+
+def version_of(trt: Any) -> tuple[int, int]:
+    """(major, minor)."""
+    numbers = re.findall(r"\d+", trt.__version__)
+    return int(numbers[0]), int(numbers[1])
+
+
+@functools.cache
+def log_of(trt: Any) -> Any:
+    """The process's one logger of this module: errors are kept for the exception, nothing is printed."""
+
+    class Log(trt.ILogger):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+            self._lock = threading.Lock()
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                with self._lock:
+                    self.errors = [*self.errors[-50:], message]
+
+        def take(self) -> str:
+            """The first error since the last call, leaving out what only says that there is no GPU."""
+            with self._lock:
+                errors, self.errors = self.errors, []
+            real = [e for e in errors if "CUDA driver version is insufficient" not in e] or errors
+            return real[0] if real else "no reason given"
+
+    return Log()
+
+
+def check_capability(trt: Any, backend: str, gpu: Gpu) -> None:
+    """Raises EngineError where this TensorRT has no code for the GPU: TensorRT-RTX leaves data-centre GPUs out.
+
+    It would build an engine nevertheless, and refuse to load it afterwards.
+    """
+    names = getattr(trt, "ComputeCapability", None)
+    if names is None:  # TensorRT itself says so when it builds
+        return
+    known = sorted(int(n[2:]) for n in dir(names) if re.fullmatch(r"SM\d+", n))
+    own = int(gpu.compute_capability.replace(".", ""))
+    # Newer ones than all of these are served: what an engine holds is compiled when it is opened.
+    if known and own not in known and own < known[-1]:
+        raise EngineError(
+            f"{backend} {trt.__version__} does not support the {gpu.name} (compute capability "
+            f"{gpu.compute_capability}), only {', '.join(f'sm{n}' for n in known)} and newer; use backend tensorrt, or "
+            "onnxruntime with device cuda"
+        )
+
+
+def parse_target(text: str) -> str:
+    """A compute capability "8.9" from "8.9", "89" or "sm89". Raises EngineError."""
+    match = re.fullmatch(r"(?:sm_?)?(\d{1,2})\.?(\d)", text.strip().lower())
+    if match is None:
+        raise EngineError(f"target {text!r} is not a compute capability; write sm89 or 8.9")
+    return f"{int(match[1])}.{match[2]}"

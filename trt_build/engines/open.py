@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Opens a bundle's graph with one of the backends, each imported only when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from trt_build.bundle import LoadedBundle
+from trt_build.engine import PRECISIONS, Engine
+from trt_build.errors import EngineError, need
+
+
+def open_engine(
+    bundle: LoadedBundle,
+    mode: str,
+    *,
+    backend: str = "auto",
+    batch: int = 1,
+    threads: int | None = None,
+    device: str = "cpu",
+    precision: str = "auto",
+    engine_policy: str = "rebuild",
+    say: Callable[[str], None] = lambda line: None,
+) -> Engine:
+    """Open the graph of `mode` ("window" or "step") with a backend.
+
+    backend: "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", or "auto" (what is best on this
+    machine; today that is onnxruntime).
+    precision: "fp32", "bf16" (openvino), "int8" (a bundle with `trt-build quantize`'s graphs), or "auto": the
+    backend's own choice, on a CPU fp32.
+    threads: CPU threads of one call, None = the backend's own choice.
+    device: "cpu", "cuda", or "cuda:1"; TensorRT takes "cpu", the default, for the first GPU.
+    engine_policy: what TensorRT does when no engine in the bundle fits this GPU, version, graph and precision:
+    "rebuild" builds one (minutes), "refuse" raises EngineError with what to run.
+    say: hears how such a build gets on, at least every 5 s.
+    Raises EngineError when the backend is unknown or not installed, BundleError when the graph does not fit
+    the bundle.
+    """
+    if batch < 1:
+        raise EngineError(f"batch is {batch}, it must be at least 1")
+    if threads is not None and threads < 1:
+        raise EngineError(f"threads is {threads}, it must be at least 1")
+    if precision not in ("auto", *PRECISIONS):
+        raise EngineError(f"unknown precision {precision!r}; use auto, {', '.join(PRECISIONS)}")
+    if backend == "openvino":
+        need("openvino", "pip install 'glimpse-clouds-python[openvino]' (or: pip install openvino)")
+        from trt_build.engines.ov import OvEngine
+
+        return OvEngine(bundle, mode, batch=batch, threads=threads, device=device, precision=precision)
+    if backend in ("tensorrt", "tensorrt_rtx"):
+        from trt_build.engines.trt import TrtEngine
+
+        return TrtEngine(
+            bundle,
+            mode,
+            backend=backend,
+            batch=batch,
+            device=device,
+            precision=precision,
+            engine_policy=engine_policy,
+            say=say,
+        )
+    if backend not in ("auto", "onnxruntime"):
+        raise EngineError(
+            f"unknown backend {backend!r}; use onnxruntime, openvino, tensorrt, tensorrt_rtx or auto"
+        )
+    need("onnxruntime", "pip install 'glimpse-clouds-python[onnxruntime]' (or: pip install onnxruntime)")
+    from trt_build.engines.ort import OrtEngine
+
+    return OrtEngine(bundle, mode, batch=batch, threads=threads, device=device, precision=precision)

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX Runtime backend: CPU everywhere, its CUDA provider where onnxruntime-gpu is installed.
+
+Input, output and state buffers are bound once. States live in two sets of buffers A and B: one binding
+reads A and writes B, the other reads B and writes A, and runs alternate between the two, so no state is
+ever copied. On a GPU all of them lie there, and each binding's run is recorded once as a CUDA graph: the
+head's many small operations would otherwise be launched one by one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from trt_build.bundle import INT8, LoadedBundle
+from trt_build.engine import (
+    STATE_PREFIX,
+    TensorSpec,
+    check_inputs,
+    check_signature,
+    chosen_slots,
+    expected_io,
+    idle_slots,
+    split_states,
+    zeros,
+)
+from trt_build.errors import BundleError, EngineError, need
+
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(bool)": np.bool_,
+}
+
+
+class OrtEngine:
+    """`trt_build.engine.Engine` on ONNX Runtime; made by `open_engine`.
+
+    transfers: copies to and from a GPU since the engine was opened, by direction (h2d, d2h).
+    """
+
+    backend = "onnxruntime"
+
+    def __init__(
+        self,
+        bundle: LoadedBundle,
+        mode: str,
+        *,
+        batch: int = 1,
+        threads: int | None = None,
+        device: str = "cpu",
+        precision: str = "auto",
+        cuda_graph: bool = True,
+    ) -> None:
+        self.batch = batch
+        self.precision = "fp32" if precision == "auto" else precision
+        if self.precision == "bf16":
+            raise EngineError("onnxruntime has no bf16; use precision fp32 or int8, or backend openvino")
+        self._device, self._device_id = _split_device(device)
+        self._graph = cuda_graph and self._device == "cuda"
+        self._session: ort.InferenceSession | None = None
+        self.transfers: Counter[str] = Counter()
+        why = "not asked for"
+        if self._graph:
+            try:
+                self._open(bundle, mode, threads, device)
+                self._warm_up()
+            except (BundleError, EngineError) as error:
+                # A network that cannot be recorded still runs, one launch after the other.
+                self._graph, self._session, why = False, None, str(error)
+        if self._session is None:
+            self._open(bundle, mode, threads, device)
+        self.transfers.clear()
+        assert self._session is not None
+        provider = self._session.get_providers()[0].removesuffix("ExecutionProvider")
+        self.description = (
+            f"onnxruntime {ort.__version__} {provider}, {mode}, {self.precision}, batch {batch}"
+        )
+        if self._device == "cuda" and not self._graph:
+            self.description += f", no CUDA graph ({why})"
+
+    def _open(self, bundle: LoadedBundle, mode: str, threads: int | None, device: str) -> None:
+        """The session and every buffer."""
+        self._session = _open(bundle, mode, self.precision, self.batch, threads, device, self._graph)
+        graph_in = {v.name: _spec(v, bundle, mode) for v in self._session.get_inputs()}
+        graph_out = {v.name: _spec(v, bundle, mode) for v in self._session.get_outputs()}
+        self.inputs, found, self.states = split_states(graph_in, graph_out)
+        check_signature(bundle, mode, self.inputs, found)
+        # Axes the exporter left open are fixed by bundle.json, so that every buffer can be made now.
+        want_in, self.outputs = expected_io(bundle.info, mode)
+        self.inputs = dict(want_in)
+        # On the CPU an OrtValue shares the array's memory: these arrays are the buffers and must stay alive.
+        self._host = zeros(self.outputs, self.batch)
+        self._arrays = tuple(zeros(self.states, self.batch) for _ in range(2))
+        self._values = tuple({n: self._value(a) for n, a in arrays.items()} for arrays in self._arrays)
+        self._results = {n: self._value(a) for n, a in self._host.items()}
+        # A recorded graph reads its inputs where they were when it was recorded, a CPU where the caller has them.
+        blank = {} if self._device == "cpu" else zeros(self.inputs, self.batch)
+        self._frames = {n: self._value(a) for n, a in blank.items()}
+        self._bindings = [self._bind(read, write) for read, write in ((0, 1), (1, 0))]
+        self._bound: list[dict[str, NDArray[Any]]] = [{}, {}]
+        self._read = 0  # which set of state buffers holds the states now
+
+    def _value(self, array: NDArray[Any]) -> ort.OrtValue:
+        return ort.OrtValue.ortvalue_from_numpy(array, self._device, self._device_id)
+
+    def _bind(self, read: int, write: int) -> tuple[Any, ort.RunOptions]:
+        """A binding, and the options that name its recorded graph."""
+        assert self._session is not None
+        binding = self._session.io_binding()
+        for name in self.states:
+            binding.bind_ortvalue_input(name, self._values[read][name])
+            binding.bind_ortvalue_output(STATE_PREFIX + name, self._values[write][name])
+        for name, value in self._frames.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, value in self._results.items():
+            binding.bind_ortvalue_output(name, value)
+        options = ort.RunOptions()
+        if self._graph:
+            options.add_run_config_entry("gpu_graph_id", str(read + 1))
+        return binding, options
+
+    def _warm_up(self) -> None:
+        """Record both graphs here, where a failure still has a remedy; another thread records its own at first."""
+        blank = zeros(self.inputs, self.batch)
+        for _ in self._bindings:
+            self.run(blank)
+        self.reset()
+
+    def run(
+        self, inputs: Mapping[str, NDArray[Any]], active: Sequence[bool] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """See `Engine.run`. Passing the same contiguous arrays again costs no rebinding."""
+        if self._session is None:
+            raise EngineError("the engine is closed; open a new one")
+        check_inputs(self.inputs, inputs, self.batch)
+        idle = idle_slots(active, self.batch)
+        (binding, options), bound = self._bindings[self._read], self._bound[self._read]
+        for name, array in inputs.items():
+            if self._device != "cpu":
+                self._frames[name].update_inplace(np.ascontiguousarray(array))
+                self.transfers["h2d"] += 1
+            elif bound.get(name) is not array:
+                array = np.ascontiguousarray(array)
+                binding.bind_cpu_input(name, array)
+                bound[name] = array  # keeps the memory alive for as long as it is bound
+        try:
+            self._session.run_with_iobinding(binding, options)
+        except Exception as error:
+            raise EngineError(f"onnxruntime failed: {error}") from error
+        if self.states:
+            if idle:
+                self._keep(idle)
+            self._read = 1 - self._read
+        if self._device == "cpu":
+            return dict(self._host)
+        self.transfers["d2h"] += len(self._results)
+        return {name: value.numpy() for name, value in self._results.items()}
+
+    def _keep(self, slots: list[int]) -> None:
+        """Carry the old states of these slots over into the buffers just written."""
+        for name in self.states:
+            old, new = self._fetch(self._read, name), self._fetch(1 - self._read, name)
+            new[slots] = old[slots]
+            self._store(1 - self._read, name, new)
+
+    def _fetch(self, which: int, name: str) -> NDArray[Any]:
+        if self._device == "cpu":
+            return self._arrays[which][name]
+        self.transfers["d2h"] += 1
+        return np.array(self._values[which][name].numpy())
+
+    def _store(self, which: int, name: str, array: NDArray[Any]) -> None:
+        if self._device != "cpu":
+            self._values[which][name].update_inplace(array)
+            self.transfers["h2d"] += 1
+
+    def reset(self, slots: Sequence[int] | None = None) -> None:
+        """Set the states of these slots (default: all) to zero."""
+        chosen = chosen_slots(slots, self.batch)
+        if self._session is None:
+            return
+        for name in self.states:
+            array = self._fetch(self._read, name)
+            array[chosen] = 0
+            self._store(self._read, name, array)
+
+    def read_states(self) -> dict[str, NDArray[Any]]:
+        """A copy of the states, for verification."""
+        return {name: self._fetch(self._read, name).copy() for name in self.states}
+
+    def close(self) -> None:
+        """Release the session and its memory."""
+        self._bindings, self._bound = [], []
+        self._values, self._results, self._frames = ({}, {}), {}, {}
+        self._session = None
+
+
+def _open(
+    bundle: LoadedBundle,
+    mode: str,
+    precision: str,
+    batch: int,
+    threads: int | None,
+    device: str,
+    cuda_graph: bool,
+) -> ort.InferenceSession:
+    graph = bundle.graph(mode, precision if precision == INT8 else "fp32")
+    source: str | bytes = str(graph)
+    if precision == "fp16":
+        # The graph that TensorRT compiles: what FP16 does to the results can be seen without a GPU.
+        need("onnx", "pip install 'glimpse-clouds-python[export]' (or: pip install onnx)")
+        from trt_build.graphs.precision import mixed_precision
+
+        source = mixed_precision(bundle, mode, batch=batch).SerializeToString()
+    kind, index = _split_device(device)
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if kind == "cuda":
+        if "CUDAExecutionProvider" not in ort.get_available_providers():
+            raise EngineError(
+                f"device {device!r} needs the CUDA provider, there is {ort.get_available_providers()}; "
+                "pip install onnxruntime-gpu, or use device cpu"
+            )
+        if hasattr(ort, "preload_dlls"):  # CUDA and cuDNN from pip lie where no loader would look
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints what it did not find
+                ort.preload_dlls()
+        graphs = {"enable_cuda_graph": "1"} if cuda_graph else {}
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": index} | graphs))
+    options = ort.SessionOptions()
+    if cuda_graph:  # with the batch known no shape is left to be computed on the host
+        options.add_free_dimension_override_by_name("N", batch)
+    options.log_severity_level = 3  # errors arrive as exceptions; warnings would clutter a robot's log
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        session = ort.InferenceSession(source, sess_options=options, providers=providers)
+    except Exception as error:
+        raise BundleError(f"{graph}: onnxruntime cannot load it ({error}); export the bundle anew") from None
+    if kind == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
+        # It would go on quietly on the CPU, at a tenth of the speed.
+        raise EngineError(
+            f"onnxruntime could not start on {device}: its CUDA provider found no driver, CUDA or cuDNN; "
+            "pip install 'onnxruntime-gpu[cuda,cudnn]', check nvidia-smi, or use device cpu"
+        )
+    return session
+
+
+def _split_device(device: str) -> tuple[str, int]:
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise EngineError(f"unknown device {device!r}; use cpu, cuda, or cuda:1")
+    return kind, int(index or 0)
+
+
+def _spec(value: Any, bundle: LoadedBundle, mode: str) -> TensorSpec:
+    dtype = _TYPES.get(value.type)
+    if dtype is None:
+        raise BundleError(
+            f"{bundle.path}: {mode} graph tensor {value.name} has type {value.type}; export it anew"
+        )
+    shape = tuple(size if isinstance(size, int) else None for size in value.shape)
+    return TensorSpec(value.name, shape, np.dtype(dtype))

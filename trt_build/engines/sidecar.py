@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an engine was built from and for, in a .json beside the .plan. No plan is trusted without it.
+
+A plan is only machine code: it runs on one GPU generation, with one TensorRT, for one graph, and nothing in the file
+says which. All of it is compared here, and the plan's own hash, before a byte reaches the deserialiser.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trt_build.bundle import WEIGHTS_NAME, LoadedBundle, file_sha256
+from trt_build.errors import EngineError
+
+ENGINES = "engines"
+SCHEMA_VERSION = 1
+GRAPH_VERSION = (
+    1  # of trt_build.graphs.precision's policy: raise it when the graph made from the same bundle changes
+)
+ANY_GPU = "any"  # built ahead of time for a compute capability
+
+
+class EngineRefused(EngineError):
+    """A cached engine that must not be run. `engine_policy: rebuild` builds it anew."""
+
+
+class Io(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    shape: list[int]
+    dtype: str  # NumPy's name
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The engine that this machine needs: everything a sidecar must agree with."""
+
+    backend: str
+    mode: str
+    precision: str
+    batch: int
+    trt_version: str
+    gpu: str  # name as the driver gives it, or ANY_GPU
+    compute_capability: str  # "8.7"
+    sources: dict[str, str]  # file in the bundle -> sha256
+
+    @property
+    def stem(self) -> str:
+        """File name without suffix."""
+        gpu = re.sub(r"[^A-Za-z0-9]+", "_", self.gpu).strip("_").lower()
+        sm = "sm" + self.compute_capability.replace(".", "")
+        return f"{gpu}-{sm}-{self.backend}{self.trt_version}-{self.precision}-{self.mode}-b{self.batch}"
+
+
+class Sidecar(BaseModel):
+    """Content of the .json."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    graph_version: int = GRAPH_VERSION
+    backend: str
+    mode: str
+    precision: str
+    batch: int = Field(ge=1)
+    trt_version: str
+    gpu: str
+    compute_capability: str
+    sources: dict[str, str]
+    onnx_sha256: str  # of the graph as handed to the parser
+    flags: list[str]
+    inputs: list[Io]
+    outputs: list[Io]
+    half_layers: list[str]  # names of the layers that must run in FP16, see trt_build.engines.layers
+    layers: int
+    plan_bytes: int
+    plan_sha256: str
+    build_seconds: float
+
+
+def wanted_sources(bundle: LoadedBundle, mode: str) -> dict[str, str]:
+    """Hashes of the bundle's files that the graph of `mode` is made of."""
+    names = {bundle.graph(mode).name, WEIGHTS_NAME} & bundle.info.sha256.keys()
+    return {name: bundle.info.sha256[name] for name in sorted(names)}
+
+
+def plan_path(bundle: LoadedBundle, wanted: Wanted) -> Path:
+    return bundle.path / ENGINES / f"{wanted.stem}.plan"
+
+
+def find_plan(bundle: LoadedBundle, wanted: Wanted) -> tuple[Path, Sidecar]:
+    """The engine in the bundle that fits `wanted`. Raises EngineRefused, naming both sides of what does not fit.
+
+    An engine for this very GPU comes first, then one built ahead of time for its compute capability. Where neither
+    is there, the nearest other engine of this mode says why it cannot be used.
+    """
+    own = plan_path(bundle, wanted)
+    ahead = own.with_name(f"{Wanted(**{**vars(wanted), 'gpu': ANY_GPU}).stem}.plan")
+    for path in (own, ahead):
+        if path.exists():
+            return path, check_plan(path, wanted)
+    others = sorted((bundle.path / ENGINES).glob(f"*-{wanted.mode}-b*.plan"))
+    for path in others:
+        check_plan(path, wanted)  # says what differs; names alone are not believed
+    raise EngineRefused(
+        f"{bundle.path}: no {wanted.backend} engine for {_target(wanted)}; {build_hint(bundle.path, wanted)}"
+    )
+
+
+def check_plan(path: Path, wanted: Wanted) -> Sidecar:
+    """Compare a plan's sidecar with what is wanted and the plan with its hash. Raises EngineRefused."""
+    hint = build_hint(path.parent.parent, wanted)
+    side = path.with_suffix(".json")
+    try:
+        sidecar = Sidecar.model_validate_json(side.read_text(encoding="utf-8"))
+    except OSError:
+        raise EngineRefused(f"{path}: the engine has no sidecar {side.name}; {hint}") from None
+    except (ValidationError, ValueError):
+        raise EngineRefused(f"{side}: not a sidecar of schema {SCHEMA_VERSION}; {hint}") from None
+    pairs: list[tuple[str, object, object]] = [
+        ("sidecar schema", sidecar.schema_version, SCHEMA_VERSION),
+        ("graph version", sidecar.graph_version, GRAPH_VERSION),
+        *((name.replace("_", " "), getattr(sidecar, name), getattr(wanted, name)) for name in _COMPARED),
+    ]
+    if sidecar.gpu != ANY_GPU:
+        pairs.append(("GPU", sidecar.gpu, wanted.gpu))
+    for name in sorted({*sidecar.sources, *wanted.sources}):
+        have, want = (hashes.get(name, "none") for hashes in (sidecar.sources, wanted.sources))
+        pairs.append((f"sha256 of {name}", have[:12], want[:12]))
+    for what, found, needed in pairs:
+        if found != needed:
+            raise EngineRefused(f"{path}: the engine's {what} is {found}, needed is {needed}; {hint}")
+    size = path.stat().st_size
+    if size != sidecar.plan_bytes:
+        raise EngineRefused(f"{path}: {size} bytes, the sidecar says {sidecar.plan_bytes}: truncated; {hint}")
+    if file_sha256(path) != sidecar.plan_sha256:
+        raise EngineRefused(f"{path}: the engine was changed after it was built; {hint}")
+    return sidecar
+
+
+_COMPARED = ("backend", "mode", "precision", "batch", "trt_version", "compute_capability")
+
+
+def write_plan(path: Path, plan: bytes | memoryview, sidecar: Sidecar) -> None:
+    """Put plan and sidecar in their place so that a kill at any moment leaves no pair that would be trusted.
+
+    The old sidecar goes first and the new one comes last. Call it with the lock held. Raises EngineError.
+    """
+    side = path.with_suffix(".json")
+    try:
+        for stale in path.parent.glob("*.part"):
+            stale.unlink(missing_ok=True)
+        side.unlink(missing_ok=True)
+        write_atomically(path, plan)
+        write_atomically(side, (sidecar.model_dump_json(indent=2) + "\n").encode())
+    except OSError as error:
+        raise EngineError(
+            f"{path}: cannot be written ({error.strerror}); free space or choose another disk"
+        ) from None
+
+
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
+    """Write to a neighbour, sync, rename."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, on_wait: Callable[[float], None]) -> Iterator[None]:
+    """Hold the folder's lock. The kernel drops it with the process, so a killed builder blocks nobody.
+
+    on_wait: called now and then with the seconds waited so far.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise EngineError(
+            f"{folder}: cannot be written ({error.strerror}); give the bundle a writable place"
+        ) from None
+    with file:
+        start = time.monotonic()
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                on_wait(time.monotonic() - start)
+                time.sleep(0.2)
+        yield  # closing the file releases it
+
+
+def build_hint(bundle: Path, wanted: Wanted) -> str:
+    batch = f" --batch {wanted.batch}" if wanted.batch != 1 else ""
+    return (
+        f"build it: trt-build build {bundle} --backend {wanted.backend} --mode {wanted.mode} "
+        f"--precision {wanted.precision}{batch}, or set engine_policy to rebuild"
+    )
+
+
+def _target(wanted: Wanted) -> str:
+    return (
+        f"mode {wanted.mode}, {wanted.precision}, batch {wanted.batch}, {wanted.gpu} "
+        f"(compute capability {wanted.compute_capability}), version {wanted.trt_version}"
+    )
