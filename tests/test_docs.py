@@ -36,7 +36,7 @@ def sentences(path: Path, functions: set[str]) -> list[str]:
 
 def test_every_diagnostic_sentence_has_its_row_in_troubleshooting() -> None:
     table = (ROOT / "docs" / "node.md").read_text().split("## Troubleshooting")[1]
-    diagnostics = sentences(ROOT / "gc_ros" / "diagnostics.py", {"_camera_message", "judge_engine"})
+    diagnostics = sentences(ROOT / "gc_ros" / "node" / "diagnostics.py", {"_camera_message", "judge_engine"})
     assert len(diagnostics) >= 10
     running = {"running at"}  # nothing to do
     for text in set(diagnostics) - running:

@@ -114,7 +114,7 @@ def test_reading_a_launch_file_starts_nothing_and_asks_no_network(path: Path, tm
         mock.patch.object(socket, "socket", side_effect=AssertionError("a socket")),
     ):
         run(path.name, tmp_path)
-    for source in (path, ROOT / "gc_ros" / "launching.py"):
+    for source in (path, ROOT / "gc_ros" / "node" / "launching.py"):
         for node in ast.walk(ast.parse(source.read_text())):
             names: list[str] = []
             if isinstance(node, ast.Import):
