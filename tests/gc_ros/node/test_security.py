@@ -116,7 +116,9 @@ def test_sizes_beyond_the_limit_are_refused_before_memory_is_taken_for_them() ->
 
 def test_no_field_of_our_messages_or_of_an_image_becomes_a_path_or_a_module() -> None:
     """What comes from a topic goes through the modules below; none of them opens, imports or runs anything by name."""
-    for name in ("images", "intake", "sampler", "recognizer", "smoothing", "worker", "overlay", "foxglove"):
+    recognition = ("intake", "sampler", "recognizer", "smoothing", "overlay")
+    names = ["media/images", "node/worker", "node/foxglove", *(f"recognition/{name}" for name in recognition)]
+    for name in names:
         text = (ROOT / "gc_ros" / f"{name}.py").read_text()
         found = re.findall(
             r"\b(open|eval|exec|import_module|__import__|Path|system|Popen|load_bundle)\(", text
