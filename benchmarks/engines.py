@@ -36,15 +36,15 @@ from gc_model.paper.clouds import GlimpseClouds
 from gc_model.paper.presets import IMAGENET_MEAN, IMAGENET_STD, Config, preset
 from gc_model.paper.summary import sizes
 from gc_model.training import checkpoint
-from gc_ros.recognition.footage import Footage
 from tests.gc_model.nets import use_taps
 from trt_build.bench import as_json, bench
 from trt_build.bundle import LoadedBundle, Preprocess, load_bundle
 from trt_build.engine import zeros
 from trt_build.engines.open import open_engine
+from trt_build.engines.targets import candidates
+from trt_build.footage import Footage
 from trt_build.graphs.int8 import quantize_bundle
 from trt_build.preprocess import prepare
-from trt_build.verify import candidates
 
 # How names of the trunk's nodes begin.
 _TRUNK = ("/blocks", "/conv", "/bn", "/layer", "/maxpool", "/act", "next_cache")

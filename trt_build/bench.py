@@ -22,8 +22,8 @@ import numpy as np
 
 from trt_build.bundle import LoadedBundle, load_bundle
 from trt_build.engines.open import open_engine
+from trt_build.engines.targets import split_target
 from trt_build.errors import EngineError, GlimpseError
-from trt_build.verify import split_target
 
 CALLS = 5  # of one engine in one turn
 _MB = 1e6

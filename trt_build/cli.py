@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from trt_build.bundle import load_bundle
+from trt_build.bundle import LoadedBundle, load_bundle
 from trt_build.command import Json, command_line, progress_bar
+from trt_build.engine import Engine
 from trt_build.errors import EngineError, need
 
 app = command_line(__doc__)
@@ -187,18 +189,19 @@ def verify(
     loaded = load_bundle(bundle)
     from gc_ros.recognition.footage import read_footage
     from trt_build import verify as work
+    from trt_build.engines.targets import candidates, split_target
 
     limits = dict(_tolerance(text) for text in tolerance or [])
-    targets = engine or work.candidates(loaded)
+    targets = engine or candidates(loaded)
     for target in targets:
-        work.split_target(target)
+        split_target(target)
     pieces = read_footage(clips, loaded.info, subjects=subject or [], topic=topic)
     with Console(stderr=True).status("reading") as status:
         checks = work.verify(
             loaded,
             pieces,
             targets,
-            run=run,
+            reference=_torch_reference(loaded, run) if run is not None else None,
             frames=frames,
             most_windows=windows,
             limits=limits,
@@ -230,7 +233,7 @@ def bench(
     """Latency, throughput, memory and start of all engines, interleaved in one run."""
     loaded = load_bundle(bundle)
     from trt_build import bench as work
-    from trt_build.verify import candidates, split_target
+    from trt_build.engines.targets import candidates, split_target
 
     targets = engine or candidates(loaded)
     for target in targets:
@@ -243,6 +246,23 @@ def bench(
         typer.echo(json.dumps(work.as_json(timings, loaded, threads)))
     else:
         typer.echo("\n".join(work.as_lines(timings)))
+
+
+def _torch_reference(bundle: LoadedBundle, run: Path) -> Callable[[str], Engine]:
+    """Opens PyTorch engines of a trained run. Raises EngineError for a run of other labels."""
+    try:
+        from gc_model.export.engine import TorchEngine
+        from gc_model.training import checkpoint
+    except ImportError as error:
+        raise EngineError(
+            f"torch as reference needs torch ({error}); pip install 'glimpse-clouds-python[train]'"
+        ) from None
+    model, recipe = checkpoint.load(run)
+    if list(recipe.labels) != list(bundle.info.labels):
+        raise EngineError(
+            f"{run} has other labels than {bundle.path}; name the run that the bundle was exported from"
+        )
+    return lambda mode: TorchEngine(model, bundle.info, mode)
 
 
 def _tolerance(text: str) -> tuple[str, float]:

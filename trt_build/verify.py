@@ -14,34 +14,27 @@ The error of a tensor is the root mean square of the difference in units of the 
 
 from __future__ import annotations
 
-import importlib.util
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gc_ros.recognition.footage import Footage, stream, windows
-from trt_build.bundle import INT8, LoadedBundle, graph_name
+from trt_build.bundle import LoadedBundle
 from trt_build.engine import Engine, expected_io
+from trt_build.engines.layers import not_half
 from trt_build.engines.open import open_engine
-from trt_build.errors import EngineError, GlimpseError
+from trt_build.engines.targets import split_target
+from trt_build.errors import GlimpseError
+from trt_build.footage import Footage, stream, windows
+from trt_build.tolerances import AGREEMENT, TOLERANCES, relative_error, spread
 
 BLOCK = 100  # frames a line of the drift
-# Largest error by tensor and precision; `state` stands for every state. FP32 differs by the order of sums alone.
-# 0.045 on the logits is a cosine of 0.999.
-TOLERANCES: dict[str, dict[str, float]] = {
-    "fp32": {"logits": 2e-3, "glimpses": 2e-3, "assignment": 2e-3, "state": 5e-3},
-    "fp16": {"logits": 0.045, "glimpses": 0.045, "assignment": 0.045, "state": 0.06},
-    "bf16": {"logits": 0.15, "glimpses": 0.15, "assignment": 0.15, "state": 0.2},
-    "int8": {"logits": 0.15, "glimpses": 0.2, "assignment": 0.2, "state": 0.3},
-}
-AGREEMENT = {"fp32": 0.999, "fp16": 0.99, "bf16": 0.99, "int8": 0.99}  # least part of equal labels
 
 Tensors = dict[str, NDArray[Any]]
+Opener = Callable[[str], Engine]  # mode -> its engine
 
 
 @dataclass(frozen=True)
@@ -58,57 +51,12 @@ class Check:
     blocks: list[float]  # errors of every `BLOCK` frames of the drift
 
 
-def candidates(bundle: LoadedBundle) -> list[str]:
-    """Everything that can run this bundle here, as backend:precision, on a GPU @cuda."""
-    found = ["onnxruntime:fp32"]
-    if _gpu_with("onnxruntime") and _cuda_provider():
-        found.append("onnxruntime:fp32@cuda")
-    if importlib.util.find_spec("onnx") is not None:
-        found.append("onnxruntime:fp16")
-    quantised = graph_name(bundle.info.default_mode, INT8) in bundle.info.sha256
-    found += ["onnxruntime:int8"] * quantised
-    found += [f"{name}:fp16" for name in ("tensorrt", "tensorrt_rtx") if _gpu_with(name)]
-    try:
-        import openvino
-    except ImportError:
-        return found
-    found.append("openvino:fp32")
-    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        found.append("openvino:bf16")
-    return found + ["openvino:int8"] * quantised
-
-
-def _cuda_provider() -> bool:
-    import onnxruntime
-
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-
-
-def _gpu_with(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None and Path("/dev/nvidiactl").exists()
-
-
-def split_target(target: str) -> tuple[str, str, str]:
-    """ "onnxruntime:fp16@cuda" -> its backend, precision and device.
-
-    Without a precision FP32; without a device "cpu", which means the first GPU to TensorRT. Raises EngineError.
-    """
-    name, _, device = target.partition("@")
-    backend, _, precision = name.partition(":")
-    precision = precision or "fp32"
-    if precision not in TOLERANCES:
-        raise EngineError(
-            f"unknown precision in {target!r}; use BACKEND:PRECISION[@DEVICE] with {', '.join(TOLERANCES)}"
-        )
-    return backend, precision, device or "cpu"
-
-
 def verify(
     bundle: LoadedBundle,
     pieces: Sequence[Footage],
     targets: Sequence[str],
     *,
-    run: Path | None = None,
+    reference: Opener | None = None,
     frames: int = 1000,
     most_windows: int = 64,
     limits: Mapping[str, float] | None = None,
@@ -117,9 +65,10 @@ def verify(
 ) -> list[Check]:
     """Compare engines with the reference on recorded clips. See the module.
 
-    targets: backend:precision[@device]. run: the trained run, for torch as reference. limits: by tensor, instead of
-    `TOLERANCES`; "labels" for the agreement. progress is told what is running. Raises GlimpseError where an engine
-    cannot be opened or run.
+    targets: backend:precision[@device]. reference: opens the engine of a mode that the others are compared with; by
+    default ONNX Runtime in FP32. frames: length of the streams. limits: by tensor, instead of `TOLERANCES`; "labels"
+    for the agreement. progress: called with what is running. Raises GlimpseError where an engine cannot be opened or
+    run.
     """
     for name, limit in (limits or {}).items():
         if name not in (*TOLERANCES["fp32"], "labels") or not limit >= 0:
@@ -127,7 +76,7 @@ def verify(
                 f"no tolerance {name}={limit:g}; name one of {', '.join(TOLERANCES['fp32'])}, labels, not negative"
             )
     clips = windows(pieces, bundle.info.T, most_windows)
-    reference = _torch(bundle, run) if run is not None else _engine(bundle, "onnxruntime:fp32", threads)
+    reference = reference or _opener(bundle, "onnxruntime:fp32", threads)
     expected = _all_parts(
         bundle, reference, clips, pieces, frames, lambda part: progress(f"reference, {part}")
     )
@@ -136,7 +85,7 @@ def verify(
         _, precision, _ = split_target(target)
         found = _all_parts(
             bundle,
-            _engine(bundle, target, threads),
+            _opener(bundle, target, threads),
             clips,
             pieces,
             frames,
@@ -149,7 +98,7 @@ def verify(
     return checks
 
 
-def _engine(bundle: LoadedBundle, target: str, threads: int | None) -> Callable[[str], Engine]:
+def _opener(bundle: LoadedBundle, target: str, threads: int | None) -> Opener:
     backend, precision, device = split_target(target)
     return lambda mode: open_engine(
         bundle, mode, backend=backend, precision=precision, threads=threads, device=device
@@ -158,12 +107,11 @@ def _engine(bundle: LoadedBundle, target: str, threads: int | None) -> Callable[
 
 def _layers(bundle: LoadedBundle, target: str, mode: str, threads: int | None) -> list[Check]:
     """That the engine's own layer report bears out its claim of FP16; nothing where a backend has no report."""
-    engine = _engine(bundle, target, threads)(mode)
+    engine = _opener(bundle, target, threads)(mode)
     try:
         report = getattr(engine, "layers", None)
         if report is None:
             return []
-        from trt_build.engines.layers import not_half
         from trt_build.graphs.precision import half_nodes, mixed_precision
 
         wanted = half_nodes(mixed_precision(bundle, mode))
@@ -175,25 +123,9 @@ def _layers(bundle: LoadedBundle, target: str, mode: str, threads: int | None) -
         engine.close()
 
 
-def _torch(bundle: LoadedBundle, run: Path) -> Callable[[str], Engine]:
-    try:
-        from gc_model.export.engine import TorchEngine
-        from gc_model.training import checkpoint
-    except ImportError as error:
-        raise EngineError(
-            f"torch as reference needs torch ({error}); pip install 'glimpse-clouds-python[train]'"
-        ) from None
-    model, recipe = checkpoint.load(run)
-    if list(recipe.labels) != list(bundle.info.labels):
-        raise EngineError(
-            f"{run} has other labels than {bundle.path}; name the run that the bundle was exported from"
-        )
-    return lambda mode: TorchEngine(model, bundle.info, mode)
-
-
 def _all_parts(
     bundle: LoadedBundle,
-    opened: Callable[[str], Engine],
+    opened: Opener,
     clips: NDArray[np.uint8],
     pieces: Sequence[Footage],
     frames: int,
@@ -275,18 +207,6 @@ def _compare(
     if part != "drift":  # what a robot says: it never runs a model longer than it was trained for
         checks.append(Check(target, part, "labels", agreement, least, 0.0, agreement >= least, []))
     return checks
-
-
-def spread(expected: NDArray[Any]) -> float:
-    """Standard deviation of a tensor; its size where it does not vary, as a clamped one may not."""
-    values = expected.astype(np.float64)
-    deviation, size = float(values.std()), float(np.sqrt(np.mean(values**2)))
-    return deviation if deviation > 1e-6 * max(size, 1e-12) else max(size, 1e-12)
-
-
-def relative_error(ours: NDArray[Any], theirs: NDArray[Any], deviation: float) -> float:
-    """Root mean square of the difference, in units of `deviation`."""
-    return float(np.sqrt(np.mean((ours.astype(np.float64) - theirs) ** 2)) / deviation)
 
 
 def _labels(logits: NDArray[Any], part: str, T: int) -> NDArray[np.intp]:

@@ -33,10 +33,9 @@ from trt_build.engine import Engine
 from trt_build.engines.open import open_engine
 from trt_build.errors import BundleError
 from trt_build.graphs.weights import share_weights
+from trt_build.tolerances import EXPORT_ROUNDING, EXPORT_TOLERANCE
 
 OPSET = 18
-TOLERANCE = 1e-4  # on every output, in units of the output; ONNX Runtime FP32 against torch FP32
-ROUNDING = 3.0
 STREAM = 64  # frames of `step` in one stream
 
 
@@ -75,7 +74,7 @@ def export_bundle(run: Path, out: Path, *, videos: Sequence[Path] = ()) -> Loade
     """Export the run's model into the bundle directory `out`.
 
     videos: real clips to check parity on beside noise. Raises DataError for a run that is not complete or a video
-    that does not decode, BundleError where a graph does not reproduce torch within `TOLERANCE`.
+    that does not decode, BundleError where a graph does not reproduce torch within `EXPORT_TOLERANCE`.
     """
     if out.exists() and not out.is_dir():
         raise BundleError(f"{out} is a file: choose another --out")
@@ -163,9 +162,9 @@ def check_parity(
 ) -> dict[str, Any]:
     """ONNX Runtime against torch: largest difference of each output, over whole clips and 64 frames of `step`.
 
-    clips: uint8 (n, T, S, S, 3) beside two of noise. Raises BundleError above `TOLERANCE`, unless torch in float32
-    is itself about that far from torch in float64: a long stream of noise can amplify rounding beyond any fixed
-    bound, and then two orders of summation differ by as much. The graph may be `ROUNDING` times as far from the
+    clips: uint8 (n, T, S, S, 3) beside two of noise. Raises BundleError above `EXPORT_TOLERANCE`, unless torch in
+    float32 is itself about that far from torch in float64: a long stream of noise can amplify rounding beyond any fixed
+    bound, and then two orders of summation differ by as much. The graph may be `EXPORT_ROUNDING` times as far from the
     exact result as torch is.
     """
     info = bundle.info
@@ -180,15 +179,15 @@ def check_parity(
         theirs = _outputs(TorchEngine(model, info, mode), mode, clips)
         found = _differences(ours, theirs)
         worst |= {f"{mode}/{name}": value for name, value in found.items()}
-        bad = {name: value for name, value in found.items() if not value <= TOLERANCE}
+        bad = {name: value for name, value in found.items() if not value <= EXPORT_TOLERANCE}
         if bad:
             exact = _outputs(TorchEngine(copy.deepcopy(model).double(), info, mode), mode, clips)
             allowed = _differences(theirs, exact)
             ours_exact = _differences(ours, exact)
-            bad = {k: v for k, v in bad.items() if not ours_exact[k] <= ROUNDING * allowed[k]}
+            bad = {k: v for k, v in bad.items() if not ours_exact[k] <= EXPORT_ROUNDING * allowed[k]}
         for name, value in bad.items():
             raise BundleError(
-                f"the exported graph differs from torch: {mode}/{name} by {value:.2e}, allowed {TOLERANCE:.0e}"
+                f"the exported graph differs from torch: {mode}/{name} by {value:.2e}, allowed {EXPORT_TOLERANCE:.0e}"
             )
     return {"against": "torch", "clips": len(clips), "frames": STREAM, "max_abs_difference": worst}
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +20,11 @@ from gc_ros.media.video import read_video
 from gc_ros.recognition.sampler import Sampler
 from trt_build.bundle import Bundle
 from trt_build.errors import DataError
+from trt_build.footage import Footage
 from trt_build.preprocess import prepare
 
 _BAGS = {".mcap", ".db3", ".bag"}
 _UNSAMPLED = 64  # frames looked at of a clip that is shorter than a window
-
-
-@dataclass(frozen=True)
-class Footage:
-    """An unbroken piece of a recording: frames uint8 (n, S, S, 3) at the model's rate, n >= T."""
-
-    name: str
-    label: str  # "" where unknown
-    frames: NDArray[np.uint8]
 
 
 def read_footage(
@@ -111,25 +102,3 @@ def _from_bag(path: Path, info: Bundle, topic: str | None) -> Iterator[Footage]:
         yield Footage(f"{path.name}#{part}", "", np.stack(frames))
     for reason, count in refused.most_common():
         logging.warning("%s: %d images left out: %s", path, count, reason)
-
-
-def windows(pieces: Sequence[Footage], T: int, limit: int) -> NDArray[np.uint8]:
-    """At most `limit` windows uint8 (n, T, S, S, 3), spread evenly over all that the pieces hold."""
-    places = [
-        (i, at) for i, piece in enumerate(pieces) for at in range(0, len(piece.frames) - T + 1, T // 2 or 1)
-    ]
-    if len(places) > limit:
-        places = [places[k] for k in np.linspace(0, len(places) - 1, limit).round().astype(int)]
-    return np.stack([pieces[i].frames[at : at + T] for i, at in places])
-
-
-def stream(pieces: Sequence[Footage], length: int) -> Iterator[NDArray[np.uint8]]:
-    """`length` frames (S, S, 3): the pieces one after the other, again from the first where they end."""
-    count = 0
-    while True:
-        for piece in pieces:
-            for frame in piece.frames:
-                if count == length:
-                    return
-                yield frame
-                count += 1

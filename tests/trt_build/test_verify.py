@@ -172,22 +172,6 @@ def test_a_run_of_another_model_is_refused(tmp_path):
     command_line.assert_one_line(call("verify", bundle(), *CLIPS, "--run", other), "other labels")
 
 
-@pytest.mark.parametrize(
-    ("target", "parts"),
-    [
-        ("onnxruntime", ("onnxruntime", "fp32", "cpu")),
-        ("onnxruntime:fp16", ("onnxruntime", "fp16", "cpu")),
-        ("onnxruntime:fp32@cuda", ("onnxruntime", "fp32", "cuda")),
-        ("tensorrt:fp16@cuda:1", ("tensorrt", "fp16", "cuda:1")),
-        ("onnxruntime@cuda", ("onnxruntime", "fp32", "cuda")),
-    ],
-)
-def test_a_target_names_backend_precision_and_device(target: str, parts: tuple[str, str, str]) -> None:
-    assert work.split_target(target) == parts
-
-
-def test_an_unknown_precision_or_device_of_a_target_is_named(numbers: LoadedBundle) -> None:
-    with pytest.raises(EngineError, match=r"unknown precision in 'onnxruntime:fp7@cuda'"):
-        work.split_target("onnxruntime:fp7@cuda")
+def test_the_device_of_a_target_reaches_its_backend(numbers: LoadedBundle) -> None:
     with pytest.raises(EngineError, match="unknown device 'moon'"):
-        work._engine(numbers, "onnxruntime:fp32@moon", None)("step")
+        work._opener(numbers, "onnxruntime:fp32@moon", None)("step")

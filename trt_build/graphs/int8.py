@@ -29,12 +29,12 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.calibrate import CalibrationMethod
 
-from gc_ros.recognition.footage import Footage, windows
 from trt_build.bundle import INT8, INT8_WEIGHTS_NAME, LoadedBundle, graph_name, load_bundle, write_bundle
 from trt_build.engine import STATE_PREFIX, expected_io
 from trt_build.errors import BundleError
+from trt_build.footage import Footage, windows
 from trt_build.graphs.weights import share_weights
-from trt_build.verify import TOLERANCES, relative_error, spread
+from trt_build.tolerances import INT8_LIMITS, relative_error, spread
 
 # Of the trunk: convolutions and all between them that can stay in INT8.
 _TRUNK = {
@@ -55,8 +55,6 @@ _LARGE = 2048  # weights of a product worth quantising
 # Parts of the head, by the module names in the graph, that stay in FP32: an error there is no noise on a sum of many
 # but another place looked at, another worker chosen, another label.
 SENSITIVE = ("assignment", "locate", "readout", "Lambda.0")
-# A quarter of what `trt-build verify` lets pass: other clips and longer streams must pass as well.
-LIMITS = {name: TOLERANCES[INT8][name] / 4 for name in ("logits", "glimpses", "assignment")}
 _LOOKED_AT = 6  # windows on which errors are measured
 _RANGES = "{}.ranges.json"
 _MOST = 4  # one weight in so many may stay in FP32; a model that needs more is not to run in INT8
@@ -160,9 +158,10 @@ class _Errors:
         options.log_severity_level = 3
         session = ort.InferenceSession(str(path), options, ["CPUExecutionProvider"])
         frame = session.get_inputs()[0].name
-        runs = [session.run(list(LIMITS), {frame: clip[None]}) for clip in self._looked_at]
+        runs = [session.run(list(INT8_LIMITS), {frame: clip[None]}) for clip in self._looked_at]
         return {
-            name: np.concatenate(values) for name, values in zip(LIMITS, zip(*runs, strict=True), strict=True)
+            name: np.concatenate(values)
+            for name, values in zip(INT8_LIMITS, zip(*runs, strict=True), strict=True)
         }
 
     def quantised(self, nodes: list[str]) -> float:
@@ -172,14 +171,15 @@ class _Errors:
         _quantize(self.source, path, nodes, reader, self._folder / _RANGES.format("window"))
         found, expected = self._outputs(path), self._expected
         return max(
-            relative_error(found[n], expected[n], spread(expected[n])) / limit for n, limit in LIMITS.items()
+            relative_error(found[n], expected[n], spread(expected[n])) / limit
+            for n, limit in INT8_LIMITS.items()
         )
 
 
 def sensitive_weights(
     source: Path, clips: NDArray[np.uint8], folder: Path, progress: Callable[[int, int], None] | None = None
 ) -> list[str]:
-    """Names of the weights to leave in FP32, the costliest first, for all outputs to stay within `LIMITS`.
+    """Names of the weights to leave in FP32, the costliest first, for all outputs to stay within `INT8_LIMITS`.
 
     source: window graph. clips: uint8 (n, T, S, S, 3). folder: for temporary files. progress: told (done, all). Every
     weight is quantised alone; those of the largest errors are then left out, as few as it takes, a quarter of all
@@ -226,8 +226,8 @@ def quantize_bundle(
 ) -> LoadedBundle:
     """Add INT8 graphs of all modes to a bundle, calibrated on at most `samples` windows of `pieces`.
 
-    spare: whether the weights that cost most stay in FP32 where the outputs would be off by more than `LIMITS`; they
-    are found on the window graph (`sensitive_weights`, with its `progress`) and left out of all modes.
+    spare: whether the weights that cost most stay in FP32 where the outputs would be off by more than `INT8_LIMITS`;
+    they are found on the window graph (`sensitive_weights`, with its `progress`) and left out of all modes.
     Weights go into a file of their own; hashes and provenance are brought up to date. A bundle that had INT8 graphs
     gets new ones. Raises BundleError.
     """

@@ -13,13 +13,14 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train,export]'")
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install -e '.[export]'")
 
-from gc_ros.recognition.footage import read_footage, stream, windows
+from gc_ros.recognition.footage import read_footage
 from tests import command_line
 from tests.gc_model.runs import bundle, colours, scratch
 from trt_build.bundle import LoadedBundle, load_bundle, write_bundle
 from trt_build.cli import app
 from trt_build.engines.open import open_engine
 from trt_build.errors import BundleError, DataError
+from trt_build.footage import stream, windows
 from trt_build.graphs import int8
 from trt_build.graphs.int8 import SENSITIVE, choose, quantize_bundle
 
@@ -102,10 +103,10 @@ def test_weights_that_cost_most_are_spared_and_no_more_of_them_than_it_takes(
     clips, source = windows(read_footage([colours()], loaded.info), loaded.info.T, 2), loaded.graph("window")
     errors = int8._Errors(source, clips, tmp_path)
     whole = errors.quantised(choose(errors.graph)[0])
-    limits, asked = int8.LIMITS, []
+    limits, asked = int8.INT8_LIMITS, []
 
     def at(part: float) -> list[str]:
-        monkeypatch.setattr(int8, "LIMITS", {n: limit * whole * part for n, limit in limits.items()})
+        monkeypatch.setattr(int8, "INT8_LIMITS", {n: limit * whole * part for n, limit in limits.items()})
         return int8.sensitive_weights(source, clips, tmp_path, lambda *a: asked.append(a))
 
     assert at(1.01) == [] and not asked
@@ -162,7 +163,9 @@ def test_an_edited_int8_graph_is_refused_and_a_new_export_drops_them(tmp_path):
 
 @pytest.mark.slow
 def test_the_command_quantises_again_and_says_what_comes_next(tmp_path, monkeypatch):
-    monkeypatch.setattr(int8, "LIMITS", dict.fromkeys(int8.LIMITS, math.inf))  # nothing to search for
+    monkeypatch.setattr(
+        int8, "INT8_LIMITS", dict.fromkeys(int8.INT8_LIMITS, math.inf)
+    )  # nothing to search for
     path = shutil.copytree(quantised().path, tmp_path / "b")
     text = call("quantize", path, "--clips", colours() / "clips.csv", "--subject", "a", "--samples", 2)
     assert text.exit_code == 0 and "trt-build verify" in text.stdout, text.output
