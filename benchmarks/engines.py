@@ -44,7 +44,7 @@ from trt_build.engines.open import open_engine
 from trt_build.engines.targets import candidates
 from trt_build.footage import Footage
 from trt_build.graphs.int8 import quantize_bundle
-from trt_build.preprocess import prepare
+from trt_build.preprocess import model_input
 
 # How names of the trunk's nodes begin.
 _TRUNK = ("/blocks", "/conv", "/bn", "/layer", "/maxpool", "/act", "next_cache")
@@ -160,12 +160,15 @@ def preprocess(rounds: int = 200) -> dict[str, dict[str, Any]]:
 
         times: dict[str, list[float]] = {"ms": [], "plain_ms": []}
         for _ in range(rounds):
-            for name, call in (("ms", lambda image=image: prepare(image, p, bgr=True)), ("plain_ms", plain)):
+            for name, call in (
+                ("ms", lambda image=image: model_input(image, p, bgr=True)),
+                ("plain_ms", plain),
+            ):
                 began = time.perf_counter()
                 call()
                 times[name].append((time.perf_counter() - began) * 1e3)
         medians = {name: float(np.median(values)) for name, values in times.items()}
-        equal = bool(np.array_equal(prepare(image, p, bgr=True), crop()))
+        equal = bool(np.array_equal(model_input(image, p, bgr=True), crop()))
         found[f"{width}x{height}"] = medians | {
             "times_as_fast": medians["plain_ms"] / medians["ms"],
             "bit_equal": equal,

@@ -35,7 +35,7 @@ from gc_ros.recognition.sampler import Sampler
 from tests.gc_ros.evaluation.bag_files import write_bag
 from trt_build.bundle import LoadedBundle, load_bundle
 from trt_build.engines.open import open_engine
-from trt_build.preprocess import prepare
+from trt_build.preprocess import model_input
 
 
 def engine_alone(bundle: LoadedBundle, bag: Path, mode: str) -> float:
@@ -44,7 +44,7 @@ def engine_alone(bundle: LoadedBundle, bag: Path, mode: str) -> float:
     sampler, frames = Sampler(info.rate_hz), []
     for stamp, image, encoding in read_bag_images(bag):
         if sampler.offer(stamp).take:
-            frames.append(prepare(image, info.preprocess, bgr=encoding == "bgr8"))
+            frames.append(model_input(image, info.preprocess, bgr=encoding == "bgr8"))
     engine = open_engine(bundle, mode, threads=1)
     name = "frames" if mode == "window" else "frame"
     buffer = np.zeros(engine.inputs[name].sized(1), np.uint8)

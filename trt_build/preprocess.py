@@ -54,7 +54,7 @@ def _span(length: int, full: int, p: Preprocess) -> tuple[int, int]:
     return first, last
 
 
-def prepare(image: NDArray[np.uint8], p: Preprocess, *, bgr: bool) -> NDArray[np.uint8]:
+def model_input(image: NDArray[np.uint8], p: Preprocess, *, bgr: bool) -> NDArray[np.uint8]:
     """uint8 image (H, W, 3), RGB or BGR, any row stride -> contiguous uint8 RGB (S, S, 3) in memory of its
     own.
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from gc_ros.media.clips import VIDEO_SUFFIXES, Clip, read_table
 from trt_build.bundle import Preprocess
 from trt_build.errors import DataError, GlimpseError
-from trt_build.preprocess import prepare
+from trt_build.preprocess import model_input
 
 
 def index_clips(
@@ -230,7 +230,7 @@ def decode(path: Path, preprocess: Preprocess, max_fps: float) -> Frames:
         if due is not None and t < due - 1e-3:
             continue
         due = t + 1 / max_fps if due is None else max(due + 1 / max_fps, t)
-        images.append(prepare(image, whole, bgr=False))
+        images.append(model_input(image, whole, bgr=False))
         times.append(t)
         numbers.append(number)
     if not images:

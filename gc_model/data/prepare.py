@@ -29,7 +29,7 @@ from gc_model.data.frames import CacheError, Clip
 from gc_ros.media.video import NS
 from trt_build.bundle import Preprocess
 from trt_build.errors import DataError
-from trt_build.preprocess import prepare as square
+from trt_build.preprocess import model_input
 
 CLOCK = 90_000  # ticks a second: the presentation times of the original are kept
 TICK = Fraction(1, CLOCK)
@@ -136,7 +136,7 @@ def _rescale(job: Job, part: Path) -> None:
         if timed:
             stream.codec_context.time_base = TICK
         for number, (image, stamp) in enumerate(_chain(first, second, frames)):
-            picture = av.VideoFrame.from_ndarray(square(image, job.fit, bgr=False), format="rgb24")
+            picture = av.VideoFrame.from_ndarray(model_input(image, job.fit, bgr=False), format="rgb24")
             if timed:
                 picture.pts, picture.time_base = round((stamp - first[1]) * CLOCK / NS), TICK
             else:

@@ -24,7 +24,7 @@ import numpy as np
 
 from trt_build.bundle import Preprocess
 from trt_build.errors import ImageError
-from trt_build.preprocess import check_image, prepare
+from trt_build.preprocess import check_image, model_input
 
 MAX_PIXELS_PER_BYTE = 2048  # of a JPEG or PNG; one flat colour makes 250 to 1000
 MAX_PIXELS = 1 << 26  # 67 megapixels: more is a broken or hostile message, not a camera
@@ -86,10 +86,10 @@ class Picture:
         return self._pixels
 
     def prepared(self, p: Preprocess) -> np.ndarray:
-        """uint8 RGB (S, S, 3) as `trt_build.preprocess.prepare` makes it, once. Raises ImageError as `pixels`."""
+        """uint8 RGB (S, S, 3) as `trt_build.preprocess.model_input` makes it, once. Raises ImageError as `pixels`."""
         if self._prepared is None or self._prepared[0] is not p:
             image, began = self.pixels(), time.perf_counter()
-            self._prepared = p, prepare(image, p, bgr=self.bgr)
+            self._prepared = p, model_input(image, p, bgr=self.bgr)
             self.prepare_s = time.perf_counter() - began
         return self._prepared[1]
 

@@ -21,7 +21,7 @@ from gc_ros.recognition.sampler import Sampler
 from trt_build.bundle import Bundle
 from trt_build.errors import DataError
 from trt_build.footage import Footage
-from trt_build.preprocess import prepare
+from trt_build.preprocess import model_input
 
 _BAGS = {".mcap", ".db3", ".bag"}
 _UNSAMPLED = 64  # frames looked at of a clip that is shorter than a window
@@ -71,7 +71,7 @@ def _from_clip(path: Path, label: str, info: Bundle) -> Footage:
         take = sampler.offer(stamp).take
         if not take and count % stride:
             continue
-        frame = prepare(image, info.preprocess, bgr=False)
+        frame = model_input(image, info.preprocess, bgr=False)
         if take:
             sampled.append(frame)
         if len(sampled) < info.T and count % stride == 0:
@@ -97,7 +97,7 @@ def _from_bag(path: Path, info: Bundle, topic: str | None) -> Iterator[Footage]:
                 yield Footage(f"{path.name}#{part}", "", np.stack(frames))
             frames, part = [], part + 1
         if decision.take:
-            frames.append(prepare(image, info.preprocess, bgr=encoding == "bgr8"))
+            frames.append(model_input(image, info.preprocess, bgr=encoding == "bgr8"))
     if len(frames) >= info.T:
         yield Footage(f"{path.name}#{part}", "", np.stack(frames))
     for reason, count in refused.most_common():

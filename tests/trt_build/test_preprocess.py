@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from trt_build.bundle import Preprocess
 from trt_build.errors import ImageError
-from trt_build.preprocess import PAD_VALUE, glimpse_to_pixels, prepare, region
+from trt_build.preprocess import PAD_VALUE, glimpse_to_pixels, model_input, region
 
 PAPER = Preprocess()
 SIZES = st.integers(1, 700)
@@ -31,22 +31,22 @@ def plain(image: np.ndarray, p: Preprocess = PAPER) -> np.ndarray:
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (1280, 720)])
 def test_one_pass_is_bit_equal_to_resize_then_crop(width: int, height: int) -> None:
     image = noise(width, height)
-    assert np.array_equal(prepare(image, PAPER, bgr=False), plain(image))
-    assert np.array_equal(prepare(image, PAPER, bgr=True), plain(image)[..., ::-1])
+    assert np.array_equal(model_input(image, PAPER, bgr=False), plain(image))
+    assert np.array_equal(model_input(image, PAPER, bgr=True), plain(image)[..., ::-1])
 
 
 @pytest.mark.parametrize(("width", "height"), [(1920, 1080), (341, 257), (180, 320)])
 def test_one_pass_is_near_resize_then_crop_where_the_crop_is_rounded(width: int, height: int) -> None:
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     image = np.stack([127 + 127 * np.sin(20 * x + k * y) for k in (5, 12, 30)], -1).astype(np.uint8)
-    error = np.abs(prepare(image, PAPER, bgr=False).astype(int) - plain(image))
+    error = np.abs(model_input(image, PAPER, bgr=False).astype(int) - plain(image))
     assert error.mean() < 2
 
 
 def test_square_is_the_central_square_then_the_same() -> None:
     image = noise(640, 512)
     p = Preprocess(fit="square")
-    assert np.array_equal(prepare(image, p, bgr=False), plain(image[:, 64:576]))
+    assert np.array_equal(model_input(image, p, bgr=False), plain(image[:, 64:576]))
     assert region(640, 512, p) == (64 + 32, 32, 640 - 64 - 32, 480)
 
 
@@ -57,7 +57,7 @@ def test_pad_is_a_padded_square_then_the_same(turned: bool) -> None:
     square[80:560] = image
     if turned:
         image, square = image.transpose(1, 0, 2), square.transpose(1, 0, 2)
-    got, want = prepare(image, Preprocess(fit="pad"), bgr=False), plain(square)
+    got, want = model_input(image, Preprocess(fit="pad"), bgr=False), plain(square)
     if turned:
         got, want = got.transpose(1, 0, 2), want.transpose(1, 0, 2)
     # Only the two rows at the seam may differ: there the plain form blends image and padding.
@@ -69,7 +69,7 @@ def test_pad_is_a_padded_square_then_the_same(turned: bool) -> None:
 def test_any_size_gives_contiguous_rgb_of_its_own(width: int, height: int, fit: str, bgr: bool) -> None:
     image = np.full((height, width, 3), (10, 20, 30), np.uint8)
     before = image.copy()
-    out = prepare(image, Preprocess(size=28, resize=32, fit=fit), bgr=bgr)  # type: ignore[arg-type]
+    out = model_input(image, Preprocess(size=28, resize=32, fit=fit), bgr=bgr)  # type: ignore[arg-type]
     assert out.shape == (28, 28, 3) and out.dtype == np.uint8 and out.flags.c_contiguous and out.flags.owndata
     assert out[14, 14].tolist() == ([30, 20, 10] if bgr else [10, 20, 30])
     assert np.array_equal(image, before)
@@ -77,16 +77,18 @@ def test_any_size_gives_contiguous_rgb_of_its_own(width: int, height: int, fit: 
 
 def test_without_a_border_or_scaling_the_image_passes_through_unshared() -> None:
     image = noise(32, 32)
-    out = prepare(image, Preprocess(size=32, resize=32), bgr=False)
+    out = model_input(image, Preprocess(size=32, resize=32), bgr=False)
     assert np.array_equal(out, image) and not np.shares_memory(out, image)
 
 
 def test_padded_rows_and_mirrored_views_are_read_right() -> None:
     wide = noise(700, 480)
     view = wide[:, :640]
-    assert np.array_equal(prepare(view, PAPER, bgr=True), prepare(view.copy(), PAPER, bgr=True))
+    assert np.array_equal(model_input(view, PAPER, bgr=True), model_input(view.copy(), PAPER, bgr=True))
     mirrored = wide[:, ::-1]
-    assert np.array_equal(prepare(mirrored, PAPER, bgr=True), prepare(mirrored.copy(), PAPER, bgr=True))
+    assert np.array_equal(
+        model_input(mirrored, PAPER, bgr=True), model_input(mirrored.copy(), PAPER, bgr=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -102,7 +104,7 @@ def test_padded_rows_and_mirrored_views_are_read_right() -> None:
 )
 def test_anything_but_a_colour_image_is_an_image_error(image: np.ndarray) -> None:
     with pytest.raises(ImageError):
-        prepare(image, PAPER, bgr=False)
+        model_input(image, PAPER, bgr=False)
 
 
 def test_glimpses_map_to_the_pixels_they_cover() -> None:
@@ -132,7 +134,7 @@ def test_a_box_in_the_image_is_found_where_its_glimpse_says(
     if c1 - c0 < 3 or r1 - r0 < 3:  # clipped away by a long image's padding
         return
     image[r0:r1, c0:c1] = 255
-    seen = np.argwhere(prepare(image, p, bgr=False)[..., 0] > 127)
+    seen = np.argwhere(model_input(image, p, bgr=False)[..., 0] > 127)
     full = region(width, height, p)
     if fit == "pad" and (full[0] < 0 or full[1] < 0):
         top = ((y0 - full[1]) / (full[3] - full[1]), (y1 - full[1]) / (full[3] - full[1]))

@@ -23,7 +23,7 @@ from tests.gc_model.runs import COLOURS, coloured, colours, undecodable
 from tests.videos import truncated, write_clip
 from trt_build.bundle import Preprocess
 from trt_build.errors import DataError
-from trt_build.preprocess import prepare
+from trt_build.preprocess import model_input
 
 SMALL = Preprocess(size=64, resize=72)
 
@@ -120,7 +120,8 @@ def test_decoded_frames_are_the_robots_own_whose_centre_is_its_input():
     path = colours() / "red" / "red0.mp4"
     frames = decode(path, SMALL, max_fps=1e9)
     seen = [
-        (prepare(image, SMALL.model_copy(update={"size": 72}), bgr=False), t) for image, t in read_video(path)
+        (model_input(image, SMALL.model_copy(update={"size": 72}), bgr=False), t)
+        for image, t in read_video(path)
     ]
     assert frames.images.shape == (20, 72, 72, 3)
     assert np.array_equal(frames.images, np.stack([image for image, _ in seen]))

@@ -109,9 +109,9 @@ def test_joints_go_where_the_pictures_pixels_go():
             image = np.zeros((108, 192, 3), np.uint8)
             at = np.array([rng.integers(70, 120), rng.integers(40, 68)])
             image[at[1] - 2 : at[1] + 3, at[0] - 2 : at[0] + 3] = 255
-            from trt_build.preprocess import prepare as square
+            from trt_build.preprocess import model_input
 
-            frame = square(image, p, bgr=False)
+            frame = model_input(image, p, bgr=False)
             joints = np.full((1, 2, 25, 2), np.nan, np.float32)
             joints[0, :] = (at + 0.5) / [192, 108]
             matrix = Augment(scale=(0.9, 1.0)).matrix(200, 160, rng)

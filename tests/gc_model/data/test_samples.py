@@ -19,7 +19,7 @@ from gc_ros.media.video import read_video
 from tests.gc_model.runs import COLOURS, colours, scratch, too_short
 from trt_build.bundle import Preprocess
 from trt_build.errors import DataError
-from trt_build.preprocess import prepare
+from trt_build.preprocess import model_input
 
 TINY = preset("tiny", classes=3)
 P = Preprocess(size=TINY.size, resize=TINY.resize)
@@ -56,7 +56,7 @@ def test_test_samples_are_the_robots_input_of_the_fixed_frames():
     frames = [image for image, _ in read_video(clip.path)]
     for i in range(5):
         chosen = [int((k + (i + 0.5) / 5) * 20 / 8) for k in range(8)]
-        seen = np.stack([prepare(frames[j], P, bgr=False) for j in chosen]).astype(int)
+        seen = np.stack([model_input(frames[j], P, bgr=False) for j in chosen]).astype(int)
         # The cached frame is resized before it is cropped, the robot crops and resizes once.
         assert np.abs(sample["clip"][i].permute(0, 2, 3, 1).numpy() - seen).mean() < 6
 

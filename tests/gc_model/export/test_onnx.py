@@ -22,7 +22,7 @@ from tests.gc_model.runs import bundle, colours, run, scratch, undecodable, untr
 from trt_build.bundle import LoadedBundle, load_bundle, write_bundle
 from trt_build.engines.open import open_engine
 from trt_build.errors import BundleError, DataError
-from trt_build.preprocess import prepare
+from trt_build.preprocess import model_input
 
 TOLERANCE = 1e-4
 CAUSAL = {"window": "window.onnx", "step": "step.onnx"}
@@ -307,7 +307,7 @@ def recorded(clips: Path, loaded: LoadedBundle, count: int) -> np.ndarray:
     for video in chosen[:count]:
         frames = [image for image, _ in read_video(video)]
         take = np.linspace(0, len(frames) - 1, loaded.info.T).astype(int)
-        windows.append(np.stack([prepare(frames[i], loaded.info.preprocess, bgr=False) for i in take]))
+        windows.append(np.stack([model_input(frames[i], loaded.info.preprocess, bgr=False) for i in take]))
     return np.stack(windows)
 
 

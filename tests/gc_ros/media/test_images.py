@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from gc_ros.media.images import ENCODINGS, MAX_PIXELS, Decoded, Picture, Refusal, decode, look
 from trt_build.bundle import Preprocess
 from trt_build.errors import ImageError
-from trt_build.preprocess import prepare
+from trt_build.preprocess import model_input
 
 # One flat colour per half: chroma subsampling and demosaicing leave the middle of each half exact.
 LEFT, RIGHT = (40, 80, 200), (190, 120, 30)  # BGR
@@ -302,7 +302,7 @@ def test_the_networks_frame_of_a_picture_is_made_once_for_each_way_of_preprocess
     found = Picture(32, 16, True, lambda: made.append(1) or picture())
     small, large = Preprocess(size=8, resize=9), Preprocess(size=12, resize=14)
     frame = found.prepared(small)
-    np.testing.assert_array_equal(frame, prepare(picture(), small, bgr=True))
+    np.testing.assert_array_equal(frame, model_input(picture(), small, bgr=True))
     assert found.prepared(small) is frame and found.prepare_s > 0
     assert found.prepared(large).shape == (12, 12, 3) and made == [1]
 

@@ -16,7 +16,7 @@ import onnxruntime as ort
 from trt_build.bundle import LoadedBundle, load_bundle
 from trt_build.errors import BundleError, EngineError
 from trt_build.graphs.precision import engine_graph, half_nodes, mixed_precision, tensor_types
-from trt_build.preprocess import prepare
+from trt_build.preprocess import model_input
 
 PEOPLE = Path(__file__).resolve().parents[3] / "bundles" / "people"
 HALF, FLOAT = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
@@ -194,7 +194,7 @@ def frames_of(clips: Path, bundle: LoadedBundle, count: int) -> Iterator[np.ndar
                 continue
             video = cv2.VideoCapture(str(path))
             while (read := video.read())[0]:
-                yield prepare(read[1], bundle.info.preprocess, bgr=True)
+                yield model_input(read[1], bundle.info.preprocess, bgr=True)
                 given += 1
                 if given == count:
                     return
