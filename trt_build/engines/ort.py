@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """ONNX Runtime backend: CPU everywhere, its CUDA provider where onnxruntime-gpu is installed.
 
-Input, output and state buffers are bound once. States live in two sets of buffers A and B: one binding
-reads A and writes B, the other reads B and writes A, and runs alternate between the two, so no state is
-ever copied. On a GPU all of them lie there, and each binding's run is recorded once as a CUDA graph: the
-head's many small operations would otherwise be launched one by one.
+Input, output and state buffers are bound once for each direction of the states (`host_states`), and the two bindings
+take turns. On a GPU all buffers lie there, and each binding's run is recorded once as a CUDA graph: the head's many
+small operations would otherwise be launched one by one.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,12 +24,12 @@ from trt_build.engine import (
     TensorSpec,
     check_inputs,
     check_signature,
-    chosen_slots,
     expected_io,
     idle_slots,
     split_states,
     zeros,
 )
+from trt_build.engines.host_states import DIRECTIONS, HostStates
 from trt_build.errors import BundleError, EngineError, need
 
 _TYPES = {
@@ -43,6 +42,35 @@ _TYPES = {
     "tensor(int64)": np.int64,
     "tensor(bool)": np.bool_,
 }
+
+
+class _BoundStates(HostStates):
+    """States as OrtValues to bind: on the CPU they share the arrays' memory, on a GPU they are copies there.
+
+    value: makes an OrtValue of an array. transfers: counts copies to and from a GPU; None on the CPU.
+    """
+
+    def __init__(
+        self,
+        specs: Mapping[str, TensorSpec],
+        batch: int,
+        value: Callable[[NDArray[Any]], ort.OrtValue],
+        transfers: Counter[str] | None,
+    ) -> None:
+        super().__init__(specs, batch)
+        self.values = tuple({name: value(array) for name, array in arrays.items()} for arrays in self.sets)
+        self._transfers = transfers
+
+    def fetch(self, which: int, name: str) -> NDArray[Any]:
+        if self._transfers is None:
+            return super().fetch(which, name)
+        self._transfers["d2h"] += 1
+        return np.array(self.values[which][name].numpy())
+
+    def store(self, which: int, name: str, array: NDArray[Any]) -> None:
+        if self._transfers is not None:
+            self.values[which][name].update_inplace(array)
+            self._transfers["h2d"] += 1
 
 
 class OrtEngine:
@@ -103,26 +131,27 @@ class OrtEngine:
         self.inputs = dict(want_in)
         # On the CPU an OrtValue shares the array's memory: these arrays are the buffers and must stay alive.
         self._host = zeros(self.outputs, self.batch)
-        self._arrays = tuple(zeros(self.states, self.batch) for _ in range(2))
-        self._values = tuple({n: self._value(a) for n, a in arrays.items()} for arrays in self._arrays)
+        self._carried = self._state_buffers(self.states)
         self._results = {n: self._value(a) for n, a in self._host.items()}
         # A recorded graph reads its inputs where they were when it was recorded, a CPU where the caller has them.
         blank = {} if self._device == "cpu" else zeros(self.inputs, self.batch)
         self._frames = {n: self._value(a) for n, a in blank.items()}
-        self._bindings = [self._bind(read, write) for read, write in ((0, 1), (1, 0))]
+        self._bindings = [self._bind(read, write) for read, write in DIRECTIONS]
         self._bound: list[dict[str, NDArray[Any]]] = [{}, {}]
-        self._read = 0  # which set of state buffers holds the states now
 
     def _value(self, array: NDArray[Any]) -> ort.OrtValue:
         return ort.OrtValue.ortvalue_from_numpy(array, self._device, self._device_id)
+
+    def _state_buffers(self, specs: Mapping[str, TensorSpec]) -> _BoundStates:
+        return _BoundStates(specs, self.batch, self._value, None if self._device == "cpu" else self.transfers)
 
     def _bind(self, read: int, write: int) -> tuple[Any, ort.RunOptions]:
         """A binding, and the options that name its recorded graph."""
         assert self._session is not None
         binding = self._session.io_binding()
         for name in self.states:
-            binding.bind_ortvalue_input(name, self._values[read][name])
-            binding.bind_ortvalue_output(STATE_PREFIX + name, self._values[write][name])
+            binding.bind_ortvalue_input(name, self._carried.values[read][name])
+            binding.bind_ortvalue_output(STATE_PREFIX + name, self._carried.values[write][name])
         for name, value in self._frames.items():
             binding.bind_ortvalue_input(name, value)
         for name, value in self._results.items():
@@ -147,7 +176,8 @@ class OrtEngine:
             raise EngineError("the engine is closed; open a new one")
         check_inputs(self.inputs, inputs, self.batch)
         idle = idle_slots(active, self.batch)
-        (binding, options), bound = self._bindings[self._read], self._bound[self._read]
+        direction = self._carried.current
+        (binding, options), bound = self._bindings[direction], self._bound[direction]
         for name, array in inputs.items():
             if self._device != "cpu":
                 self._frames[name].update_inplace(np.ascontiguousarray(array))
@@ -160,51 +190,24 @@ class OrtEngine:
             self._session.run_with_iobinding(binding, options)
         except Exception as error:
             raise EngineError(f"onnxruntime failed: {error}") from error
-        if self.states:
-            if idle:
-                self._keep(idle)
-            self._read = 1 - self._read
+        self._carried.advance(idle)
         if self._device == "cpu":
             return dict(self._host)
         self.transfers["d2h"] += len(self._results)
         return {name: value.numpy() for name, value in self._results.items()}
 
-    def _keep(self, slots: list[int]) -> None:
-        """Carry the old states of these slots over into the buffers just written."""
-        for name in self.states:
-            old, new = self._fetch(self._read, name), self._fetch(1 - self._read, name)
-            new[slots] = old[slots]
-            self._store(1 - self._read, name, new)
-
-    def _fetch(self, which: int, name: str) -> NDArray[Any]:
-        if self._device == "cpu":
-            return self._arrays[which][name]
-        self.transfers["d2h"] += 1
-        return np.array(self._values[which][name].numpy())
-
-    def _store(self, which: int, name: str, array: NDArray[Any]) -> None:
-        if self._device != "cpu":
-            self._values[which][name].update_inplace(array)
-            self.transfers["h2d"] += 1
-
     def reset(self, slots: Sequence[int] | None = None) -> None:
         """Set the states of these slots (default: all) to zero."""
-        chosen = chosen_slots(slots, self.batch)
-        if self._session is None:
-            return
-        for name in self.states:
-            array = self._fetch(self._read, name)
-            array[chosen] = 0
-            self._store(self._read, name, array)
+        self._carried.reset(slots)
 
     def read_states(self) -> dict[str, NDArray[Any]]:
         """A copy of the states, for verification."""
-        return {name: self._fetch(self._read, name).copy() for name in self.states}
+        return self._carried.read()
 
     def close(self) -> None:
         """Release the session and its memory."""
         self._bindings, self._bound = [], []
-        self._values, self._results, self._frames = ({}, {}), {}, {}
+        self._carried, self._results, self._frames = self._state_buffers({}), {}, {}
         self._session = None
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """OpenVINO backend: the fastest on x86 processors, in FP32, BF16 or INT8.
 
-As in `engines.ort`, states live in two sets of buffers: one request reads A and writes B, the other reads B and
-writes A, and runs alternate between the two. All tensors share memory with NumPy arrays, so nothing is copied.
+There is one request for each direction of the states (`host_states`), and the two take turns. All tensors share memory
+with NumPy arrays, so nothing is copied.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from trt_build.engine import (
     TensorSpec,
     check_inputs,
     check_signature,
-    chosen_slots,
     expected_io,
     idle_slots,
     split_states,
     zeros,
 )
+from trt_build.engines.host_states import DIRECTIONS, HostStates
 from trt_build.errors import BundleError, EngineError
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # what is not quantised stays FP32
@@ -57,10 +57,9 @@ class OvEngine:
             f"openvino {ov.__version__.split('-')[0]} CPU, {mode}, {self.precision}, batch {batch}"
         )
         self._host = zeros(self.outputs, batch)
-        self._arrays = tuple(zeros(self.states, batch) for _ in range(2))
-        self._requests = [self._request(compiled, read, write) for read, write in ((0, 1), (1, 0))]
+        self._carried = HostStates(self.states, batch)
+        self._requests = [self._request(compiled, read, write) for read, write in DIRECTIONS]
         self._bound: list[dict[str, NDArray[Any]]] = [{}, {}]
-        self._read = 0  # which set of state buffers holds the states now
 
     def _compile(self, bundle: LoadedBundle, mode: str, threads: int | None) -> Any:
         graph = bundle.graph(mode, INT8 if self.precision == INT8 else "fp32")
@@ -92,10 +91,10 @@ class OvEngine:
             ) from None
 
     def _request(self, compiled: Any, read: int, write: int) -> Any:
-        request = compiled.create_infer_request()
+        request, sets = compiled.create_infer_request(), self._carried.sets
         for name in self.states:
-            request.set_tensor(name, ov.Tensor(self._arrays[read][name], shared_memory=True))
-            request.set_tensor(STATE_PREFIX + name, ov.Tensor(self._arrays[write][name], shared_memory=True))
+            request.set_tensor(name, ov.Tensor(sets[read][name], shared_memory=True))
+            request.set_tensor(STATE_PREFIX + name, ov.Tensor(sets[write][name], shared_memory=True))
         for name, array in self._host.items():
             request.set_tensor(name, ov.Tensor(array, shared_memory=True))
         return request
@@ -108,7 +107,8 @@ class OvEngine:
             raise EngineError("the engine is closed; open a new one")
         check_inputs(self.inputs, inputs, self.batch)
         idle = idle_slots(active, self.batch)
-        request, bound = self._requests[self._read], self._bound[self._read]
+        direction = self._carried.current
+        request, bound = self._requests[direction], self._bound[direction]
         for name, array in inputs.items():
             if bound.get(name) is not array:
                 if not array.flags.c_contiguous:
@@ -119,23 +119,16 @@ class OvEngine:
             request.infer()
         except Exception as error:
             raise EngineError(f"openvino failed: {error}") from error
-        if self.states:
-            if idle:
-                old, new = self._arrays[self._read], self._arrays[1 - self._read]
-                for name in self.states:
-                    new[name][idle] = old[name][idle]
-            self._read = 1 - self._read
+        self._carried.advance(idle)
         return dict(self._host)
 
     def reset(self, slots: Sequence[int] | None = None) -> None:
         """Set the states of these slots (default: all) to zero."""
-        chosen = chosen_slots(slots, self.batch)
-        for array in self._arrays[self._read].values():
-            array[chosen] = 0
+        self._carried.reset(slots)
 
     def read_states(self) -> dict[str, NDArray[Any]]:
         """A copy of the states, for verification."""
-        return {name: array.copy() for name, array in self._arrays[self._read].items()}
+        return self._carried.read()
 
     def close(self) -> None:
         """Release the compiled graph and its memory."""
