@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from trt_build.engines import nvidia
 from trt_build.engines.cuda import load_cuda
 from trt_build.engines.sidecar import (
     ANY_GPU,
-    ENGINES,
     EngineRefused,
     Io,
     Sidecar,
@@ -274,10 +273,3 @@ def _io(value: onnx.ValueInfoProto) -> Io:
     kind = value.type.tensor_type
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
     return Io(name=value.name, shape=[d.dim_value for d in kind.shape.dim], dtype=dtype)
-
-
-def engines_of(bundle: LoadedBundle) -> Iterator[tuple[Path, Sidecar]]:
-    """Engines of a bundle that have a readable sidecar."""
-    for path in sorted((bundle.path / ENGINES).glob("*.plan")):
-        with contextlib.suppress(OSError, ValueError):
-            yield path, Sidecar.model_validate_json(path.with_suffix(".json").read_text(encoding="utf-8"))

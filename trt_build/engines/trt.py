@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """TensorRT backend (`tensorrt` and `tensorrt_rtx`): everything allocated once, the state never leaves the GPU.
 
-One step is one copy of the frames in, one engine call, one copy of all results out, recorded as a CUDA graph. States
-live in two sets of buffers A and B: one graph reads A and writes B, the other the reverse, and runs alternate. The
-calls that take time let go of the GIL.
+One step is one copy of the frames in, one engine call, one copy of all results out, recorded as a CUDA graph. There is
+one graph for each direction of the states (`device_buffers`), and the two take turns. The calls that take time release
+the GIL.
 """
 
 from __future__ import annotations
@@ -17,24 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_build.bundle import LoadedBundle
-from trt_build.engine import (
-    STATE_PREFIX,
-    TensorSpec,
-    check_inputs,
-    check_signature,
-    chosen_slots,
-    expected_io,
-    idle_slots,
-    split_states,
-)
+from trt_build.engine import TensorSpec, check_inputs, check_signature, expected_io, idle_slots, split_states
 from trt_build.engines import nvidia
-from trt_build.engines.cuda import Cuda, host_view, load_cuda
+from trt_build.engines.cuda import load_cuda
+from trt_build.engines.device_buffers import DeviceBuffers
 from trt_build.engines.layers import Layer, read_layer_report
-from trt_build.engines.sidecar import EngineRefused, Sidecar, Wanted, find_plan, wanted_sources
+from trt_build.engines.plan import open_plan
+from trt_build.engines.sidecar import Sidecar
 from trt_build.errors import BundleError, EngineError
-
-ALIGN = 256  # of device addresses, what TensorRT asks for
-POLICIES = ("rebuild", "refuse")
 
 
 class TrtEngine:
@@ -54,31 +44,38 @@ class TrtEngine:
         precision: str = "auto",
         engine_policy: str = "rebuild",
         cuda_graph: bool = True,
-        cuda: Cuda | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.backend, self.batch = backend, batch
         self._trt = nvidia.load(backend)
         self._log = nvidia.log_of(self._trt)
-        self._cuda = cuda or load_cuda(_index(device))
-        self.transfers: Counter[str] = Counter()
+        self._cuda = load_cuda(_index(device))
+        self._buffers = DeviceBuffers(self._cuda, batch)
+        self.transfers = self._buffers.transfers
         self._open = True
-        self._device_memory: list[int] = []
-        self._host_memory: list[int] = []
         self._graphs: list[tuple[Any, Counter[str]]] = []
-        self._stream: Any = None
         self._runtime: Any = None
         self._engine: Any = None
         self._context: Any = None
-        self._read = 0  # which set of state buffers holds the states now
         try:
             self._cuda.use()
             gpu = self._cuda.gpu()
             nvidia.check_capability(self._trt, backend, gpu)
-            plan, sidecar = _plan(bundle, mode, backend, batch, precision, engine_policy, gpu, self._trt, say)
+            plan, sidecar = open_plan(
+                bundle,
+                mode,
+                backend=backend,
+                batch=batch,
+                precision=precision,
+                policy=engine_policy,
+                gpu=gpu,
+                trt=self._trt,
+                say=say,
+            )
             self._deserialise(plan)
             self._signature(bundle, mode, sidecar)
-            self._allocate()
+            self._buffers.allocate(self.inputs, self.outputs, self.states)
+            self._bind(self._buffers.addresses())
             graph = self._record_graphs() if cuda_graph else "no CUDA graph"
         except BaseException:
             with contextlib.suppress(EngineError):
@@ -126,82 +123,43 @@ class TrtEngine:
         self.inputs = dict(want_in)
         self.outputs = {name: self.outputs[name] for name in want_out}
 
-    def _allocate(self) -> None:
-        """All buffers: one block in, one block out, each on the device and pinned on the host; states twice."""
-        self._stream = self._cuda.stream()
-        self._in, self._in_at, self._in_host = self._block(self.inputs)
-        self._out, self._out_at, self._out_host = self._block(self.outputs)
-        # Callers get ordinary arrays: pinned memory is gone when the engine is closed.
-        self._results = {name: np.zeros_like(array) for name, array in self._out_host.items()}
-        self._state = [{s.name: self._malloc(self._bytes(s)) for s in self.states.values()} for _ in range(2)]
-        self._slot_bytes = {s.name: self._bytes(s) // self.batch for s in self.states.values()}
-        for name, (offset, spec) in {**self._in_at, **self._out_at}.items():
-            base = self._in if name in self._in_at else self._out
-            self._bind(name, base[0] + offset, spec)
-        self.reset()
-        self._synchronize()
-
-    def _block(
-        self, specs: Mapping[str, TensorSpec]
-    ) -> tuple[tuple[int, int, int], dict[str, tuple[int, TensorSpec]], dict[str, NDArray[Any]]]:
-        """((device, host, size), name -> (offset, spec), name -> pinned array) of tensors that are copied as one."""
-        places, size = {}, 0
-        for spec in specs.values():
-            places[spec.name] = (size, spec)
-            size += -(-self._bytes(spec) // ALIGN) * ALIGN
-        device = self._malloc(size)
-        host = self._cuda.pinned(size)
-        self._host_memory.append(host)
-        arrays = {n: host_view(host + at, s.sized(self.batch), s.dtype) for n, (at, s) in places.items()}
-        for array in arrays.values():
-            array[...] = 0
-        return (device, host, size), places, arrays
-
-    def _malloc(self, size: int) -> int:
-        pointer = self._cuda.malloc(size)
-        self._device_memory.append(pointer)
-        self._allocated = getattr(self, "_allocated", 0) + size
-        return pointer
-
-    def _bytes(self, spec: TensorSpec) -> int:
-        return int(np.prod(spec.sized(self.batch))) * spec.dtype.itemsize
-
     @property
     def device_bytes(self) -> int:
         """Device memory in use: buffers and, by the engine's own report, activations (not the weights)."""
         size = getattr(self._engine, "device_memory_size_v2", None)
-        return self._allocated + int(size if size is not None else self._engine.device_memory_size)
+        return self._buffers.allocated + int(size if size is not None else self._engine.device_memory_size)
 
-    def _bind(self, name: str, pointer: int, spec: TensorSpec) -> None:
-        if not self._context.set_tensor_address(name, pointer):
-            raise EngineError(f"set_tensor_address refused {spec}: {self._log.take()}; build with --force")
+    def _bind(self, addresses: Mapping[str, int]) -> None:
+        for name, pointer in addresses.items():
+            if not self._context.set_tensor_address(name, pointer):
+                raise EngineError(
+                    f"set_tensor_address refused {name}: {self._log.take()}; build with --force"
+                )
 
     def _record_graphs(self) -> str:
         """Capture one step for each direction of the states; says how steps will run.
 
-        TensorRT wants one ordinary run before a capture. A network that cannot be captured runs without.
+        TensorRT needs one ordinary run before a capture. A network that cannot be captured runs without.
         """
-        for read in range(2 if self.states else 1):
-            self._read = read
+        how = "CUDA graph"
+        for _ in range(2 if self.states else 1):
             self._step()
-            self._synchronize()
+            self._buffers.synchronize()
             before = Counter(self.transfers)
             try:
-                with self._cuda.capture(self._stream) as made:
+                with self._cuda.capture(self._buffers.stream) as made:
                     self._step()
             except EngineError as error:
                 self._drop_graphs()
-                self._finish_recording()
-                return f"no CUDA graph ({error})"
+                how = f"no CUDA graph ({error})"
+                break
             self._graphs.append((made[0], self.transfers - before))
-        self._finish_recording()
-        return "CUDA graph"
-
-    def _finish_recording(self) -> None:
-        self._read = 0
-        self.reset()
-        self._synchronize()
+            self._buffers.swap()
+        self._buffers.current = 0
+        self._buffers.reset()
+        self._buffers.synchronize()
         self.transfers.clear()
+        return how
 
     # -- running -------------------------------------------------------------------------------------------------
 
@@ -214,74 +172,36 @@ class TrtEngine:
         check_inputs(self.inputs, inputs, self.batch)
         idle = idle_slots(active, self.batch)
         self._cuda.use()
-        for name, array in inputs.items():
-            np.copyto(self._in_host[name], array)
+        self._buffers.put(inputs)
         if self._graphs:
-            graph, copies = self._graphs[self._read]
-            self._cuda.launch(graph, self._stream)
-            self.transfers += copies
+            graph, copies = self._graphs[self._buffers.current]
+            self._cuda.launch(graph, self._buffers.stream)
+            self.transfers.update(copies)
         else:
             self._step()
-        if self.states and idle:
-            self._keep(idle)
-        self._synchronize()
-        if self.states:
-            self._read = 1 - self._read
-        for name, array in self._out_host.items():
-            np.copyto(self._results[name], array)
-        return dict(self._results)
+        self._buffers.keep(idle)
+        self._buffers.synchronize()
+        self._buffers.swap()
+        return self._buffers.results()
 
     def _step(self) -> None:
         """Enqueue one step: frames in, the engine, results out."""
-        for name, spec in self.states.items():
-            self._bind(name, self._state[self._read][name], spec)
-            self._bind(STATE_PREFIX + name, self._state[1 - self._read][name], spec)
-        device, host, size = self._in
-        self._copy(device, host, size, "HostToDevice")
-        if not self._context.execute_async_v3(int(self._stream)):
+        self._bind(self._buffers.state_addresses())
+        self._buffers.copy_in()
+        if not self._context.execute_async_v3(int(self._buffers.stream)):
             raise EngineError(f"execute_async_v3 failed: {self._log.take()}; check with trt-build verify")
-        device, host, size = self._out
-        self._copy(host, device, size, "DeviceToHost")
-
-    def _keep(self, slots: list[int]) -> None:
-        """Carry the old states of these slots over into the buffers just written."""
-        for name, size in self._slot_bytes.items():
-            old, new = self._state[self._read][name], self._state[1 - self._read][name]
-            for slot in slots:
-                self._copy(new + slot * size, old + slot * size, size, "DeviceToDevice")
-
-    def _copy(self, target: int, source: int, size: int, kind: str) -> None:
-        self._cuda.copy(target, source, size, kind, self._stream)
-        self.transfers[{"HostToDevice": "h2d", "DeviceToHost": "d2h"}.get(kind, "d2d")] += 1
-
-    def _synchronize(self) -> None:
-        self._cuda.synchronize(self._stream)
+        self._buffers.copy_out()
 
     def reset(self, slots: Sequence[int] | None = None) -> None:
         """Set the states of these slots (default: all) to zero."""
-        chosen = chosen_slots(slots, self.batch)
-        if not self._open:
-            return
-        self._cuda.use()
-        for name, size in self._slot_bytes.items():
-            for slot in chosen:
-                self._cuda.zero(self._state[self._read][name] + slot * size, size, self._stream)
+        if self._open:
+            self._cuda.use()
+        self._buffers.reset(slots)
 
     def read_states(self) -> dict[str, NDArray[Any]]:
         """A copy of the states on the host, for verification; a step never does this."""
         self._cuda.use()
-        found = {}
-        for name, spec in self.states.items():
-            size = self._bytes(spec)
-            host = self._cuda.pinned(size)
-            try:
-                source = self._state[self._read][name]
-                self._cuda.copy(host, source, size, "DeviceToHost", self._stream)
-                self._synchronize()
-                found[name] = host_view(host, spec.sized(self.batch), spec.dtype).copy()
-            finally:
-                self._cuda.free_pinned(host)
-        return found
+        return self._buffers.read_states()
 
     def layers(self) -> list[Layer]:
         """The engine's own layer report."""
@@ -305,23 +225,15 @@ class TrtEngine:
                 errors.append(error)
 
         attempt(self._cuda.use)
-        if self._stream is not None:
-            attempt(self._synchronize)
+        if self._buffers.stream is not None:
+            attempt(self._buffers.synchronize)
         for graph, _ in self._graphs:
             attempt(self._cuda.destroy_graph, graph)
         self._graphs = []
         self._context = None
         self._engine = None
         self._runtime = None
-        if self._stream is not None:
-            attempt(self._cuda.destroy_stream, self._stream)
-        self._stream = None
-        for pointer in self._device_memory:
-            attempt(self._cuda.free, pointer)
-        self._in_host = self._out_host = {}  # views of memory that is about to go
-        for pointer in self._host_memory:
-            attempt(self._cuda.free_pinned, pointer)
-        self._device_memory, self._host_memory = [], []
+        self._buffers.free(attempt)
         if errors:
             raise errors[0]
 
@@ -329,46 +241,6 @@ class TrtEngine:
         for graph, _ in self._graphs:
             self._cuda.destroy_graph(graph)
         self._graphs = []
-
-
-def _plan(
-    bundle: LoadedBundle,
-    mode: str,
-    backend: str,
-    batch: int,
-    precision: str,
-    policy: str,
-    gpu: nvidia.Gpu,
-    trt: Any,
-    say: Callable[[str], None],
-) -> tuple[bytes, Sidecar]:
-    """The plan for this GPU, built now if `policy` allows; read only after its sidecar agreed."""
-    if policy not in POLICIES:
-        raise EngineError(f"unknown engine_policy {policy!r}; use {' or '.join(POLICIES)}")
-    precision = "fp16" if precision == "auto" else precision
-    wanted = Wanted(
-        backend,
-        mode,
-        precision,
-        batch,
-        trt.__version__,
-        gpu.name,
-        gpu.compute_capability,
-        wanted_sources(bundle, mode),
-    )
-    try:
-        path, sidecar = find_plan(bundle, wanted)
-    except EngineRefused:
-        if policy == "refuse":
-            raise
-        nvidia.need("onnx", "pip install onnx: an engine is built from the bundle's ONNX graph")
-        from trt_build.engines.compile import build_engine
-
-        path, sidecar = build_engine(bundle, wanted, say=say)
-    try:
-        return path.read_bytes(), sidecar
-    except OSError as error:
-        raise EngineError(f"{path}: cannot be read ({error.strerror}); build it again") from None
 
 
 def _index(device: str) -> int:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -39,8 +38,6 @@ from trt_build.graphs.passes import (
     sort_nodes,
     zeros_of_products,
 )
-
-GraphPrecision = Literal["fp32", "fp16"]
 
 _PRODUCTS = {"MatMul", "Gemm"}
 # Nodes that hand values on without accumulating: they take the type of what feeds them.

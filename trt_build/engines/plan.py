@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan of a TensorRT engine for the GPU at hand: found in the bundle, or built now where the policy allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from trt_build.bundle import LoadedBundle
+from trt_build.engines.nvidia import Gpu
+from trt_build.engines.sidecar import EngineRefused, Sidecar, Wanted, find_plan, wanted_sources
+from trt_build.errors import EngineError, need
+
+POLICIES = ("rebuild", "refuse")
+
+
+def open_plan(
+    bundle: LoadedBundle,
+    mode: str,
+    *,
+    backend: str,
+    batch: int,
+    precision: str,
+    policy: str,
+    gpu: Gpu,
+    trt: Any,
+    say: Callable[[str], None],
+) -> tuple[bytes, Sidecar]:
+    """The plan and its sidecar; a plan is read only after its sidecar agrees with bundle, version and GPU.
+
+    precision: "fp16", "fp32", or "auto" for FP16. policy: "rebuild" or "refuse" where no plan fits. trt: the module of
+    `backend`. say: called with progress lines of a build. Raises EngineError.
+    """
+    if policy not in POLICIES:
+        raise EngineError(f"unknown engine_policy {policy!r}; use {' or '.join(POLICIES)}")
+    wanted = Wanted(
+        backend,
+        mode,
+        "fp16" if precision == "auto" else precision,
+        batch,
+        trt.__version__,
+        gpu.name,
+        gpu.compute_capability,
+        wanted_sources(bundle, mode),
+    )
+    try:
+        path, sidecar = find_plan(bundle, wanted)
+    except EngineRefused:
+        if policy == "refuse":
+            raise
+        need("onnx", "pip install onnx: an engine is built from the bundle's ONNX graph")
+        from trt_build.engines.compile import build_engine
+
+        path, sidecar = build_engine(bundle, wanted, say=say)
+    try:
+        return path.read_bytes(), sidecar
+    except OSError as error:
+        raise EngineError(f"{path}: cannot be read ({error.strerror}); build it again") from None
