@@ -52,7 +52,7 @@ _PRODUCT = 2048  # side of the matrices whose product stands for the processor's
 
 
 def random_bundle(name: str, folder: Path) -> LoadedBundle:
-    """A bundle of the preset with random weights, INT8 included, calibrated on noise."""
+    """A bundle of the preset with random weights, INT8 included, with ranges measured on noise."""
     torch.manual_seed(0)
     config = preset(name)
     labels = [f"class{i}" for i in range(config.classes)]

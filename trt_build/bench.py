@@ -56,44 +56,44 @@ def bench(
     progress: Callable[[str], None] = lambda what: None,
 ) -> list[Timing]:
     """Time all modes of all `targets` (backend:precision[@device]), each `calls` times or more. Raises GlimpseError."""
-    workers: list[_Worker] = []
+    processes: list[_EngineProcess] = []
     try:
         for mode in bundle.info.modes:
             for target in targets:
                 progress(f"opening {target}, {mode}")
-                workers.append(_Worker(bundle, target, mode, threads, batch))
-        times: list[list[float]] = [[] for _ in workers]
+                processes.append(_EngineProcess(bundle, target, mode, threads, batch))
+        times: list[list[float]] = [[] for _ in processes]
         for turn in range(-(-calls // CALLS)):
             progress(f"round {turn + 1} of {-(-calls // CALLS)}")
-            for worker, found in zip(workers, times, strict=True):
-                found += worker.ask("run")["times"]
+            for process, found in zip(processes, times, strict=True):
+                found += process.ask("run")["times"]
         return [
-            _timing(worker, np.array(found) * 1e3, worker.ask("end"), batch)
-            for worker, found in zip(workers, times, strict=True)
+            _timing(process, np.array(found) * 1e3, process.ask("end"), batch)
+            for process, found in zip(processes, times, strict=True)
         ]
     finally:
-        for worker in workers:
-            worker.close()
+        for process in processes:
+            process.close()
 
 
-def _timing(worker: _Worker, ms: Any, end: dict[str, Any], batch: int) -> Timing:
+def _timing(process: _EngineProcess, ms: Any, end: dict[str, Any], batch: int) -> Timing:
     p50, p90, p99 = (float(np.percentile(ms, q)) for q in (50, 90, 99))
     return Timing(
-        engine=worker.target,
-        mode=worker.mode,
+        engine=process.target,
+        mode=process.mode,
         p50_ms=p50,
         p90_ms=p90,
         p99_ms=p99,
         calls_per_s=batch * 1e3 / float(ms.mean()),
-        start_s=worker.opened["start_s"],
+        start_s=process.opened["start_s"],
         resident_mb=end["resident"] / _MB,
-        own_mb=(end["resident"] - worker.opened["before"]) / _MB,
+        own_mb=(end["resident"] - process.opened["before"]) / _MB,
         calls=len(ms),
-        description=worker.opened["description"],
+        description=process.opened["description"],
     )
 
 
-class _Worker:
+class _EngineProcess:
     """A process that holds one engine and answers line by line."""
 
     def __init__(self, bundle: LoadedBundle, target: str, mode: str, threads: int | None, batch: int):

@@ -124,10 +124,10 @@ def quantize(
     clips: Clips,
     subject: Subject = None,
     topic: Topic = None,
-    samples: Annotated[int, typer.Option(min=1, help="Windows to calibrate on.")] = 24,
+    samples: Annotated[int, typer.Option(min=1, help="Windows to measure ranges on.")] = 24,
     as_json: Json = False,
 ) -> None:
-    """Add INT8 graphs for CPUs, calibrated on clips that the model was trained on.
+    """Add INT8 graphs for CPUs, with ranges measured on clips that the model was trained on.
 
     Of a CSV table with people in it, those of the training are taken where --subject names no others.
     """
@@ -141,7 +141,7 @@ def quantize(
         ) from None
     people = subject or training_subjects(clips, loaded.info)
     if people and not subject:
-        typer.echo(f"calibrating on the people of the training: {', '.join(people)}", err=True)
+        typer.echo(f"measuring ranges on the people of the training: {', '.join(people)}", err=True)
     pieces = read_footage(clips, loaded.info, subjects=people, topic=topic)
     with progress_bar() as bar:
         task = bar.add_task("what each weight costs", total=None)
@@ -156,7 +156,7 @@ def quantize(
         typer.echo(json.dumps(note))
         return
     typer.echo(
-        f"{bundle}: INT8 graphs for {', '.join(made.info.modes)}, calibrated on {note['windows']} windows"
+        f"{bundle}: INT8 graphs for {', '.join(made.info.modes)}, ranges measured on {note['windows']} windows"
         + (f", {len(note['sensitive'])} sensitive weights left in FP32" if note["sensitive"] else "")
     )
     typer.echo(f"next: trt-build verify {bundle} --clips OTHER_CLIPS")

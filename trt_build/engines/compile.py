@@ -106,20 +106,23 @@ def build_engine(
 
     workspace_mb: limit of the scratch memory that tactics may take, in MiB.
     force: build anew even if one fits.
-    say: hears what is going on, at least every 5 s.
+    say: called with progress lines, at least every 5 s.
     Raises EngineError where the graph does not parse or compile, or the folder cannot be written.
     """
     path = plan_path(bundle, wanted)
     start = time.monotonic()
-    with _Voice(say) as voice, locked(path.parent, lambda waited: voice.now("waiting for another builder")):
+    with (
+        _Progress(say) as progress,
+        locked(path.parent, lambda waited: progress.now("waiting for another builder")),
+    ):
         if not force and path.exists():
             with contextlib.suppress(EngineRefused):
                 return path, check_plan(path, wanted)
-        voice.now(f"writing the {wanted.precision} graph of mode {wanted.mode}")
+        progress.now(f"writing the {wanted.precision} graph of mode {wanted.mode}")
         model = engine_graph(bundle, wanted.mode, precision=wanted.precision, batch=wanted.batch)
         serialized = model.SerializeToString()
-        plan, flags, layers = _compile(model, serialized, wanted, path.parent, workspace_mb, voice)
-        voice.now(f"writing {len(plan) / 1e6:.0f} MB")
+        plan, flags, layers = _compile(model, serialized, wanted, path.parent, workspace_mb, progress)
+        progress.now(f"writing {len(plan) / 1e6:.0f} MB")
         sidecar = Sidecar(
             **{name: getattr(wanted, name) for name in Wanted.__dataclass_fields__},
             onnx_sha256=hashlib.sha256(serialized).hexdigest(),
@@ -137,7 +140,12 @@ def build_engine(
 
 
 def _compile(
-    model: onnx.ModelProto, serialized: bytes, wanted: Wanted, folder: Path, workspace_mb: int, voice: _Voice
+    model: onnx.ModelProto,
+    serialized: bytes,
+    wanted: Wanted,
+    folder: Path,
+    workspace_mb: int,
+    progress: _Progress,
 ) -> tuple[memoryview, list[str], int]:
     """The plan, the flags it was built with, and the number of layers the parser made."""
     trt = nvidia.load(wanted.backend)
@@ -149,7 +157,7 @@ def _compile(
     creation = 1 << int(kinds.STRONGLY_TYPED if typed else kinds.EXPLICIT_BATCH)
     network = builder.create_network(creation)
     parser = trt.OnnxParser(network, log)
-    voice.now("parsing")
+    progress.now("parsing")
     if not parser.parse(serialized):
         reasons = "; ".join(str(parser.get_error(i).desc()) for i in range(min(parser.num_errors, 1)))
         raise EngineError(
@@ -171,10 +179,10 @@ def _compile(
         config.set_compute_capability(getattr(trt.ComputeCapability, _sm(wanted.compute_capability)), 0)
         flags.append(f"target {_sm(wanted.compute_capability).lower()}")
     cache, cache_path = _timing_cache(config, folder, wanted)
-    monitor = _monitor(trt, voice)
+    monitor = _monitor(trt, progress)
     if monitor is not None and hasattr(config, "progress_monitor"):
         config.progress_monitor = monitor
-    voice.now(f"compiling {network.num_layers} layers")
+    progress.now(f"compiling {network.num_layers} layers")
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise EngineError(f"{wanted.backend} {trt.__version__} cannot compile the graph: {log.take()}")
@@ -218,7 +226,7 @@ def _timing_cache(config: Any, folder: Path, wanted: Wanted) -> tuple[Any, Path]
     return cache, path
 
 
-def _monitor(trt: Any, voice: _Voice) -> Any:
+def _monitor(trt: Any, progress: _Progress) -> Any:
     """TensorRT's own account of its phases, where the version gives one (10 and later)."""
     if not hasattr(trt, "IProgressMonitor"):
         return None
@@ -230,10 +238,10 @@ def _monitor(trt: Any, voice: _Voice) -> Any:
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             self.steps[phase_name] = num_steps
-            voice.phase = f"compiling: {phase_name}"
+            progress.phase = f"compiling: {phase_name}"
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            voice.phase = f"compiling: {phase_name} {step + 1}/{self.steps.get(phase_name, 0)}"
+            progress.phase = f"compiling: {phase_name} {step + 1}/{self.steps.get(phase_name, 0)}"
             return True
 
         def phase_finish(self, phase_name: str) -> None:
@@ -242,8 +250,8 @@ def _monitor(trt: Any, voice: _Voice) -> Any:
     return Monitor()
 
 
-class _Voice:
-    """Says what is being done when it begins, and again every few seconds while it lasts."""
+class _Progress:
+    """Progress lines: what is being done, when it begins and every few seconds while it lasts."""
 
     def __init__(self, say: Say) -> None:
         self._say, self.phase = say, "starting"
@@ -260,7 +268,7 @@ class _Voice:
         while not self._done.wait(HEARTBEAT_S):
             self._say(f"{self.phase} ({time.monotonic() - self._start:.0f} s)")
 
-    def __enter__(self) -> _Voice:
+    def __enter__(self) -> _Progress:
         self._thread.start()
         return self
 

@@ -32,7 +32,7 @@ def open_engine(
     device: "cpu", "cuda", or "cuda:1"; TensorRT takes "cpu", the default, for the first GPU.
     engine_policy: what TensorRT does when no engine in the bundle fits this GPU, version, graph and precision:
     "rebuild" builds one (minutes), "refuse" raises EngineError with what to run.
-    say: hears how such a build gets on, at least every 5 s.
+    say: called with progress lines of such a build, at least every 5 s.
     Raises EngineError when the backend is unknown or not installed, BundleError when the graph does not fit
     the bundle.
     """

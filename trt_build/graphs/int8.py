@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """`trt-build quantize`: INT8 graphs for processors without an accelerator, added to a bundle.
 
-Static quantisation in QDQ form (ONNX Runtime's quantizer), which ONNX Runtime and OpenVINO both run as INT8: weights
-symmetric and per channel, activations asymmetric, their ranges from clips of the training set. Quantised are the
-trunk's convolutions (depthwise ones are not: they are a small part of the work and most of the error) and the large
-products of the head. Left in FP32 is what decides and what remembers: the metric and its
+Static quantisation in QDQ form with ONNX Runtime's quantizer; ONNX Runtime and OpenVINO both run it as INT8. Weights
+are symmetric and per channel. Activations are asymmetric; their ranges are measured on clips of the training set.
+
+Quantised are the trunk's convolutions and the large products of the head. Depthwise convolutions are not: they are a
+small part of the work and most of the error. What decides and what remembers stays in FP32: the metric and its
 distances, min-max, softmax and decay, the location layer, the read-out, and every gate and state; see `choose`.
 
-Beyond that, which weights a model cannot spare differs from model to model, and they are few: of the network that
-learned Weizmann's actions, 8 of 36 made four fifths of the error. `sensitive_weights` finds them by measuring.
+Some further weights are too sensitive for INT8. They are few and differ from model to model: in the network trained on
+Weizmann's actions, 8 of 36 caused four fifths of the error. `sensitive_weights` finds them by measuring.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from trt_build.footage import Footage, windows
 from trt_build.graphs.weights import share_weights
 from trt_build.tolerances import INT8_LIMITS, relative_error, spread
 
-# Of the trunk: convolutions and all between them that can stay in INT8.
+# Nodes of the trunk: convolutions, and what can stay in INT8 between them.
 _TRUNK = {
     "Add",
     "AveragePool",
@@ -52,22 +53,22 @@ _TRUNK = {
 }
 _PRODUCTS = {"MatMul", "Gemm"}
 _LARGE = 2048  # weights of a product worth quantising
-# Parts of the head, by the module names in the graph, that stay in FP32: an error there is no noise on a sum of many
-# but another place looked at, another worker chosen, another label.
+# Parts of the head, by module names in the graph, that stay in FP32. An error there is not noise in a long sum: it
+# moves a glimpse, assigns another worker or changes the label.
 SENSITIVE = ("assignment", "locate", "readout", "Lambda.0")
-_LOOKED_AT = 6  # windows on which errors are measured
+_MEASURED = 6  # windows on which errors are measured
 _RANGES = "{}.ranges.json"
-_MOST = 4  # one weight in so many may stay in FP32; a model that needs more is not to run in INT8
+_MOST = 4  # at most one weight in this many stays in FP32; a model that needs more should not run in INT8
 
 
 def choose(graph: onnx.GraphProto, spared: Collection[str] = ()) -> tuple[list[str], list[str]]:
-    """Names of the nodes to quantise, and of the convolutions and products with weights that are left out.
+    """(names of the nodes to quantise, names of the convolutions and weight products that stay in FP32).
 
-    spared: names of weights whose convolutions and products are left out whatever they are.
+    spared: names of weights whose convolutions and products stay in FP32.
     """
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     depthwise = {node.name for node in convolutions if _groups(node) > 1}
-    # Between depthwise convolutions INT8 would only be converted to and fro.
+    # Between depthwise convolutions, values would only be converted to INT8 and back.
     between = set() if depthwise else _between(graph, convolutions)
     # The first convolution sees the image, whose channels differ in range after normalisation.
     apart = depthwise | {node.name for node in convolutions[:1]}
@@ -93,7 +94,7 @@ def _groups(node: onnx.NodeProto) -> int:
 
 
 def _between(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> set[str]:
-    """Names of all nodes that lie on a way from one of `nodes`, convolutions, to another."""
+    """Names of all nodes on a path from one of `nodes`, which are convolutions, to another."""
     made_by = {name: node for node in graph.node for name in node.output}
     found = {node.name: node for node in nodes}
     below: set[str] = set()
@@ -109,8 +110,8 @@ def _between(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> set[str]:
     return {name for name, node in found.items() if any(out in below for out in node.output)}
 
 
-class _Calibration(CalibrationDataReader):
-    """Feeds whole windows, or their frames in turn with the states that FP32 then has."""
+class _RangeInputs(CalibrationDataReader):
+    """Inputs to measure ranges on: whole windows, or their frames one by one with the states that FP32 then has."""
 
     def __init__(self, path: Path, clips: NDArray[np.uint8], frame: str):
         options = ort.SessionOptions()
@@ -145,12 +146,12 @@ class _Calibration(CalibrationDataReader):
 
 
 class _Errors:
-    """What quantising some weights of the window graph does to its outputs, on a few windows."""
+    """Measures, on a few windows, how far the window graph's outputs move when some nodes are quantised."""
 
     def __init__(self, source: Path, clips: NDArray[np.uint8], folder: Path) -> None:
         self.source, self._clips, self._folder = source, clips, folder
         self.graph = onnx.load(source, load_external_data=False).graph
-        self._looked_at = clips[np.unique(np.linspace(0, len(clips) - 1, _LOOKED_AT).round().astype(int))]
+        self._measured = clips[np.unique(np.linspace(0, len(clips) - 1, _MEASURED).round().astype(int))]
         self._expected = self._outputs(source)
 
     def _outputs(self, path: Path) -> dict[str, NDArray[Any]]:
@@ -158,7 +159,7 @@ class _Errors:
         options.log_severity_level = 3
         session = ort.InferenceSession(str(path), options, ["CPUExecutionProvider"])
         frame = session.get_inputs()[0].name
-        runs = [session.run(list(INT8_LIMITS), {frame: clip[None]}) for clip in self._looked_at]
+        runs = [session.run(list(INT8_LIMITS), {frame: clip[None]}) for clip in self._measured]
         return {
             name: np.concatenate(values)
             for name, values in zip(INT8_LIMITS, zip(*runs, strict=True), strict=True)
@@ -167,7 +168,7 @@ class _Errors:
     def quantised(self, nodes: list[str]) -> float:
         """The largest error of an output, in units of its limit."""
         path = self._folder / "trial.onnx"
-        reader = _Calibration(self.source, self._clips, "frames")
+        reader = _RangeInputs(self.source, self._clips, "frames")
         _quantize(self.source, path, nodes, reader, self._folder / _RANGES.format("window"))
         found, expected = self._outputs(path), self._expected
         return max(
@@ -179,11 +180,12 @@ class _Errors:
 def sensitive_weights(
     source: Path, clips: NDArray[np.uint8], folder: Path, progress: Callable[[int, int], None] | None = None
 ) -> list[str]:
-    """Names of the weights to leave in FP32, the costliest first, for all outputs to stay within `INT8_LIMITS`.
+    """Names of the weights to leave in FP32, the most sensitive first, so that all outputs stay within `INT8_LIMITS`.
 
-    source: window graph. clips: uint8 (n, T, S, S, 3). folder: for temporary files. progress: told (done, all). Every
-    weight is quantised alone; those of the largest errors are then left out, as few as it takes, a quarter of all
-    weights at most: `trt-build verify` tells whether that was enough.
+    Every weight is quantised alone. Those with the largest errors are then left out, as few as needed and at most a
+    quarter of all weights; `trt-build verify` shows whether that was enough.
+
+    source: window graph. clips: uint8 (n, T, S, S, 3). folder: for temporary files. progress: called with (done, all).
     """
     errors = _Errors(source, clips, folder)
     chosen, _ = choose(errors.graph)
@@ -200,13 +202,12 @@ def sensitive_weights(
     def enough(count: int) -> bool:
         return errors.quantised(choose(errors.graph, set(order[:count]))[0]) <= 1
 
-    return order[
-        : bisect_left(range(1, len(order)), True, key=enough) + 1
-    ]  # all of them where fewer are not enough
+    # All of them where fewer are not enough.
+    return order[: bisect_left(range(1, len(order)), True, key=enough) + 1]
 
 
 def _by_weight(graph: onnx.GraphProto, chosen: Collection[str]) -> Mapping[str, list[str]]:
-    """The chosen nodes that have weights, by the name of the weight; products of T frames share theirs."""
+    """The chosen nodes that have weights, by the name of the weight; the products of all T frames share one."""
     sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in graph.initializer}
     wanted, found = set(chosen), defaultdict(list)
     for node in graph.node:
@@ -224,12 +225,14 @@ def quantize_bundle(
     spare: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> LoadedBundle:
-    """Add INT8 graphs of all modes to a bundle, calibrated on at most `samples` windows of `pieces`.
+    """Add INT8 graphs of all modes to a bundle, with ranges measured on at most `samples` windows of `pieces`.
 
-    spare: whether the weights that cost most stay in FP32 where the outputs would be off by more than `INT8_LIMITS`;
-    they are found on the window graph (`sensitive_weights`, with its `progress`) and left out of all modes.
-    Weights go into a file of their own; hashes and provenance are brought up to date. A bundle that had INT8 graphs
-    gets new ones. Raises BundleError.
+    The weights go into a file of their own; hashes and provenance are updated. Existing INT8 graphs are replaced.
+
+    spare: whether the most sensitive weights stay in FP32 where the outputs would be off by more than `INT8_LIMITS`;
+        they are found on the window graph (`sensitive_weights`, with its `progress`) and left out in all modes.
+
+    Raises BundleError where a graph holds nothing to quantise or the bundle cannot be written.
     """
     clips = windows(pieces, bundle.info.T, samples)
     graphs: dict[str, onnx.ModelProto] = {}
@@ -241,11 +244,11 @@ def quantize_bundle(
             source = bundle.graph(mode)
             chosen, out = choose(onnx.load(source, load_external_data=False).graph, set(spared))
             if not chosen:
-                raise BundleError(f"{source}: nothing in it to quantise; export the bundle anew")
+                raise BundleError(f"{source}: holds nothing to quantise; export the bundle again")
             left[mode] = len(out)
             frame = next(iter(expected_io(bundle.info, mode)[0]))
-            reader = _Calibration(source, clips, frame)
-            # Those of the window graph are there where it was searched.
+            reader = _RangeInputs(source, clips, frame)
+            # The search, if there was one, has written the window graph's ranges.
             ranges = folder / _RANGES.format(mode)
             graphs[mode] = _quantize(source, folder / f"{mode}.onnx", chosen, reader, ranges)
         files = {graph_name(mode, INT8): graph for mode, graph in graphs.items()}
@@ -265,7 +268,7 @@ def quantize_bundle(
             write_bundle(bundle.path, info, kept | made)
         except OSError as error:
             raise BundleError(
-                f"{bundle.path}: cannot be written ({error.strerror}); copy the bundle to where it can"
+                f"{bundle.path}: cannot be written ({error.strerror}); copy the bundle to a writable folder"
             ) from None
     return load_bundle(bundle.path)
 
@@ -273,8 +276,11 @@ def quantize_bundle(
 def _quantize(
     source: Path, target: Path, nodes: list[str], reader: CalibrationDataReader, ranges: Path
 ) -> onnx.ModelProto:
-    """ranges: a file of activations' ranges, written by the first call, which then quantises the most."""
-    # Older versions of ONNX Runtime have no such option and measure the ranges in every call.
+    """Quantise these nodes of the graph at `source`; the result is written to `target` too.
+
+    ranges: a file of the activations' ranges, written by the first call, which must have the most nodes. Older versions
+        of ONNX Runtime have no such option and measure the ranges in every call.
+    """
     kept = "calibration_cache_path" in inspect.signature(quantize_static).parameters
     cached: dict[str, Any] = {"calibration_cache_path": str(ranges)} if kept else {}
     kinds = sorted(
@@ -282,7 +288,7 @@ def _quantize(
     )
     logger = logging.getLogger()
     level = logger.level
-    logger.setLevel(logging.ERROR)  # its advice concerns graphs that were not simplified, as ours are
+    logger.setLevel(logging.ERROR)  # its advice is for graphs that were not simplified; ours are
     try:
         quantize_static(
             str(source),

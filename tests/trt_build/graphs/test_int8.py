@@ -29,7 +29,7 @@ call = functools.partial(command_line.call, app)
 
 @functools.cache
 def quantised() -> LoadedBundle:
-    """The tiny bundle with INT8 graphs, calibrated on its training clips; made once, not to be edited."""
+    """The tiny bundle with INT8 graphs, ranges measured on its training clips; made once, not to be edited."""
     path = Path(shutil.copytree(bundle(), scratch() / "quantised"))
     loaded = load_bundle(path)
     return quantize_bundle(loaded, read_footage([colours()], loaded.info), samples=6)
@@ -163,9 +163,8 @@ def test_an_edited_int8_graph_is_refused_and_a_new_export_drops_them(tmp_path):
 
 @pytest.mark.slow
 def test_the_command_quantises_again_and_says_what_comes_next(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        int8, "INT8_LIMITS", dict.fromkeys(int8.INT8_LIMITS, math.inf)
-    )  # nothing to search for
+    nothing_to_search_for = dict.fromkeys(int8.INT8_LIMITS, math.inf)
+    monkeypatch.setattr(int8, "INT8_LIMITS", nothing_to_search_for)
     path = shutil.copytree(quantised().path, tmp_path / "b")
     text = call("quantize", path, "--clips", colours() / "clips.csv", "--subject", "a", "--samples", 2)
     assert text.exit_code == 0 and "trt-build verify" in text.stdout, text.output
