@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write-then-rename: whole or not at all, never through a link, and errors name the file that was asked for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from trt_build.files import replacing, write_atomically
+
+
+def test_the_name_is_taken_only_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    path.write_text("old")
+    with replacing(path, suffix=".npz", durable=True) as part:
+        part.write_text("new")
+        assert part.parent == tmp_path and part.name.startswith(".") and part.name.endswith(".part.npz")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as part:
+        part.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_text_and_bytes(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "text", "Größe\n")
+    write_atomically(tmp_path / "bytes", memoryview(b"\0\1"), durable=True)
+    assert (tmp_path / "text").read_bytes() == "Größe\n".encode()
+    assert (tmp_path / "bytes").read_bytes() == b"\0\1"
+
+
+def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    path = tmp_path / "a.json"
+    (tmp_path / f".a.json.{os.getpid()}.part").symlink_to(victim)
+    write_atomically(path, "new")
+    assert victim.read_text() == "mine"
+    assert path.read_text() == "new" and not path.is_symlink()
+
+
+@pytest.mark.parametrize("place", ["file/a.json", "missing/a.json", "folder"])
+def test_errors_name_the_file_that_was_asked_for(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError) as caught:
+        write_atomically(tmp_path / place, "text")
+    assert str(tmp_path / place) in str(caught.value)
+    assert ".part" not in str(caught.value)
+    assert not list(tmp_path.rglob("*.part"))

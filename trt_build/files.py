@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that appear under their name only when they are whole: write to a neighbour, then rename."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path, *, suffix: str = "", durable: bool = False) -> Iterator[Path]:
+    """Give a hidden neighbour of `path` to write to; it takes the name `path` when the block ends.
+
+    After an exception the neighbour is removed, and what `path` held before stays. Its name ends in ".part" and
+    `suffix`, for writers that choose the format by the name. durable: on the disk before the rename, for files whose
+    loss in a power cut costs work. Raises OSError that names `path`.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part{suffix}")
+    try:
+        # A leftover of a process of the same number, or a link somebody planted: never write through it.
+        part.unlink(missing_ok=True)
+        yield part
+        if durable:
+            _sync(part)
+        os.replace(part, path)
+        if durable:
+            _sync(path.parent)
+    except BaseException as error:
+        with suppress(OSError):  # the folder is gone or not writable: the error at hand says so
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename == os.fspath(part):
+            error.filename, error.filename2 = os.fspath(path), None
+        raise
+
+
+def write_atomically(path: Path, data: str | bytes | memoryview, *, durable: bool = False) -> None:
+    """Write text (as UTF-8) or bytes; readers see the old content or the new, never a part. Raises OSError."""
+    content = data.encode() if isinstance(data, str) else data
+    with replacing(path, durable=durable) as part, part.open("xb") as file:
+        file.write(content)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
