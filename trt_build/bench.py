@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`trt-build bench`: latency, throughput, memory and start of every engine of a bundle, in one interleaved run.
+"""`trt-build bench`: latency, throughput, memory and start-up of every engine of a bundle, in one interleaved run.
 
-Each engine lives in a process of its own, so that resident memory is its own and a start is a start. The processes
-take turns of a few calls each, round by round: whatever else the machine does then falls on all alike, and ratios
-between two engines of one run can be trusted where times cannot.
+Each engine has a process of its own, so that memory and start-up are its own. The processes take turns of a few calls
+each, round by round: other load on the machine affects all alike, so ratios between engines of one run can be trusted
+where times cannot.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from trt_build.engines.open import open_engine
 from trt_build.engines.targets import split_target
 from trt_build.errors import EngineError, GlimpseError
 
-CALLS = 5  # of one engine in one turn
+CALLS = 5  # calls of one engine in one turn
 _MB = 1e6
 
 
@@ -38,10 +38,10 @@ class Timing:
     p50_ms: float
     p90_ms: float
     p99_ms: float
-    calls_per_s: float  # throughput, times the batch
-    start_s: float  # warm: opening and the first call, with the files in memory
+    calls_per_s: float  # frames or windows: calls times the batch
+    start_s: float  # opening and the first call, with the files in the page cache
     resident_mb: float  # of the whole process after the last call
-    own_mb: float  # of that, what opening and running the engine added
+    own_mb: float  # the part of it that opening and running the engine added
     calls: int
     description: str
 
@@ -55,7 +55,7 @@ def bench(
     batch: int = 1,
     progress: Callable[[str], None] = lambda what: None,
 ) -> list[Timing]:
-    """Time all modes of all `targets` (backend:precision[@device]), each `calls` times or more. Raises GlimpseError."""
+    """Time all modes of all `targets` (backend:precision[@device]) over at least `calls` calls. Raises GlimpseError."""
     processes: list[_EngineProcess] = []
     try:
         for mode in bundle.info.modes:
@@ -94,7 +94,7 @@ def _timing(process: _EngineProcess, ms: Any, end: dict[str, Any], batch: int) -
 
 
 class _EngineProcess:
-    """A process that holds one engine and answers line by line."""
+    """A process that runs one engine and answers each request with one line of JSON."""
 
     def __init__(self, bundle: LoadedBundle, target: str, mode: str, threads: int | None, batch: int):
         self.target, self.mode = target, mode
@@ -126,7 +126,7 @@ class _EngineProcess:
             self._process.stdin.write(what + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # the answer says why
+            pass  # the process has ended; `_answer` reports it
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
@@ -135,7 +135,8 @@ class _EngineProcess:
         if not line:
             code = self._process.wait()
             raise EngineError(
-                f"{self.target}, {self.mode}: its process ended with {code}; try it alone with: trt-build verify"
+                f"{self.target}, {self.mode}: its process ended with exit code {code}; try this engine alone with: "
+                "trt-build verify"
             )
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
@@ -151,13 +152,13 @@ class _EngineProcess:
 
 
 def _resident() -> int:
-    """Bytes of this process in memory; pages of files that it merely mapped count too."""
+    """Resident memory of this process in bytes; mapped pages of files count too."""
     with open("/proc/self/status", encoding="ascii") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmRSS:"))
 
 
 def _work(order: dict[str, Any]) -> None:
-    bundle = load_bundle(order.pop("bundle"))  # checks the hashes: now all files are in the page cache
+    bundle = load_bundle(order.pop("bundle"))  # checks the hashes, which brings all files into the page cache
     mode = order.pop("mode")
     before = _resident()
     began = time.perf_counter()
@@ -171,7 +172,7 @@ def _work(order: dict[str, Any]) -> None:
         if line.strip() == "end":
             _say({"resident": _resident()})
             continue
-        engine.run(inputs)  # caches and clocks are another process's after its turn
+        engine.run(inputs)  # not timed: caches and clocks are as the last process left them
         times = []
         for _ in range(CALLS):
             began = time.perf_counter()
@@ -195,7 +196,7 @@ def ratios(timings: Sequence[Timing]) -> dict[str, float]:
 
 
 def as_json(timings: Sequence[Timing], bundle: LoadedBundle, threads: int | None) -> dict[str, Any]:
-    """The whole answer as plain values."""
+    """Everything, as plain values."""
     return {
         "model_id": bundle.info.model_id,
         "preset": bundle.info.preset,
@@ -208,7 +209,7 @@ def as_json(timings: Sequence[Timing], bundle: LoadedBundle, threads: int | None
 
 
 def as_lines(timings: Sequence[Timing]) -> list[str]:
-    """A table; `x` compares with the first engine of the same mode."""
+    """A table; x: times as fast as the first engine of the same mode."""
     times = "".join(f"{name:>9}" for name in ("p50", "p90", "p99"))
     head = f"{'engine':22} {'mode':6}{times} {'x':>6} {'calls/s':>9} {'start':>7} {'memory':>8}"
     first: dict[str, float] = {}

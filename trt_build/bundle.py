@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bundle directory: the only thing that crosses from training to the robot.
 
-    bundle.json     this module's `Bundle`: names, shapes, labels, preprocessing, provenance, sha256 of
-    every file window.onnx     frames uint8 (N, T, S, S, 3) -> logits (N, K), glimpses (N, T, G, 4),
-    assignment (N, T, C, G) step.onnx       frame uint8 (N, S, S, 3), states X -> the same for one frame,
-    and next_X for every X (causal only) weights.bin     ONNX external data of both graphs engines/
-    built later on the robot; not part of the hashes, each engine has its own sidecar
+    bundle.json        `Bundle` below: names, shapes, labels, preprocessing, provenance, sha256 of every file
+    window.onnx        frames uint8 (N, T, S, S, 3) -> logits (N, K), glimpses (N, T, G, 4), assignment (N, T, C, G)
+    step.onnx          frame uint8 (N, S, S, 3) and states X -> the same for one frame, and next_X for every X;
+                       causal models only
+    weights.bin        ONNX external data, shared by both graphs
+    *.int8.onnx, weights.int8.bin
+                       added by `trt-build quantize`: the same graphs in INT8, with weights of their own
+    engines/           built later on the robot; not hashed here, each engine has its own sidecar
 
-`load_bundle` compares every hash before any graph is parsed, so an edited file is refused, never run.
+`load_bundle` compares every hash before any graph is parsed, so an edited file is refused and never run.
 """
 
 from __future__ import annotations
@@ -42,10 +45,11 @@ class _Frozen(BaseModel):
 
 
 class Preprocess(_Frozen):
-    """From a camera image to the S x S model input; see `trt_build.preprocess`.
+    """How a camera image becomes the S x S model input; `trt_build.preprocess` does it.
 
-    `size` is S; the image is thought of as resized to `resize` x `resize`, of which the central S x S is
-    used.
+    size: S. resize: the image is resized to `resize` x `resize`, of which the central S x S pixels are used.
+    fit: what happens to an image that is not square: "stretch" ignores the aspect, "square" takes the central square,
+        "pad" adds grey along the shorter side.
     """
 
     size: int = Field(default=224, ge=1)
@@ -79,7 +83,7 @@ class Bundle(_Frozen):
     temporal: Literal["centered", "causal"]
     modes: list[Mode] = Field(min_length=1)
     default_mode: Mode
-    reset_after: int = Field(ge=0)  # frames after which step state starts again; 0 = carried on for ever
+    reset_after: int = Field(ge=0)  # frames after which the states of `step` are reset; 0 = never
     preprocess: Preprocess = Preprocess()
     rate_hz: float = Field(gt=0)  # sampling rate of the training frames; a window covers T / rate_hz seconds
     calibration: Calibration = Calibration()
@@ -115,25 +119,22 @@ class Bundle(_Frozen):
 
     @property
     def window_s(self) -> float:
-        """Seconds that one window of T frames covers."""
+        """Seconds that a window of T frames covers."""
         return self.T / self.rate_hz
 
 
 @dataclass(frozen=True)
 class LoadedBundle:
-    """A bundle directory whose files were checked."""
+    """A bundle directory whose files have been checked."""
 
     path: Path
     info: Bundle
 
     def graph(self, mode: str, precision: str = "fp32") -> Path:
-        """Path of the ONNX graph of `mode`, or of its variant in another precision.
-
-        Raises BundleError when the bundle has no such mode or variant.
-        """
+        """Path of the ONNX graph of `mode` in a precision. Raises BundleError where the bundle has no such graph."""
         if mode not in self.info.modes:
             have = ", ".join(self.info.modes)
-            raise BundleError(f"{self.path}: no mode {mode!r} in this bundle, it has: {have}")
+            raise BundleError(f"{self.path}: no mode {mode!r} in this bundle; it has: {have}")
         name = graph_name(mode, precision)
         if precision != "fp32" and name not in self.info.sha256:
             make = "; add it with: trt-build quantize BUNDLE --clips DIR" if precision == INT8 else ""
@@ -149,8 +150,10 @@ def graph_name(mode: str, precision: str = "fp32") -> str:
 def load_bundle(path: str | os.PathLike[str], verify: bool = True) -> LoadedBundle:
     """Read and check a bundle directory.
 
-    verify=False skips the hashes (for tools that look at a bundle being made); existence and schema are
-    checked all the same. Raises BundleError.
+    verify: False skips the hashes, for tools that read a bundle while it is being made; schema and existence of the
+        files are checked either way.
+
+    Raises BundleError.
     """
     path = Path(path)
     if not path.is_dir():
@@ -164,7 +167,7 @@ def load_bundle(path: str | os.PathLike[str], verify: bool = True) -> LoadedBund
     info = _parse(path, text)
     for name in _required(info):
         if name not in info.sha256:
-            raise BundleError(f"{path}: {INFO_NAME} holds no hash of {name}; {_again(path)}")
+            raise BundleError(f"{path}: {INFO_NAME} has no hash of {name}; {_again(path)}")
     for name, expected in info.sha256.items():
         file = path / name
         if not file.is_file():
@@ -184,11 +187,13 @@ def write_bundle(
     info: Bundle,
     files: Mapping[str, bytes | os.PathLike[str] | str] | Iterable[str],
 ) -> LoadedBundle:
-    """Write a bundle: the files first, bundle.json last and atomically, so a half-written bundle never loads.
+    """Write a bundle: the files first, bundle.json last and atomically, so that a half-written bundle never loads.
 
-    files: name inside the bundle -> its content (bytes) or a file to copy; or just the names of files that
-        already lie in `path`. `info.sha256` is computed here, whatever it held.
-    Returns the bundle as written. Raises BundleError when a required graph is not among the files.
+    files: name inside the bundle -> its content (bytes) or a file to copy; or only the names of files that are in
+        `path` already. Graphs and weights of an older bundle in `path` that are not among them are removed.
+
+    Returns the bundle as written, with `sha256` computed here. Raises BundleError where a required graph is not among
+    the files or a file cannot be copied.
     """
     path = Path(path)
     sources: dict[str, bytes | os.PathLike[str] | str]
@@ -217,7 +222,7 @@ def write_bundle(
 
 
 def file_sha256(path: str | os.PathLike[str], stopped: threading.Event | None = None) -> str:
-    """Hex sha256 of a file. Raises CancelledError soon after another thread has set `stopped`."""
+    """Hex sha256 of a file. Raises CancelledError soon after another thread sets `stopped`."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -232,7 +237,7 @@ def _required(info: Bundle) -> list[str]:
 
 
 def _check_name(name: str) -> None:
-    """Only plain relative names may be hashed or written: a bundle must not reach outside its directory."""
+    """Raise ValueError unless `name` is a plain relative name: a bundle must not reach outside its directory."""
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or "\\" in name or ".." in parts or name == INFO_NAME:
         raise ValueError(f"{name!r} is not a file name inside a bundle")
@@ -263,10 +268,10 @@ def _parse(path: Path, text: str) -> Bundle:
 
 
 def _put(target: Path, source: bytes | os.PathLike[str] | str) -> None:
-    """Write or copy to `target` so that it is never seen half written."""
+    """Write or copy to `target` through a neighbouring file, so that nobody sees it half written."""
     if not isinstance(source, bytes) and Path(source).resolve() == target.resolve():
         if not target.is_file():
-            raise BundleError(f"{target}: to be part of the bundle, but does not exist")
+            raise BundleError(f"{target}: this file should be part of the bundle, but does not exist")
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
@@ -285,4 +290,4 @@ def _cause(error: Exception) -> str:
 
 
 def _again(path: Path) -> str:
-    return f"copy the bundle again or export it anew: trt-build export RUN --out {path}"
+    return f"copy or export the bundle again: trt-build export RUN --out {path}"

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`trt-build`: a trained run becomes a bundle; a bundle is described and checked. Torch only for export."""
+"""`trt-build`: turns a trained run into a bundle and engines, and checks and times them.
+
+The commands import what they need when they run: torch only for `export` and for `verify --run`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from trt_build.command import Json, command_line, progress_bar
 from trt_build.engine import Engine
 from trt_build.errors import EngineError, need
 
-app = command_line(__doc__)
+app = command_line("Turn a trained run into a bundle and engines, and check and time them.")
 
 
 @app.command(epilog="Example: trt-build export run --out bundle")
@@ -24,11 +27,12 @@ def export(
     run: Annotated[Path, typer.Argument(help="Run directory of `gc-model train`.")],
     out: Annotated[Path, typer.Option(help="Bundle directory to write.")],
     video: Annotated[
-        list[Path] | None, typer.Option(help="Real clips to check parity on, beside noise.")
+        list[Path] | None,
+        typer.Option(help="Real clip to compare with PyTorch on, beside noise; may be repeated."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a bundle: ONNX graphs, shared weights, description, hashes; checked against torch."""
+    """Write a bundle: ONNX graphs, shared weights, description, hashes. The graphs are compared with PyTorch."""
     try:
         from gc_model.export.onnx import export_bundle
     except ImportError as error:
@@ -47,17 +51,19 @@ def export(
 
 @app.command(epilog="Example: trt-build build bundles/people --backend tensorrt_rtx --target sm89")
 def build(
-    bundle: Annotated[Path, typer.Argument(help="Bundle directory; the engine goes into its engines/.")],
+    bundle: Annotated[
+        Path, typer.Argument(help="Bundle directory; engines are written to its folder engines/.")
+    ],
     backend: Annotated[str, typer.Option(help="tensorrt or tensorrt_rtx.")] = "tensorrt",
     mode: Annotated[str, typer.Option(help="window, step, or all of the bundle's modes.")] = "all",
     precision: Annotated[str, typer.Option(help="fp16 (mixed) or fp32.")] = "fp16",
-    batch: Annotated[int, typer.Option(min=1, help="Cameras that share the engine.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Cameras that share an engine.")] = 1,
     target: Annotated[
-        str | None, typer.Option(help="Compute capability to build for without its GPU, as sm89.")
+        str | None, typer.Option(help="Compute capability to build for without such a GPU, for example sm89.")
     ] = None,
     device: Annotated[int, typer.Option(min=0, help="Number of the GPU.")] = 0,
-    workspace: Annotated[int, typer.Option(min=16, help="Limit of scratch memory in MiB.")] = 2048,
-    force: Annotated[bool, typer.Option("--force", help="Build anew even if an engine fits.")] = False,
+    workspace: Annotated[int, typer.Option(min=16, help="Limit of TensorRT's scratch memory in MiB.")] = 2048,
+    force: Annotated[bool, typer.Option("--force", help="Build even if an engine fits.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compile a bundle's graphs into TensorRT engines, each with a sidecar. Progress goes to stderr."""
@@ -88,7 +94,7 @@ def info(
     bundle: Annotated[Path, typer.Argument(help="Bundle directory.")],
     as_json: Json = False,
 ) -> None:
-    """What a bundle is; its hashes are checked first."""
+    """Describe a bundle, after checking its hashes."""
     description = load_bundle(bundle).info
     if as_json:
         typer.echo(description.model_dump_json())
@@ -129,7 +135,7 @@ def quantize(
 ) -> None:
     """Add INT8 graphs for CPUs, with ranges measured on clips that the model was trained on.
 
-    Of a CSV table with people in it, those of the training are taken where --subject names no others.
+    Without --subject, a CSV table that names people gives the clips of those the model was trained on.
     """
     loaded = load_bundle(bundle)
     try:
@@ -144,7 +150,7 @@ def quantize(
         typer.echo(f"measuring ranges on the people of the training: {', '.join(people)}", err=True)
     pieces = read_footage(clips, loaded.info, subjects=people, topic=topic)
     with progress_bar() as bar:
-        task = bar.add_task("what each weight costs", total=None)
+        task = bar.add_task("measuring each weight alone", total=None)
         made = quantize_bundle(
             loaded,
             pieces,
@@ -171,21 +177,21 @@ def verify(
         typer.Option(help="BACKEND:PRECISION[@cuda]; may be repeated. Default: all that run here."),
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="Trained run: torch is the reference, not ONNX Runtime.")
+        Path | None, typer.Option(help="Trained run: compare with PyTorch instead of ONNX Runtime in FP32.")
     ] = None,
     subject: Subject = None,
     topic: Topic = None,
     frames: Annotated[int, typer.Option(min=1, help="Length of the streams.")] = 1000,
-    windows: Annotated[int, typer.Option(min=1, help="Windows at most.")] = 64,
+    windows: Annotated[int, typer.Option(min=1, help="Largest number of windows.")] = 64,
     tolerance: Annotated[
-        list[str] | None, typer.Option(help="TENSOR=ERROR, labels=PART or state=ERROR; may be repeated.")
+        list[str] | None, typer.Option(help="TENSOR=ERROR, state=ERROR or labels=PART; may be repeated.")
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; default: the backend's choice.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare all engines on recorded clips, tensor by tensor; exit code 1 where one is out of tolerance."""
+    """Compare engines on recorded clips, tensor by tensor. Exit code 1 where one is out of tolerance."""
     loaded = load_bundle(bundle)
     from gc_ros.recognition.footage import read_footage
     from trt_build import verify as work
@@ -223,14 +229,14 @@ def bench(
         list[str] | None,
         typer.Option(help="BACKEND:PRECISION[@cuda]; may be repeated. Default: all that run here."),
     ] = None,
-    calls: Annotated[int, typer.Option(min=1, help="Calls of every engine, at least.")] = 50,
+    calls: Annotated[int, typer.Option(min=1, help="Calls of each engine, at least.")] = 50,
     batch: Annotated[int, typer.Option(min=1, help="Cameras in one call.")] = 1,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; default: the backend's choice.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Latency, throughput, memory and start of all engines, interleaved in one run."""
+    """Measure latency, throughput, memory and start-up of engines, interleaved in one run."""
     loaded = load_bundle(bundle)
     from trt_build import bench as work
     from trt_build.engines.targets import candidates, split_target
@@ -249,13 +255,13 @@ def bench(
 
 
 def _torch_reference(bundle: LoadedBundle, run: Path) -> Callable[[str], Engine]:
-    """Opens PyTorch engines of a trained run. Raises EngineError for a run of other labels."""
+    """Opens the engine of a mode as PyTorch runs it. Raises EngineError without torch or for a run of other labels."""
     try:
         from gc_model.export.engine import TorchEngine
         from gc_model.training import checkpoint
     except ImportError as error:
         raise EngineError(
-            f"torch as reference needs torch ({error}); pip install 'glimpse-clouds-python[train]'"
+            f"--run needs torch ({error}); pip install 'glimpse-clouds-python[train]'"
         ) from None
     model, recipe = checkpoint.load(run)
     if list(recipe.labels) != list(bundle.info.labels):
@@ -270,7 +276,7 @@ def _tolerance(text: str) -> tuple[str, float]:
     try:
         return name, float(value)
     except ValueError:
-        raise EngineError(f"--tolerance {text!r} is not TENSOR=NUMBER, such as logits=0.05") from None
+        raise EngineError(f"--tolerance {text!r} is not TENSOR=NUMBER, as in logits=0.05") from None
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the three command lines share: one line an error, exit code 2 for bad input, `--json`, a progress bar."""
+"""What the three command lines share: one-line errors with exit code 2, `--json`, a progress bar."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
 
 class OneLineErrors(TyperGroup):
-    """Turns every GlimpseError of a command into its one line on stderr and exit code 2."""
+    """Prints every GlimpseError of a command as one line on stderr and exits with 2."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -27,7 +27,7 @@ class OneLineErrors(TyperGroup):
 
 
 def command_line(help_text: str | None) -> typer.Typer:
-    """An empty command line in the house's manner; `help_text` says what it is for."""
+    """A command line without commands, with the settings that all three share; help_text: what it is for."""
     return typer.Typer(
         cls=OneLineErrors,
         help=help_text,
@@ -39,7 +39,7 @@ def command_line(help_text: str | None) -> typer.Typer:
 
 
 def progress_bar() -> Progress:
-    """How many of how many and what remains, on stderr, gone when done; nothing where that is no terminal."""
+    """A bar on stderr with count, total and time left, removed when done; shown on terminals only."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One small protocol for everything that can run a bundle's graph.
+"""The protocol of everything that runs a bundle's graph, and the checks that all backends share.
 
-States follow one rule and need no knowledge of the model: a graph output `next_X` is fed back as its input
-`X` at the next run. States start as zeros, axis 0 is the batch; a row of the batch is called a slot.
+States need no knowledge of the model: the graph's output `next_X` is its input `X` of the next run. States start as
+zeros. Axis 0 of every tensor is the batch; one row of the batch is called a slot.
 """
 
 from __future__ import annotations
@@ -38,11 +38,14 @@ class TensorSpec:
 
 
 class Engine(Protocol):
-    """Runs one graph for `batch` slots. Not thread-safe: one thread at a time."""
+    """Runs one graph for `batch` slots. Not thread-safe: one thread at a time.
 
-    inputs: dict[str, TensorSpec]  # without the states
-    outputs: dict[str, TensorSpec]  # without the states
-    states: dict[str, TensorSpec]  # by input name; empty for a window graph
+    inputs, outputs: by name, without the states. states: by input name; empty for a window graph.
+    """
+
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
+    states: dict[str, TensorSpec]
     batch: int
     backend: str
     description: str
@@ -50,12 +53,13 @@ class Engine(Protocol):
     def run(
         self, inputs: Mapping[str, NDArray[Any]], active: Sequence[bool] | None = None
     ) -> dict[str, NDArray[Any]]:
-        """One call of the graph.
+        """Run the graph once.
 
-        inputs: every input by name, its first axis `batch` long.
-        active: slots whose state advances; the others keep theirs and their output rows mean nothing.
-        Returns host arrays by output name that are valid until the next run.
-        Raises EngineError; after that the states of all slots are undefined until they are reset.
+        inputs: every input by name, (batch, ...).
+        active: for each slot, whether its state advances; the others keep theirs and their output rows are undefined.
+
+        Returns arrays by output name, valid until the next run. Raises EngineError; all states are then undefined until
+        they are reset.
         """
         ...
 
@@ -69,7 +73,7 @@ class Engine(Protocol):
 
 
 def expected_io(info: Bundle, mode: str) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
-    """The inputs and outputs, without states, that a graph of this bundle must have."""
+    """(inputs, outputs) by name, without states, that the graph of `mode` must have in this bundle."""
     S, K, G, C = info.preprocess.size, len(info.labels), info.glimpses, info.workers
     time: tuple[int, ...] = (info.T,) if mode == "window" else ()
     frame = "frames" if mode == "window" else "frame"
@@ -90,7 +94,10 @@ def zeros(specs: Mapping[str, TensorSpec], batch: int) -> dict[str, NDArray[Any]
 def split_states(
     graph_inputs: Mapping[str, TensorSpec], graph_outputs: Mapping[str, TensorSpec]
 ) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec], dict[str, TensorSpec]]:
-    """Apply the next_X rule to a graph's signature. Returns (inputs, outputs, states by input name)."""
+    """Apply the next_X rule to a graph's signature: (inputs, outputs, states by input name).
+
+    Raises BundleError where `next_X` has no input `X` of the same shape and type.
+    """
     states: dict[str, TensorSpec] = {}
     for name, out in graph_outputs.items():
         if not name.startswith(STATE_PREFIX):
@@ -98,11 +105,11 @@ def split_states(
         state = graph_inputs.get(name[len(STATE_PREFIX) :])
         if state is None:
             raise BundleError(
-                f"graph output {name} has no input {name[len(STATE_PREFIX) :]}; export the bundle anew"
+                f"graph output {name} has no input {name[len(STATE_PREFIX) :]}; export the bundle again"
             )
         unsized = any(size is None for size in state.shape[1:])
         if not state.shape or unsized or state.shape[1:] != out.shape[1:] or state.dtype != out.dtype:
-            raise BundleError(f"state {state} does not match {out}; export the bundle anew")
+            raise BundleError(f"state {state} does not match {out}; export the bundle again")
         states[state.name] = TensorSpec(state.name, (None, *state.shape[1:]), state.dtype)
     inputs = {name: spec for name, spec in graph_inputs.items() if name not in states}
     outputs = {name: spec for name, spec in graph_outputs.items() if not name.startswith(STATE_PREFIX)}
@@ -112,9 +119,9 @@ def split_states(
 def check_signature(
     bundle: LoadedBundle, mode: str, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
 ) -> None:
-    """Raise BundleError unless a graph (states removed) has the tensors that bundle.json promises.
+    """Raise BundleError unless a graph, without its states, has the tensors that bundle.json promises.
 
-    Axes that a graph leaves open are taken as promised.
+    An axis that the graph leaves open fits any promise.
     """
     want_in, want_out = expected_io(bundle.info, mode)
     for kind, want, have in (("input", want_in, inputs), ("output", want_out, outputs)):
@@ -122,7 +129,7 @@ def check_signature(
             found = have.get(name)
             if found is None:
                 raise BundleError(
-                    f"{bundle.path}: the {mode} graph has no {kind} {name!r}; export the bundle anew"
+                    f"{bundle.path}: the {mode} graph has no {kind} {name!r}; export the bundle again"
                 )
             fits = len(found.shape) == len(spec.shape) and all(
                 f is None or w is None or f == w for f, w in zip(found.shape, spec.shape, strict=True)
@@ -131,17 +138,17 @@ def check_signature(
                 hint = f" ({len(bundle.info.labels)} labels)" if name == "logits" else ""
                 raise BundleError(
                     f"{bundle.path}: the {mode} graph has {kind} {found}, bundle.json{hint} says {spec}; "
-                    "export the bundle anew"
+                    "export the bundle again"
                 )
     extra = sorted(inputs.keys() - want_in.keys())
     if extra:
         raise BundleError(
-            f"{bundle.path}: the {mode} graph asks for unknown inputs {extra}; export the bundle anew"
+            f"{bundle.path}: the {mode} graph asks for unknown inputs {extra}; export the bundle again"
         )
 
 
 def check_inputs(specs: Mapping[str, TensorSpec], inputs: Mapping[str, NDArray[Any]], batch: int) -> None:
-    """Raise EngineError unless exactly the inputs `specs` are given, in shape and type, naming both."""
+    """Raise EngineError unless exactly the inputs in `specs` are given, in shape and type; the error names both."""
     if inputs.keys() != specs.keys():
         raise EngineError(f"the graph takes inputs {sorted(specs)}, got {sorted(inputs)}")
     for name, spec in specs.items():
@@ -152,7 +159,7 @@ def check_inputs(specs: Mapping[str, TensorSpec], inputs: Mapping[str, NDArray[A
 
 
 def idle_slots(active: Sequence[bool] | None, batch: int) -> list[int]:
-    """The slots whose state does not advance in a run. Raises EngineError unless `active` has one entry a slot."""
+    """Slots whose state does not advance in a run. Raises EngineError unless `active` has one entry for each slot."""
     if active is None:
         return []
     if len(active) != batch:
@@ -161,7 +168,7 @@ def idle_slots(active: Sequence[bool] | None, batch: int) -> list[int]:
 
 
 def chosen_slots(slots: Sequence[int] | None, batch: int) -> list[int]:
-    """The slots of a reset, None = all. Raises EngineError for one that the engine does not have."""
+    """Slots of a reset; None means all. Raises EngineError for a slot that the engine does not have."""
     chosen = list(range(batch)) if slots is None else list(slots)
     wrong = [slot for slot in chosen if not 0 <= slot < batch]
     if wrong:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors a user can act on: one line that says what is wrong and what to do about it."""
+"""Errors that a user can act on: one line that says what is wrong and what to do about it."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from typing import Any
 
 
 class GlimpseError(Exception):
-    """Base of every expected failure. The command lines print it as one line on stderr and exit with 2."""
+    """Base of every expected failure; the command lines print it as one line on stderr and exit with 2."""
 
     def __init__(self, message: str) -> None:
-        # Messages of other libraries often end up quoted in ours: keep the promise of one line here, once.
+        # Ours often quote messages of other libraries: the promise of one line is kept here, once.
         super().__init__(" ".join(message.split()))
 
 
 class BundleError(GlimpseError):
-    """A bundle directory is missing, edited, incomplete, or disagrees with its graphs."""
+    """A bundle directory is missing, edited or incomplete, or disagrees with its graphs."""
 
 
 class EngineError(GlimpseError):
-    """An engine cannot be opened, was fed the wrong tensors, or failed while running."""
+    """An engine cannot be opened, was given the wrong tensors, or failed while running."""
 
 
 class ImageError(GlimpseError):
-    """An image that cannot be used: wrong type, shape, size or encoding."""
+    """An image cannot be used: wrong type, shape, size or encoding."""
 
 
 class DataError(GlimpseError):
-    """A video, bag, clip list or camera that cannot be read or written."""
+    """A video, bag, list of clips, or camera cannot be read or written."""
 
 
 def need(module: str, remedy: str) -> Any:
-    """Import a backend's module, or say what to install."""
+    """The imported module. Raises EngineError with `remedy`, what to install, where it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

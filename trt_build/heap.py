@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeping freed memory in the process.
+"""Keeps freed memory in the process.
 
-glibc gives large buffers back to the kernel at once and faults them in anew, page by page. For camera images
-that made deserialising some thirty times slower, for training's activations a forward pass twice as slow.
+By default glibc returns large buffers to the kernel at once and faults them in again, page by page. That made
+deserialising camera images some thirty times slower and a forward pass of training twice as slow.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # mallop
 
 
 def keep_freed_memory(*, any_size: bool = False) -> None:
-    """Call once, early. any_size: also blocks over 32 MiB, which then stay until the process ends (training)."""
+    """Tell glibc to keep freed memory; call it once, early. Does nothing with another C library.
+
+    any_size: also keep blocks over 32 MiB, which then stay until the process ends (training).
+    """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a camera image to the model input, and from glimpses back to pixels.
+"""From a camera image to the model's input, and from glimpses back to pixels.
 
-The one function that training, bags, videos and the node share. The host only crops and resizes, once and in
-uint8; scaling and normalisation live inside the graphs.
+Training, bags, videos and the node share these functions. The host only crops and resizes, once and in uint8; scaling
+and normalisation are inside the graphs.
 
-Convention: pixel rectangles are (x0, y0, x1, y1) on the edges of pixels, so an image is (0, 0, width,
-height).
+Convention: pixel rectangles are (x0, y0, x1, y1) on the edges of pixels, so an image is (0, 0, width, height).
 
-`stretch` is the paper: resize to 256 x 256 ignoring the aspect, use the central 224 x 224.
-Cropping the original first and resizing once to 224 does the same with less work; where the crop falls on
-whole pixels of a larger image (640x480, 1280x720) it is equal to the last bit, elsewhere the crop is
-rounded to whole pixels.
+fit="stretch" is the paper's: resize to 256 x 256, ignoring the aspect, and use the central 224 x 224. Here the original
+is cropped first and resized once to 224 x 224, which gives the same with less work: equal to the last bit where the
+crop falls on whole pixels (640x480, 1280x720), else with the crop rounded to whole pixels.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ PAD_VALUE = 124  # near the ImageNet mean in every channel, so it is the same in
 def region(width: int, height: int, p: Preprocess) -> tuple[float, float, float, float]:
     """Rectangle (x0, y0, x1, y1) of the original image, in pixels, that maps to the S x S model input.
 
-    With fit="pad" it exceeds the image along the shorter side.
+    With fit="pad" it exceeds the image along the shorter side. Raises ImageError for an empty image.
     """
     if width < 1 or height < 1:
         raise ImageError(f"image of {width} x {height} pixels is empty; check the camera")
@@ -43,7 +41,7 @@ def region(width: int, height: int, p: Preprocess) -> tuple[float, float, float,
 
 
 def _span(length: int, full: int, p: Preprocess) -> tuple[int, int]:
-    """The central size/resize of a stretch of `full` pixels that is centred on `length` pixels."""
+    """The central size/resize of an interval of `full` pixels that is centred on `length` pixels."""
     start = (length - full) // 2
     border = (p.resize - p.size) // 2  # the same integer offset that a centre crop of the resized image uses
     first = start + int(full * border / p.resize + 0.5)
@@ -55,10 +53,9 @@ def _span(length: int, full: int, p: Preprocess) -> tuple[int, int]:
 
 
 def model_input(image: NDArray[np.uint8], p: Preprocess, *, bgr: bool) -> NDArray[np.uint8]:
-    """uint8 image (H, W, 3), RGB or BGR, any row stride -> contiguous uint8 RGB (S, S, 3) in memory of its
-    own.
+    """The model's input from an image: uint8 (H, W, 3), RGB or BGR, any stride -> new contiguous uint8 RGB (S, S, 3).
 
-    Raises ImageError for anything but a non-empty uint8 image of three channels.
+    One crop and one resize. Raises ImageError for anything but a non-empty uint8 image of three channels.
     """
     check_image(image)
     height, width = image.shape[:2]
@@ -69,7 +66,7 @@ def model_input(image: NDArray[np.uint8], p: Preprocess, *, bgr: bool) -> NDArra
     if (cx0, cy0, cx1, cy1) == (x0, y0, x1, y1):
         out = cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR)
     else:
-        # The padding is never materialised: what there is of the image goes to its place on a grey canvas.
+        # No padded copy is made: the part inside the image is resized to its place on a grey canvas.
         out = np.full((size, size, 3), PAD_VALUE, np.uint8)
         dx0, dx1 = _place(cx0, cx1, x0, x1, size)
         dy0, dy1 = _place(cy0, cy1, y0, y1, size)
@@ -80,7 +77,7 @@ def model_input(image: NDArray[np.uint8], p: Preprocess, *, bgr: bool) -> NDArra
 
 
 def _place(first: int, last: int, start: int, stop: int, size: int) -> tuple[int, int]:
-    """Where the pixels first..last of the span start..stop come to lie on `size` output pixels."""
+    """The output pixels that pixels first..last map to when start..stop is resized to `size` pixels."""
     scale = size / (stop - start)
     a = min(int((first - start) * scale + 0.5), size - 1)
     b = int((last - start) * scale + 0.5)
@@ -97,12 +94,11 @@ def check_image(image: NDArray[np.uint8]) -> None:
 
 
 def glimpse_to_pixels(glimpses: ArrayLike, width: int, height: int, p: Preprocess) -> NDArray[np.float64]:
-    """Glimpses l = [x, y, sx, sy] (..., 4) -> boxes (x0, y0, x1, y1) (..., 4) in pixels of the original
-    image.
+    """Glimpses l = [x, y, sx, sy] (..., 4) -> boxes (x0, y0, x1, y1) (..., 4) in pixels of the original image.
 
-    x, y in [-1, 1] are the centre and sx, sy in (0, 1) the half extents in normalised coordinates of the
-    model input (affine [[sx, 0, x], [0, sy, y]], align_corners=False: -1 and 1 are the outer edges). Boxes
-    are clipped to the image; one that lies outside it collapses to an empty box on the border.
+    x, y in [-1, 1] are the centre and sx, sy in (0, 1) the half extents in normalised coordinates of the model input
+    (affine [[sx, 0, x], [0, sy, y]], align_corners=False: -1 and 1 are the outer edges). Boxes are clipped to the
+    image; a box outside it becomes an empty box on the border.
     """
     values = np.asarray(glimpses, np.float64)
     x0, y0, x1, y1 = region(width, height, p)

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`trt-build verify`: do all engines of a bundle compute the same, tensor by tensor, on recorded clips?
-
-The reference is the trained run in PyTorch where one is given, else ONNX Runtime in FP32. Compared are
+"""`trt-build verify`: compares engines of a bundle with a reference, tensor by tensor, on recorded clips.
 
     window   every output over windows of the clips, and the labels;
-    step     every output and the labels over a stream that starts anew as the bundle says (`reset_after`);
-    layers   (TensorRT) that every layer meant to be FP16 is FP16 by the engine's own report;
-    drift    outputs and states over a stream that never starts anew, hundred frames by hundred frames: an error
-             that grows with the length of the stream shows here.
+    step     every output and the labels over a stream that is reset every `reset_after` frames, as the bundle says;
+    drift    outputs and states over a stream that is never reset, in blocks of 100 frames: an error that grows with
+             the length of the stream shows here;
+    layers   (TensorRT in FP16) the engine's own report confirms that every layer meant to be FP16 is.
 
-The error of a tensor is the root mean square of the difference in units of the reference's own spread.
+The error of a tensor is the root mean square of the difference, in units of the reference's standard deviation.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ from trt_build.errors import GlimpseError
 from trt_build.footage import Footage, stream, windows
 from trt_build.tolerances import AGREEMENT, TOLERANCES, relative_error, spread
 
-BLOCK = 100  # frames a line of the drift
+BLOCK = 100  # frames of one block of the drift
 
 Tensors = dict[str, NDArray[Any]]
 Opener = Callable[[str], Engine]  # mode -> its engine
@@ -39,11 +37,11 @@ Opener = Callable[[str], Engine]  # mode -> its engine
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison. what: a tensor's name or "labels"; value: its error, or the part of equal labels."""
+    """One comparison. value: the error of a tensor, or the part of equal labels or confirmed layers."""
 
     engine: str
-    part: str  # window, step, drift
-    what: str
+    part: str  # window, step or drift; of the layers window or step
+    what: str  # a tensor's name, "labels" or "layers"
     value: float
     limit: float
     largest: float  # absolute difference
@@ -63,7 +61,7 @@ def verify(
     threads: int | None = None,
     progress: Callable[[str], None] = lambda what: None,
 ) -> list[Check]:
-    """Compare engines with the reference on recorded clips. See the module.
+    """Compare engines with the reference on recorded clips; the module says what is compared.
 
     targets: backend:precision[@device]. reference: opens the engine of a mode that the others are compared with; by
     default ONNX Runtime in FP32. frames: length of the streams. limits: by tensor, instead of `TOLERANCES`; "labels"
@@ -73,7 +71,8 @@ def verify(
     for name, limit in (limits or {}).items():
         if name not in (*TOLERANCES["fp32"], "labels") or not limit >= 0:
             raise GlimpseError(
-                f"no tolerance {name}={limit:g}; name one of {', '.join(TOLERANCES['fp32'])}, labels, not negative"
+                f"no tolerance {name}={limit:g}; name one of {', '.join(TOLERANCES['fp32'])} or labels, and a number "
+                "that is not negative"
             )
     clips = windows(pieces, bundle.info.T, most_windows)
     reference = reference or _opener(bundle, "onnxruntime:fp32", threads)
@@ -106,7 +105,7 @@ def _opener(bundle: LoadedBundle, target: str, threads: int | None) -> Opener:
 
 
 def _layers(bundle: LoadedBundle, target: str, mode: str, threads: int | None) -> list[Check]:
-    """That the engine's own layer report bears out its claim of FP16; nothing where a backend has no report."""
+    """Whether the engine's own layer report confirms FP16; empty where a backend has no report."""
     engine = _opener(bundle, target, threads)(mode)
     try:
         report = getattr(engine, "layers", None)
@@ -187,7 +186,7 @@ def _compare(
     checks = []
     for name, expected in theirs.items():
         if name not in ours:
-            continue  # an engine that cannot show its states
+            continue  # this engine does not show its states
         kind = "state" if name.startswith("state ") else name
         limit = limits.get(kind, TOLERANCES[precision][kind])
         deviation = spread(expected)
@@ -204,13 +203,15 @@ def _compare(
         checks.append(Check(target, part, name, worst, limit, largest, bool(worst <= limit), blocks))
     agreement = float(np.mean(_labels(ours["logits"], part, T) == _labels(theirs["logits"], part, T)))
     least = limits.get("labels", AGREEMENT[precision])
-    if part != "drift":  # what a robot says: it never runs a model longer than it was trained for
+    if (
+        part != "drift"
+    ):  # a robot never runs a stream longer than the bundle says, so drifted labels do not count
         checks.append(Check(target, part, "labels", agreement, least, 0.0, agreement >= least, []))
     return checks
 
 
 def _labels(logits: NDArray[Any], part: str, T: int) -> NDArray[np.intp]:
-    """Winning classes: of windows, or of the mean over the last T frames of a stream as the recogniser takes it."""
+    """Winning classes: of each window, or of the mean over the last T frames of a stream, as in the recogniser."""
     if part == "window":
         return logits.argmax(-1)
     recent: deque[NDArray[Any]] = deque(maxlen=T)
@@ -223,7 +224,7 @@ def _labels(logits: NDArray[Any], part: str, T: int) -> NDArray[np.intp]:
 
 
 def as_json(checks: Sequence[Check], bundle: LoadedBundle) -> dict[str, Any]:
-    """The whole answer as plain values."""
+    """Everything, as plain values."""
     return {
         "model_id": bundle.info.model_id,
         "ok": all(check.ok for check in checks),
@@ -231,15 +232,15 @@ def as_json(checks: Sequence[Check], bundle: LoadedBundle) -> dict[str, Any]:
     }
 
 
-def as_lines(checks: Sequence[Check], every: bool = False) -> list[str]:
-    """A table; of the states only the worst of each engine unless `every`, all of them where they fail."""
+def as_lines(checks: Sequence[Check]) -> list[str]:
+    """A table; of the states it shows each engine's worst and all that fail."""
     worst: dict[str, Check] = {}
     for check in checks:
         if check.what.startswith("state ") and check.value >= worst.get(check.engine, check).value:
             worst[check.engine] = check
     lines = [f"{'engine':22} {'part':7} {'tensor':18} {'value':>9} {'limit':>9}  verdict"]
     for check in checks:
-        if check.what.startswith("state ") and check.ok and not every and worst[check.engine] is not check:
+        if check.what.startswith("state ") and check.ok and worst[check.engine] is not check:
             continue
         growth = ""
         if check.blocks and not check.what.startswith("state "):

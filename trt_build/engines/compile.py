@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`trt-build build`: a bundle's graph becomes a TensorRT engine with a sidecar.
+"""`trt-build build`: compiles a bundle's graph into a TensorRT engine with a sidecar.
 
-The precision is that of the ONNX graph we write (graphs.precision): a strongly typed network from TensorRT 10 on
-and in TensorRT-RTX; TensorRT 8.6 gets the FP16 flag and every layer's type set to what the graph says.
+The precision is that of the ONNX graph that `graphs.precision` writes. TensorRT 10 and later and TensorRT-RTX compile
+it as a strongly typed network. TensorRT 8.6 gets the FP16 flag, and each layer the type that the graph gives its
+result.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from trt_build.errors import EngineError
 from trt_build.graphs.precision import engine_graph, half_nodes, tensor_types
 
 Say = Callable[[str], None]
-HEARTBEAT_S = 4.0  # "at least every 5 s"
+HEARTBEAT_S = 4.0  # between two progress lines: callers are promised one every 5 s
 
 
 def wanted_engine(
@@ -52,13 +53,13 @@ def wanted_engine(
     target: str | None = None,
     device: int = 0,
 ) -> Wanted:
-    """What engine this machine, or a named target, needs. Raises EngineError without GPU and target."""
+    """The engine that this machine or a named target needs. Raises EngineError without GPU and target."""
     trt = nvidia.load(backend)
     precision = "fp16" if precision == "auto" else precision
     if precision not in ("fp16", "fp32"):
         raise EngineError(f"{backend} engines are built in fp16 or fp32, not {precision}")
     if batch < 1:
-        raise EngineError(f"batch is {batch}, it must be at least 1")
+        raise EngineError(f"batch is {batch}; it must be at least 1")
     if target is not None:
         gpu, capability = ANY_GPU, nvidia.parse_target(target)
         _check_target(trt, backend, capability, device)
@@ -67,7 +68,7 @@ def wanted_engine(
             found = load_cuda(device).gpu()
         except EngineError as error:
             hint = " or name one: --target sm89" if backend == "tensorrt_rtx" else ""
-            raise EngineError(f"an engine is built for a GPU, and there is none: {error}{hint}") from None
+            raise EngineError(f"an engine is built for a GPU, but there is none: {error}{hint}") from None
         nvidia.check_capability(trt, backend, found)
         gpu, capability = found.name, found.compute_capability
     sources = wanted_sources(bundle, mode)
@@ -104,8 +105,8 @@ def build_engine(
 ) -> tuple[Path, Sidecar]:
     """Build the engine, or keep the one that already fits. Returns the plan's path and its sidecar.
 
-    workspace_mb: limit of the scratch memory that tactics may take, in MiB.
-    force: build anew even if one fits.
+    workspace_mb: limit of TensorRT's scratch memory in MiB.
+    force: build even if an engine fits.
     say: called with progress lines, at least every 5 s.
     Raises EngineError where the graph does not parse or compile, or the folder cannot be written.
     """
@@ -147,7 +148,7 @@ def _compile(
     workspace_mb: int,
     progress: _Progress,
 ) -> tuple[memoryview, list[str], int]:
-    """The plan, the flags it was built with, and the number of layers the parser made."""
+    """(plan, flags it was built with, number of layers after parsing)."""
     trt = nvidia.load(wanted.backend)
     log = nvidia.log_of(trt)
     log.take()
@@ -187,18 +188,18 @@ def _compile(
     if plan is None:
         raise EngineError(f"{wanted.backend} {trt.__version__} cannot compile the graph: {log.take()}")
     if cache is not None:
-        with contextlib.suppress(OSError, TypeError):  # only makes the next build slower
+        with contextlib.suppress(OSError, TypeError):  # without it the next build is only slower
             write_atomically(cache_path, memoryview(config.get_timing_cache().serialize()))
     return memoryview(plan), flags, network.num_layers
 
 
 def strongly_typed(trt: Any) -> bool:
-    """Whether the graph's types are the engine's; TensorRT 8.6 has no such networks."""
+    """Whether the graph's types become the engine's; TensorRT 8.6 has no such networks."""
     return hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
 
 
 def constrain(trt: Any, network: Any, types: dict[str, int]) -> None:
-    """TensorRT 8.6: give every layer the precision that the graph gives its result."""
+    """For TensorRT 8.6: give every layer the precision that the graph gives its result."""
     precisions: dict[int, Any] = {TensorProto.FLOAT: trt.float32, TensorProto.FLOAT16: trt.float16}
     skip = (trt.LayerType.CONSTANT, trt.LayerType.SHAPE)
     for i in range(network.num_layers):
@@ -213,7 +214,7 @@ def constrain(trt: Any, network: Any, types: dict[str, int]) -> None:
 
 
 def _timing_cache(config: Any, folder: Path, wanted: Wanted) -> tuple[Any, Path]:
-    """Measured kernel times of earlier builds for this GPU and version; TensorRT checks that they fit."""
+    """(cache, its file): kernel timings of earlier builds for this GPU and version; TensorRT checks that they fit."""
     gpu = wanted.stem.split(f"-{wanted.precision}-")[0]
     path = folder / f"{gpu}.timing"
     try:
@@ -227,7 +228,7 @@ def _timing_cache(config: Any, folder: Path, wanted: Wanted) -> tuple[Any, Path]
 
 
 def _monitor(trt: Any, progress: _Progress) -> Any:
-    """TensorRT's own account of its phases, where the version gives one (10 and later)."""
+    """An object through which TensorRT reports its phases; None before version 10."""
     if not hasattr(trt, "IProgressMonitor"):
         return None
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The few calls of the CUDA runtime that an engine needs, through NVIDIA's cuda-python; every failure an exception.
+"""The few calls of the CUDA runtime that an engine needs, through NVIDIA's cuda-python; failures are exceptions.
 
-cuda-python returns the error code first and lets go of the GIL inside its calls.
+cuda-python returns the error code first and releases the GIL inside its calls.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Cuda:
         self.device = device
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """One call: its result, None, or a tuple of results. Raises EngineError with the call's name and a remedy."""
+        """One call's result, None, or a tuple of results. Raises EngineError with the call's name and a remedy."""
         code, *results = getattr(self._rt, name)(*arguments)
         if int(code) != 0:
             label = getattr(code, "name", f"error {int(code)}")
@@ -52,13 +52,15 @@ class Cuda:
         return text.decode() if isinstance(text, bytes) else str(text)
 
     def use(self) -> None:
-        """Make the device current. It is so for each thread anew, and runs come from a worker thread."""
+        """Make the device current in this thread. CUDA keeps one for each thread, and runs come from another thread."""
         self.call("cudaSetDevice", self.device)
 
     def gpu(self) -> Gpu:
         count = self.call("cudaGetDeviceCount")
         if self.device >= count:
-            raise EngineError(f"no GPU cuda:{self.device}, there are {count}; choose another device")
+            raise EngineError(
+                f"no GPU cuda:{self.device}; there are {count}, counted from 0: choose another device"
+            )
         found = self.call("cudaGetDeviceProperties", self.device)
         name = found.name.decode() if isinstance(found.name, bytes) else str(found.name)
         return Gpu(self.device, name.strip("\0 "), f"{found.major}.{found.minor}", int(found.totalGlobalMem))
@@ -95,7 +97,7 @@ class Cuda:
 
     @contextmanager
     def capture(self, stream: Any) -> Iterator[list[Any]]:
-        """Record what is enqueued inside into a graph; the list then holds it, ready to launch."""
+        """Record what the block enqueues as a graph; after the block the list holds it, ready to launch."""
         made: list[Any] = []
         self.call(
             "cudaStreamBeginCapture",
@@ -106,7 +108,7 @@ class Cuda:
             yield made
         except BaseException:
             _, *graphs = self._rt.cudaStreamEndCapture(stream)  # leave the stream usable
-            if graphs and graphs[0] is not None and int(graphs[0]):  # None: what was recorded is void
+            if graphs and graphs[0] is not None and int(graphs[0]):  # None: the recording is invalid
                 self._rt.cudaGraphDestroy(graphs[0])
             raise
         graph = self.call("cudaStreamEndCapture", stream)
@@ -126,7 +128,7 @@ class Cuda:
 
 
 def load_cuda(device: int = 0) -> Cuda:
-    """CUDA through cuda-python, whichever of its layouts is installed. Raises EngineError with what to install."""
+    """CUDA through either layout of cuda-python. Raises EngineError with what to install."""
     for name in ("cuda.bindings.runtime", "cuda.cudart"):
         try:
             return Cuda(importlib.import_module(name), device)
@@ -136,7 +138,7 @@ def load_cuda(device: int = 0) -> Cuda:
 
 
 def host_view(pointer: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Host memory as an array that does not own it."""
+    """Host memory at `pointer` as an array that does not own it."""
     size = int(np.prod(shape)) * dtype.itemsize
     raw = (ctypes.c_uint8 * size).from_address(pointer)
     return np.ctypeslib.as_array(raw).view(dtype).reshape(shape)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All memory of one TensorRT engine, allocated once, and the stream that its copies go through.
+"""The memory of one TensorRT engine, allocated once, and the stream of its copies.
 
-One block for the inputs and one for the outputs, each on the device and pinned on the host, so that a step copies once
-in and once out. States stay on the device in two sets of buffers that take turns: a run reads one set and writes the
+All inputs share one block, all outputs another, each on the device and pinned on the host: a step is one copy in and
+one copy out. States stay on the device in two sets of buffers that take turns: a run reads one set and writes the
 other, the next run the reverse.
 """
 
@@ -23,7 +23,7 @@ _SHORT = {"HostToDevice": "h2d", "DeviceToHost": "d2h", "DeviceToDevice": "d2d"}
 
 
 class _Block:
-    """Tensors that are copied as one: places (name -> offset) in `size` bytes at `device` and, pinned, at `host`."""
+    """Tensors that are copied as one: `size` bytes at `device` and, pinned, at `host`; places: name -> offset."""
 
     def __init__(self, buffers: DeviceBuffers, specs: Mapping[str, TensorSpec]) -> None:
         self.places: dict[str, int] = {}
@@ -42,10 +42,10 @@ class _Block:
 
 
 class DeviceBuffers:
-    """Made empty; `allocate` fills it. Whatever was allocated, also by one that failed half-way, `free` releases.
+    """Empty until `allocate`. `free` releases what was allocated, even where `allocate` failed half-way.
 
-    allocated: bytes on the device. transfers: copies so far by direction (h2d, d2h, d2d). current: the set that holds
-    the states now.
+    allocated: bytes on the device. transfers: number of copies so far, by direction (h2d, d2h, d2d). current: the set
+    that holds the states now.
     """
 
     def __init__(self, cuda: Cuda, batch: int) -> None:
@@ -66,7 +66,7 @@ class DeviceBuffers:
         outputs: Mapping[str, TensorSpec],
         states: Mapping[str, TensorSpec],
     ) -> None:
-        """The stream and all buffers, states zero. Raises EngineError."""
+        """Make the stream and all buffers, with states of zero. Raises EngineError."""
         self.stream = self._cuda.stream()
         self._in, self._out = self._blocks = [_Block(self, inputs), _Block(self, outputs)]
         # Callers get ordinary arrays: pinned memory is gone when the engine is closed.
@@ -92,7 +92,7 @@ class DeviceBuffers:
         return pointer
 
     def addresses(self) -> dict[str, int]:
-        """Device address of every input and output; these never change."""
+        """Device address of every input and output; they never change."""
         return {name: block.device + at for block in self._blocks for name, at in block.places.items()}
 
     def state_addresses(self) -> dict[str, int]:
@@ -101,12 +101,12 @@ class DeviceBuffers:
         return dict(read) | {STATE_PREFIX + name: pointer for name, pointer in write.items()}
 
     def put(self, inputs: Mapping[str, NDArray[Any]]) -> None:
-        """Into pinned memory, from where `copy_in` takes them."""
+        """Copy inputs into pinned memory, for `copy_in`."""
         for name, array in inputs.items():
             np.copyto(self._in.arrays[name], array)
 
     def results(self) -> dict[str, NDArray[Any]]:
-        """What `copy_out` brought to the host, in arrays that are overwritten by the next call."""
+        """The outputs that `copy_out` brought to the host, by name; the next call overwrites the arrays."""
         for name, array in self._out.arrays.items():
             np.copyto(self._results[name], array)
         return dict(self._results)
@@ -118,14 +118,14 @@ class DeviceBuffers:
         self._copy(self._out.host, self._out.device, self._out.size, "DeviceToHost")
 
     def keep(self, slots: Sequence[int]) -> None:
-        """After a run and before `swap`: these slots keep the states they had."""
+        """After a run and before `swap`, let these slots keep the states they had."""
         for name, size in self._slot_bytes.items():
             old, new = self._sets[self.current][name], self._sets[1 - self.current][name]
             for slot in slots:
                 self._copy(new + slot * size, old + slot * size, size, "DeviceToDevice")
 
     def swap(self) -> None:
-        """After a run: the set just written becomes the current one."""
+        """After a run, make the set just written the current one."""
         if self._states:
             self.current = 1 - self.current
 
@@ -154,7 +154,7 @@ class DeviceBuffers:
         self._cuda.synchronize(self.stream)
 
     def free(self, attempt: Callable[..., None]) -> None:
-        """Release the stream and all memory, each by `attempt(call, argument)`, which may swallow an error."""
+        """Release the stream and all memory. attempt: called with (call, argument), may swallow the call's error."""
         if self.stream is not None:
             attempt(self._cuda.destroy_stream, self.stream)
         self.stream = None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""States of an engine in host memory, as two sets of buffers that take turns.
+"""States of an engine in host memory: two sets of buffers that take turns.
 
-A run reads one set and writes the other, the next run the reverse: no state is copied from run to run. An engine binds
-the buffers once for each direction.
+A run reads one set and writes the other, the next run the reverse, so that no state is copied between runs. An engine
+binds the buffers once for each direction.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class HostStates:
         self._batch = batch
 
     def advance(self, idle: Sequence[int]) -> None:
-        """After a run: the set just written becomes the current one; `idle` slots keep the states they had."""
+        """After a run, make the set just written the current one; `idle` slots keep the states they had."""
         if not self.sets[0]:
             return  # a window graph: every run takes the first direction
         if idle:

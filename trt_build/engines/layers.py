@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine's own layer report: which precision each layer really runs in."""
+"""An engine's own layer report: the precision that each layer really runs in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HALF = re.compile(r"\b(half|fp16|float16)\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer after fusion. `covers`: its name and metadata, which list the graph's nodes in it."""
+    """One layer after fusion. covers: its name and metadata, which list the graph's nodes in it."""
 
     name: str
     kind: str
@@ -30,7 +30,7 @@ class Layer:
 
 
 def read_layer_report(text: str) -> list[Layer]:
-    """Layers from the engine inspector's JSON (all layers). Raises EngineError where types are missing."""
+    """All layers from the engine inspector's JSON. Raises EngineError where types are missing."""
     try:
         entries = json.loads(text)["Layers"]
     except (ValueError, KeyError, TypeError):
@@ -52,17 +52,17 @@ def _layer(entry: dict[str, Any]) -> Layer:
 
 
 def not_half(layers: Sequence[Layer], wanted: Iterable[str]) -> list[str]:
-    """Nodes (Sidecar.half_layers) that no FP16 layer computes; a claim of FP16 holds when this is empty.
+    """The nodes among `wanted` (Sidecar.half_layers) that no FP16 layer computes; empty when the claim of FP16 holds.
 
-    A node that no layer names is inside a fused region that names only its ends; it counts as borne out when some
-    FP16 region exists, and as missing when there is none.
+    A node that no layer names is inside a fused region that names only its ends. It counts as confirmed when there is
+    any FP16 region, else as missing.
     """
     regions = [
         layer for layer in layers if layer.half and ("..." in layer.name or "ForeignNode" in layer.name)
     ]
     bad = []
     for node in wanted:
-        # A name must end where it ends: /layer1/Conv is not /layer1/Conv_1.
+        # Whole names only: /layer1/Conv is not /layer1/Conv_1.
         pattern = re.compile(rf"(?<![\w./]){re.escape(node)}(?![\w./])")
         holders = [layer for layer in layers if pattern.search(layer.covers)]
         if not any(layer.half for layer in holders) and (holders or not regions):

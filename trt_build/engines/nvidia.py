@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TensorRT and TensorRT-RTX behind one door: the module, its version, its log, and the GPU it would run on."""
+"""What TensorRT and TensorRT-RTX share: finding the module, its version, its log, and which GPUs it supports."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def version_of(trt: Any) -> tuple[int, int]:
 
 @functools.cache
 def log_of(trt: Any) -> Any:
-    """The process's one logger of this module: errors are kept for the exception, nothing is printed."""
+    """The one logger of this module in the process; it keeps errors for our exceptions and prints nothing."""
 
     class Log(trt.ILogger):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
@@ -65,7 +65,7 @@ def log_of(trt: Any) -> Any:
                     self.errors = [*self.errors[-50:], message]
 
         def take(self) -> str:
-            """The first error since the last call, leaving out what only says that there is no GPU."""
+            """The first error since the last call; one that only reports a missing GPU counts last."""
             with self._lock:
                 errors, self.errors = self.errors, []
             real = [e for e in errors if "CUDA driver version is insufficient" not in e] or errors
@@ -75,16 +75,16 @@ def log_of(trt: Any) -> Any:
 
 
 def check_capability(trt: Any, backend: str, gpu: Gpu) -> None:
-    """Raises EngineError where this TensorRT has no code for the GPU: TensorRT-RTX leaves data-centre GPUs out.
+    """Raise EngineError where this TensorRT has no code for the GPU: TensorRT-RTX leaves out data-centre GPUs.
 
-    It would build an engine nevertheless, and refuse to load it afterwards.
+    It would build an engine all the same and then refuse to load it.
     """
     names = getattr(trt, "ComputeCapability", None)
-    if names is None:  # TensorRT itself says so when it builds
+    if names is None:  # TensorRT reports it itself when it builds
         return
     known = sorted(int(n[2:]) for n in dir(names) if re.fullmatch(r"SM\d+", n))
     own = int(gpu.compute_capability.replace(".", ""))
-    # Newer ones than all of these are served: what an engine holds is compiled when it is opened.
+    # GPUs newer than all of these work: TensorRT-RTX compiles an engine's kernels when it is opened.
     if known and own not in known and own < known[-1]:
         raise EngineError(
             f"{backend} {trt.__version__} does not support the {gpu.name} (compute capability "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opens a bundle's graph with one of the backends, each imported only when asked for."""
+"""Opens a bundle's graph with one of the backends; each is imported only when it is used."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ def open_engine(
 ) -> Engine:
     """Open the graph of `mode` ("window" or "step") with a backend.
 
-    backend: "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", or "auto" (what is best on this
-    machine; today that is onnxruntime).
-    precision: "fp32", "bf16" (openvino), "int8" (a bundle with `trt-build quantize`'s graphs), or "auto": the
-    backend's own choice, on a CPU fp32.
-    threads: CPU threads of one call, None = the backend's own choice.
+    backend: "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", or "auto", which today is onnxruntime.
+    precision: "fp32"; "fp16" (TensorRT and onnxruntime); "bf16" (openvino); "int8" (onnxruntime and openvino, a bundle
+        with the graphs of `trt-build quantize`); or "auto", the backend's choice: FP16 for TensorRT, else FP32.
+    batch: slots of the engine.
+    threads: CPU threads of one call; None is the backend's choice.
     device: "cpu", "cuda", or "cuda:1"; TensorRT takes "cpu", the default, for the first GPU.
-    engine_policy: what TensorRT does when no engine in the bundle fits this GPU, version, graph and precision:
-    "rebuild" builds one (minutes), "refuse" raises EngineError with what to run.
+    engine_policy: what TensorRT does where no engine in the bundle fits this GPU, version, graph and precision:
+        "rebuild" builds one, which takes minutes; "refuse" raises EngineError with the command that builds it.
     say: called with progress lines of such a build, at least every 5 s.
-    Raises EngineError when the backend is unknown or not installed, BundleError when the graph does not fit
-    the bundle.
+
+    Raises EngineError where the backend is unknown, not installed or refuses an argument, BundleError where the graph
+    does not fit the bundle.
     """
     if batch < 1:
-        raise EngineError(f"batch is {batch}, it must be at least 1")
+        raise EngineError(f"batch is {batch}; it must be at least 1")
     if threads is not None and threads < 1:
-        raise EngineError(f"threads is {threads}, it must be at least 1")
+        raise EngineError(f"threads is {threads}; it must be at least 1")
     if precision not in ("auto", *PRECISIONS):
         raise EngineError(f"unknown precision {precision!r}; use auto, {', '.join(PRECISIONS)}")
     if backend == "openvino":

@@ -76,7 +76,7 @@ class _BoundStates(HostStates):
 class OrtEngine:
     """`trt_build.engine.Engine` on ONNX Runtime; made by `open_engine`.
 
-    transfers: copies to and from a GPU since the engine was opened, by direction (h2d, d2h).
+    transfers: number of copies to and from a GPU since the engine was opened, by direction (h2d, d2h).
     """
 
     backend = "onnxruntime"
@@ -106,7 +106,7 @@ class OrtEngine:
                 self._open(bundle, mode, threads, device)
                 self._warm_up()
             except (BundleError, EngineError) as error:
-                # A network that cannot be recorded still runs, one launch after the other.
+                # A network that cannot be recorded still runs, launched operation by operation.
                 self._graph, self._session, why = False, None, str(error)
         if self._session is None:
             self._open(bundle, mode, threads, device)
@@ -120,7 +120,7 @@ class OrtEngine:
             self.description += f", no CUDA graph ({why})"
 
     def _open(self, bundle: LoadedBundle, mode: str, threads: int | None, device: str) -> None:
-        """The session and every buffer."""
+        """Open the session and make every buffer."""
         self._session = _open(bundle, mode, self.precision, self.batch, threads, device, self._graph)
         graph_in = {v.name: _spec(v, bundle, mode) for v in self._session.get_inputs()}
         graph_out = {v.name: _spec(v, bundle, mode) for v in self._session.get_outputs()}
@@ -129,11 +129,11 @@ class OrtEngine:
         # Axes the exporter left open are fixed by bundle.json, so that every buffer can be made now.
         want_in, self.outputs = expected_io(bundle.info, mode)
         self.inputs = dict(want_in)
-        # On the CPU an OrtValue shares the array's memory: these arrays are the buffers and must stay alive.
+        # On the CPU an OrtValue shares the array's memory: these arrays are the buffers and must be kept.
         self._host = zeros(self.outputs, self.batch)
         self._carried = self._state_buffers(self.states)
         self._results = {n: self._value(a) for n, a in self._host.items()}
-        # A recorded graph reads its inputs where they were when it was recorded, a CPU where the caller has them.
+        # On a GPU a recorded graph reads its inputs from fixed buffers; on the CPU the caller's arrays are bound.
         blank = {} if self._device == "cpu" else zeros(self.inputs, self.batch)
         self._frames = {n: self._value(a) for n, a in blank.items()}
         self._bindings = [self._bind(read, write) for read, write in DIRECTIONS]
@@ -146,7 +146,7 @@ class OrtEngine:
         return _BoundStates(specs, self.batch, self._value, None if self._device == "cpu" else self.transfers)
 
     def _bind(self, read: int, write: int) -> tuple[Any, ort.RunOptions]:
-        """A binding, and the options that name its recorded graph."""
+        """A binding for one direction of the states, and the run options that name its recorded graph."""
         assert self._session is not None
         binding = self._session.io_binding()
         for name in self.states:
@@ -162,7 +162,7 @@ class OrtEngine:
         return binding, options
 
     def _warm_up(self) -> None:
-        """Record both graphs here, where a failure still has a remedy; another thread records its own at first."""
+        """Record both graphs here, where a failure still has a remedy. Each further thread records its own at first."""
         blank = zeros(self.inputs, self.batch)
         for _ in self._bindings:
             self.run(blank)
@@ -223,7 +223,7 @@ def _open(
     graph = bundle.graph(mode, precision if precision == INT8 else "fp32")
     source: str | bytes = str(graph)
     if precision == "fp16":
-        # The graph that TensorRT compiles: what FP16 does to the results can be seen without a GPU.
+        # The graph that TensorRT compiles, so that the effect of FP16 on the results shows without a GPU.
         need("onnx", "pip install 'glimpse-clouds-python[export]' (or: pip install onnx)")
         from trt_build.graphs.precision import mixed_precision
 
@@ -233,16 +233,16 @@ def _open(
     if kind == "cuda":
         if "CUDAExecutionProvider" not in ort.get_available_providers():
             raise EngineError(
-                f"device {device!r} needs the CUDA provider, there is {ort.get_available_providers()}; "
+                f"device {device!r} needs the CUDA provider, but there are only {ort.get_available_providers()}; "
                 "pip install onnxruntime-gpu, or use device cpu"
             )
-        if hasattr(ort, "preload_dlls"):  # CUDA and cuDNN from pip lie where no loader would look
-            with contextlib.redirect_stdout(io.StringIO()):  # it prints what it did not find
+        if hasattr(ort, "preload_dlls"):  # CUDA and cuDNN from pip are where no loader looks
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
                 ort.preload_dlls()
         graphs = {"enable_cuda_graph": "1"} if cuda_graph else {}
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": index} | graphs))
     options = ort.SessionOptions()
-    if cuda_graph:  # with the batch known no shape is left to be computed on the host
+    if cuda_graph:  # with a known batch, no shape is computed on the host
         options.add_free_dimension_override_by_name("N", batch)
     options.log_severity_level = 3  # errors arrive as exceptions; warnings would clutter a robot's log
     if threads is not None:
@@ -250,9 +250,9 @@ def _open(
     try:
         session = ort.InferenceSession(source, sess_options=options, providers=providers)
     except Exception as error:
-        raise BundleError(f"{graph}: onnxruntime cannot load it ({error}); export the bundle anew") from None
+        raise BundleError(f"{graph}: onnxruntime cannot load it ({error}); export the bundle again") from None
     if kind == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
-        # It would go on quietly on the CPU, at a tenth of the speed.
+        # ONNX Runtime would silently use the CPU, at a tenth of the speed.
         raise EngineError(
             f"onnxruntime could not start on {device}: its CUDA provider found no driver, CUDA or cuDNN; "
             "pip install 'onnxruntime-gpu[cuda,cudnn]', check nvidia-smi, or use device cpu"
@@ -271,7 +271,7 @@ def _spec(value: Any, bundle: LoadedBundle, mode: str) -> TensorSpec:
     dtype = _TYPES.get(value.type)
     if dtype is None:
         raise BundleError(
-            f"{bundle.path}: {mode} graph tensor {value.name} has type {value.type}; export it anew"
+            f"{bundle.path}: {mode} graph tensor {value.name} has type {value.type}; export the bundle again"
         )
     shape = tuple(size if isinstance(size, int) else None for size in value.shape)
     return TensorSpec(value.name, shape, np.dtype(dtype))

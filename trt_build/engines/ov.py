@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVINO backend: the fastest on x86 processors, in FP32, BF16 or INT8.
+"""OpenVINO backend: the fastest on x86 processors; FP32, BF16 or INT8.
 
 There is one request for each direction of the states (`host_states`), and the two take turns. All tensors share memory
 with NumPy arrays, so nothing is copied.
@@ -69,7 +69,9 @@ class OvEngine:
         try:
             model = core.read_model(graph)
         except Exception as error:
-            raise BundleError(f"{graph}: openvino cannot load it ({error}); export the bundle anew") from None
+            raise BundleError(
+                f"{graph}: openvino cannot load it ({error}); export the bundle again"
+            ) from None
         inputs, found, self.states = split_states(_specs(model.inputs), _specs(model.outputs))
         check_signature(bundle, mode, inputs, found)
         # Axes the exporter left open are fixed by bundle.json, so that every buffer can be made now.

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an engine was built from and for, in a .json beside the .plan. No plan is trusted without it.
+"""The sidecar: a .json beside each .plan that records what the engine was built from and for.
 
-A plan is only machine code: it runs on one GPU generation, with one TensorRT, for one graph, and nothing in the file
-says which. All of it is compared here, and the plan's own hash, before a byte reaches the deserialiser.
+A plan is only machine code. It runs on one GPU generation, with one version of TensorRT, for one graph, and nothing in
+the file says which. All of that and the plan's hash are compared here before a byte reaches the deserialiser; a plan
+without a sidecar is refused.
 """
 
 from __future__ import annotations
@@ -23,17 +24,18 @@ from trt_build.errors import EngineError
 
 ENGINES = "engines"
 SCHEMA_VERSION = 1
-GRAPH_VERSION = (
-    1  # of trt_build.graphs.precision's policy: raise it when the graph made from the same bundle changes
-)
+# Version of `trt_build.graphs.precision`'s policy: raise it when the graph made from the same bundle changes.
+GRAPH_VERSION = 1
 ANY_GPU = "any"  # built ahead of time for a compute capability
 
 
 class EngineRefused(EngineError):
-    """A cached engine that must not be run. `engine_policy: rebuild` builds it anew."""
+    """A cached engine must not be run; `engine_policy: rebuild` builds a new one."""
 
 
 class Io(BaseModel):
+    """An input or output of an engine, states included."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
     shape: list[int]
@@ -42,7 +44,7 @@ class Io(BaseModel):
 
 @dataclass(frozen=True)
 class Wanted:
-    """The engine that this machine needs: everything a sidecar must agree with."""
+    """The engine that this machine needs: everything that a sidecar must agree with."""
 
     backend: str
     mode: str
@@ -62,7 +64,7 @@ class Wanted:
 
 
 class Sidecar(BaseModel):
-    """Content of the .json."""
+    """Content of the .json; documented in docs/engines.md."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -88,7 +90,7 @@ class Sidecar(BaseModel):
 
 
 def wanted_sources(bundle: LoadedBundle, mode: str) -> dict[str, str]:
-    """Hashes of the bundle's files that the graph of `mode` is made of."""
+    """Hashes of the bundle's files that the engine of `mode` is made from."""
     names = {bundle.graph(mode).name, WEIGHTS_NAME} & bundle.info.sha256.keys()
     return {name: bundle.info.sha256[name] for name in sorted(names)}
 
@@ -98,10 +100,10 @@ def plan_path(bundle: LoadedBundle, wanted: Wanted) -> Path:
 
 
 def find_plan(bundle: LoadedBundle, wanted: Wanted) -> tuple[Path, Sidecar]:
-    """The engine in the bundle that fits `wanted`. Raises EngineRefused, naming both sides of what does not fit.
+    """The engine in the bundle that fits `wanted`: one for this very GPU, else one for its compute capability.
 
-    An engine for this very GPU comes first, then one built ahead of time for its compute capability. Where neither
-    is there, the nearest other engine of this mode says why it cannot be used.
+    Raises EngineRefused, naming both sides of what does not fit. Where neither exists, the error says why another
+    engine of this mode cannot be used.
     """
     own = plan_path(bundle, wanted)
     ahead = own.with_name(f"{Wanted(**{**vars(wanted), 'gpu': ANY_GPU}).stem}.plan")
@@ -110,7 +112,7 @@ def find_plan(bundle: LoadedBundle, wanted: Wanted) -> tuple[Path, Sidecar]:
             return path, check_plan(path, wanted)
     others = sorted((bundle.path / ENGINES).glob(f"*-{wanted.mode}-b*.plan"))
     for path in others:
-        check_plan(path, wanted)  # says what differs; names alone are not believed
+        check_plan(path, wanted)  # raises with what differs; names alone are not trusted
     raise EngineRefused(
         f"{bundle.path}: no {wanted.backend} engine for {_target(wanted)}; {build_hint(bundle.path, wanted)}"
     )
@@ -138,10 +140,10 @@ def check_plan(path: Path, wanted: Wanted) -> Sidecar:
         pairs.append((f"sha256 of {name}", have[:12], want[:12]))
     for what, found, needed in pairs:
         if found != needed:
-            raise EngineRefused(f"{path}: the engine's {what} is {found}, needed is {needed}; {hint}")
+            raise EngineRefused(f"{path}: the engine's {what} is {found}, but {needed} is needed; {hint}")
     size = path.stat().st_size
     if size != sidecar.plan_bytes:
-        raise EngineRefused(f"{path}: {size} bytes, the sidecar says {sidecar.plan_bytes}: truncated; {hint}")
+        raise EngineRefused(f"{path}: truncated: {size} bytes, the sidecar says {sidecar.plan_bytes}; {hint}")
     if file_sha256(path) != sidecar.plan_sha256:
         raise EngineRefused(f"{path}: the engine was changed after it was built; {hint}")
     return sidecar
@@ -151,9 +153,9 @@ _COMPARED = ("backend", "mode", "precision", "batch", "trt_version", "compute_ca
 
 
 def write_plan(path: Path, plan: bytes | memoryview, sidecar: Sidecar) -> None:
-    """Put plan and sidecar in their place so that a kill at any moment leaves no pair that would be trusted.
+    """Write plan and sidecar so that a kill at any moment leaves no pair that passes the checks.
 
-    The old sidecar goes first and the new one comes last. Call it with the lock held. Raises EngineError.
+    The old sidecar is removed first and the new one written last. Call it with the lock held. Raises EngineError.
     """
     side = path.with_suffix(".json")
     try:
@@ -169,7 +171,7 @@ def write_plan(path: Path, plan: bytes | memoryview, sidecar: Sidecar) -> None:
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Write to a neighbour, sync, rename."""
+    """Write to a neighbouring file, sync, rename."""
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
         file.write(data)
@@ -180,16 +182,17 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path, on_wait: Callable[[float], None]) -> Iterator[None]:
-    """Hold the folder's lock. The kernel drops it with the process, so a killed builder blocks nobody.
+    """Hold the folder's lock. The kernel releases it with the process, so a killed builder blocks nobody.
 
-    on_wait: called now and then with the seconds waited so far.
+    on_wait: called repeatedly, while another process holds it, with the seconds waited so far. Raises EngineError
+    where the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("w")
     except OSError as error:
         raise EngineError(
-            f"{folder}: cannot be written ({error.strerror}); give the bundle a writable place"
+            f"{folder}: cannot be written ({error.strerror}); copy the bundle to a writable folder"
         ) from None
     with file:
         start = time.monotonic()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TensorRT backend (`tensorrt` and `tensorrt_rtx`): everything allocated once, the state never leaves the GPU.
+"""TensorRT backend (`tensorrt` and `tensorrt_rtx`): memory is allocated once, states never leave the GPU.
 
-One step is one copy of the frames in, one engine call, one copy of all results out, recorded as a CUDA graph. There is
-one graph for each direction of the states (`device_buffers`), and the two take turns. The calls that take time release
-the GIL.
+One step copies the frames in, runs the engine and copies all results out; it is recorded as a CUDA graph. There is one
+graph for each direction of the states (`device_buffers`), and the two take turns. The calls that take time release the
+GIL.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from trt_build.errors import BundleError, EngineError
 class TrtEngine:
     """`trt_build.engine.Engine` on TensorRT; made by `open_engine`.
 
-    transfers: copies since the engine was opened, by direction (h2d, d2h, d2d).
+    transfers: number of copies since the engine was opened, by direction (h2d, d2h, d2d).
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class TrtEngine:
             raise EngineError(f"create_execution_context failed: {self._log.take()}; free GPU memory")
 
     def _signature(self, bundle: LoadedBundle, mode: str, sidecar: Sidecar) -> None:
-        """Inputs, outputs and states of the engine itself, which must be those of bundle and sidecar."""
+        """Read inputs, outputs and states from the engine; they must be those of bundle and sidecar."""
         specs: dict[bool, dict[str, TensorSpec]] = {True: {}, False: {}}
         for i in range(self._engine.num_io_tensors):
             name = self._engine.get_tensor_name(i)
@@ -137,9 +137,9 @@ class TrtEngine:
                 )
 
     def _record_graphs(self) -> str:
-        """Capture one step for each direction of the states; says how steps will run.
+        """Capture one step for each direction of the states. Returns, for the description, how steps will run.
 
-        TensorRT needs one ordinary run before a capture. A network that cannot be captured runs without.
+        TensorRT needs one ordinary run before a capture. A network that cannot be captured runs without a graph.
         """
         how = "CUDA graph"
         for _ in range(2 if self.states else 1):
@@ -185,7 +185,7 @@ class TrtEngine:
         return self._buffers.results()
 
     def _step(self) -> None:
-        """Enqueue one step: frames in, the engine, results out."""
+        """Enqueue one step: copy frames in, run the engine, copy results out."""
         self._bind(self._buffers.state_addresses())
         self._buffers.copy_in()
         if not self._context.execute_async_v3(int(self._buffers.stream)):
@@ -211,7 +211,7 @@ class TrtEngine:
     def close(self) -> None:
         """Release everything, users before what they use. May be called twice.
 
-        Goes on after a failing call, so that a broken context leaks as little as possible; the first error is raised.
+        Continues after a failing call, so that a broken context leaks as little as possible; raises the first error.
         """
         if not self._open:
             return
@@ -244,7 +244,7 @@ class TrtEngine:
 
 
 def _index(device: str) -> int:
-    """GPU number of "cuda" or "cuda:N"; "cpu", open_engine's default, means the first GPU here."""
+    """GPU number of "cuda" or "cuda:N"; "cpu", the default of `open_engine`, means the first GPU here."""
     kind, _, index = device.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
         raise EngineError(f"unknown device {device!r}; use cuda or cuda:1")

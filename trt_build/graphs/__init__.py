@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX graphs changed on their way to an engine: passes, precision, INT8, shared weights."""
+"""Changes to ONNX graphs on their way to an engine: passes, precision, INT8, shared weights."""

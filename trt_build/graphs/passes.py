@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Passes that bring a bundle's graph into the form TensorRT's parsers digest well; none changes a result.
+"""Passes that rewrite a bundle's graph for TensorRT's parsers; none changes a result.
 
-Each works on the model in place. Large weights may still be external while they run.
+Each edits the model in place. Large weights may still be external while they run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LARGE = 1 << 17  # elements
 
 
 def load_weights(tensors: Iterable[onnx.TensorProto], folder: Path, below: float = float("inf")) -> None:
-    """Bring external tensors of fewer than `below` elements into the model."""
+    """Load external tensors of fewer than `below` elements into the model; folder: where their files are."""
     for tensor in tensors:
         if external_data_helper.uses_external_data(tensor) and np.prod(tensor.dims) < below:
             external_data_helper.load_external_data_for_tensor(tensor, str(folder))
@@ -34,12 +34,13 @@ def load_weights(tensors: Iterable[onnx.TensorProto], folder: Path, below: float
 
 
 def fix_batch(model: onnx.ModelProto, batch: int) -> None:
+    """Make all shapes static: N becomes `batch`. Raises BundleError where another axis of an input is open."""
     graph = model.graph
     for value in [*graph.input, *graph.output]:
         for axis, size in enumerate(value.type.tensor_type.shape.dim):
             if not size.HasField("dim_value"):
                 if axis and value in graph.input:
-                    raise BundleError(f"input {value.name} has an open axis {axis}; export the bundle anew")
+                    raise BundleError(f"input {value.name} has an open axis {axis}; export the bundle again")
                 size.dim_value = batch if axis == 0 else 0
     del graph.value_info[:]
     fixed = shape_inference.infer_shapes(model, data_prop=True, strict_mode=True)
@@ -49,9 +50,9 @@ def fix_batch(model: onnx.ModelProto, batch: int) -> None:
 
 
 def lower_opset(model: onnx.ModelProto) -> None:
-    """From 18 to 17: reductions take their axes, splits their sizes, the old way.
+    """From opset 18 to 17: reductions have their axes as an attribute, splits no number of outputs.
 
-    The 8.6 parser does not look at the axes input of a ReduceMean and would reduce over everything.
+    TensorRT 8.6's parser ignores the axes input of a ReduceMean and would reduce over all axes.
     """
     graph = model.graph
     constants = {t.name: t for t in graph.initializer}
@@ -63,7 +64,7 @@ def lower_opset(model: onnx.ModelProto) -> None:
         if node.op_type == "Split":
             kept = [a for a in node.attribute if a.name != "num_outputs"]
             if len(kept) != len(node.attribute) and len(node.input) < 2:
-                raise BundleError(f"{node.name} splits by a number of parts; export the bundle anew")
+                raise BundleError(f"{node.name} splits by a number of parts; export the bundle again")
             del node.attribute[:]
             node.attribute.extend(kept)
     for opset in model.opset_import:
@@ -72,9 +73,9 @@ def lower_opset(model: onnx.ModelProto) -> None:
 
 
 def cast_before_layout(graph: onnx.GraphProto) -> None:
-    """uint8 -> Transpose/Reshape -> Cast becomes uint8 -> Cast -> Transpose/Reshape.
+    """Turn uint8 -> Transpose/Reshape -> Cast into uint8 -> Cast -> Transpose/Reshape.
 
-    The parsers take uint8 only where a Cast follows at once.
+    The parsers accept uint8 only where a Cast follows directly.
     """
     for value in graph.input:
         if value.type.tensor_type.elem_type != TensorProto.UINT8:
@@ -94,21 +95,19 @@ def cast_before_layout(graph: onnx.GraphProto) -> None:
         for node in users:
             node.input[0] = pixels if node.input[0] == value.name else node.input[0]
         if not casts:
-            raise BundleError(f"the graph never casts its input {value.name}; export the bundle anew")
+            raise BundleError(f"the graph never casts its input {value.name}; export the bundle again")
         cast = helper.make_node("Cast", [value.name], [pixels], f"{value.name}_cast", to=TensorProto.FLOAT)
         graph.node.insert(0, cast)
 
 
 def zeros_of_products(model: onnx.ModelProto) -> None:
-    """x * 0 with a known shape is a constant: the exporter's way of taking N from the data.
+    """Replace x * 0 of a known shape, by which the exporter takes N from the data, by a constant.
 
-    The empty memory then costs the engine nothing. Large ones stay: they would only fatten the plan.
+    An engine then computes nothing for the empty memory. Large ones stay: constants would only enlarge the plan.
     """
     graph = model.graph
     shapes = _static_shapes(model)
-    zeros = {
-        t.name for t in graph.initializer if t.data_type == TensorProto.FLOAT and _is_zero(t)
-    }  # scalars only
+    zeros = {t.name for t in graph.initializer if t.data_type == TensorProto.FLOAT and _is_zero_scalar(t)}
     for node in list(graph.node):
         if node.op_type == "Mul" and zeros & set(node.input) and node.output[0] in shapes:
             name = node.output[0]
@@ -120,7 +119,7 @@ def zeros_of_products(model: onnx.ModelProto) -> None:
 
 
 def fold_constants(model: onnx.ModelProto, folder: Path) -> None:
-    """Evaluate what depends on constants alone: much of a window's first frame, whose memory is empty."""
+    """Evaluate all nodes that depend on constants only: many of a window's first frame, whose memory is empty."""
     graph = model.graph
     known = {t.name for t in graph.initializer}
     outputs = {v.name for v in graph.output}
@@ -149,9 +148,9 @@ def fold_constants(model: onnx.ModelProto, folder: Path) -> None:
 
 
 def slices_to_splits(model: onnx.ModelProto) -> None:
-    """Slices of one tensor become a Split.
+    """Turn the slices of a tensor into a Split.
 
-    The parsers spell out the arithmetic of a Slice's bounds, some twenty layers for each, and none for a Split's.
+    The parsers add some twenty layers for the arithmetic of each Slice's bounds, and none for a Split's.
     """
     graph = model.graph
     shapes = _static_shapes(model)
@@ -190,7 +189,7 @@ def slices_to_splits(model: onnx.ModelProto) -> None:
 def _split(
     graph: onnx.GraphProto, source: str, axis: int, size: int, members: list[tuple[int, int, onnx.NodeProto]]
 ) -> onnx.NodeProto:
-    """One Split in the place of Slices that do not overlap, sorted by their bounds."""
+    """One Split that replaces Slices which do not overlap; members: (start, end, Slice), sorted."""
     first = members[0][2].output[0]
     sizes: list[int] = []
     names: list[str] = []
@@ -209,7 +208,7 @@ def _split(
 
 
 def merge_reshapes(model: onnx.ModelProto) -> None:
-    """Squeeze, Unsqueeze and Reshape in a row become one Reshape, or none where the shape is back where it was."""
+    """Turn consecutive Squeeze, Unsqueeze and Reshape into one Reshape, or into none where the shape stays."""
     graph = model.graph
     shapes = _static_shapes(model)
     made = {
@@ -235,7 +234,7 @@ def merge_reshapes(model: onnx.ModelProto) -> None:
 
 
 def align_ranks(model: onnx.ModelProto) -> None:
-    """Constants of elementwise nodes get the rank of what they meet: a broadcast costs the parsers a layer."""
+    """Give constants of elementwise nodes the rank of the result: a broadcast costs a layer."""
     graph = model.graph
     shapes = _static_shapes(model)
     constants = {t.name: t for t in graph.initializer}
@@ -269,7 +268,7 @@ def _static_shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
     }
 
 
-def _is_zero(tensor: onnx.TensorProto) -> bool:
+def _is_zero_scalar(tensor: onnx.TensorProto) -> bool:
     return int(np.prod(tensor.dims)) == 1 and float(numpy_helper.to_array(tensor).reshape(())) == 0.0
 
 
@@ -297,7 +296,7 @@ def replace_items(field: Any, items: Iterable[Any]) -> None:
 
 
 def sort_nodes(graph: onnx.GraphProto) -> None:
-    """Topological order, as ONNX asks for."""
+    """Put the nodes into topological order, as ONNX requires. Raises BundleError for a cycle."""
     known = {t.name for t in graph.initializer} | {v.name for v in graph.input} | {""}
     waiting = list(graph.node)
     ordered: list[onnx.NodeProto] = []
@@ -308,7 +307,7 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
                 known.update(node.output)
                 ready.append(node)
         if not ready:
-            raise BundleError(f"the graph has a cycle at {waiting[0].name}; export the bundle anew")
+            raise BundleError(f"the graph has a cycle at {waiting[0].name}; export the bundle again")
         ordered += ready
         done = {id(node) for node in ready}
         waiting = [node for node in waiting if id(node) not in done]

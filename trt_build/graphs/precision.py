@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The graph an engine is compiled from: static shapes, and FP16 exactly where it is meant to be.
 
-Written by us instead of by a converter, because the types of this file are the precision of the engine
-(strongly typed networks). The policy, applied to the structure of the graph and not to names:
+Networks are strongly typed: the types in this file are the precision of the engine, so we set them ourselves instead of
+using a converter. The policy looks at the structure of the graph, not at names:
 
-* FP16: the trunk (every convolution and what lies between convolutions, so the trunk's caches too) and every
-  product with a weight matrix, its result cast back at once;
-* FP32: the input's normalisation, spatial means, crop, GRU gates and states, memory, metric projection,
-  distance, min-max, decay and softmax. They cost next to nothing and are what drifts over a long stream.
+* FP16: the trunk (every convolution and what lies between convolutions, so the trunk's caches too) and every product
+  with a weight matrix, whose result is cast back at once;
+* FP32: the input's normalisation, spatial means, crop, GRU gates and states, memory, metric projection, distance,
+  min-max, decay and softmax. They take almost no time and are what drifts over a long stream.
 
-Needs onnx, not torch. Opset 17 is written, the newest that the parser of TensorRT 8.6 reads.
+The result has opset 17, the newest that TensorRT 8.6's parser reads.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from trt_build.graphs.passes import (
 )
 
 _PRODUCTS = {"MatMul", "Gemm"}
-# Nodes that hand values on without accumulating: they take the type of what feeds them.
+# Nodes that pass values on without accumulating: they take the type of their input.
 _PASSING = {
     "Add", "Clip", "Concat", "Gather", "Identity", "MaxPool", "Mul", "Pad", "Relu", "Reshape", "Slice", "Split",
     "Squeeze", "Transpose", "Unsqueeze",
 }  # fmt: skip
-# Which inputs of a node hold values; the others are shapes, axes and indices.
+# How many inputs of a node, from the first, hold values; the others are shapes, axes and indices.
 _VALUE_INPUTS = {
     "Reshape": 1, "Slice": 1, "Split": 1, "Squeeze": 1, "Unsqueeze": 1, "Transpose": 1, "Gather": 1,
 }  # fmt: skip
@@ -64,21 +64,21 @@ def engine_graph(
     """The graph that an engine of this precision is compiled from.
 
     precision: "fp16" (mixed, the policy above) or "fp32" (the same graph without half types).
-    batch: N, fixed; every shape of the result is static.
+    batch: N; every shape of the result is static.
+
     Inputs and outputs keep their names. The frame stays uint8; logits, glimpses, assignment and all states but the
-    trunk's caches stay float32, the caches are float16 under "fp16".
-    Raises BundleError where the bundle has no such mode or the weights do not fit FP16, EngineError for another
-    precision.
+    trunk's caches stay float32; the caches are float16 under "fp16". Raises BundleError where the bundle has no such
+    mode or the weights do not fit FP16, EngineError for another precision.
     """
     if precision not in ("fp32", "fp16"):
         raise EngineError(f"no engine graph of precision {precision!r}; use fp16 or fp32")
     path = bundle.graph(mode)
     try:
         model = onnx.load(str(path), load_external_data=False)
-        # Weights are read as late as possible: the passes below would copy all of them again and again.
+        # Large weights are read last: each pass below would copy all of them.
         load_weights(model.graph.initializer, path.parent, below=_SMALL)
     except Exception as error:
-        raise BundleError(f"{path}: cannot be read ({error}); export the bundle anew") from None
+        raise BundleError(f"{path}: cannot be read ({error}); export the bundle again") from None
     fix_batch(model, batch)
     lower_opset(model)
     cast_before_layout(model.graph)
@@ -105,14 +105,14 @@ def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def half_nodes(model: onnx.ModelProto) -> list[str]:
-    """Names of the convolutions and weight products that are FP16: what a layer report must bear out."""
+    """Names of the convolutions and weight products in FP16, which the engine's layer report must confirm."""
     types = tensor_types(model)
     heavy = [n for n in model.graph.node if n.op_type in {"Conv", *_PRODUCTS}]
     return [n.name for n in heavy if types.get(n.output[0]) == TensorProto.FLOAT16]
 
 
 class _Halver:
-    """Gives a float32 graph its half types; one use."""
+    """Sets the FP16 types of a float32 graph, by the policy above; used once."""
 
     def __init__(self, graph: onnx.GraphProto, folder: Path) -> None:
         self.graph, self.folder = graph, folder
@@ -152,10 +152,9 @@ class _Halver:
         drop_unused(self.graph)
 
     def _trunk(self) -> set[int]:
-        """Nodes of the trunk: convolutions, what they feed without accumulating, and the caches' way to them."""
-        states = {
-            v.name for v in self.graph.input if v.type.tensor_type.elem_type == TensorProto.FLOAT
-        }  # may become FP16, if nothing but the trunk reads them
+        """Nodes of the trunk: convolutions, what passes their results on, and the caches' path to them."""
+        # States may become FP16 where only the trunk reads them.
+        states = {v.name for v in self.graph.input if v.type.tensor_type.elem_type == TensorProto.FLOAT}
         free: dict[str, onnx.NodeProto | None] = dict.fromkeys(states)
         trunk: dict[int, onnx.NodeProto] = {}
         for node in self.graph.node:
@@ -178,7 +177,7 @@ class _Halver:
     def _claim(
         self, name: str, free: dict[str, onnx.NodeProto | None], trunk: dict[int, onnx.NodeProto]
     ) -> None:
-        """A tensor that the trunk reads, and what it was made from, become FP16."""
+        """Make a tensor that the trunk reads FP16, and what it was made from."""
         if name not in free or name in self.half:
             return
         self.half.add(name)
@@ -193,7 +192,7 @@ class _Halver:
         return any(name in self.constants and len(self.constants[name].dims) >= 2 for name in node.input[:2])
 
     def _metric(self, node: onnx.NodeProto) -> bool:
-        """Whether a square root (Eq 9) is reached from this product without passing another one."""
+        """Whether this product leads to a square root (Eq 9) without another product in between."""
         seen, todo = set(), list(node.output)
         while todo:
             name = todo.pop()
@@ -212,7 +211,7 @@ class _Halver:
         return [name for name in node.input[:count] if name]
 
     def _retype(self, node: onnx.NodeProto, kind: int) -> None:
-        """Let every value input of `node` be of type `kind`."""
+        """Give every value input of `node` the type `kind`, by a cast or a converted constant."""
         values = set(self._values(node))
         for i, name in enumerate(node.input):
             if name in values:
@@ -245,7 +244,7 @@ class _Halver:
         values = numpy_helper.to_array(tensor)
         if not np.all(np.abs(values) <= _FP16_MAX):
             raise BundleError(
-                f"weight {tensor.name} reaches {np.abs(values).max():.3g}, FP16 ends at {_FP16_MAX:g}; "
+                f"weight {tensor.name} reaches {np.abs(values).max():.3g}, beyond FP16's {_FP16_MAX:g}; "
                 "build with precision fp32"
             )
         name = f"{tensor.name}_half"
@@ -257,7 +256,7 @@ class _Halver:
         return helper.make_node("Cast", [source], [target], f"{target}_cast", to=kind)
 
     def _outputs(self) -> None:
-        """Outputs stay float32, but a state's follows its input: `next_X` is copied nowhere on its way to `X`."""
+        """Keep outputs float32, but give `next_X` the type of `X`, whose buffer it is in the next run."""
         inputs = {v.name for v in self.graph.input}
         for value in self.graph.output:
             name = value.name

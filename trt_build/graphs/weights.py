@@ -16,7 +16,7 @@ ALIGN = 4096  # of tensors in the file, so that they can be mapped
 
 
 def share_weights(graphs: Mapping[str, onnx.ModelProto], path: Path) -> None:
-    """Move all tensors over 1 KiB of all graphs into one external file, equal tensors once."""
+    """Move the tensors over 1 KiB of all graphs, by file name, into the external file `path`, equal tensors once."""
     places: dict[str, tuple[int, int]] = {}
     with path.open("wb") as file:
         for graph in graphs.values():
@@ -41,7 +41,7 @@ def share_weights(graphs: Mapping[str, onnx.ModelProto], path: Path) -> None:
 
 
 def _merge_equal(graph: onnx.ModelProto) -> None:
-    """Initializers of equal content become one: tracing copies a weight for every time step."""
+    """Replace initializers of equal content by one: tracing copies a weight for every time step."""
     first: dict[tuple[Any, ...], str] = {}
     rename: dict[str, str] = {}
     kept = []

@@ -258,7 +258,7 @@ def test_labels_and_graph_that_disagree_are_refused(
 def test_other_sizes_that_disagree_are_refused(
     make_bundle: Callable[..., LoadedBundle], change: dict[str, Any], backend: dict[str, str]
 ) -> None:
-    with pytest.raises(BundleError, match="export the bundle anew"):
+    with pytest.raises(BundleError, match="export the bundle again"):
         open_engine(make_bundle(**change), "window", threads=1, **backend)
 
 
