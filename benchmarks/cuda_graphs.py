@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX Runtime on a GPU with its runs recorded as CUDA graphs (A) and launched operation by operation (B).
+"""Times ONNX Runtime on a GPU with runs recorded as CUDA graphs and with operations launched one by one.
 
     python benchmarks/cuda_graphs.py --bundle bundles/people > cuda_graphs.json
 
@@ -26,7 +26,7 @@ TURN = 10
 
 
 def measure(bundle: LoadedBundle, mode: str, batch: int, turns: int) -> list[dict[str, Any]]:
-    """Rows of recorded and launched engines of both precisions; times in milliseconds, memory in MiB."""
+    """One row for each precision, recorded and launched; times in milliseconds, memory in MiB."""
     cuda = load_cuda()
     frames: dict[str, np.ndarray] = {}
     engines: dict[tuple[str, bool], OrtEngine] = {}

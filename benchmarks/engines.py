@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What engines of one network take on this processor, beside eager PyTorch, the processor's own peak, and peers.
+"""Times engines of one network on this processor, beside eager PyTorch, the processor's peak, and other video models.
 
     python benchmarks/engines.py bundles/people --threads 2
     python benchmarks/engines.py --preset paper --threads 2     # random weights: times do not depend on them
 
-Prints JSON. "engines": `trt-build bench`'s answer, every engine in a process of its own, all in turn. "others": in
-turn in this process, eager PyTorch running the same window, video models of an installed torchvision (their own
-classes, random weights, 16 frames of 112 x 112 or 224 x 224 as their papers have it), one large float32 product, and
-ONNX Runtime's window. "head": its share of a window and its milliseconds of a step, from ONNX Runtime's own profile.
-"preprocess": one camera image, beside the usual way, converting, resizing, cropping and normalising it to float32.
-"aims": the figures that the project sets itself for `paper` on a processor, and whether this run reached them.
+Prints JSON:
+
+    engines      what `trt-build bench` answers: every engine in a process of its own, in turn
+    others       in turn in this process: eager PyTorch and ONNX Runtime on the same window, torchvision's video models
+                 where it is installed (random weights, 16 frames of 112 x 112 or 224 x 224 as in their papers), and one
+                 large float32 product
+    head         its share of a window and its milliseconds of a step, from ONNX Runtime's own profile
+    preprocess   one camera image, beside the usual way: convert, resize, crop and normalise to float32
+    aims         the project's targets for `paper` on a processor, and whether this run reached them
 """
 
 from __future__ import annotations
@@ -46,9 +49,9 @@ from trt_build.footage import Footage
 from trt_build.graphs.int8 import quantize_bundle
 from trt_build.preprocess import model_input
 
-# How names of the trunk's nodes begin.
+# Prefixes of the names of the trunk's nodes.
 _TRUNK = ("/blocks", "/conv", "/bn", "/layer", "/maxpool", "/act", "next_cache")
-_PRODUCT = 2048  # side of the matrices whose product stands for the processor's peak
+_PRODUCT = 2048  # side of the square matrices whose product stands for the processor's peak
 
 
 def random_bundle(name: str, folder: Path) -> LoadedBundle:
@@ -57,7 +60,7 @@ def random_bundle(name: str, folder: Path) -> LoadedBundle:
     config = preset(name)
     labels = [f"class{i}" for i in range(config.classes)]
     model = GlimpseClouds(config)
-    use_taps(model)  # what is zero nobody would compute
+    use_taps(model)  # zero taps would be exported as 2-D convolutions
     checkpoint.save(folder / "run", model, checkpoint.Recipe(labels, window_s=4.0))
     bundle = export_bundle(folder / "run", folder / "bundle")
     shape = (2 * config.T, config.size, config.size, 3)
@@ -87,7 +90,7 @@ def _call(model: torch.nn.Module, shape: tuple[int, ...]) -> Callable[[], Any]:
 
 @torch.no_grad()
 def others(bundle: LoadedBundle, config: Config, threads: int, rounds: int) -> dict[str, float]:
-    """Median milliseconds of each, all in turn; and of the product the best, since it stands for a peak."""
+    """Milliseconds of each, measured in turn: medians, but of the product the minimum, since it stands for the peak."""
     torch.set_num_threads(threads)
     engine = open_engine(bundle, "window", backend="onnxruntime", threads=threads)
     ours = zeros(engine.inputs, 1)
@@ -117,7 +120,7 @@ def others(bundle: LoadedBundle, config: Config, threads: int, rounds: int) -> d
 
 
 def head_share(bundle: LoadedBundle, mode: str, threads: int, calls: int) -> dict[str, float]:
-    """What of a call's node times is not the trunk's: {"share": of all, "ms": a call}."""
+    """Time of a call outside the trunk: {"share": of all nodes' time, "ms": for each call}."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.enable_profiling = True
@@ -141,9 +144,9 @@ def head_share(bundle: LoadedBundle, mode: str, threads: int, calls: int) -> dic
 
 
 def preprocess(rounds: int = 200) -> dict[str, dict[str, Any]]:
-    """Milliseconds for one image, and of the plain way: all of it converted, resized, cropped, normalised.
+    """Milliseconds for one image, and for the plain way: convert, resize, crop and normalise all of it.
 
-    Normalising is part of the plain way since our graphs do it themselves; "bit_equal" is judged before it.
+    Normalising belongs to the plain way because our graphs do it themselves; "bit_equal" compares before it.
     """
     p, mean, std = Preprocess(), np.float32(IMAGENET_MEAN), np.float32(IMAGENET_STD)
     border = (p.resize - p.size) // 2
