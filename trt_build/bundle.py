@@ -29,6 +29,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from trt_build.errors import BundleError
+from trt_build.files import replacing, write_atomically
 
 SCHEMA_VERSION = 1
 INFO_NAME = "bundle.json"
@@ -268,21 +269,20 @@ def _parse(path: Path, text: str) -> Bundle:
 
 
 def _put(target: Path, source: bytes | os.PathLike[str] | str) -> None:
-    """Write or copy to `target` through a neighbouring file, so that nobody sees it half written."""
+    """Write or copy to `target`. Raises BundleError for a file that cannot be copied, OSError where it cannot write."""
     if not isinstance(source, bytes) and Path(source).resolve() == target.resolve():
         if not target.is_file():
             raise BundleError(f"{target}: this file should be part of the bundle, but does not exist")
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
     if isinstance(source, bytes):
-        part.write_bytes(source)
-    else:
+        write_atomically(target, source)
+        return
+    with replacing(target) as part:
         try:
             shutil.copyfile(source, part)
         except OSError as error:
             raise BundleError(f"{target.name}: cannot copy {os.fspath(source)} ({_cause(error)})") from None
-    os.replace(part, target)
 
 
 def _cause(error: Exception) -> str:

@@ -33,10 +33,10 @@ from trt_build.engines.sidecar import (
     locked,
     plan_path,
     wanted_sources,
-    write_atomically,
     write_plan,
 )
 from trt_build.errors import EngineError
+from trt_build.files import write_atomically
 from trt_build.graphs.precision import engine_graph, half_nodes, tensor_types
 
 Say = Callable[[str], None]

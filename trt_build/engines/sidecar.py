@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trt_build.bundle import WEIGHTS_NAME, LoadedBundle, file_sha256
 from trt_build.errors import EngineError
+from trt_build.files import write_atomically
 
 ENGINES = "engines"
 SCHEMA_VERSION = 1
@@ -162,22 +162,12 @@ def write_plan(path: Path, plan: bytes | memoryview, sidecar: Sidecar) -> None:
         for stale in path.parent.glob("*.part"):
             stale.unlink(missing_ok=True)
         side.unlink(missing_ok=True)
-        write_atomically(path, plan)
-        write_atomically(side, (sidecar.model_dump_json(indent=2) + "\n").encode())
+        write_atomically(path, plan, durable=True)
+        write_atomically(side, sidecar.model_dump_json(indent=2) + "\n", durable=True)
     except OSError as error:
         raise EngineError(
             f"{path}: cannot be written ({error.strerror}); free space or choose another disk"
         ) from None
-
-
-def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Write to a neighbouring file, sync, rename."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 @contextlib.contextmanager

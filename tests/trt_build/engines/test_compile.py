@@ -164,7 +164,7 @@ def kill(a, b):
     if len(done) == {renames_done}:
         os.kill(os.getpid(), signal.SIGKILL)
     done.append(replace(a, b))
-sidecar.os.replace = kill
+os.replace = kill
 path = Path(sys.argv[1])
 old = sidecar.Sidecar.model_validate_json(path.with_suffix(".json").read_text())
 sidecar.write_plan(path, b"a new plan", old)
