@@ -23,13 +23,11 @@ from gc_ros.media.video import Frame, VideoWriter, open_camera, read_video
 from gc_ros.recognition.activity import Activity, stream_label
 from gc_ros.recognition.overlay import Banner, draw
 from gc_ros.recognition.recognizer import Recognizer
+from gc_ros.stamps import NS
 from trt_build.bundle import load_bundle
 from trt_build.command import command_line, progress_bar
 from trt_build.engines.open import open_engine
 from trt_build.errors import DataError, GlimpseError
-
-NS = 1_000_000_000
-
 
 app = command_line("Recognise activities in videos and cameras, make and play bags, run the ROS 2 node.")
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from gc_ros.evaluation.sources import Frame
 from gc_ros.recognition.activity import Activity
 from gc_ros.recognition.recognizer import Recognizer, Window
+from gc_ros.stamps import NS
 
-NS = 1_000_000_000
 Result = tuple[Activity, float]  # and seconds from the newest frame's arrival to publication
 
 

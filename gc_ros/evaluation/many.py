@@ -6,6 +6,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -22,6 +23,7 @@ from gc_ros.evaluation.scoring import EXTRA, gather, summarise
 from gc_ros.evaluation.sources import Source
 from trt_build.bundle import load_bundle
 from trt_build.errors import DataError, GlimpseError, need
+from trt_build.files import replacing, write_atomically
 
 Outcome = tuple[int, dict[str, Any] | None, str]  # number of the task, bag.json or None, what went wrong
 _TRIES = 2  # of a bag whose process was killed
@@ -217,12 +219,11 @@ def _conclude(
         },
     }
     if not only:
-        growing = results.part(out / results.WINDOWS)
-        with growing.open("wb") as file:
+        with replacing(out / results.WINDOWS) as part, part.open("wb") as file:
             for task, _ in ordered:
-                file.write((Path(task.folder) / results.WINDOWS).read_bytes())
-        os.replace(growing, out / results.WINDOWS)
-    results.put(out / results.SUMMARY, results.dump(summary))
+                with (Path(task.folder) / results.WINDOWS).open("rb") as lines:
+                    shutil.copyfileobj(lines, file)
+    write_atomically(out / results.SUMMARY, results.dump(summary))
     from gc_ros.evaluation.report import write_report
 
     write_report(out, summary, [(Path(task.folder), record) for task, record in ordered])

@@ -21,10 +21,10 @@ from gc_ros.evaluation.scoring import EXTRA
 from gc_ros.recognition.activity import Activity
 from gc_ros.recognition.overlay import GLIMPSE_COLOURS
 from gc_ros.recognition.smoothing import ActivityEvent
+from gc_ros.stamps import NS
 from trt_build.bundle import Bundle
 from trt_build.errors import DataError, need
 
-NS = 1_000_000_000
 NODE = "/activity_recognition"
 ACTIVITY, EVENT = "glimpse_clouds/msg/Activity", "glimpse_clouds/msg/ActivityEvent"
 ANNOTATIONS = "foxglove_msgs/msg/ImageAnnotations"

@@ -15,6 +15,7 @@ from gc_ros.evaluation import results
 from gc_ros.evaluation.scoring import EXTRA
 from gc_ros.evaluation.segments import predicted_segments
 from trt_build.errors import need
+from trt_build.files import write_atomically
 
 TIMELINES = 24  # bags shown with their timeline, those of the lowest accuracy
 PICTURES = 16  # strips in the page
@@ -56,7 +57,7 @@ def write_report(out: Path, summary: dict[str, Any], bags: Sequence[tuple[Path, 
         confusion=_confusion(summary["result"]),
         provenance=json.dumps(summary["provenance"], indent=2, ensure_ascii=False),
     )
-    results.put(out / results.REPORT, page)
+    write_atomically(out / results.REPORT, page)
 
 
 def _timeline(record: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ With a single bag its files lie in OUT itself.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,18 +30,6 @@ SUMMARY, WINDOWS, BAG, WORST, PREDICTIONS, REPORT = (
 def bag_folder(out: Path, name: str, only: bool) -> Path:
     """Where the results of one bag lie."""
     return out if only else out / "bags" / name
-
-
-def part(path: Path) -> Path:
-    """Where a file grows until it is whole."""
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
-
-
-def put(path: Path, text: str) -> None:
-    """Write a file so that it is never seen half written."""
-    growing = part(path)
-    growing.write_text(text, encoding="utf-8")
-    os.replace(growing, path)
 
 
 def dump(value: Any) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gc_ros.evaluation.pictures import Strips
 from gc_ros.evaluation.sources import Frame
+from gc_ros.evaluation.strips import Strips
 from gc_ros.media.images import Picture
 from trt_build.bundle import LoadedBundle
 

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judging a bag: the ground truth on the clock of its stamps and in the labels of the bundle, window by window."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gc_ros.evaluation.options import Options
+from gc_ros.evaluation.truth import (
+    IDLE,
+    Segment,
+    Truth,
+    from_messages,
+    from_table,
+    map_label,
+    truth_of,
+)
+from gc_ros.media.recording import Message
+from gc_ros.stamps import NS
+
+
+@dataclass
+class Pass:
+    """A stretch of the bag in which stamps only go forward."""
+
+    first_ns: int
+    last_ns: int
+    first_log_ns: int
+
+
+@dataclass
+class LabelMap:
+    """The bundle's label for each of the ground truth's, looked up once; `seen` holds what was asked for."""
+
+    labels: Sequence[str]
+    mapping: Mapping[str, str]
+    seen: dict[str, str | None] = field(default_factory=dict)
+
+    def __call__(self, label: str) -> str | None:
+        """A label of the bundle, "idle", or None where the bundle has no such label."""
+        if label not in self.seen:
+            self.seen[label] = map_label(label, self.labels, self.mapping)
+        return self.seen[label]
+
+
+class Judge:
+    """The ground truth of one bag: as far as it is known while the bag is read, and whole afterwards."""
+
+    def __init__(self, truth: Truth, options: Options, labels: Sequence[str]) -> None:
+        self.truth, self.labels = truth, labels
+        self.map = LabelMap(labels, options.mapping)
+        self._options = options
+
+    def label_so_far(
+        self, start_ns: int, end_ns: int, first_ns: int, messages: Sequence[Message]
+    ) -> str | None:
+        """The bundle's label of a window while the bag is still read; None where it has none or it is not known yet.
+
+        first_ns: stamp of the first image. messages: those of the label topic so far.
+        """
+        if self.truth.kind == "name":
+            label = self.truth.label
+        elif self.truth.kind == "csv" and self._options.truth_time == "header":
+            segments = from_table(self.truth.segments, first_ns)
+            kind, label = truth_of(start_ns, end_ns, segments, self._options.min_overlap)
+            if kind != "label":
+                return None
+        elif self.truth.kind == "topic" and messages:
+            newest = messages[-1].message
+            label = str(getattr(newest, "label", getattr(newest, "data", "")))
+        else:
+            return None
+        mapped = self.map(label)
+        return mapped if mapped in self.labels else None
+
+    def segments(
+        self, passes: Sequence[Pass], messages: Sequence[Message], clocks: Sequence[tuple[int, int]]
+    ) -> list[Segment]:
+        """The ground truth in nanoseconds of the stamps. clocks: (time of recording, stamp) of every image."""
+        truth, first = self.truth, passes[0]
+        last_ns = max(p.last_ns for p in passes)
+        if truth.kind == "name":
+            return [Segment(min(p.first_ns for p in passes), last_ns, truth.label)]
+        if truth.kind == "topic":
+            return from_messages(messages, last_ns, self._options.stamps == "log")
+        if truth.kind != "csv":
+            return []
+        if self._options.truth_time == "header":
+            return from_table(truth.segments, first.first_ns)
+        return _on_stamps(from_table(truth.segments, first.first_log_ns), clocks)
+
+    def judge(
+        self,
+        rows: Iterable[dict[str, Any]],
+        windows: Path,
+        bag: str,
+        zero_ns: int,
+        segments: Sequence[Segment],
+    ) -> None:
+        """Write the rows of a reading to `windows` with the truth of each, and with seconds since `zero_ns`."""
+        with windows.open("w", encoding="utf-8") as out:
+            for row in rows:
+                kind, label = self._truth_of(row["start_ns"], row["end_ns"], segments)
+                row |= {"bag": bag, "truth": label, "truth_kind": kind}
+                row |= {
+                    "start_s": (row["start_ns"] - zero_ns) / NS,
+                    "end_s": (row["end_ns"] - zero_ns) / NS,
+                }
+                out.write(json.dumps(row, sort_keys=True) + "\n")
+
+    def _truth_of(self, start_ns: int, end_ns: int, segments: Sequence[Segment]) -> tuple[str, str | None]:
+        """(truth_kind, truth) of a window, as windows.jsonl has them."""
+        if self.truth.kind == "none":
+            return "none", None
+        kind, found = truth_of(start_ns, end_ns, segments, self._options.min_overlap)
+        if kind != "label":
+            return kind, None
+        target = self.map(found)
+        if target is None:
+            return "unmapped", found
+        return ("idle", None) if target == IDLE else ("label", target)
+
+    def recorded_segments(
+        self, segments: Sequence[Segment], passes: Sequence[Pass], zero_ns: int
+    ) -> list[dict[str, Any]]:
+        """The activities of the ground truth within each pass, as bag.json has them."""
+        mapped = [(segment, self.map(segment.label)) for segment in segments]
+        return [
+            {
+                "pass": p,
+                "start_s": (max(s.start, q.first_ns) - zero_ns) / NS,
+                "end_s": (min(s.end, q.last_ns) - zero_ns) / NS,
+                "label": target if target else s.label,
+                "mapped": target in self.labels,
+            }
+            for p, q in enumerate(passes)
+            for s, target in mapped
+            if target != IDLE and s.start <= q.last_ns and s.end >= q.first_ns
+        ]
+
+
+def _on_stamps(segments: Sequence[Segment], clocks: Sequence[tuple[int, int]]) -> list[Segment]:
+    """Segments on the clock of recording, moved to that of the stamps; between images by interpolation."""
+    log, stamp = (np.array(column, np.int64) for column in zip(*sorted(clocks), strict=True))
+    zero_log, zero = int(log[0]), int(stamp[0])
+
+    def convert(at: float) -> float:
+        inside = np.interp(at - zero_log, log - zero_log, stamp - zero)
+        beyond = max(at - int(log[-1]), 0) + min(at - zero_log, 0)
+        return zero + float(inside) + beyond
+
+    return [Segment(convert(s.start), convert(s.end), s.label) for s in segments]

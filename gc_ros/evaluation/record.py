@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bag.json: the facts of one bag, its events and truth in seconds since its first image, and what it depends on."""
+
+from __future__ import annotations
+
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from gc_ros.evaluation.reading import Reading
+from gc_ros.evaluation.sources import Source
+from gc_ros.evaluation.truth import Segment
+from gc_ros.stamps import NS
+from trt_build.bundle import file_sha256
+
+
+def bag_record(
+    source: Source,
+    reading: Reading,
+    segments: list[Segment],
+    *,
+    key: str,
+    windows: Path,
+    bag_sha256: str,
+    bundle_digest: str,
+    engine: str,
+) -> dict[str, Any]:
+    """What bag.json holds. segments: the ground truth in nanoseconds of the stamps. windows: the finished lines.
+
+    key: what the result depends on, the bag's content aside. engine: its description.
+    """
+    judge, frames, info = reading.judge, reading.frames, reading.bundle.info
+    zero_ns = reading.passes[0].first_ns
+    return {
+        "name": source.name,
+        "key": key,
+        "files": source.quick(),
+        "windows_sha256": file_sha256(windows),
+        "labels": info.labels,
+        "topic": frames.topic,
+        "start_ns": zero_ns,
+        "passes": [
+            {"start_s": (p.first_ns - zero_ns) / NS, "end_s": (p.last_ns - zero_ns) / NS}
+            for p in reading.passes
+        ],
+        "seconds_seen": reading.seconds_seen,
+        "counts": _counts(reading),
+        "refused": dict(sorted(frames.refused.items())),
+        "damage": [line[:300] for line in frames.damage[:50]],
+        "truth": {
+            "kind": judge.truth.kind,
+            "origin": judge.truth.origin,
+            "segments": judge.recorded_segments(segments, reading.passes, zero_ns),
+            "labels": dict(sorted(judge.map.seen.items())),
+        },
+        "events": [
+            {**e, "s": (e["stamp_ns"] - zero_ns) / NS, "decided_s": (e["decided_ns"] - zero_ns) / NS}
+            for e in reading.events
+        ],
+        "provenance": {
+            "bag_sha256": bag_sha256,
+            "bundle_json_sha256": bundle_digest,
+            "model_id": info.model_id,
+            "engine": engine,
+            "options": reading.options.as_json(),
+        },
+        "timings": {
+            **reading.spent,
+            "host": platform.node(),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        },
+    }
+
+
+def _counts(reading: Reading) -> dict[str, Any]:
+    counters, frames = reading.recognizer.counters(), reading.frames
+    return {
+        "images": frames.images,
+        "images_refused": sum(frames.refused.values()),
+        "zero_stamps": frames.zero_stamps,
+        "frames_sampled": counters.frames_sampled,
+        "frames_dropped": dict(sorted(counters.dropped.items())),
+        "resets": dict(sorted((k, v) for k, v in counters.resets.items() if k != "end")),
+        "windows": reading.windows,
+        "windows_skipped": counters.windows_skipped,
+    }
