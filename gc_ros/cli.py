@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from gc_ros.evaluation import commands
 from gc_ros.media.video import Frame, VideoWriter, open_camera, read_video
 from gc_ros.recognition.activity import Activity, stream_label
+from gc_ros.recognition.intake import Counters
 from gc_ros.recognition.overlay import Banner, draw
 from gc_ros.recognition.recognizer import Recognizer
 from gc_ros.stamps import NS
@@ -73,61 +74,78 @@ def video(
         say=lambda line: typer.echo(f"building the engine: {line}", err=True),
     )
     recognizer = Recognizer(loaded, engine, mode=mode, stride=stride)
-    results: list[Activity] = []
-    banner = Banner()
-    began, last_ns = time.perf_counter(), first[1]
+    began = time.perf_counter()
     with ExitStack() as stack:
         stack.callback(recognizer.close)
         writer = stack.enter_context(VideoWriter(out)) if out is not None else None
-        try:
-            for image, stamp in _chain(first, frames):
-                last_ns = stamp
-                result = recognizer.push(image, stamp, bgr=False)
-                if result is not None:
-                    results.append(result)
-                    banner.add(result.events, stamp)
-                    _say(
-                        _result_json(result, first[1]) if as_json else _result_line(result, first[1]), as_json
-                    )
-                if (writer is not None or show) and not _picture(
-                    image, stamp, recognizer, results, banner, writer, show
-                ):
-                    break
-        except KeyboardInterrupt:  # the ordinary end of a camera
-            pass
-        info = loaded.info
-        counters = recognizer.counters()
-        seconds = (last_ns - first[1]) / NS
+        results, last_ns = _recognise(_chain(first, frames), recognizer, writer, show, as_json)
+        counters, seconds = recognizer.counters(), (last_ns - first[1]) / NS
         if not results:
+            info = loaded.info
             raise DataError(
                 f"{source}: no result: {counters.frames_sampled} frames sampled in {seconds:.2f} s, a window needs "
                 f"{info.T} frames at {info.rate_hz:g} Hz, {info.window_s:.2g} s; give a longer clip"
             )
-    label, scores = stream_label(results)
-    score = float(scores.max())
     spent = time.perf_counter() - began
     if as_json:
-        summary = {
-            "type": "stream",
-            "source": source,
-            "label": label,
-            "score": score,
-            "scores": dict(zip(info.labels, scores.tolist(), strict=True)),
-            "results": len(results),
-            "seconds": seconds,
-            "frames_in": counters.frames_in,
-            "frames_sampled": counters.frames_sampled,
-            "dropped": counters.dropped,
-            "resets": counters.resets,
-            "model_id": info.model_id,
-            "engine": engine.description,
-        }
-        _say(summary, True)
+        _say(_stream_json(source, results, seconds, counters, engine.description), True)
     else:
+        label, scores = stream_label(results)
         speed = f", {seconds / spent:.1f} x real time" if not source.isdigit() and spent > 0 else ""
-        _say(
-            f"stream: {label} {score:.1%} (mean of {len(results)} results over {seconds:.2f} s{speed})", False
-        )
+        text = f"mean of {len(results)} results over {seconds:.2f} s{speed}"
+        _say(f"stream: {label} {float(scores.max()):.1%} ({text})", False)
+
+
+def _recognise(
+    frames: Iterator[Frame],
+    recognizer: Recognizer,
+    writer: VideoWriter | None,
+    show: bool,
+    as_json: bool,
+) -> tuple[list[Activity], int]:
+    """Print each result as it comes, until the frames end, the user closes the window or presses Ctrl-C.
+
+    Returns the results and the stamp of the last frame.
+    """
+    results: list[Activity] = []
+    banner, first_ns, last_ns = Banner(), None, 0
+    try:
+        for image, stamp_ns in frames:
+            first_ns = stamp_ns if first_ns is None else first_ns
+            last_ns = stamp_ns
+            result = recognizer.push(image, stamp_ns, bgr=False)
+            if result is not None:
+                results.append(result)
+                banner.add(result.events, stamp_ns)
+                _say(_result_json(result, first_ns) if as_json else _result_line(result, first_ns), as_json)
+            if (writer is not None or show) and not _picture(
+                image, stamp_ns, recognizer, results, banner, writer, show
+            ):
+                break
+    except KeyboardInterrupt:  # the ordinary end of a camera
+        pass
+    return results, last_ns
+
+
+def _stream_json(
+    source: str, results: list[Activity], seconds: float, counters: Counters, engine: str
+) -> dict[str, Any]:
+    label, scores = stream_label(results)
+    return {
+        "type": "stream",
+        "source": source,
+        "label": label,
+        "score": float(scores.max()),
+        "scores": dict(zip(results[-1].labels, scores.tolist(), strict=True)),
+        "results": len(results),
+        "seconds": seconds,
+        "frames_in": counters.frames_in,
+        "frames_sampled": counters.frames_sampled,
+        "dropped": counters.dropped,
+        "resets": counters.resets,
+        "model_id": results[-1].model_id,
+        "engine": engine,
+    }
 
 
 def _chain(first: Frame, rest: Iterator[Frame]) -> Iterator[Frame]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from gc_ros.evaluation import answer
 from gc_ros.recognition.smoothing import Smoothing
 from trt_build.command import progress_bar
 from trt_build.errors import DataError
+
+_SMOOTHING = Smoothing()  # the node's defaults
 
 
 def evaluate(
@@ -54,10 +57,18 @@ def evaluate(
     max_frame_gap_s: Annotated[
         float | None, typer.Option(min=0.001, help="A longer step is a break, s.")
     ] = None,
-    smoothing_tau_s: Annotated[float, typer.Option(min=0, help="As the node's parameter.")] = 0.5,
-    onset_threshold: Annotated[float, typer.Option(min=0, max=1, help="As the node's parameter.")] = 0.6,
-    offset_threshold: Annotated[float, typer.Option(min=0, max=1, help="As the node's parameter.")] = 0.4,
-    min_duration_s: Annotated[float, typer.Option(min=0, help="As the node's parameter.")] = 0.0,
+    smoothing_tau_s: Annotated[
+        float, typer.Option(min=0, help="As the node's parameter.")
+    ] = _SMOOTHING.tau_s,
+    onset_threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="As the node's parameter.")
+    ] = _SMOOTHING.on,
+    offset_threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="As the node's parameter.")
+    ] = _SMOOTHING.off,
+    min_duration_s: Annotated[
+        float, typer.Option(min=0, help="As the node's parameter.")
+    ] = _SMOOTHING.min_duration_s,
     simulate_latency: Annotated[
         float | None,
         typer.Option(
@@ -83,16 +94,9 @@ def evaluate(
     from gc_ros.evaluation.options import Options
     from gc_ros.evaluation.sources import find_sources
 
-    for name, value, choices in (
-        ("stamps", stamps, ("header", "log")),
-        ("truth-time", truth_time, ("header", "bag")),
-        ("predictions", predictions, ("beside", "merged", "none")),
-    ):
-        if value not in choices:
-            raise DataError(f"unknown --{name} {value!r}; use {', '.join(choices)}")
-    pairs = [item.partition("=") for item in mapping or []]
-    if wrong := [a for a, equals, b in pairs if not equals or not b]:
-        raise DataError(f"--map {wrong[0]!r} is no TRUTH=LABEL")
+    _one_of("--stamps", stamps, "header", "log")
+    _one_of("--truth-time", truth_time, "header", "bag")
+    _one_of("--predictions", predictions, "beside", "merged", "none")
     try:
         smoothing = Smoothing(smoothing_tau_s, onset_threshold, offset_threshold, min_duration_s)
     except ValueError as error:
@@ -105,7 +109,7 @@ def evaluate(
         stamps=stamps,
         truth=truth,
         truth_time=truth_time,
-        mapping={a: b for a, _, b in pairs},
+        mapping=_mapping(mapping or []),
         min_overlap=min_overlap,
         mode=mode,
         stride=stride,
@@ -131,78 +135,24 @@ def evaluate(
             said=lambda name, done, _: bar.update(task, completed=done, description=name),
             images=lambda n: bar.update(task, description=f"{n} images"),
         )
-    _remarks(found.summary)
+    answer.remarks(found.summary)
     if as_json:
         print(json.dumps(found.summary, ensure_ascii=False))
     else:
-        print(_text(found.summary, out, found.resumed))
-    _checks(found.summary, min_accuracy, strict)
+        print(answer.as_text(found.summary, out, found.resumed))
+    answer.checks(found.summary, min_accuracy, strict)
 
 
-def _remarks(summary: dict[str, Any]) -> None:
-    for failure in summary["failed"]:
-        typer.echo(f"error: {failure['reason']}", err=True)
-    for bag in summary["bags"]:
-        if bag["damage"]:
-            more = f" (and {len(bag['damage']) - 1} more places)" if len(bag["damage"]) > 1 else ""
-            text = f"{bag['damage'][0]}{more}; evaluated what is readable, {bag['counts']['images']} images"
-            typer.echo(f"warning: {bag['name']}: {text}", err=True)
-        for reason, n in bag["refused"].items():
-            typer.echo(f"warning: {bag['name']}: {n} images left out: {reason}", err=True)
-        if n := bag["counts"]["zero_stamps"]:
-            typer.echo(
-                f"warning: {bag['name']}: {n} images have no stamp, their time of recording is used", err=True
-            )
-        if bag["truth"] == "none":
-            typer.echo(f"warning: {bag['name']}: no ground truth, predictions and statistics only", err=True)
-        if not bag["counts"]["windows"]:
-            text = f"no result, {bag['counts']['frames_sampled']} frames sampled do not fill a window"
-            typer.echo(f"warning: {bag['name']}: {text}", err=True)
-    unmapped = sorted(repr(k) for k, v in summary["result"]["mapping"].items() if v is None)
-    if unmapped:
-        typer.echo(
-            f"warning: labels the bundle does not have: {', '.join(unmapped)}; map them with --map", err=True
-        )
+def _one_of(option: str, value: str, *choices: str) -> None:
+    if value not in choices:
+        raise DataError(f"unknown {option} {value!r}; use {', '.join(choices)}")
 
 
-def _percent(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.1%}"
-
-
-def _text(summary: dict[str, Any], out: Path, resumed: int) -> str:
-    r, windows, events = summary["result"], summary["result"]["windows"], summary["result"]["events"]
-    lines = [
-        f"{r['bags']} bags ({resumed} finished before), {sum(b['counts']['windows'] for b in summary['bags'])} windows"
-    ]
-    if windows["windows"]:
-        spread = r["intervals_95"]["accuracy"]
-        between = f" (95 % over bags {spread[0]:.1%} to {spread[1]:.1%})" if spread else ""
-        lines.append(f"accuracy {windows['accuracy']:.1%}{between} of {windows['windows']} scored windows")
-        lines.append(
-            f"balanced {_percent(windows['balanced_accuracy'])}, mAP {_percent(windows['mean_average_precision'])}, "
-            f"calibration error {_percent(windows['calibration']['expected_error'])}"
-        )
-    if events:
-        f1 = "/".join("n/a" if v is None else f"{v:.2f}" for v in events["segment_f1"].values())
-        delay, false = events["onset_delay_s"]["median"], events["false_activations_per_hour"]
-        lines.append(
-            f"smoothed {_percent(r['smoothed']['accuracy'])}, edit {events['edit_score']:.2f}, F1@0.1/0.25/0.5 {f1}, "
-            f"{events['noticed']} of {events['segments']} noticed, onset delay "
-            f"{'n/a' if delay is None else f'{delay:.2f} s'}, false activations "
-            f"{'n/a' if false is None else f'{false:.1f} an hour'}"
-        )
-    return "\n".join([*lines, f"report: {out / 'report.html'}"])
-
-
-def _checks(summary: dict[str, Any], min_accuracy: float | None, strict: bool) -> None:
-    accuracy = summary["result"]["windows"]["accuracy"]
-    if min_accuracy is not None and (accuracy is None or accuracy < min_accuracy):
-        found = "there is no window with a known label" if accuracy is None else f"accuracy is {accuracy:.1%}"
-        typer.echo(f"failed: {found}, --min-accuracy {min_accuracy:.1%}", err=True)
-        raise typer.Exit(1)
-    if strict and (summary["failed"] or any(bag["damage"] for bag in summary["bags"])):
-        typer.echo("failed: there are unreadable or damaged bags (--strict)", err=True)
-        raise typer.Exit(1)
+def _mapping(items: list[str]) -> dict[str, str]:
+    pairs = [item.partition("=") for item in items]
+    if wrong := [a for a, equals, b in pairs if not equals or not b]:
+        raise DataError(f"--map {wrong[0]!r} must be TRUTH=LABEL")
+    return {a: b for a, _, b in pairs}
 
 
 def compare(

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `gc-ros evaluate` answers on the terminal: warnings, the figures in a few lines, and the checks that fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+
+def remarks(summary: dict[str, Any]) -> None:
+    """Errors and warnings on stderr: bags that gave nothing, and what was wrong with those that did."""
+    for failure in summary["failed"]:
+        typer.echo(f"error: {failure['reason']}", err=True)
+    for bag in summary["bags"]:
+        if bag["damage"]:
+            more = f" (and {len(bag['damage']) - 1} more places)" if len(bag["damage"]) > 1 else ""
+            text = f"{bag['damage'][0]}{more}; evaluated what is readable, {bag['counts']['images']} images"
+            typer.echo(f"warning: {bag['name']}: {text}", err=True)
+        for reason, n in bag["refused"].items():
+            typer.echo(f"warning: {bag['name']}: {n} images left out: {reason}", err=True)
+        if n := bag["counts"]["zero_stamps"]:
+            typer.echo(
+                f"warning: {bag['name']}: {n} images have no stamp, their time of recording is used", err=True
+            )
+        if bag["truth"] == "none":
+            typer.echo(f"warning: {bag['name']}: no ground truth, predictions and statistics only", err=True)
+        if not bag["counts"]["windows"]:
+            text = f"no result, {bag['counts']['frames_sampled']} frames sampled do not fill a window"
+            typer.echo(f"warning: {bag['name']}: {text}", err=True)
+    unmapped = sorted(repr(k) for k, v in summary["result"]["mapping"].items() if v is None)
+    if unmapped:
+        typer.echo(
+            f"warning: labels the bundle does not have: {', '.join(unmapped)}; map them with --map", err=True
+        )
+
+
+def _percent(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.1%}"
+
+
+def as_text(summary: dict[str, Any], out: Path, resumed: int) -> str:
+    """The figures; resumed: how many bags were finished before."""
+    r, windows, events = summary["result"], summary["result"]["windows"], summary["result"]["events"]
+    lines = [
+        f"{r['bags']} bags ({resumed} finished before), {sum(b['counts']['windows'] for b in summary['bags'])} windows"
+    ]
+    if windows["windows"]:
+        spread = r["intervals_95"]["accuracy"]
+        between = f" (95 % over bags {spread[0]:.1%} to {spread[1]:.1%})" if spread else ""
+        lines.append(f"accuracy {windows['accuracy']:.1%}{between} of {windows['windows']} scored windows")
+        lines.append(
+            f"balanced {_percent(windows['balanced_accuracy'])}, mAP {_percent(windows['mean_average_precision'])}, "
+            f"calibration error {_percent(windows['calibration']['expected_error'])}"
+        )
+    if events:
+        f1 = "/".join("n/a" if v is None else f"{v:.2f}" for v in events["segment_f1"].values())
+        delay, false = events["onset_delay_s"]["median"], events["false_activations_per_hour"]
+        lines.append(
+            f"smoothed {_percent(r['smoothed']['accuracy'])}, edit {events['edit_score']:.2f}, F1@0.1/0.25/0.5 {f1}, "
+            f"{events['noticed']} of {events['segments']} noticed, onset delay "
+            f"{'n/a' if delay is None else f'{delay:.2f} s'}, false activations "
+            f"{'n/a' if false is None else f'{false:.1f} an hour'}"
+        )
+    return "\n".join([*lines, f"report: {out / 'report.html'}"])
+
+
+def checks(summary: dict[str, Any], min_accuracy: float | None, strict: bool) -> None:
+    """Exit code 1 below `min_accuracy`, and with `strict` for bags that are unreadable or damaged."""
+    accuracy = summary["result"]["windows"]["accuracy"]
+    if min_accuracy is not None and (accuracy is None or accuracy < min_accuracy):
+        found = "there is no window with a known label" if accuracy is None else f"accuracy is {accuracy:.1%}"
+        typer.echo(f"failed: {found}, --min-accuracy {min_accuracy:.1%}", err=True)
+        raise typer.Exit(1)
+    if strict and (summary["failed"] or any(bag["damage"] for bag in summary["bags"])):
+        typer.echo("failed: there are unreadable or damaged bags (--strict)", err=True)
+        raise typer.Exit(1)
