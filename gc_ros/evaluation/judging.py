@@ -14,7 +14,7 @@ import numpy as np
 from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.truth import (
     IDLE,
-    Segment,
+    Span,
     Truth,
     from_messages,
     from_table,
@@ -67,8 +67,8 @@ class Judge:
         if self.truth.kind == "name":
             label = self.truth.label
         elif self.truth.kind == "csv" and self._options.truth_time == "header":
-            segments = from_table(self.truth.segments, first_ns)
-            kind, label = truth_of(start_ns, end_ns, segments, self._options.min_overlap)
+            spans = from_table(self.truth.segments, first_ns)
+            kind, label = truth_of(start_ns, end_ns, spans, self._options.min_overlap)
             if kind != "label":
                 return None
         elif self.truth.kind == "topic" and messages:
@@ -79,14 +79,14 @@ class Judge:
         mapped = self.map(label)
         return mapped if mapped in self.labels else None
 
-    def segments(
+    def spans(
         self, passes: Sequence[Pass], messages: Sequence[Message], clocks: Sequence[tuple[int, int]]
-    ) -> list[Segment]:
-        """The ground truth in nanoseconds of the stamps. clocks: (time of recording, stamp) of every image."""
+    ) -> list[Span]:
+        """The ground truth on the clock of the stamps. clocks: (time of recording, stamp) of every image."""
         truth, first = self.truth, passes[0]
         last_ns = max(p.last_ns for p in passes)
         if truth.kind == "name":
-            return [Segment(min(p.first_ns for p in passes), last_ns, truth.label)]
+            return [Span(min(p.first_ns for p in passes), last_ns, truth.label)]
         if truth.kind == "topic":
             return from_messages(messages, last_ns, self._options.stamps == "log")
         if truth.kind != "csv":
@@ -101,12 +101,12 @@ class Judge:
         windows: Path,
         bag: str,
         zero_ns: int,
-        segments: Sequence[Segment],
+        spans: Sequence[Span],
     ) -> None:
         """Write the rows of a reading to `windows` with the truth of each, and with seconds since `zero_ns`."""
         with windows.open("w", encoding="utf-8") as out:
             for row in rows:
-                kind, label = self._truth_of(row["start_ns"], row["end_ns"], segments)
+                kind, label = self._truth_of(row["start_ns"], row["end_ns"], spans)
                 row |= {"bag": bag, "truth": label, "truth_kind": kind}
                 row |= {
                     "start_s": (row["start_ns"] - zero_ns) / NS,
@@ -114,11 +114,11 @@ class Judge:
                 }
                 out.write(json.dumps(row, sort_keys=True) + "\n")
 
-    def _truth_of(self, start_ns: int, end_ns: int, segments: Sequence[Segment]) -> tuple[str, str | None]:
+    def _truth_of(self, start_ns: int, end_ns: int, spans: Sequence[Span]) -> tuple[str, str | None]:
         """(truth_kind, truth) of a window, as windows.jsonl has them."""
         if self.truth.kind == "none":
             return "none", None
-        kind, found = truth_of(start_ns, end_ns, segments, self._options.min_overlap)
+        kind, found = truth_of(start_ns, end_ns, spans, self._options.min_overlap)
         if kind != "label":
             return kind, None
         target = self.map(found)
@@ -127,32 +127,32 @@ class Judge:
         return ("idle", None) if target == IDLE else ("label", target)
 
     def recorded_segments(
-        self, segments: Sequence[Segment], passes: Sequence[Pass], zero_ns: int
+        self, spans: Sequence[Span], passes: Sequence[Pass], zero_ns: int
     ) -> list[dict[str, Any]]:
         """The activities of the ground truth within each pass, as bag.json has them."""
-        mapped = [(segment, self.map(segment.label)) for segment in segments]
+        mapped = [(span, self.map(span.label)) for span in spans]
         return [
             {
                 "pass": p,
-                "start_s": (max(s.start, q.first_ns) - zero_ns) / NS,
-                "end_s": (min(s.end, q.last_ns) - zero_ns) / NS,
+                "start_s": (max(s.start_ns, q.first_ns) - zero_ns) / NS,
+                "end_s": (min(s.end_ns, q.last_ns) - zero_ns) / NS,
                 "label": target if target else s.label,
                 "mapped": target in self.labels,
             }
             for p, q in enumerate(passes)
             for s, target in mapped
-            if target != IDLE and s.start <= q.last_ns and s.end >= q.first_ns
+            if target != IDLE and s.start_ns <= q.last_ns and s.end_ns >= q.first_ns
         ]
 
 
-def _on_stamps(segments: Sequence[Segment], clocks: Sequence[tuple[int, int]]) -> list[Segment]:
-    """Segments on the clock of recording, moved to that of the stamps; between images by interpolation."""
+def _on_stamps(spans: Sequence[Span], clocks: Sequence[tuple[int, int]]) -> list[Span]:
+    """Spans on the clock of recording, moved to that of the stamps; between images by interpolation."""
     log, stamp = (np.array(column, np.int64) for column in zip(*sorted(clocks), strict=True))
     zero_log, zero = int(log[0]), int(stamp[0])
 
-    def convert(at: float) -> float:
-        inside = np.interp(at - zero_log, log - zero_log, stamp - zero)
-        beyond = max(at - int(log[-1]), 0) + min(at - zero_log, 0)
-        return zero + float(inside) + beyond
+    def stamp_at(log_ns: int) -> int:
+        inside = np.interp(log_ns - zero_log, log - zero_log, stamp - zero)
+        beyond = max(log_ns - int(log[-1]), 0) + min(log_ns - zero_log, 0)
+        return zero + round(float(inside)) + beyond
 
-    return [Segment(convert(s.start), convert(s.end), s.label) for s in segments]
+    return [Span(stamp_at(s.start_ns), stamp_at(s.end_ns), s.label) for s in spans]

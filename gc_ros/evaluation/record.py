@@ -10,7 +10,7 @@ from typing import Any
 
 from gc_ros.evaluation.reading import Reading
 from gc_ros.evaluation.sources import Source
-from gc_ros.evaluation.truth import Segment
+from gc_ros.evaluation.truth import Span
 from gc_ros.stamps import NS
 from trt_build.bundle import file_sha256
 
@@ -18,7 +18,7 @@ from trt_build.bundle import file_sha256
 def bag_record(
     source: Source,
     reading: Reading,
-    segments: list[Segment],
+    spans: list[Span],
     *,
     key: str,
     windows: Path,
@@ -26,7 +26,7 @@ def bag_record(
     bundle_digest: str,
     engine: str,
 ) -> dict[str, Any]:
-    """What bag.json holds. segments: the ground truth in nanoseconds of the stamps. windows: the finished lines.
+    """What bag.json holds. spans: the ground truth on the clock of the stamps. windows: the finished lines.
 
     key: what the result depends on, the bag's content aside. engine: its description.
     """
@@ -51,7 +51,7 @@ def bag_record(
         "truth": {
             "kind": judge.truth.kind,
             "origin": judge.truth.origin,
-            "segments": judge.recorded_segments(segments, reading.passes, zero_ns),
+            "segments": judge.recorded_segments(spans, reading.passes, zero_ns),
             "labels": dict(sorted(judge.map.seen.items())),
         },
         "events": [

@@ -95,12 +95,12 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
         stack.callback(stopped.set)
         reading.read(rows, predictions, progress)
         rows.seek(0)
-        segments = judge.segments(reading.passes, frames.messages, reading.clocks)
-        judge.judge(map(json.loads, rows), windows, task.source.name, reading.passes[0].first_ns, segments)
+        spans = judge.spans(reading.passes, frames.messages, reading.clocks)
+        judge.judge(map(json.loads, rows), windows, task.source.name, reading.passes[0].first_ns, spans)
         record = bag_record(
             task.source,
             reading,
-            segments,
+            spans,
             key=identity(task, truth),
             windows=windows,
             bag_sha256=bag_sha256.result(),

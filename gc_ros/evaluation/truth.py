@@ -18,9 +18,9 @@ from typing import Any
 
 from gc_ros.evaluation.sources import Source
 from gc_ros.media.recording import Message
+from gc_ros.stamps import NS
 from trt_build.errors import DataError
 
-NS = 1_000_000_000
 IDLE = "idle"
 _IDLE_NAMES = {"idle", "none", "background", "nothing", "noactivity", "null", ""}
 _ABSOLUTE_S = 1e8
@@ -28,10 +28,19 @@ _ABSOLUTE_S = 1e8
 
 @dataclass(frozen=True)
 class Segment:
-    """A label from start to end, seconds or nanoseconds as the context says."""
+    """A label from start to end, seconds."""
 
     start: float
     end: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Span:
+    """A label from one stamp to another, nanoseconds of one clock."""
+
+    start_ns: int
+    end_ns: int
     label: str
 
 
@@ -115,17 +124,17 @@ def read_segments(path: Path, bag: str = "") -> list[Segment]:
     return sorted(segments, key=lambda s: s.start)
 
 
-def from_table(segments: Sequence[Segment], first_ns: int) -> list[Segment]:
+def from_table(segments: Sequence[Segment], first_ns: int) -> list[Span]:
     """Seconds of a CSV as nanoseconds of the clock whose first image is at `first_ns`."""
     absolute = any(segment.start >= _ABSOLUTE_S for segment in segments)
     zero = 0 if absolute else first_ns
-    return [Segment(zero + round(s.start * NS), zero + round(s.end * NS), s.label) for s in segments]
+    return [Span(zero + round(s.start * NS), zero + round(s.end * NS), s.label) for s in segments]
 
 
-def from_messages(messages: Sequence[Message], end_ns: int, log_clock: bool) -> list[Segment]:
-    """Segments from a label topic: std_msgs/String, a label until the next message (empty: idle); or messages with
+def from_messages(messages: Sequence[Message], end_ns: int, log_clock: bool) -> list[Span]:
+    """Spans from a label topic: std_msgs/String, a label until the next message (empty: idle); or messages with
     `label` and, as our ActivityEvent, `kind` 0 for the beginning and 1 for the end."""
-    segments: list[Segment] = []
+    spans: list[Span] = []
     current: tuple[int, str] | None = None
     for item in messages:
         message: Any = item.message
@@ -137,12 +146,12 @@ def from_messages(messages: Sequence[Message], end_ns: int, log_clock: bool) -> 
         if stamp is not None and not log_clock and (int(stamp.sec) or int(stamp.nanosec)):
             at = int(stamp.sec) * NS + int(stamp.nanosec)
         if current is not None:
-            segments.append(Segment(current[0], at, current[1]))
+            spans.append(Span(current[0], at, current[1]))
         ended = getattr(message, "kind", 0) == 1
         current = None if ended else (at, label)
     if current is not None and current[0] <= end_ns:
-        segments.append(Segment(current[0], end_ns, current[1]))
-    return [segment for segment in segments if segment.end > segment.start]
+        spans.append(Span(current[0], end_ns, current[1]))
+    return [span for span in spans if span.end_ns > span.start_ns]
 
 
 def map_label(label: str, labels: Sequence[str], mapping: Mapping[str, str]) -> str | None:
@@ -161,19 +170,19 @@ def _plain(label: str) -> str:
     return re.sub(r"[\s_\-]+", "", label).lower()
 
 
-def truth_of(start_ns: int, end_ns: int, segments: Sequence[Segment], min_overlap: float) -> tuple[str, str]:
+def truth_of(start_ns: int, end_ns: int, spans: Sequence[Span], min_overlap: float) -> tuple[str, str]:
     """(kind, label) of a window: "label", "idle", or "mixed" where nothing covers `min_overlap` of it.
 
-    segments: with the labels of the ground truth, in nanoseconds of the window's clock.
+    spans: with the labels of the ground truth, on the window's clock.
     """
     length = max(end_ns - start_ns, 1)
     covered: dict[str, float] = {}
-    for segment in segments:
-        shared = min(segment.end, end_ns) - max(segment.start, start_ns)
-        if end_ns == start_ns and segment.start <= end_ns <= segment.end:
+    for span in spans:
+        shared = min(span.end_ns, end_ns) - max(span.start_ns, start_ns)
+        if end_ns == start_ns and span.start_ns <= end_ns <= span.end_ns:
             shared = 1
         if shared > 0:
-            covered[segment.label] = covered.get(segment.label, 0) + shared / length
+            covered[span.label] = covered.get(span.label, 0) + shared / length
     label = max(covered, key=lambda name: covered[name]) if covered else ""
     if label and covered[label] >= min_overlap:
         return "label", label
