@@ -24,8 +24,13 @@ def remarks(summary: dict[str, Any]) -> None:
             typer.echo(
                 f"warning: {bag['name']}: {n} images have no stamp, their time of recording is used", err=True
             )
-        if bag["truth"] == "none":
+        if bag["truth_remark"]:
+            ending = "; not scored" if bag["truth"] == "none" else ""
+            typer.echo(f"warning: {bag['name']}: {bag['truth_remark']}{ending}", err=True)
+        elif bag["truth"] == "none":
             typer.echo(f"warning: {bag['name']}: no ground truth, predictions and statistics only", err=True)
+        if n := bag["counts"]["frames_dropped"].get("duplicate", 0):
+            typer.echo(f"warning: {bag['name']}: {_repeated(n, bag, summary)}", err=True)
         if not bag["counts"]["windows"]:
             text = f"no result, {bag['counts']['frames_sampled']} frames sampled do not fill a window"
             typer.echo(f"warning: {bag['name']}: {text}", err=True)
@@ -34,6 +39,13 @@ def remarks(summary: dict[str, Any]) -> None:
         typer.echo(
             f"warning: labels the bundle does not have: {', '.join(unmapped)}; map them with --map", err=True
         )
+
+
+def _repeated(n: int, bag: dict[str, Any], summary: dict[str, Any]) -> str:
+    text = f"{n} of {bag['counts']['images']} images dropped because their stamp came already"
+    if bag["topic"] and summary["provenance"]["options"]["stamps"] == "header":
+        text += "; --stamps log takes the time of recording instead"
+    return text
 
 
 def _percent(value: float | None) -> str:

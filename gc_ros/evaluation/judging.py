@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gc_ros.evaluation.alignment import misfit
 from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.truth import (
     IDLE,
@@ -43,7 +44,7 @@ class LabelMap:
     seen: dict[str, str | None] = field(default_factory=dict)
 
     def __call__(self, label: str) -> str | None:
-        """A label of the bundle, "idle", or None where the bundle has no such label."""
+        """A label of the bundle, IDLE, or None where the bundle has no such label."""
         if label not in self.seen:
             self.seen[label] = map_label(label, self.labels, self.mapping)
         return self.seen[label]
@@ -80,9 +81,27 @@ class Judge:
         return mapped if mapped in self.labels else None
 
     def spans(
+        self,
+        passes: Sequence[Pass],
+        messages: Sequence[Message],
+        clocks: Sequence[tuple[int, int]],
+        damaged: bool,
+    ) -> list[Span]:
+        """The ground truth on the clock of the stamps. clocks: (time of recording, stamp) of every image.
+
+        One that cannot belong to this recording becomes none: `truth.kind` is "none" then, and `truth.remark` says why.
+        """
+        spans = self._spans(passes, messages, clocks)
+        first_ns, last_ns = min(p.first_ns for p in passes), max(p.last_ns for p in passes)
+        remark, serves = misfit(self.truth, spans, first_ns, last_ns, len(clocks), damaged)
+        if not remark:
+            return spans
+        self.truth = replace(self.truth, remark=remark, kind=self.truth.kind if serves else "none")
+        return spans if serves else []
+
+    def _spans(
         self, passes: Sequence[Pass], messages: Sequence[Message], clocks: Sequence[tuple[int, int]]
     ) -> list[Span]:
-        """The ground truth on the clock of the stamps. clocks: (time of recording, stamp) of every image."""
         truth, first = self.truth, passes[0]
         last_ns = max(p.last_ns for p in passes)
         if truth.kind == "name":
@@ -137,7 +156,7 @@ class Judge:
                 "start_s": (max(s.start_ns, q.first_ns) - zero_ns) / NS,
                 "end_s": (min(s.end_ns, q.last_ns) - zero_ns) / NS,
                 "label": target if target else s.label,
-                "mapped": target in self.labels,
+                "mapped": target is not None,
             }
             for p, q in enumerate(passes)
             for s, target in mapped

@@ -189,6 +189,7 @@ def _conclude(
             k: record[k] for k in ("name", "topic", "passes", "seconds_seen", "counts", "refused", "damage")
         }
         facts |= {"truth": record["truth"]["kind"], "truth_origin": record["truth"]["origin"]}
+        facts |= {"truth_remark": record["truth"]["remark"]}
         facts |= {
             "bag_sha256": record["provenance"]["bag_sha256"],
             "folder": os.path.relpath(task.folder, out),

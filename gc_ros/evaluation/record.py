@@ -10,7 +10,7 @@ from typing import Any
 
 from gc_ros.evaluation.reading import Reading
 from gc_ros.evaluation.sources import Source
-from gc_ros.evaluation.truth import Span
+from gc_ros.evaluation.truth import IDLE, Span
 from gc_ros.stamps import NS
 from trt_build.bundle import file_sha256
 
@@ -51,8 +51,9 @@ def bag_record(
         "truth": {
             "kind": judge.truth.kind,
             "origin": judge.truth.origin,
+            "remark": judge.truth.remark,
             "segments": judge.recorded_segments(spans, reading.passes, zero_ns),
-            "labels": dict(sorted(judge.map.seen.items())),
+            "labels": {k: "idle" if v == IDLE else v for k, v in sorted(judge.map.seen.items())},
         },
         "events": [
             {**e, "s": (e["stamp_ns"] - zero_ns) / NS, "decided_s": (e["decided_ns"] - zero_ns) / NS}

@@ -95,7 +95,7 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
         stack.callback(stopped.set)
         reading.read(rows, predictions, progress)
         rows.seek(0)
-        spans = judge.spans(reading.passes, frames.messages, reading.clocks)
+        spans = judge.spans(reading.passes, frames.messages, reading.clocks, bool(frames.damage))
         judge.judge(map(json.loads, rows), windows, task.source.name, reading.passes[0].first_ns, spans)
         record = bag_record(
             task.source,

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gc_ros.evaluation import segments as seg
-from gc_ros.evaluation.truth import IDLE, Segment
+from gc_ros.evaluation.truth import Segment
 from trt_build.errors import need
 
 BINS = 15  # of the calibration error
@@ -242,7 +242,7 @@ def summarise(
             sorted({k: v for record, _ in bags for k, v in record["truth"]["labels"].items()}.items())
         ),
         "published_after_s": _percentiles([v for r, w in bags if _simulated(r) for v in w.published]),
-        "idle_label": IDLE,
+        "idle_label": "idle",
     }
     timings = {
         f"{name}_ms": _percentiles([v for _, w in bags for v in w.timings[name]])

@@ -21,9 +21,9 @@ from gc_ros.media.recording import Message
 from gc_ros.stamps import NS
 from trt_build.errors import DataError
 
-IDLE = "idle"
+IDLE = ""  # what idle time maps to: no label of a bundle is empty, while one may be called "idle"
 _IDLE_NAMES = {"idle", "none", "background", "nothing", "noactivity", "null", ""}
-_ABSOLUTE_S = 1e8
+ABSOLUTE_S = 1e8
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Truth:
     segments: list[Segment] = field(default_factory=list)
     topic: str = ""
     label: str = ""
+    remark: str = ""  # why it does not serve, where kind is "none" although there is one
 
 
 def find_truth(source: Source, how: str, labels: Sequence[str], mapping: Mapping[str, str]) -> Truth:
@@ -97,11 +98,19 @@ def find_truth(source: Source, how: str, labels: Sequence[str], mapping: Mapping
 def _table(path: Path, source: Source) -> Truth:
     from trt_build.bundle import file_sha256
 
-    return Truth("csv", path.name, file_sha256(path), read_segments(path, source.name))
+    segments, others = read_segments(path, (source.name, source.path.name, source.path.stem))
+    digest = file_sha256(path)
+    if others and not segments:
+        shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        remark = f"{path.name} has no row for this bag, only for {shown}"
+        return Truth("none", path.name, digest, remark=remark)
+    return Truth("csv", path.name, digest, segments)
 
 
-def read_segments(path: Path, bag: str = "") -> list[Segment]:
-    """The rows of a CSV, of one bag where it has that column. Raises DataError that names the row."""
+def read_segments(path: Path, names: Sequence[str] = ()) -> tuple[list[Segment], list[str]]:
+    """(rows, other bags) of a CSV. Where it has a column `bag`, the rows are those of the first of `names` that
+    stands there. Raises DataError that names the row.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
@@ -110,9 +119,11 @@ def read_segments(path: Path, bag: str = "") -> list[Segment]:
         raise DataError(f"{path}: not a readable CSV ({error}); save it as UTF-8 text") from None
     if missing := {"start_s", "end_s", "label"} - set(columns):
         raise DataError(f"{path}: lacks the columns {', '.join(sorted(missing))}; see docs/evaluation.md")
+    bags = list(dict.fromkeys((row["bag"] or "").strip() for row in found)) if "bag" in columns else []
+    bag = next((name for name in names if name in bags), None)
     segments = []
     for number, row in enumerate(found, 2):
-        if "bag" in columns and row["bag"] != bag:
+        if "bag" in columns and (row["bag"] or "").strip() != bag:
             continue
         try:
             start, end = float(row["start_s"]), float(row["end_s"])
@@ -121,12 +132,12 @@ def read_segments(path: Path, bag: str = "") -> list[Segment]:
         if not (math.isfinite(start) and math.isfinite(end) and start <= end and row["label"] is not None):
             raise DataError(f"{path}: line {number}: needs a label and start_s <= end_s")
         segments.append(Segment(start, end, row["label"].strip()))
-    return sorted(segments, key=lambda s: s.start)
+    return sorted(segments, key=lambda s: s.start), [name for name in bags if name != bag]
 
 
 def from_table(segments: Sequence[Segment], first_ns: int) -> list[Span]:
     """Seconds of a CSV as nanoseconds of the clock whose first image is at `first_ns`."""
-    absolute = any(segment.start >= _ABSOLUTE_S for segment in segments)
+    absolute = any(segment.start >= ABSOLUTE_S for segment in segments)
     zero = 0 if absolute else first_ns
     return [Span(zero + round(s.start * NS), zero + round(s.end * NS), s.label) for s in segments]
 
@@ -155,7 +166,8 @@ def from_messages(messages: Sequence[Message], end_ns: int, log_clock: bool) -> 
 
 
 def map_label(label: str, labels: Sequence[str], mapping: Mapping[str, str]) -> str | None:
-    """The bundle's label for one of the ground truth (letter case, spaces and hyphens aside), "idle", or None."""
+    """The bundle's label for one of the ground truth (letter case, spaces and hyphens aside), else IDLE where it is
+    a name of idle time, else None. A label of the bundle is one whatever its name."""
     label = mapping.get(label, label)
     if label in labels:
         return label

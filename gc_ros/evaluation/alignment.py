@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a ground truth belongs to a recording: times in another unit, of another clock, or of another bag."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gc_ros.evaluation.truth import ABSOLUTE_S, Segment, Span, Truth
+from gc_ros.stamps import NS
+
+_LATE_S = 2.0  # a row may end this much after the last image before it is remarked on
+# Seconds since 1970 have ten digits until the year 2286; each finer unit has three more.
+_FINER = ((1e17, "nanoseconds"), (1e14, "microseconds"), (1e11, "milliseconds"))
+
+
+def misfit(
+    truth: Truth, spans: Sequence[Span], first_ns: int, last_ns: int, images: int, damaged: bool
+) -> tuple[str, bool]:
+    """(remark, serves): what does not fit between a ground truth and a recording, and whether to score with it.
+
+    spans: the truth on the clock of the stamps, those of the images from `first_ns` to `last_ns`. damaged: a recording
+    that was cut short, whose truth may well go on after its end.
+    """
+    outside = sum(span.end_ns < first_ns or span.start_ns > last_ns for span in spans)
+    if truth.kind == "topic":
+        if outside < len(spans):
+            return "", True
+        return f"no label on {truth.topic} lies within the recording", False
+    if truth.kind != "csv" or not spans:
+        return "", True
+    late = sum(span.start_ns <= last_ns < span.end_ns - _LATE_S * NS for span in spans)
+    if not outside and not late:
+        return "", True
+    length_s = (last_ns - first_ns) / NS
+    begin_s = first_ns / NS if truth.segments[0].start >= ABSOLUTE_S else 0.0
+    where = f"the recording ({_short(begin_s)} to {_short(begin_s + length_s)} s)"
+    rows = f"{outside or late} of {len(spans)} rows of {truth.origin}"
+    remark = f"{rows} {'lie outside of' if outside else 'end after'} {where}; times are seconds"
+    unit = _other_unit(truth.segments, length_s, images)
+    if unit:
+        remark += f", these look like {unit}"
+    mistaken = bool(unit) and not damaged and 2 * (outside + late) > len(spans)
+    return remark, not mistaken and outside < len(spans)
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.1f}".removesuffix(".0")
+
+
+def _other_unit(segments: Sequence[Segment], length_s: float, images: int) -> str:
+    """What the times of a table look like if not like seconds, "" where they may be seconds."""
+    times = [time for segment in segments for time in (segment.start, segment.end)]
+    top = max(times)
+    for least, unit in _FINER:
+        if top >= least:
+            return f"{unit} since 1970"
+    if top >= ABSOLUTE_S or any(time != int(time) for time in times):
+        return ""
+    if top <= images:
+        return "frame numbers"
+    return "milliseconds" if top <= 1000 * (length_s + _LATE_S) else ""
