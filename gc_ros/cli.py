@@ -5,7 +5,6 @@ input."""
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from gc_ros.recognition.overlay import Banner, draw
 from gc_ros.recognition.recognizer import Recognizer
 from gc_ros.stamps import NS
 from trt_build.bundle import load_bundle
-from trt_build.command import command_line, progress_bar
+from trt_build.command import command_line, print_json, progress_bar
 from trt_build.engines.open import open_engine
 from trt_build.errors import DataError, GlimpseError
 
@@ -211,7 +210,10 @@ def _result_json(result: Activity, zero_ns: int) -> dict[str, Any]:
 
 
 def _say(what: Any, as_json: bool) -> None:
-    print(json.dumps(what, ensure_ascii=False) if as_json else what, flush=True)
+    if as_json:
+        print_json(what)
+    else:
+        print(what, flush=True)
 
 
 @app.command("make-bag", epilog="Example: gc-ros make-bag clips.csv --subject p3 --out p3 --compressed jpeg")

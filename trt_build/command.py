@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import json
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -15,15 +19,57 @@ from trt_build.errors import GlimpseError
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
 
+_REMEDIES = {
+    errno.ENOSPC: "free space, or choose another disk",
+    errno.EDQUOT: "free space, or choose another disk",
+    errno.EROFS: "choose a place that can be written",
+    errno.EACCES: "choose a place that can be read and written, or change its rights",
+    errno.EPERM: "choose a place that can be read and written, or change its rights",
+    errno.EEXIST: "a file has that name; choose another",
+    errno.ENOTDIR: "a file has that name; choose another",
+    errno.EISDIR: "a directory has that name; choose another",
+}
+
+
 class OneLineErrors(TyperGroup):
-    """Prints every GlimpseError of a command as one line on stderr and exits with 2."""
+    """Prints every GlimpseError and OSError of a command as one line on stderr and exits with 2."""
 
     def invoke(self, ctx: Any) -> Any:
+        _print_anything()
         try:
             return super().invoke(ctx)
         except GlimpseError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(2) from None
+            line = str(error)
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # whoever read our output has enough: the command line ends without a word
+            line = os_error_line(error)
+        typer.echo(f"error: {line}", err=True)
+        raise typer.Exit(2)
+
+
+def os_error_line(error: OSError) -> str:
+    """One line for an error of the operating system: the place, what is wrong, what helps."""
+    place = f"{error.filename}: " if error.filename is not None else ""
+    remedy = _REMEDIES.get(error.errno or 0)
+    return " ".join(f"{place}{error.strerror or error}{'; ' + remedy if remedy else ''}".split())
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON on stdout, escaped where the terminal's encoding lacks a character of it."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value)
+    print(text, flush=True)
+
+
+def _print_anything() -> None:
+    """A label or file name that the terminal's encoding lacks is printed with escapes instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def command_line(help_text: str | None) -> typer.Typer:

@@ -85,6 +85,11 @@ def checks(summary: dict[str, Any], min_accuracy: float | None, strict: bool) ->
         found = "there is no window with a known label" if accuracy is None else f"accuracy is {accuracy:.1%}"
         typer.echo(f"failed: {found}, --min-accuracy {min_accuracy:.1%}", err=True)
         raise typer.Exit(1)
-    if strict and (summary["failed"] or any(bag["damage"] for bag in summary["bags"])):
-        typer.echo("failed: there are unreadable or damaged bags (--strict)", err=True)
+    unfit = [
+        bag for bag in summary["bags"] if bag["damage"] or (bag["truth_remark"] and bag["truth"] == "none")
+    ]
+    if strict and (summary["failed"] or unfit):
+        typer.echo(
+            "failed: there are unreadable or damaged bags, or a truth of another bag (--strict)", err=True
+        )
         raise typer.Exit(1)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ import typer
 
 from gc_ros.evaluation import answer
 from gc_ros.recognition.smoothing import Smoothing
-from trt_build.command import progress_bar
+from trt_build.command import print_json, progress_bar
 from trt_build.errors import DataError
 
 _SMOOTHING = Smoothing()  # the node's defaults
@@ -47,6 +46,7 @@ def evaluate(
     mode: Annotated[str | None, typer.Option(help="window or step; default: the bundle's.")] = None,
     stride: Annotated[int, typer.Option(min=1, help="Sampled frames between two results.")] = 1,
     backend: Annotated[str, typer.Option(help="Engine backend; auto: the best installed.")] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16, int8, or auto.")] = "auto",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of an engine; default: one with several jobs.")
@@ -85,7 +85,10 @@ def evaluate(
     again: Annotated[bool, typer.Option("--again", help="Evaluate finished bags too.")] = False,
     min_accuracy: Annotated[float | None, typer.Option(min=0, max=1, help="Exit code 1 below it.")] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit code 1 for unreadable or damaged bags.")
+        bool,
+        typer.Option(
+            "--strict", help="Exit code 1 for unreadable or damaged bags, or a truth of another bag."
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json.")] = False,
 ) -> None:
@@ -114,6 +117,7 @@ def evaluate(
         mode=mode,
         stride=stride,
         backend=backend,
+        precision=precision,
         device=device,
         threads=threads,
         unknown_threshold=unknown_threshold,
@@ -137,7 +141,7 @@ def evaluate(
         )
     answer.remarks(found.summary)
     if as_json:
-        print(json.dumps(found.summary, ensure_ascii=False))
+        print_json(found.summary)
     else:
         print(answer.as_text(found.summary, out, found.resumed))
     answer.checks(found.summary, min_accuracy, strict)
@@ -173,6 +177,9 @@ def compare(
     from gc_ros.evaluation.compare import compare as compared
 
     found = compared(a, b)
-    print(json.dumps(found, ensure_ascii=False) if as_json else as_text(found, changed))
+    if as_json:
+        print_json(found)
+    else:
+        print(as_text(found, changed))
     if not_worse and found["verdict"] == "worse":
         raise typer.Exit(1)

@@ -64,6 +64,7 @@ def compare(a: Path, b: Path) -> dict[str, Any]:
     p_value, test = _mcnemar(fixed, broken)
     return {
         "models": [summary["provenance"]["model_id"] for summary in summaries],
+        "engines": [", ".join(summary["provenance"]["engines"]) for summary in summaries],
         "bags": len(used),
         "left_out": sorted(
             bags[0].keys() ^ bags[1].keys() | {x for x in bags[0] if x in bags[1] and x not in shared}
@@ -104,9 +105,12 @@ def as_text(found: dict[str, Any], changed: int = 20) -> str:
     a, b = found["accuracy"]
     m, spread = found["mcnemar"], found["difference_95"]
     between = f", 95 % over bags {spread[0]:+.1%} to {spread[1]:+.1%}" if spread else ", one bag: no interval"
+    names = found["models"]
+    if names[0] == names[1]:  # one model run in two ways
+        names = [f"{name}, {engine}" for name, engine in zip(names, found["engines"], strict=True)]
     lines = [
-        f"A {found['models'][0]}  accuracy {a:.1%}",
-        f"B {found['models'][1]}  accuracy {b:.1%}",
+        f"A {names[0]}  accuracy {a:.1%}",
+        f"B {names[1]}  accuracy {b:.1%}",
         f"B - A {found['difference']:+.1%}{between}; {found['windows']} windows of {found['bags']} bags",
         f"McNemar: {m['fixed']} windows right only in B, {m['broken']} only in A, p = {m['p']:.3g} ({m['test']})",
     ]
@@ -125,5 +129,5 @@ def as_text(found: dict[str, Any], changed: int = 20) -> str:
         )
     if len(found["changed"]) > changed:
         lines.append(f"  and {len(found['changed']) - changed} more changed windows (--json lists all)")
-    names = {"better": "B is better", "worse": "B is worse", "undecided": "no difference beyond chance"}
-    return "\n".join([*lines, f"verdict: {names[found['verdict']]}"])
+    verdicts = {"better": "B is better", "worse": "B is worse", "undecided": "no difference beyond chance"}
+    return "\n".join([*lines, f"verdict: {verdicts[found['verdict']]}"])

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many bags: local processes or a Dask cluster, resume, and what is said of all of them together."""
+"""Many bags: which are finished already, which are left, and what is said of all of them together."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import platform
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,15 +16,14 @@ from typing import Any
 
 from gc_ros.evaluation import results
 from gc_ros.evaluation.options import Options, bundle_digest
-from gc_ros.evaluation.running import Task, evaluate_bag, resume
+from gc_ros.evaluation.processes import OutputError, run_tasks
+from gc_ros.evaluation.running import Task, resume
 from gc_ros.evaluation.scoring import EXTRA, gather, summarise
 from gc_ros.evaluation.sources import Source
 from trt_build.bundle import load_bundle
+from trt_build.command import os_error_line
 from trt_build.errors import DataError, GlimpseError, need
 from trt_build.files import replacing, write_atomically
-
-Outcome = tuple[int, dict[str, Any] | None, str]  # number of the task, bag.json or None, what went wrong
-_TRIES = 2  # of a bag whose process was killed
 
 
 @dataclass(frozen=True)
@@ -55,16 +52,19 @@ def evaluate_many(
     jobs: processes, None = one a core but no more than bags. dask: address of a scheduler; its workers must see
     bags, bundle and `out` under the same paths. again: evaluate finished bags too. said(name, done, all): after each
     bag. images(n): images read so far, where a single bag is evaluated in this process.
-    Raises GlimpseError when the bundle is no good or no bag can be evaluated.
+    Raises GlimpseError when the bundle cannot be used, `out` not be written, or no bag be evaluated.
     """
+    _check_tools(options)  # now, not after hours
     info = load_bundle(bundle).info
     if options.mode not in (None, *info.modes):
         raise DataError(f"mode {options.mode!r} is not in this bundle; use one of: {', '.join(info.modes)}")
     out.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=out).close()
     only = len(sources) == 1
+    folders = results.bag_folders(out, [source.name for source in sources])
     tasks = [
-        Task(source, str(bundle), options, str(results.bag_folder(out, source.name, only)))
-        for source in sources
+        Task(source, str(bundle), options, str(folder))
+        for source, folder in zip(sources, folders, strict=True)
     ]
     records: dict[int, dict[str, Any]] = {}
     failed: dict[int, str] = {}
@@ -80,92 +80,39 @@ def evaluate_many(
     todo = [(i, task) for i, task in enumerate(tasks) if i not in records]
     cores = os.cpu_count() or 1
     jobs = max(1, min(jobs or cores, cores, len(todo) or 1))
-    for i, record, problem in _run(todo, jobs, dask, images):
-        done += 1
-        if record is None:
-            failed[i] = problem
-        else:
-            records[i] = record
-        if said is not None:
-            said(tasks[i].source.name, done, len(tasks))
+    try:
+        for i, record, problem in run_tasks(todo, jobs, dask, images):
+            done += 1
+            if record is None:
+                failed[i] = problem
+            else:
+                records[i] = record
+            if said is not None:
+                said(tasks[i].source.name, done, len(tasks))
+    except OutputError as error:
+        raise DataError(f"{error}; {_kept(records, tasks)}") from None
     problems = [(tasks[i].source.name, failed[i]) for i in sorted(failed)]
     if not records:
         raise DataError("; ".join(reason for _, reason in problems))
     ordered = [(tasks[i], records[i]) for i in sorted(records)]
-    return Evaluation(_conclude(ordered, problems, bundle, out, options, only), problems, resumed)
-
-
-def _run(
-    todo: Sequence[tuple[int, Task]], jobs: int, dask: str | None, images: Callable[[int], None] | None
-) -> Iterator[Outcome]:
-    if dask is not None:
-        yield from _on_dask(todo, dask)
-    elif jobs == 1:
-        for i, task in todo:
-            yield (i, *attempt(task, images))
-    else:
-        yield from _in_processes(todo, jobs)
-
-
-def attempt(task: Task, images: Callable[[int], None] | None = None) -> tuple[dict[str, Any] | None, str]:
-    """Evaluate a bag; one that cannot be is a reason, not an exception, so that the others go on."""
     try:
-        return evaluate_bag(task, images), ""
-    except (GlimpseError, OSError) as error:
-        return None, " ".join(str(error).split())
-    except Exception as error:  # a bag may hold anything; its fault must not cost the other bags
-        return None, f"{task.source.path}: {type(error).__name__}: {' '.join(str(error).split())}"
+        summary = _conclude(ordered, problems, bundle, out, options, only)
+    except Exception as error:  # whatever it is, it must not cost the work on the bags
+        reason = os_error_line(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        raise DataError(f"{out}: no summary ({reason}); {_kept(records, tasks)}") from error
+    return Evaluation(summary, problems, resumed)
 
 
-def _in_processes(todo: Sequence[tuple[int, Task]], jobs: int) -> Iterator[Outcome]:
-    waiting = dict(todo)
-    for tries in range(_TRIES):
-        try:
-            context = multiprocessing.get_context("spawn")  # engines' threads do not survive a fork
-            with ProcessPoolExecutor(jobs if tries == 0 else 1, mp_context=context) as pool:
-                futures = {pool.submit(attempt, task): i for i, task in waiting.items()}
-                for future in as_completed(futures):
-                    record, problem = future.result()
-                    del waiting[futures[future]]
-                    yield futures[future], record, problem
-        except BrokenProcessPool:
-            continue
-        break
-    for i, task in waiting.items():
-        yield (
-            i,
-            None,
-            f"{task.source.path}: the process that evaluated it was killed; is there enough memory?",
-        )
+def _check_tools(options: Options) -> None:
+    """What the end of a run needs must be installed at its beginning. Raises EngineError."""
+    for module in ("sklearn.metrics", "jinja2", *(() if options.predictions == "none" else ("mcap.writer",))):
+        need(module, EXTRA)
 
 
-def _on_dask(todo: Sequence[tuple[int, Task]], address: str) -> Iterator[Outcome]:
-    distributed = need("distributed", EXTRA)
-    try:
-        client = distributed.Client(address, timeout=10, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise DataError(f"no Dask scheduler at {address} ({error}); start one with: dask scheduler") from None
-    with client:
-        # Absolute, since a worker has a directory of its own. Not pure: a result also is files.
-        futures = {client.submit(attempt, _absolute(task), pure=False, retries=2): i for i, task in todo}
-        tasks = dict(todo)
-        for future in distributed.as_completed(list(futures), loop=client.loop):
-            i = futures[future]
-            try:
-                record, problem = future.result()
-            except Exception as error:
-                record, problem = None, f"{tasks[i].source.path}: {' '.join(str(error).split())}"
-            if record is not None and results.finished(Path(tasks[i].folder)) is None:
-                record, problem = (
-                    None,
-                    f"{tasks[i].folder}: the workers do not write here; share the directory",
-                )
-            yield i, record, problem
-
-
-def _absolute(task: Task) -> Task:
-    source = Source(task.source.path.resolve(), task.source.name, task.source.label)
-    return Task(source, str(Path(task.bundle).resolve()), task.options, str(Path(task.folder).resolve()))
+def _kept(records: Mapping[int, Any], tasks: Sequence[Task]) -> str:
+    return (
+        f"the results of {len(records)} of {len(tasks)} bags are kept, the same command takes it from there"
+    )
 
 
 def _conclude(

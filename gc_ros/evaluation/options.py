@@ -34,6 +34,7 @@ class Options:
     mode: str | None = None
     stride: int = 1
     backend: str = "auto"
+    precision: str = "auto"  # as `open_engine` takes it
     device: str = "cpu"
     threads: int | None = None
     unknown_threshold: float | None = None

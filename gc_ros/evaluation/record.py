@@ -22,20 +22,22 @@ def bag_record(
     *,
     key: str,
     windows: Path,
+    files: list[list[Any]],
     bag_sha256: str,
     bundle_digest: str,
     engine: str,
 ) -> dict[str, Any]:
     """What bag.json holds. spans: the ground truth on the clock of the stamps. windows: the finished lines.
 
-    key: what the result depends on, the bag's content aside. engine: its description.
+    key: what the result depends on, the bag's content aside. files: as `Source.quick` has them.
+    engine: its description.
     """
     judge, frames, info = reading.judge, reading.frames, reading.bundle.info
     zero_ns = reading.passes[0].first_ns
     return {
         "name": source.name,
         "key": key,
-        "files": source.quick(),
+        "files": files,
         "windows_sha256": file_sha256(windows),
         "labels": info.labels,
         "topic": frames.topic,

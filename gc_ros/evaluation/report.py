@@ -57,7 +57,7 @@ def write_report(out: Path, summary: dict[str, Any], bags: Sequence[tuple[Path, 
         confusion=_confusion(summary["result"]),
         provenance=json.dumps(summary["provenance"], indent=2, ensure_ascii=False),
     )
-    write_atomically(out / results.REPORT, page)
+    write_atomically(out / results.REPORT, page.encode(errors="backslashreplace"))
 
 
 def _timeline(record: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -9,9 +9,13 @@ With a single bag its files lie in OUT itself.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator
-from pathlib import Path
+import os
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from trt_build.bundle import file_sha256
@@ -25,16 +29,60 @@ SUMMARY, WINDOWS, BAG, WORST, PREDICTIONS, REPORT = (
     "predictions.mcap",
     "report.html",
 )
+OF_A_BAG = (WINDOWS, PREDICTIONS, WORST, BAG)
 
 
-def bag_folder(out: Path, name: str, only: bool) -> Path:
-    """Where the results of one bag lie."""
-    return out if only else out / "bags" / name
+def bag_folders(out: Path, names: Sequence[str]) -> list[Path]:
+    """Where the results of each bag lie: distinct folders below `out`, whatever the names are.
+
+    A name that is a plain relative path is also the folder's. A folder of any other name, or of one that would meet
+    another's folder on some file system, is called after the name's end and a digest of the whole.
+    """
+    if len(names) == 1:
+        return [out]
+    folders: list[Path] = []
+    whole: set[tuple[str, ...]] = set()  # of the folders so far, as `_key` has them
+    above: set[tuple[str, ...]] = set()  # what they lie in
+    for name in names:
+        folder, tries = name, 0
+        while (
+            not _plain(folder)
+            or _key(folder) in whole
+            or _key(folder) in above
+            or not whole.isdisjoint(_above(folder))
+        ):
+            digest = hashlib.sha256(f"{name}{'~' * tries}".encode(errors="surrogateescape")).hexdigest()
+            end = re.sub(r"[^\w.-]+", "_", PurePosixPath(name).name).strip("._")[:60]
+            folder, tries = f"{end}~{digest[:12]}", tries + 1
+        whole.add(_key(folder))
+        above |= _above(folder)
+        folders.append(out / "bags" / folder)
+    return folders
+
+
+def _plain(name: str) -> bool:
+    """A relative path that stays below the folder it is joined to, and that every file system can hold."""
+    parts = name.split("/")
+    return all(
+        part not in ("", ".", "..") and "\0" not in part and len(os.fsencode(part)) < 200 for part in parts
+    )
+
+
+def _key(folder: str) -> tuple[str, ...]:
+    """Equal for folders that are one on a file system without letter case, or that composes accents."""
+    return tuple(unicodedata.normalize("NFC", part).casefold() for part in folder.split("/"))
+
+
+def _above(folder: str) -> set[tuple[str, ...]]:
+    key = _key(folder)
+    return {key[:n] for n in range(1, len(key))}
 
 
 def dump(value: Any) -> str:
     """JSON as it is written here: keys in order, no NaN."""
-    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    # The name of a file may hold bytes that are no UTF-8, which Python keeps as lone surrogates: \udcff in JSON.
+    return text.encode(errors="backslashreplace").decode()
 
 
 def read_json(path: Path) -> Any:

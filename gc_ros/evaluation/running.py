@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import glob
 import json
 import tempfile
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from gc_ros.recognition.sampler import Sampler
 from trt_build.bundle import Bundle, LoadedBundle, load_bundle
 from trt_build.engine import Engine
 from trt_build.engines.open import open_engine
+from trt_build.errors import DataError
 from trt_build.files import replacing, write_atomically
 
 
@@ -72,6 +74,10 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
     truth = find_truth(task.source, o.truth, info.labels, o.mapping)
     folder = Path(task.folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for name in results.OF_A_BAG:  # what a killed run left half written
+        for part in folder.glob(f".{glob.escape(name)}.*.part"):
+            part.unlink(missing_ok=True)
+    files = task.source.quick()
     engine = WatchedEngine(inner, info.T)
     frames = Frames(
         task.source,
@@ -95,6 +101,10 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
         stack.callback(stopped.set)
         reading.read(rows, predictions, progress)
         rows.seek(0)
+        content = bag_sha256.result()
+        # One that still grows would be known by the content it came to have, not by what was evaluated.
+        if task.source.quick() != files:
+            raise DataError(f"{task.source.path}: changed while it was read; evaluate it when it is complete")
         spans = judge.spans(reading.passes, frames.messages, reading.clocks, bool(frames.damage))
         judge.judge(map(json.loads, rows), windows, task.source.name, reading.passes[0].first_ns, spans)
         record = bag_record(
@@ -103,7 +113,8 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
             spans,
             key=identity(task, truth),
             windows=windows,
-            bag_sha256=bag_sha256.result(),
+            files=files,
+            bag_sha256=content,
             bundle_digest=bundle_digest(Path(task.bundle)),
             engine=engine.description,
         )
@@ -116,17 +127,29 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
 
 def _open(task: Task) -> tuple[LoadedBundle, Engine]:
     o = task.options
-    return _opened(task.bundle, bundle_digest(Path(task.bundle)), o.mode, o.backend, o.device, o.threads)
+    digest = bundle_digest(Path(task.bundle))
+    return _opened(task.bundle, digest, o.mode, o.backend, o.precision, o.device, o.threads)
 
 
 @functools.lru_cache(maxsize=2)
 def _opened(
-    bundle: str, digest: str, mode: str | None, backend: str, device: str, threads: int | None
+    bundle: str,
+    digest: str,
+    mode: str | None,
+    backend: str,
+    precision: str,
+    device: str,
+    threads: int | None,
 ) -> tuple[LoadedBundle, Engine]:
     """Engines are kept from bag to bag; digest: of the bundle, so that a changed one is opened again."""
     loaded = load_bundle(bundle)
     engine = open_engine(
-        loaded, mode or loaded.info.default_mode, backend=backend, threads=threads, device=device
+        loaded,
+        mode or loaded.info.default_mode,
+        backend=backend,
+        threads=threads,
+        device=device,
+        precision=precision,
     )
     return loaded, engine
 

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bags spread over this process, local processes, or a Dask cluster; each ends as a record or as a reason."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from gc_ros.evaluation import results
+from gc_ros.evaluation.running import Task, evaluate_bag
+from gc_ros.evaluation.scoring import EXTRA
+from gc_ros.evaluation.sources import Source
+from trt_build.command import os_error_line
+from trt_build.errors import DataError, GlimpseError, need
+
+Outcome = tuple[int, dict[str, Any] | None, str]  # number of the task, bag.json or None, what went wrong
+_TRIES = 2  # of a bag whose process was killed
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+
+
+class OutputError(DataError):
+    """Results cannot be written: no other bag would fare better."""
+
+
+def run_tasks(
+    todo: Sequence[tuple[int, Task]], jobs: int, dask: str | None, images: Callable[[int], None] | None
+) -> Iterator[Outcome]:
+    """Evaluate the tasks, in the order in which they finish. See `evaluate_many`. Raises OutputError."""
+    if dask is not None:
+        yield from _on_dask(todo, dask)
+    elif jobs == 1:
+        for i, task in todo:
+            yield (i, *attempt(task, images))
+    else:
+        yield from _in_processes(todo, jobs)
+
+
+def attempt(task: Task, images: Callable[[int], None] | None = None) -> tuple[dict[str, Any] | None, str]:
+    """Evaluate a bag; one that cannot be is a reason, not an exception, so that the others follow.
+
+    Raises OutputError where its results cannot be written.
+    """
+    try:
+        return evaluate_bag(task, images), ""
+    except GlimpseError as error:
+        return None, str(error)
+    except OSError as error:
+        if error.errno in _DISK or Path(str(error.filename or "")).is_relative_to(task.folder):
+            error.filename = error.filename or task.folder
+            raise OutputError(os_error_line(error)) from None
+        return None, f"{task.source.path}: {os_error_line(error)}"
+    except Exception as error:  # a bag may hold anything; its fault must not cost the other bags
+        return None, f"{task.source.path}: {type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _in_processes(todo: Sequence[tuple[int, Task]], jobs: int) -> Iterator[Outcome]:
+    waiting = dict(todo)
+    others = set(multiprocessing.active_children())
+    context = multiprocessing.get_context("spawn")  # engines' threads do not survive a fork
+    for tries in range(_TRIES):
+        pool = ProcessPoolExecutor(
+            jobs if tries == 0 else 1, mp_context=context, initializer=_end_with_parent
+        )
+        try:
+            futures = {pool.submit(attempt, task): i for i, task in waiting.items()}
+            for future in as_completed(futures):
+                record, problem = future.result()
+                del waiting[futures[future]]
+                yield futures[future], record, problem
+        except BrokenProcessPool:
+            continue
+        except BaseException:  # Ctrl-C, or no room for results: what runs is of no use any more
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+        break
+    for i, task in waiting.items():
+        yield (
+            i,
+            None,
+            f"{task.source.path}: the process that evaluated it was killed; is there enough memory?",
+        )
+
+
+def _end_with_parent() -> None:
+    """In a process of the pool: end when the parent does, however that ends, and leave Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
+def _on_dask(todo: Sequence[tuple[int, Task]], address: str) -> Iterator[Outcome]:
+    distributed = need("distributed", EXTRA)
+    try:
+        client = distributed.Client(address, timeout=10, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise DataError(f"no Dask scheduler at {address} ({error}); start one with: dask scheduler") from None
+    with client:
+        # Absolute, since a worker has a directory of its own. Not pure: a result also is files.
+        futures = {client.submit(attempt, _absolute(task), pure=False, retries=2): i for i, task in todo}
+        tasks = dict(todo)
+        for future in distributed.as_completed(list(futures), loop=client.loop):
+            i = futures[future]
+            try:
+                record, problem = future.result()
+            except OutputError:
+                raise
+            except Exception as error:
+                record, problem = None, f"{tasks[i].source.path}: {' '.join(str(error).split())}"
+            if record is not None and results.finished(Path(tasks[i].folder)) is None:
+                record, problem = (
+                    None,
+                    f"{tasks[i].folder}: the workers do not write here; share the directory",
+                )
+            yield i, record, problem
+
+
+def _absolute(task: Task) -> Task:
+    source = Source(task.source.path.resolve(), task.source.name, task.source.label)
+    return Task(source, str(Path(task.bundle).resolve()), task.options, str(Path(task.folder).resolve()))
