@@ -42,6 +42,7 @@ from gc_ros.node.ros_messages import gc_msg
 from gc_ros.recognition import overlay
 from gc_ros.recognition.recognizer import Activity, Recognizer, Window
 from gc_ros.recognition.smoothing import ActivityEvent
+from gc_ros.stamps import NS
 from trt_build.errors import ImageError
 
 LATCHED = QoSProfile(
@@ -253,7 +254,7 @@ class Camera:
         """All messages of a result. began: time.perf_counter before its first engine call."""
         queue_s = began - job.began
         now_ns = int(self._node.get_clock().now().nanoseconds)
-        age_s = (now_ns - activity.stamp_ns) / 1e9 if now_ns else math.nan
+        age_s = (now_ns - activity.stamp_ns) / NS if now_ns else math.nan
         max_age_s = self._setting("max_age_s")
         self._activity.publish(
             ros_messages.to_activity(

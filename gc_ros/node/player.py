@@ -12,7 +12,8 @@ from typing import Any
 
 from gc_ros.media.bags import BagMessage, read_bag_messages
 from gc_ros.node import ros_messages  # first: it finds ROS, or says in one line what is missing
-from gc_ros.node.ros_messages import NS, CompressedImage, Image
+from gc_ros.node.ros_messages import CompressedImage, Image
+from gc_ros.stamps import NS
 from trt_build.errors import DataError
 
 _SETTLE_S = 1.0  # the publisher sees the match before the subscriber does; the first images would be lost

@@ -15,10 +15,9 @@ import numpy as np
 from gc_ros.node.parameters import Parameter
 from gc_ros.recognition.recognizer import Activity
 from gc_ros.recognition.smoothing import ActivityEvent
+from gc_ros.stamps import NS
 from trt_build.bundle import Bundle
 from trt_build.errors import GlimpseError
-
-NS = 1_000_000_000
 
 # ROS 2 installed into this Python environment (wheels): its only variable, set here so that nothing need be sourced.
 if "AMENT_PREFIX_PATH" not in os.environ and Path(sys.prefix, "share", "ament_index").is_dir():

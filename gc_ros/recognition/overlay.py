@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gc_ros.recognition.activity import Activity
 from gc_ros.recognition.smoothing import ActivityEvent
+from gc_ros.stamps import NS
 from trt_build.preprocess import check_image
 
 Colour = tuple[int, int, int]
@@ -59,7 +60,7 @@ class Banner:
         if self._newest is None:
             return None
         event, decided_ns = self._newest
-        return event if 0 <= stamp_ns - decided_ns < _BANNER_S * 1e9 else None
+        return event if 0 <= stamp_ns - decided_ns < _BANNER_S * NS else None
 
 
 def draw(
@@ -199,7 +200,7 @@ def _panel(
         _banner(panel, activity, x0, x1, u)
         y = _bars(panel, activity, x0, x1, 130 * u, u)
         _workers(panel, weights, x0, x1, max(y + 18 * u, 340 * u - 22 * u * (len(weights) - 3)), u)
-        seconds = (activity.window_end_ns - activity.window_start_ns) / 1e9
+        seconds = (activity.window_end_ns - activity.window_start_ns) / NS
         times = f"{seconds:.1f} s window   inference {activity.timings.get('inference', 0):.0f} ms"
         _text(panel, activity.model_id, x0, round(448 * u), 9.5 * u, _MUTED, room=x1 - x0)
         _text(panel, times, x0, round(465 * u), 9.5 * u, _MUTED)

@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass
 from statistics import median
 
-NS = 1_000_000_000
+from gc_ros.stamps import NS
 
 _PERIODS_KEPT = 15  # recent camera periods; their median shrugs off single drops and late frames
 _OLD_RUN = 3  # so many old frames in a row, in order among themselves, are a stream that went back

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-NS = 1_000_000_000
+from gc_ros.stamps import NS
 
 
 @dataclass(frozen=True)

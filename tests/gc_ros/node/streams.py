@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-NS = 1_000_000_000
+from gc_ros.stamps import NS
 
 
 @dataclass(frozen=True)

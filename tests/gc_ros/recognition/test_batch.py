@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from gc_ros.recognition.batch import Batch, Outcome
 from gc_ros.recognition.recognizer import Recognizer
+from gc_ros.stamps import NS
 from tests.toy import FakeEngine, number_image, numbers_of
 from trt_build.bundle import LoadedBundle
 from trt_build.engines.open import open_engine
 from trt_build.errors import EngineError
 
-NS = 1_000_000_000
 MODES = pytest.mark.parametrize("mode", ["window", "step"])
 NAMES = ("front", "left", "rear")
 

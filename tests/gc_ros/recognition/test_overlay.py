@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 from gc_ros.recognition.overlay import GLIMPSE_COLOURS, Banner, draw
 from gc_ros.recognition.recognizer import Activity, Glimpse, Recognizer
 from gc_ros.recognition.smoothing import ActivityEvent
+from gc_ros.stamps import NS
 from tests.toy import number_image
 from trt_build.bundle import LoadedBundle
 from trt_build.engines.open import open_engine
 from trt_build.errors import ImageError
-
-NS = 1_000_000_000
 
 
 @pytest.fixture(scope="module")

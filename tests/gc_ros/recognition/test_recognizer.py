@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from gc_ros.media.images import Picture
 from gc_ros.recognition.recognizer import Activity, Recognizer, Window, stream_label
 from gc_ros.recognition.smoothing import Smoothing
+from gc_ros.stamps import NS
 from tests.gc_ros.node.streams import CameraFrame, streams
 from tests.toy import FakeEngine, assignment_table, number_image, numbers_of
 from trt_build.bundle import LoadedBundle
 from trt_build.engines.open import open_engine
 from trt_build.errors import DataError, EngineError, ImageError
 
-NS = 1_000_000_000
 MODES = pytest.mark.parametrize("mode", ["window", "step"])
 
 

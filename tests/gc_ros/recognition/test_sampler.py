@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gc_ros.recognition.sampler import Sampler
+from gc_ros.stamps import NS
 from tests.gc_ros.node.streams import CameraFrame, streams
 
-NS = 1_000_000_000
 RATE = 8.0
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gc_ros.recognition.smoothing import EventDetector, Smoothing
+from gc_ros.stamps import NS
 
-NS = 1_000_000_000
 LABELS = ["a", "b", "c"]
 RAW = Smoothing(tau_s=0, on=0.6, off=0.4)
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-NS = 1_000_000_000
+from gc_ros.stamps import NS
+
 RATE_HZ, MAX_GAP_S = 8.0, 0.5
 CAMERAS_HZ = (8.0, 10.0, 15.0, 25.0, 29.97, 30.0, 50.0, 60.0)
 
