@@ -27,6 +27,7 @@ from trt_build.engines.open import open_engine
 from trt_build.engines.targets import split_target
 from trt_build.errors import GlimpseError
 from trt_build.footage import Footage, stream, windows
+from trt_build.readout import read_out
 from trt_build.tolerances import AGREEMENT, TOLERANCES, relative_error, spread
 
 BLOCK = 100  # frames of one block of the drift
@@ -211,7 +212,7 @@ def _compare(
 
 
 def _labels(logits: NDArray[Any], part: str, T: int) -> NDArray[np.intp]:
-    """Winning classes: of each window, or of the mean over the last T frames of a stream, as in the recogniser."""
+    """Winning classes: of each window, or of a stream's last T frames read out as in the recogniser."""
     if part == "window":
         return logits.argmax(-1)
     recent: deque[NDArray[Any]] = deque(maxlen=T)
@@ -219,7 +220,7 @@ def _labels(logits: NDArray[Any], part: str, T: int) -> NDArray[np.intp]:
     for row in logits:
         recent.append(row)
         if len(recent) == T:
-            winners.append(int(np.mean(recent, axis=0).argmax()))
+            winners.append(int(read_out(recent).argmax()))
     return np.array(winners, np.intp)
 
 

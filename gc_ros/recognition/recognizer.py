@@ -32,6 +32,7 @@ from gc_ros.recognition.smoothing import ActivityEvent, EventDetector, Smoothing
 from trt_build.bundle import LoadedBundle
 from trt_build.engine import Engine
 from trt_build.errors import EngineError, ImageError
+from trt_build.readout import read_out
 
 Turn = Generator[None, tuple[dict[str, NDArray[Any]], float], Activity | None]
 
@@ -283,7 +284,7 @@ class Recognizer:
             beyond = self._since_reset - T
             if beyond >= 0 and beyond % self.stride == 0:
                 due += 1
-                logits = np.stack([y for _, y in self._history]).mean(axis=0, dtype=np.float32)
+                logits = read_out(y for _, y in self._history)
                 last = out["glimpses"][self.slot].copy(), out["assignment"][self.slot].copy()
                 result = self._history[0][0], frame.stamp_ns, logits, last, frame.preprocess_ms
         if result is None:
