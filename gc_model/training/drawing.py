@@ -11,9 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from gc_ros.recognition.palette import glimpse_colour
 from trt_build.errors import DataError
-
-COLOURS = ((230, 60, 50), (60, 180, 75), (50, 110, 230), (240, 180, 30))  # RGB of glimpses 1 to 4
 
 
 def confusion_png(report: Mapping[str, Any], path: Path) -> None:
@@ -59,7 +58,7 @@ def glimpse_strip(clip: NDArray[np.uint8], l: NDArray[np.floating[Any]], scale: 
         for g, (x, y, sx, sy) in enumerate(np.asarray(locations, float)):
             ends = [((v + 1) / 2 * scale * S) for v in (x - sx, y - sy, x + sx, y + sy)]
             x0, y0, x1, y1 = (round(v) for v in np.clip(ends, 0, scale * S - 1))
-            colour = COLOURS[g % len(COLOURS)]
+            colour = glimpse_colour(g)
             cv2.rectangle(frame, (x0, y0), (x1, y1), colour, scale)
             middle = (round((x + 1) / 2 * scale * S), round((y + 1) / 2 * scale * S))
             cv2.circle(frame, middle, 2 * scale, colour, -1)

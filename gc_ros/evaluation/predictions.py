@@ -19,7 +19,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from gc_ros.evaluation.scoring import EXTRA
 from gc_ros.recognition.activity import Activity
-from gc_ros.recognition.overlay import GLIMPSE_COLOURS
+from gc_ros.recognition.palette import glimpse_colour
 from gc_ros.recognition.smoothing import ActivityEvent
 from gc_ros.stamps import NS
 from trt_build.bundle import Bundle
@@ -174,7 +174,7 @@ class Predictions:
         clear, white = colour(0.0, 0.0, 0.0, 0.0), colour(1.0, 1.0, 1.0, 1.0)
         boxes = []
         for g, box in enumerate(a.glimpses):
-            r, gr, b = (v / 255 for v in GLIMPSE_COLOURS[g % len(GLIMPSE_COLOURS)])
+            r, gr, b = (v / 255 for v in glimpse_colour(g))
             corners = ((box.x0, box.y0), (box.x1, box.y0), (box.x1, box.y1), (box.x0, box.y1))
             boxes.append(
                 self._make(

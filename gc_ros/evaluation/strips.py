@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gc_ros.evaluation.sources import Frame
-from gc_ros.recognition.overlay import GLIMPSE_COLOURS
+from gc_ros.recognition.palette import glimpse_colour
 from trt_build.bundle import Bundle
 from trt_build.engine import Engine
 from trt_build.preprocess import glimpse_to_pixels
@@ -142,7 +142,7 @@ class Strips:
         boxes = glimpse_to_pixels(l, *size, self._info.preprocess)
         boxes = boxes / max(1, round(size[0] / columns))
         for g, (x0, y0, x1, y1) in enumerate(np.round(boxes).astype(int).tolist()):
-            colour = GLIMPSE_COLOURS[g % len(GLIMPSE_COLOURS)][::-1]
+            colour = glimpse_colour(g)[::-1]
             cv2.rectangle(out, (x0, y0), (max(x1 - 1, x0), max(y1 - 1, y0)), colour, 2, cv2.LINE_AA)
         _, data = cv2.imencode(".jpg", out, [cv2.IMWRITE_JPEG_QUALITY, 78])
         return base64.b64encode(data.tobytes()).decode()

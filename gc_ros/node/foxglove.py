@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from gc_ros.recognition.activity import Activity
-from gc_ros.recognition.overlay import GLIMPSE_COLOURS
+from gc_ros.recognition.palette import glimpse_colour
 from gc_ros.recognition.smoothing import ActivityEvent
 
 _DARK = (17 / 255, 21 / 255, 28 / 255, 0.7)
@@ -52,7 +52,7 @@ def to_annotations(activity: Activity, stamp: Any, event: ActivityEvent | None =
 
     white = Color(r=1.0, g=1.0, b=1.0, a=1.0)
     for g, box in enumerate(activity.glimpses):
-        red, green, blue = GLIMPSE_COLOURS[g % len(GLIMPSE_COLOURS)]
+        red, green, blue = glimpse_colour(g)
         colour = Color(r=red / 255, g=green / 255, b=blue / 255, a=1.0)
         corners = [(box.x0, box.y0), (box.x1, box.y0), (box.x1, box.y1), (box.x0, box.y1)]
         message.points.append(

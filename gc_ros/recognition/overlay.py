@@ -2,7 +2,7 @@
 """The picture of a result: glimpses on the camera image, a banner when an activity begins or ends, and beside it
 the label, the best classes and the workers.
 
-Colours stand for glimpses: the paper's red, green and blue, the fourth is amber. A worker's row shows what
+Colours stand for glimpses. A worker's row shows what
 it takes from each glimpse; a glimpse's tag says how much of all that the workers take comes from it, and its frame
 is the thicker for it. Plain NumPy and OpenCV.
 """
@@ -18,14 +18,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gc_ros.recognition.activity import Activity
+from gc_ros.recognition.palette import Colour, glimpse_colour
 from gc_ros.recognition.smoothing import ActivityEvent
 from gc_ros.stamps import NS
 from trt_build.preprocess import check_image
 
-Colour = tuple[int, int, int]
 Canvas = NDArray[np.uint8]
 
-GLIMPSE_COLOURS: tuple[Colour, ...] = ((240, 82, 76), (72, 205, 122), (70, 150, 255), (250, 190, 60))
 _BACK, _LINE, _TRACK = (17, 21, 28), (44, 52, 64), (36, 43, 54)
 _TEXT, _MUTED, _WARN = (240, 243, 247), (136, 148, 164), (250, 190, 60)
 _ACCENT, _OTHER = (92, 200, 250), (88, 104, 126)
@@ -111,14 +110,14 @@ def _glimpses(view: Canvas, boxes: NDArray[np.float64], weights: NDArray[np.floa
     for g, (x0, y0, x1, y1) in enumerate(corners):
         if x1 > x0 and y1 > y0:
             part = view[y0:y1, x0:x1]
-            tint = np.full_like(part, _colour(g))
+            tint = np.full_like(part, glimpse_colour(g))
             cv2.addWeighted(part, 1 - _TINT, tint, _TINT, 0, dst=part)
     share = weights.sum(axis=0) / max(weights.sum(), 1e-9)  # of all that the workers take
     unit = height / 480
     for g, (x0, y0, x1, y1) in enumerate(corners):
         if x1 <= x0 or y1 <= y0:  # outside the image
             continue
-        colour = _colour(g)
+        colour = glimpse_colour(g)
         thick = max(1, round(unit * (1 + 5 * float(share[g]))))
         inset = thick // 2
         cv2.rectangle(
@@ -128,7 +127,9 @@ def _glimpses(view: Canvas, boxes: NDArray[np.float64], weights: NDArray[np.floa
     for g, (x0, y0, x1, y1) in enumerate(corners):  # above all frames
         if x1 > x0 and y1 > y0:
             tags.append(
-                _tag(view, f"{g + 1}", f"{100 * float(share[g]):.0f} %", x0, y0, _colour(g), unit, tags)
+                _tag(
+                    view, f"{g + 1}", f"{100 * float(share[g]):.0f} %", x0, y0, glimpse_colour(g), unit, tags
+                )
             )
     return view
 
@@ -256,7 +257,7 @@ def _workers(panel: Canvas, weights: NDArray[np.float64], x0: int, x1: int, y: f
         for g in range(len(row)):
             a, b = round(edges[g]), round(edges[g + 1])
             if b > a:
-                cv2.rectangle(panel, (a, top), (b - 1, top + thick), _colour(g), -1)
+                cv2.rectangle(panel, (a, top), (b - 1, top + thick), glimpse_colour(g), -1)
         for edge in edges[1:-1]:
             cv2.line(panel, (round(edge), top), (round(edge), top + thick), _BACK, max(1, round(1.5 * u)))
 
@@ -265,10 +266,6 @@ def _bar(panel: Canvas, x0: int, x1: int, y: int, thick: int, colour: Colour) ->
     """A bar with round ends."""
     r = thick // 2
     cv2.line(panel, (x0 + r, y + r), (max(x1 - r, x0 + r), y + r), colour, thick, cv2.LINE_AA)
-
-
-def _colour(g: int) -> Colour:
-    return GLIMPSE_COLOURS[g % len(GLIMPSE_COLOURS)]
 
 
 def _text(

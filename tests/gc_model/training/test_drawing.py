@@ -18,8 +18,9 @@ from gc_model.data.samples import sub_sequences
 from gc_model.evaluation.evaluate import Judged, report
 from gc_model.export.engine import describe
 from gc_model.training import checkpoint
-from gc_model.training.drawing import COLOURS, confusion_png, glimpse_strip
+from gc_model.training.drawing import confusion_png, glimpse_strip
 from gc_model.training.options import TrainOptions
+from gc_ros.recognition.palette import glimpse_colour
 from tests.gc_model.runs import colours, run
 from trt_build.errors import DataError
 
@@ -55,7 +56,7 @@ def test_glimpses_are_drawn_where_they_are_in_their_own_colour_in_their_own_fram
     strip = glimpse_strip(clip, l, scale=2)
     assert strip.shape == (128, 256, 3)
     for x, y, g in ((32, 32, 0), (96, 96, 1), (128 + 96, 32, 0), (128 + 32, 96, 1)):
-        assert tuple(strip[y, x]) == COLOURS[g]
+        assert tuple(strip[y, x]) == glimpse_colour(g)
     assert not strip[64, 64].any() and not clip.any()
 
 

@@ -16,7 +16,7 @@ import pytest
 from gc_ros.node import foxglove
 from gc_ros.node.security import names
 from gc_ros.recognition.activity import Activity
-from gc_ros.recognition.overlay import GLIMPSE_COLOURS
+from gc_ros.recognition.palette import GLIMPSE_COLOURS
 from gc_ros.recognition.recognizer import Recognizer
 from gc_ros.recognition.smoothing import ActivityEvent
 from tests.toy import number_image

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gc_ros.recognition.overlay import GLIMPSE_COLOURS, Banner, draw
+from gc_ros.recognition.overlay import Banner, draw
+from gc_ros.recognition.palette import GLIMPSE_COLOURS
 from gc_ros.recognition.recognizer import Activity, Glimpse, Recognizer
 from gc_ros.recognition.smoothing import ActivityEvent
 from gc_ros.stamps import NS
