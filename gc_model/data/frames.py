@@ -11,7 +11,7 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gc_ros.media.clips import VIDEO_SUFFIXES, Clip, read_table
+from gc_ros.media.clips import Clip, find_clips
 from trt_build.bundle import Preprocess
 from trt_build.errors import DataError, GlimpseError
 from trt_build.preprocess import model_input
@@ -29,8 +29,8 @@ from trt_build.preprocess import model_input
 def index_clips(
     data: Path,
     *,
-    subjects: Iterable[str] | None = None,
-    classes: Iterable[str] | None = None,
+    subjects: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> list[Clip]:
     """All clips of a folder or CSV, sorted by name; optionally of some subjects or classes only.
 
@@ -39,34 +39,10 @@ def index_clips(
     """
     if not data.exists():
         raise DataError(f"{data}: no such folder or CSV of clips")
-    table = data if data.is_file() else data / "clips.csv"
-    clips = read_table(table) if table.is_file() else _from_folder(data)
-    if not clips:
-        raise DataError(
-            f"{data}: no clips; give a folder with class/clip.mp4, or a CSV with columns path,class"
-        )
-    clips = _select(clips, "subject", subjects, data)
-    clips = _select(clips, "label", classes, data)
+    clips = find_clips([data], subjects, classes)
+    if data.is_file() and not clips[0].tabled:
+        raise DataError(f"{data}: one video is no data set; give a folder class/clip.mp4, or a CSV of clips")
     return sorted(clips, key=lambda c: c.name)
-
-
-def _from_folder(data: Path) -> list[Clip]:
-    return [
-        Clip(path, path.relative_to(data).as_posix(), path.parent.name)
-        for path in sorted(data.glob("*/*"))
-        if path.suffix.lower() in VIDEO_SUFFIXES
-    ]
-
-
-def _select(clips: list[Clip], field: str, wanted: Iterable[str] | None, data: Path) -> list[Clip]:
-    if wanted is None:
-        return clips
-    wanted = set(wanted)
-    there = {getattr(c, field) for c in clips}
-    if unknown := sorted(wanted - there):
-        name = "class" if field == "label" else field
-        raise DataError(f'{data}: no {name} "{unknown[0]}"; there are {", ".join(sorted(there)) or "none"}')
-    return [c for c in clips if getattr(c, field) in wanted]
 
 
 def labels_of(clips: Sequence[Clip]) -> list[str]:

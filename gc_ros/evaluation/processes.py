@@ -11,13 +11,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gc_ros.evaluation import results
 from gc_ros.evaluation.running import Task, evaluate_bag
 from gc_ros.evaluation.scoring import EXTRA
-from gc_ros.evaluation.sources import Source
 from trt_build.command import os_error_line
 from trt_build.errors import DataError, GlimpseError, need
 
@@ -132,5 +132,6 @@ def _on_dask(todo: Sequence[tuple[int, Task]], address: str) -> Iterator[Outcome
 
 
 def _absolute(task: Task) -> Task:
-    source = Source(task.source.path.resolve(), task.source.name, task.source.label)
+    pieces = tuple(piece.resolve() for piece in task.source.pieces)
+    source = replace(task.source, path=task.source.path.resolve(), pieces=pieces)
     return Task(source, str(Path(task.bundle).resolve()), task.options, str(Path(task.folder).resolve()))

@@ -15,7 +15,7 @@ from gc_ros.evaluation.ahead import read_ahead
 from gc_ros.evaluation.judging import Judge, Pass
 from gc_ros.evaluation.latency import AtOnce, SlowRobot
 from gc_ros.evaluation.options import Options
-from gc_ros.evaluation.sources import Frame, Frames
+from gc_ros.evaluation.sources import Frame, FrameReader
 from gc_ros.evaluation.strips import Strips, WatchedEngine
 from gc_ros.recognition.activity import Activity
 from gc_ros.recognition.recognizer import Recognizer
@@ -36,7 +36,7 @@ class Reading:
     """
 
     def __init__(
-        self, bundle: LoadedBundle, engine: WatchedEngine, frames: Frames, judge: Judge, options: Options
+        self, bundle: LoadedBundle, engine: WatchedEngine, frames: FrameReader, judge: Judge, options: Options
     ) -> None:
         self.bundle, self.frames, self.judge, self.options = bundle, frames, judge, options
         self._engine = engine

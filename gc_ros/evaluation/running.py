@@ -23,7 +23,7 @@ from gc_ros.evaluation.judging import Judge
 from gc_ros.evaluation.options import Options, bundle_digest, result_key
 from gc_ros.evaluation.reading import Reading
 from gc_ros.evaluation.record import bag_record
-from gc_ros.evaluation.sources import Frames, Source
+from gc_ros.evaluation.sources import FrameReader, Source
 from gc_ros.evaluation.strips import WatchedEngine, shrunk
 from gc_ros.evaluation.truth import Truth, find_truth
 from gc_ros.media.images import Picture
@@ -79,7 +79,8 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
             part.unlink(missing_ok=True)
     files = task.source.quick()
     engine = WatchedEngine(inner, info.T)
-    frames = Frames(
+    before = task.source.quick()
+    frames = FrameReader(
         task.source,
         o.topic,
         o.stamps,
@@ -118,6 +119,7 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
             bundle_digest=bundle_digest(Path(task.bundle)),
             engine=engine.description,
         )
+        task.source.refuse_changed(before)
     if o.predictions == "none":
         (folder / results.PREDICTIONS).unlink(missing_ok=True)
     write_atomically(folder / results.WORST, json.dumps(reading.strips.worst()))

@@ -12,88 +12,68 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gc_ros.media.bags import COMPRESSED, NS, choose_topic
-from gc_ros.media.clips import VIDEO_SUFFIXES, read_table
-from gc_ros.media.images import Picture, Refusal, look
-from gc_ros.media.recording import SUFFIXES, Message, Recording
+from gc_ros.media.bags import COMPRESSED, choose_topic
+from gc_ros.media.clips import Clip, Clips, find_recordings
+from gc_ros.media.images import Picture, Refusal, picture_of
+from gc_ros.media.kinds import printable
+from gc_ros.media.recording import Message, Recording
 from gc_ros.media.video import read_pictures
 from gc_ros.recognition.intake import Signature, signature_of
 from gc_ros.recognition.sampler import Sampler
+from gc_ros.stamps import NS
 from trt_build.bundle import file_sha256
 from trt_build.errors import DataError, ImageError
 
 
 @dataclass(frozen=True)
-class Source:
-    """Something to evaluate. label: what a table of clips says is seen in it, "" elsewhere."""
-
-    path: Path
-    name: str  # distinct among the sources of a run; a relative path
-    label: str = ""
+class Source(Clip):
+    """A bag or video to evaluate; its name is distinct among those of a run, a relative path."""
 
     @property
     def is_video(self) -> bool:
-        return self.path.suffix.lower() in VIDEO_SUFFIXES
+        return not self.is_bag
 
     def files(self) -> list[Path]:
         """Its files in a fixed order."""
-        return sorted(p for p in self.path.iterdir() if p.is_file()) if self.path.is_dir() else [self.path]
+        if self.pieces:
+            return list(self.pieces)
+        if not self.path.is_dir():
+            return [self.path]
+        # SQLite's -shm comes and goes with whoever reads.
+        return sorted(p for p in self.path.iterdir() if p.is_file() and not p.name.endswith("-shm"))
 
     def quick(self) -> list[list[Any]]:
-        """Names, sizes and times of its files: cheap, and the same as long as nobody touches them."""
-        stats = [(file.name, file.stat()) for file in self.files()]
-        return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+        """Names, sizes, times and places of its files: cheap, and the same as long as nobody touches them."""
+        stats = [(printable(file.name), file.stat()) for file in self.files()]
+        return [[name, stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in stats]
 
     def sha256(self, stopped: threading.Event | None = None) -> str:
         """Of the content of its files and their names; `stopped` as of `file_sha256`."""
         digest = hashlib.sha256()
         for file in self.files():
-            digest.update(f"{file.name} {file_sha256(file, stopped)}\n".encode())
+            digest.update(os.fsencode(file.name) + f" {file_sha256(file, stopped)}\n".encode())
         return digest.hexdigest()
 
+    def refuse_changed(self, before: list[list[Any]]) -> None:
+        """Raise DataError when a file grew, shrank, came, went or was replaced since `before`, an earlier `quick`."""
+        try:
+            same = self.quick() == before
+        except OSError:
+            same = False
+        if not same:
+            raise DataError(
+                f"{self.path}: changed while it was read, so nothing is kept of it; evaluate it again when its "
+                "recording is finished"
+            )
 
-def find_sources(paths: Iterable[str | os.PathLike[str]]) -> list[Source]:
+
+def find_sources(paths: Iterable[str | os.PathLike[str]]) -> Clips[Source]:
     """Bags and videos among files, folders (searched), and CSV tables with path,class. Raises DataError."""
-    found: list[Source] = []
-    for path in map(Path, paths):
-        if path.suffix.lower() == ".csv" and path.is_file():
-            found += [Source(clip.path, clip.name, clip.label) for clip in read_table(path)]
-        elif _is_bag(path) or path.is_file():
-            found.append(Source(path, path.name))
-        elif path.is_dir():
-            below = _search(path, path)
-            if not below:
-                raise DataError(f"{path}: holds no bag and no video; give bags, videos or folders of them")
-            found += below
-        else:
-            raise DataError(f"{path}: no such bag, video or folder")
-    counts = Counter(source.name for source in found)
-    used: Counter[str] = Counter()
-    result = []
-    for source in found:
-        name = source.name
-        if counts[name] > 1:  # folders of the same name: told apart by number, in the order given
-            used[name] += 1
-            name = f"{name}~{used[name]}"
-        result.append(Source(source.path, name, source.label))
-    return result
-
-
-def _search(folder: Path, root: Path) -> list[Source]:
-    found: list[Source] = []
-    for path in sorted(folder.iterdir()):
-        if _is_bag(path) or (path.is_file() and path.suffix.lower() in {*VIDEO_SUFFIXES, *SUFFIXES}):
-            found.append(Source(path, path.relative_to(root).as_posix()))
-        elif path.is_dir() and not path.name.startswith("."):
-            found += _search(path, root)
-    return found
-
-
-def _is_bag(path: Path) -> bool:
-    if not path.is_dir():
-        return False
-    names = [p.name.removesuffix(".zstd") for p in path.iterdir()]
-    return "metadata.yaml" in names or any(name.endswith((".mcap", ".db3")) for name in names)
+    paths = [Path(path) for path in paths]
+    if gone := [path for path in paths if not os.path.exists(path)]:
+        raise DataError(f"{gone[0]}: no such bag, video or folder")
+    found = find_recordings(paths)
+    return Clips((Source(**vars(clip)) for clip in found), found.passed_over, found.without)
 
 
 @dataclass(frozen=True)
@@ -105,10 +85,10 @@ class Frame:
     picture: Picture = field(repr=False)
     encoding: str
     message: Message | None = field(default=None, repr=False)
-    made: Any = field(default=None, repr=False)  # by `Frames(make=)`
+    made: Any = field(default=None, repr=False)  # by `FrameReader(make=)`
 
 
-class Frames:
+class FrameReader:
     """The frames of a source, one after the other, and what is to be said about them afterwards.
 
     others: further topics whose messages are kept in `messages` as they come. sampler: one like the recogniser's, to
@@ -138,7 +118,7 @@ class Frames:
             if topic or others:
                 raise DataError(f"{source.path}: a video has no topics; give a bag")
             return
-        self._recording = Recording(source.path)
+        self._recording = Recording(source.path, source.pieces)
         try:
             self.topic = choose_topic(self._recording, topic)
             for other in others:
@@ -169,7 +149,7 @@ class Frames:
         self.images += 1
         message = item.message
         compressed = item.msgtype == COMPRESSED
-        picture = look(message, compressed=compressed)
+        picture = picture_of(message, compressed=compressed)
         if isinstance(picture, Refusal):
             self.refused[picture.reason] += 1
             return None

@@ -25,6 +25,7 @@ from gc_ros.media.clips import Clip, find_clips
 from gc_ros.media.images import Refusal, decode
 from gc_ros.media.recording import Recording
 from gc_ros.media.video import read_video
+from gc_ros.stamps import NS
 from trt_build.errors import DataError
 
 __all__ = [
@@ -37,7 +38,6 @@ __all__ = [
     "read_bag_messages",
 ]
 
-NS = 1_000_000_000
 START_NS = 1_700_000_000 * NS  # a fixed start, so that the same clips always give the same bag
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 
@@ -193,13 +193,15 @@ class BagMessage:
     message: Any
 
 
-def read_bag_messages(bag: str | os.PathLike[str], topic: str | None = None) -> Iterator[BagMessage]:
+def read_bag_messages(
+    bag: str | os.PathLike[str], topic: str | None = None, *, pieces: Sequence[Path] = ()
+) -> Iterator[BagMessage]:
     """Yield the image messages of one topic, in the order of recording.
 
     bag: a rosbag2 directory, an .mcap or .db3 file, or a ROS 1 .bag. topic: None = the only image topic
-    there is. Raises DataError.
+    there is. pieces: as `Recording` takes them. Raises DataError.
     """
-    with Recording(bag) as recording:
+    with Recording(bag, pieces) as recording:
         chosen = choose_topic(recording, topic)
         count = 0
         for item in recording.messages([chosen]):
@@ -224,11 +226,30 @@ def choose_topic(recording: Recording, topic: str | None) -> str:
     if topic in topics:
         return str(topic)
     if not topics:
-        raise DataError(f"{path}: holds no topic of sensor_msgs/Image or CompressedImage")
+        raise DataError(
+            f"{path}: holds no topic of sensor_msgs/Image or CompressedImage{_instead(recording)}"
+        )
     what = "several image topics, choose one" if topic is None else f"no image topic {topic}"
     if topic in kinds:
         what = f"{topic} is of type {kinds[str(topic)]} and no image, choose another"
     raise DataError(f"{path}: {what} with --topic; there are: {', '.join(topics)}")
+
+
+def _instead(recording: Recording) -> str:
+    """What there is in place of camera images, and what to do about it."""
+    there = {topic: f"{kind} (cdr)" for topic, kind in recording.topics.items()} | recording.others
+    if not there:
+        return ""
+    found = ", ".join(f"{topic}: {what}" for topic, what in sorted(there.items())[:12])
+    kinds = " ".join(there.values())
+    remedy = "record the camera's sensor_msgs/Image"
+    if "CompressedVideo" in kinds or "FFMPEG" in kinds:
+        remedy = "turn the video into images: ros2 run image_transport republish --ros-args -p in_transport:=ffmpeg"
+    elif "ros1" in kinds:
+        remedy = "convert it with: rosbags-convert --src IN --dst OUT"
+    elif "foxglove" in kinds:
+        remedy = "record sensor_msgs/CompressedImage, not Foxglove's own messages"
+    return f"; there are {found}; {remedy}"
 
 
 def read_bag_images(
@@ -236,13 +257,14 @@ def read_bag_images(
     topic: str | None = None,
     *,
     refused: Callable[[int, str], None] | None = None,
+    pieces: Sequence[Path] = (),
 ) -> Iterator[tuple[int, NDArray[np.uint8], str]]:
     """Yield (stamp_ns, image uint8 (H, W, 3), "bgr8" or "rgb8") of one image topic; see `read_bag_messages`.
 
     refused(stamp_ns, reason) is told of images that cannot be decoded, which are left out; without it they
     raise DataError. Images may be views into the message.
     """
-    for item in read_bag_messages(bag, topic):
+    for item in read_bag_messages(bag, topic, pieces=pieces):
         found = decode(item.message, compressed=item.compressed)
         if isinstance(found, Refusal):
             if refused is None:

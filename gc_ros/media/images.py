@@ -2,10 +2,10 @@
 """ROS image messages to arrays, by shape alone: no ROS import, so it is tested and fuzzed without ROS.
 
 Everything in a message comes from somebody else's driver. Sizes, steps and lengths are checked as plain integers
-before NumPy sees the buffer, and `look` and `decode` return a `Refusal` with the reason instead of raising: an
+before NumPy sees the buffer, and `picture_of` and `decode` return a `Refusal` with the reason instead of raising: an
 exception in a subscription callback would end the node's `spin()`.
 
-`look` checks the header alone; pixels are made when somebody asks. A 30 Hz camera of which the model samples two
+`picture_of` checks the header alone; pixels are made when somebody asks. A 30 Hz camera of which the model samples two
 frames a second costs two JPEG decodings a second, not thirty. bgr8 and rgb8 are views into the message, padded rows
 included; the other encodings cost one OpenCV conversion.
 Sources: sensor_msgs/image_encodings.hpp for names and layouts; OpenCV names a Bayer pattern by its second row and
@@ -158,10 +158,10 @@ _DEPTH = {"16UC1", "32FC1", "64FC1", "16SC1"}
 ENCODINGS = tuple(_LAYOUTS)
 
 
-def look(message: Any, *, compressed: bool = False) -> Picture | Refusal:
+def picture_of(message: Any, *, compressed: bool = False) -> Picture | Refusal:
     """A sensor_msgs/Image or CompressedImage (JPEG or PNG), or anything with its fields, checked. Never raises."""
     try:
-        return _look_compressed(message) if compressed else _look_raw(message)
+        return _compressed_picture(message) if compressed else _raw_picture(message)
     except _Refused as refused:
         return Refusal(str(refused))
     except Exception as error:  # a field of the wrong type
@@ -170,7 +170,7 @@ def look(message: Any, *, compressed: bool = False) -> Picture | Refusal:
 
 def decode(message: Any, *, compressed: bool = False) -> Decoded | Refusal:
     """The same with its pixels: uint8 (H, W, 3); of a compressed image in BGR order. Never raises."""
-    found = look(message, compressed=compressed)
+    found = picture_of(message, compressed=compressed)
     if isinstance(found, Refusal):
         return found
     try:
@@ -179,7 +179,7 @@ def decode(message: Any, *, compressed: bool = False) -> Decoded | Refusal:
         return Refusal(str(error))
 
 
-def _look_raw(message: Any) -> Picture:
+def _raw_picture(message: Any) -> Picture:
     width, height, step = int(message.width), int(message.height), int(message.step)
     encoding = str(message.encoding)
     size = len(message.data)
@@ -235,7 +235,7 @@ def _through_cv_bridge(message: Any, encoding: str, step: int, height: int, size
     return Picture.of(np.ascontiguousarray(image), True)
 
 
-def _look_compressed(message: Any) -> Picture:
+def _compressed_picture(message: Any) -> Picture:
     form = str(message.format)
     if "compressedDepth" in form:
         raise _Refused("compressedDepth is a depth image; remap `image/compressed` to the colour camera")

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gc_ros.media.images import Picture
+from gc_ros.stamps import NS
 from trt_build.errors import DataError
 
-NS = 1_000_000_000
 _CLOCK = 90_000  # ticks a second of written files: exact enough for every camera rate
 
 # No log callback into Python: it takes the GIL in a decoder's thread, and a decoder that is freed meanwhile waits for

@@ -35,7 +35,7 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
-from gc_ros.media.images import Refusal, look
+from gc_ros.media.images import Refusal, picture_of
 from gc_ros.node import foxglove, ros_messages
 from gc_ros.node.diagnostics import CameraFacts, Latencies, Status, judge_camera
 from gc_ros.node.ros_messages import gc_msg
@@ -194,7 +194,7 @@ class Camera:
         if self._stalled:
             self._stalled = False
             self._node.get_logger().info(f"images on {self.topic} again")
-        picture = look(message, compressed=self._compressed)
+        picture = picture_of(message, compressed=self._compressed)
         if isinstance(picture, Refusal):
             self._refuse(picture.reason)
             return

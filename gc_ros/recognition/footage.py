@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gc_ros.media.bags import read_bag_images
-from gc_ros.media.clips import find_clips
+from gc_ros.media.clips import Clip, find_clips, find_recordings
 from gc_ros.media.video import read_video
 from gc_ros.recognition.sampler import Sampler
 from trt_build.bundle import Bundle
@@ -23,32 +23,34 @@ from trt_build.errors import DataError
 from trt_build.footage import Footage
 from trt_build.preprocess import model_input
 
-_BAGS = {".mcap", ".db3", ".bag"}
 _UNSAMPLED = 64  # frames looked at of a clip that is shorter than a window
 
 
 def read_footage(
     sources: Sequence[Path], info: Bundle, *, subjects: Sequence[str] = (), topic: str | None = None
 ) -> list[Footage]:
-    """Read videos, folders of them, CSV tables (path,class,subject) and bags.
+    """Read videos, bags, folders of them, and CSV tables (path,class,subject).
 
     A clip shorter than a window gives T of its frames, spread evenly, as evaluation does it. A bag is cut where its
     stamps break. Raises DataError where a source cannot be read or holds nothing to use.
     """
-    pieces: list[Footage] = []
-    for source in sources:
-        if source.suffix.lower() in _BAGS or (source / "metadata.yaml").is_file():
-            found = list(_from_bag(source, info, topic))
-            if not found:
-                raise DataError(
-                    f"{source}: no piece of {info.window_s:.3g} s without a break, as a window needs; "
-                    "record a longer bag"
-                )
-            pieces += found
-        else:
-            pieces += [_from_clip(clip.path, clip.label, info) for clip in find_clips([source], subjects)]
-    if not pieces:
+    if not sources:
         raise DataError("no clips given; name videos, folders, CSV tables or bags with --clips")
+    found = find_recordings(sources, subjects)
+    for line in found.remarks():
+        logging.warning("%s", line)
+    pieces: list[Footage] = []
+    for clip in found:
+        if not clip.is_bag:
+            pieces.append(_from_clip(clip.path, clip.label, info))
+            continue
+        from_bag = list(_from_bag(clip, info, topic))
+        if not from_bag:
+            raise DataError(
+                f"{clip.path}: no piece of {info.window_s:.3g} s without a break, as a window needs; "
+                "record a longer bag"
+            )
+        pieces += from_bag
     return pieces
 
 
@@ -83,22 +85,22 @@ def _from_clip(path: Path, label: str, info: Bundle) -> Footage:
     return Footage(path.name, label, np.stack(sampled))
 
 
-def _from_bag(path: Path, info: Bundle, topic: str | None) -> Iterator[Footage]:
+def _from_bag(bag: Clip, info: Bundle, topic: str | None) -> Iterator[Footage]:
     sampler = Sampler(info.rate_hz)
     frames: list[NDArray[np.uint8]] = []
     part = 0
     refused: Counter[str] = Counter()
     for stamp, image, encoding in read_bag_images(
-        path, topic, refused=lambda _, reason: refused.update([reason])
+        bag.path, topic, refused=lambda _, reason: refused.update([reason]), pieces=bag.pieces
     ):
         decision = sampler.offer(stamp)
         if decision.reset and frames:
             if len(frames) >= info.T:
-                yield Footage(f"{path.name}#{part}", "", np.stack(frames))
+                yield Footage(f"{bag.path.name}#{part}", "", np.stack(frames))
             frames, part = [], part + 1
         if decision.take:
             frames.append(model_input(image, info.preprocess, bgr=encoding == "bgr8"))
     if len(frames) >= info.T:
-        yield Footage(f"{path.name}#{part}", "", np.stack(frames))
+        yield Footage(f"{bag.path.name}#{part}", "", np.stack(frames))
     for reason, count in refused.most_common():
-        logging.warning("%s: %d images left out: %s", path, count, reason)
+        logging.warning("%s: %d images left out: %s", bag.path, count, reason)

@@ -34,7 +34,7 @@ def table(folder: Path, rows: list[list[str]]) -> Path:
     return folder / "clips.csv"
 
 
-def test_a_folder_is_read_as_class_and_clip_in_order_and_other_files_are_not_clips(tmp_path):
+def test_the_first_folder_below_the_root_is_the_class_and_other_files_are_not_clips(tmp_path):
     for name in ("wave/b.MP4", "wave/a.avi", "clap/c.mov", "clap/notes.txt", "d.mp4", "wave/deep/e.mp4"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -43,6 +43,7 @@ def test_a_folder_is_read_as_class_and_clip_in_order_and_other_files_are_not_cli
         ("clap/c.mov", "clap"),
         ("wave/a.avi", "wave"),
         ("wave/b.MP4", "wave"),
+        ("wave/deep/e.mp4", "wave"),
     ]
     assert labels_of(found) == ["clap", "wave"]
 

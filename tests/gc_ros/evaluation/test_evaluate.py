@@ -154,7 +154,7 @@ def test_of_a_compressed_bag_the_sampled_frames_alone_are_decoded(
 
     monkeypatch.setattr(cv2, "imdecode", counted)
     if not foreseen:  # the frame is decoded by whoever needs it
-        monkeypatch.setattr(sources.Frames, "_foresee", lambda *_: (True, None))
+        monkeypatch.setattr(sources.FrameReader, "_foresee", lambda *_: (True, None))
     task = Task(Source(tmp_path / "bag", "bag"), str(colours.path), Options(threads=1), str(tmp_path / "out"))
     record = evaluate_bag(task)
     counts = record["counts"]
@@ -170,7 +170,7 @@ def test_after_a_change_of_size_or_encoding_the_reader_foresees_what_the_recogni
     make(tmp_path, pieces=[("red", 0.5)], truth=False)
     rate = colours.info.rate_hz
     intake = Intake(colours.info, "window", 1, None, lambda: None)
-    frames = sources.Frames(
+    frames = sources.FrameReader(
         Source(tmp_path / "bag", "bag"), None, "header", (), Sampler(rate), Picture.pixels
     )
     for n, (width, encoding) in enumerate([(64, "jpeg")] * 40 + [(48, "jpeg")] * 40 + [(48, "png")] * 40):
@@ -322,7 +322,7 @@ def test_a_bag_that_fails_does_not_wait_for_its_checksum(
         return Refusal("broken")
 
     monkeypatch.setattr(sources, "file_sha256", endless)
-    monkeypatch.setattr(sources, "look", broken)
+    monkeypatch.setattr(sources, "picture_of", broken)
     with pytest.raises(DataError, match=r"no image to evaluate.*broken"):
         evaluate_bag(Task(source, str(colours.path), Options(threads=1), str(tmp_path / "out")))
     assert ended == [True], "the checksum was told to stop"

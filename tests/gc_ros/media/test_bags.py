@@ -71,7 +71,7 @@ def test_what_is_not_there_is_one_line(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there are a, b"):
         find_clips([folder / "clips.csv"], ["p9"])
     with pytest.raises(DataError, match="CSV"):
-        find_clips([folder], ["a"])
+        find_clips([folder / "red"], ["a"])
     with pytest.raises(DataError, match="no clips"):
         find_clips([tmp_path])
     with pytest.raises(DataError, match="no such"):

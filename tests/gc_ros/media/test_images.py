@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gc_ros.media.images import ENCODINGS, MAX_PIXELS, Decoded, Picture, Refusal, decode, look
+from gc_ros.media.images import ENCODINGS, MAX_PIXELS, Decoded, Picture, Refusal, decode, picture_of
 from trt_build.bundle import Preprocess
 from trt_build.errors import ImageError
 from trt_build.preprocess import model_input
@@ -231,7 +231,7 @@ def test_looking_at_a_compressed_image_decodes_nothing_and_asking_twice_decodes_
 ) -> None:
     calls, imdecode = [], cv2.imdecode
     monkeypatch.setattr(cv2, "imdecode", lambda *a: calls.append(1) or imdecode(*a))
-    found = look(compressed(coded(".jpg")), compressed=True)
+    found = picture_of(compressed(coded(".jpg")), compressed=True)
     assert isinstance(found, Picture) and (found.width, found.height) == (64, 48)
     assert not found.ready and not calls and found.decode_s == 0.0
     assert found.pixels() is found.pixels() and found.ready and len(calls) == 1 and found.decode_s > 0
@@ -239,7 +239,7 @@ def test_looking_at_a_compressed_image_decodes_nothing_and_asking_twice_decodes_
 
 @pytest.mark.parametrize("encoding", ["bgr8", "rgb8"])
 def test_pixels_that_are_a_view_are_there_at_once(encoding: str) -> None:
-    found = look(message(picture(), encoding))
+    found = picture_of(message(picture(), encoding))
     assert isinstance(found, Picture) and found.ready and found.pixels().base is not None
 
 

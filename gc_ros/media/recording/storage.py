@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every kind of storage file has: connections, raw messages in the order of recording, limits on what expands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+__all__ = [
+    "CDR",
+    "EXPANDED_LIMIT",
+    "ROS1",
+    "Connection",
+    "Damaged",
+    "Raw",
+    "Storage",
+    "expand",
+    "one_line",
+    "zstd",
+]
+
+Raw = tuple[str, int, Any]  # topic, time of recording in ns, serialised message
+Damaged = Callable[[str], None]  # called with a line for each place that cannot be read
+CDR, ROS1 = "cdr", "ros1"
+# Of one chunk or message: four times the largest image that is accepted.
+EXPANDED_LIMIT = 1 << 30
+
+
+@dataclass(frozen=True)
+class Connection:
+    """What a topic holds. definition: the text of the type, in the language `language` (ros2msg, ros2idl)."""
+
+    msgtype: str
+    language: str = "ros2msg"
+    definition: str = ""
+    serialisation: str = CDR
+
+
+class Storage(Protocol):
+    """One open file of a bag.
+
+    others: "type (encoding)" of topics whose messages nothing here reads. start_ns: time of its first message, 0 where
+    there is none.
+    """
+
+    connections: dict[str, Connection]
+    others: dict[str, str]
+    start_ns: int
+
+    def messages(self, topics: Collection[str]) -> Iterator[Raw]:
+        """Those of these topics, in the order of recording."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+def expand(data: Any, limit: int = EXPANDED_LIMIT) -> bytes:
+    """zstd's content. Raises ValueError where it is more than `limit` bytes, before that much memory is used."""
+    decompressor = zstd.ZstdDecompressor()
+    content = decompressor.decompress(data, max_length=limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"expands to more than {limit} bytes, left out")
+    if not decompressor.eof:
+        raise EOFError("compressed data ends too early")
+    return content
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
