@@ -43,7 +43,7 @@ def engine_alone(bundle: LoadedBundle, bag: Path, mode: str) -> float:
     info = bundle.info
     sampler, frames = Sampler(info.rate_hz), []
     for stamp, image, encoding in read_bag_images(bag):
-        if sampler.offer(stamp).take:
+        if sampler.decide(stamp).take:
             frames.append(model_input(image, info.preprocess, bgr=encoding == "bgr8"))
     engine = open_engine(bundle, mode, threads=1)
     name = "frames" if mode == "window" else "frame"

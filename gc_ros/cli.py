@@ -138,7 +138,7 @@ def _stream_json(
         "scores": dict(zip(results[-1].labels, scores.tolist(), strict=True)),
         "results": len(results),
         "seconds": seconds,
-        "frames_in": counters.frames_in,
+        "frames_in": counters.frames_received,
         "frames_sampled": counters.frames_sampled,
         "dropped": counters.dropped,
         "resets": counters.resets,
@@ -205,7 +205,7 @@ def _result_json(result: Activity, zero_ns: int) -> dict[str, Any]:
             {"kind": e.kind, "label": e.label, "s": (e.stamp_ns - zero_ns) / NS, "score": e.score}
             for e in result.events
         ],
-        "timings_ms": result.timings,
+        "timings_ms": result.timings_ms,
     }
 
 

@@ -306,8 +306,9 @@ def from_message(message: Any, info: Bundle) -> Activity:
         glimpses=[
             Glimpse(g.x_min, g.y_min, g.x_max, g.y_max, tuple(g.worker_weights)) for g in message.glimpses
         ],
-        timings={"preprocess": message.preprocess_s * 1e3, "inference": message.inference_s * 1e3},
-        frames_in=message.frames_received,
+        preprocess_s=message.preprocess_s,
+        inference_s=message.inference_s,
+        frames_received=message.frames_received,
         frames_dropped=message.frames_dropped,
         windows_skipped=message.windows_skipped,
         model_id=message.model_id,

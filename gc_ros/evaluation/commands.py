@@ -62,10 +62,10 @@ def evaluate(
     ] = _SMOOTHING.tau_s,
     onset_threshold: Annotated[
         float, typer.Option(min=0, max=1, help="As the node's parameter.")
-    ] = _SMOOTHING.on,
+    ] = _SMOOTHING.onset,
     offset_threshold: Annotated[
         float, typer.Option(min=0, max=1, help="As the node's parameter.")
-    ] = _SMOOTHING.off,
+    ] = _SMOOTHING.offset,
     min_duration_s: Annotated[
         float, typer.Option(min=0, help="As the node's parameter.")
     ] = _SMOOTHING.min_duration_s,

@@ -45,8 +45,11 @@ class Options:
     pictures: int = 12  # of the worst windows, a bag
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values, as records of results hold them."""
+        s = self.smoothing
+        # Records have always called the thresholds `on` and `off`.
+        kept = {"tau_s": s.tau_s, "on": s.onset, "off": s.offset, "min_duration_s": s.min_duration_s}
+        return {**asdict(self), "smoothing": kept}
 
 
 def bundle_digest(bundle: Path) -> str:

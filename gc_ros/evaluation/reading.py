@@ -143,7 +143,7 @@ class Reading:
             "active": self._active,
             "glimpses": [[g.x0, g.y0, g.x1, g.y1] for g in a.glimpses],
             "published_after_s": age_s,
-            "timings_ms": a.timings,
+            "timings_ms": a.timings_ms,
         }
         self.windows += 1
         self._rows.write(json.dumps(row) + "\n")

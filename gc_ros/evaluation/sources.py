@@ -184,7 +184,7 @@ class FrameReader:
             except ImageError as error:
                 self.refuse(error)
                 return False, None
-        self._sampler.offer(stamp_ns)
+        self._sampler.decide(stamp_ns)
         return True, made
 
     def refuse(self, error: ImageError) -> None:

@@ -273,9 +273,9 @@ class Camera:
         self._latencies.add(
             age=age_s,
             decode=job.decode_s,
-            preprocess=activity.timings["preprocess"] / 1e3,
+            preprocess=activity.preprocess_s,
             queue=queue_s,
-            inference=activity.timings["inference"] / 1e3,
+            inference=activity.inference_s,
         )
         if self._annotations is not None and self._annotations.get_subscription_count():
             event = self._banner.at(activity.stamp_ns)

@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from gc_ros.recognition.smoothing import Smoothing
+
 Value = bool | int | float | str | tuple[str, ...]
 Change = Literal["at once", "unconfigured", "never"]
 
@@ -85,6 +87,8 @@ _TYPES: dict[type, str] = {
     str: "a string",
     tuple: "a list of strings",
 }
+
+_SMOOTHING = Smoothing()
 
 PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
@@ -201,17 +205,24 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(
         "smoothing_tau_s",
-        0.5,
+        _SMOOTHING.tau_s,
         "Time constant of the smoothing of the scores that events are made from. Seconds; 0: none. A change of this or "
         "of the three below resets nothing: what is smoothed, on or about to be is judged by the new values.",
         "at once",
         0.0,
         60.0,
     ),
-    Parameter("onset_threshold", 0.6, "Smoothed score at which an activity begins.", "at once", 0.0, 1.0),
+    Parameter(
+        "onset_threshold",
+        _SMOOTHING.onset,
+        "Smoothed score at which an activity begins.",
+        "at once",
+        0.0,
+        1.0,
+    ),
     Parameter(
         "offset_threshold",
-        0.4,
+        _SMOOTHING.offset,
         "Smoothed score below which it ends; not above onset_threshold.",
         "at once",
         0.0,
@@ -219,7 +230,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(
         "min_duration_s",
-        0.0,
+        _SMOOTHING.min_duration_s,
         "An activity is announced once it has lasted this long. Seconds.",
         "at once",
         0.0,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the recogniser says: plain values, no ROS. Stamps are int nanoseconds, times are milliseconds."""
+"""What the recogniser says: plain values, no ROS. Stamps are int nanoseconds, times are seconds."""
 
 from __future__ import annotations
 
@@ -49,14 +49,20 @@ class Activity:
     logits: NDArray[Any] = field(repr=False)  # (K,)
     labels: list[str] = field(repr=False)  # all K of the bundle
     glimpses: list[Glimpse]  # of the newest frame
-    timings: dict[str, float]  # ms: "preprocess" of the newest frame, "inference" of the engine calls
-    frames_in: int  # all counts are since the recogniser was made
+    preprocess_s: float  # of the newest frame
+    inference_s: float  # of the engine calls of this result
+    frames_received: int  # all counts are since the recogniser was made
     frames_dropped: int
     windows_skipped: int  # results that were due but overtaken by a newer window
     model_id: str
     width: int  # of the original image, pixels
     height: int
     events: list[ActivityEvent] = field(default_factory=list)
+
+    @property
+    def timings_ms(self) -> dict[str, float]:
+        """The times as rows of JSON show them, milliseconds."""
+        return {"preprocess": self.preprocess_s * 1e3, "inference": self.inference_s * 1e3}
 
     @property
     def assignment(self) -> NDArray[np.float64]:

@@ -85,11 +85,11 @@ class Batch:
             for recognizer in self._recognizers.values():
                 recognizer.lose_state()
             raise
-        run_ms = (time.perf_counter() - began) * 1e3
+        run_s = time.perf_counter() - began
         outcomes = []
         for key, running in list(self._running.items()):
             try:
-                running.turn.send((out, run_ms))
+                running.turn.send((out, run_s))
             except StopIteration as done:
                 outcomes.append(Outcome(key, running.ticket, running.began, done.value))
                 del self._running[key]

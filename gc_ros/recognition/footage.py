@@ -70,7 +70,7 @@ def _from_clip(path: Path, label: str, info: Bundle) -> Footage:
     every: list[NDArray[np.uint8]] = []
     stride = 1
     for count, (image, stamp) in enumerate(read_video(path)):
-        take = sampler.offer(stamp).take
+        take = sampler.decide(stamp).take
         if not take and count % stride:
             continue
         frame = model_input(image, info.preprocess, bgr=False)
@@ -93,7 +93,7 @@ def _from_bag(bag: Clip, info: Bundle, topic: str | None) -> Iterator[Footage]:
     for stamp, image, encoding in read_bag_images(
         bag.path, topic, refused=lambda _, reason: refused.update([reason]), pieces=bag.pieces
     ):
-        decision = sampler.offer(stamp)
+        decision = sampler.decide(stamp)
         if decision.reset and frames:
             if len(frames) >= info.T:
                 yield Footage(f"{bag.path.name}#{part}", "", np.stack(frames))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The image callback's half of a recogniser: sample, resize, store, count, and forget at every break.
 
-What leaves here is a `Window`, work for the engine's half in `gc_ros.recognition.recognizer`. Both halves share one
+What leaves here is a `Window`, work for the engine's half in `gc_ros.recognition.turns`. Both halves share one
 lock, which is never held while an engine runs.
 """
 
@@ -32,14 +32,14 @@ class Window:
     frames: tuple[NDArray[np.uint8], ...] = field(repr=False)  # T x (S, S, 3), read-only by agreement
     width: int
     height: int
-    preprocess_ms: float
+    preprocess_s: float
 
 
 @dataclass(frozen=True)
 class Counters:
     """Counts since the recogniser was made; `dropped` and `resets` by reason."""
 
-    frames_in: int
+    frames_received: int
     frames_sampled: int
     dropped: dict[str, int]
     resets: dict[str, int]
@@ -58,7 +58,7 @@ class StepFrame:
 
     stamp_ns: int
     image: NDArray[np.uint8] = field(repr=False)
-    preprocess_ms: float
+    preprocess_s: float
 
 
 Signature = tuple[int, int, str]
@@ -92,7 +92,7 @@ class Intake:
         self._frames: deque[tuple[int, NDArray[np.uint8]]] = deque(maxlen=info.T)
         self._queue: deque[StepFrame] = deque()
         self._due = 0  # number of the newest result that was due
-        self._frames_in = self._total_sampled = 0
+        self._frames_received = self._total_sampled = 0
         self._dropped: Counter[str] = Counter()
         self._resets: Counter[str] = Counter()
 
@@ -109,12 +109,12 @@ class Intake:
         with self.lock:
             if self.closed:
                 return None
-            self._frames_in += 1
+            self._frames_received += 1
             if self._signature not in (None, signature):
                 same_size = self._signature is not None and self._signature[:2] == signature[:2]
                 self.reset("encoding change" if same_size else "size change")
             self._signature = signature
-            decision = self.sampler.offer(stamp_ns)
+            decision = self.sampler.decide(stamp_ns)
             if decision.drop:
                 self._dropped[decision.drop] += 1
             if decision.reset:
@@ -127,12 +127,12 @@ class Intake:
         with self.lock:
             if not self.is_current(epoch):  # somebody reset meanwhile: this frame is from before
                 return None
-            return self._store(StepFrame(stamp_ns, frame, picture.prepare_s * 1e3), width, height)
+            return self._store(StepFrame(stamp_ns, frame, picture.prepare_s), width, height)
 
     def refuse(self) -> None:
         """Count an image that is none."""
         with self.lock:
-            self._frames_in += 1
+            self._frames_received += 1
             self._dropped["image"] += 1
 
     def _store(self, frame: StepFrame, width: int, height: int) -> Window | None:
@@ -144,13 +144,13 @@ class Intake:
         if self.mode == "step":
             self._queue.append(frame)
             stamps: tuple[int, ...] = (frame.stamp_ns,)
-            return Window(self.epoch, self._due, stamps, (), width, height, frame.preprocess_ms)
+            return Window(self.epoch, self._due, stamps, (), width, height, frame.preprocess_s)
         self._frames.append((frame.stamp_ns, frame.image))
         if self.sampled < self.info.T or (self.sampled - self.info.T) % self.stride:
             return None
         self._due += 1
         stamps, frames = zip(*self._frames, strict=True)
-        return Window(self.epoch, self._due, stamps, frames, width, height, frame.preprocess_ms)
+        return Window(self.epoch, self._due, stamps, frames, width, height, frame.preprocess_s)
 
     def pop(self) -> StepFrame | None:
         """The oldest step frame that waits. Call under the lock."""
@@ -181,7 +181,7 @@ class Intake:
     def counters(self) -> Counters:
         """All counts. Call under the lock."""
         return Counters(
-            self._frames_in,
+            self._frames_received,
             self._total_sampled,
             dict(self._dropped),
             dict(self._resets),

@@ -202,7 +202,7 @@ def _panel(
         y = _bars(panel, activity, x0, x1, 130 * u, u)
         _workers(panel, weights, x0, x1, max(y + 18 * u, 340 * u - 22 * u * (len(weights) - 3)), u)
         seconds = (activity.window_end_ns - activity.window_start_ns) / NS
-        times = f"{seconds:.1f} s window   inference {activity.timings.get('inference', 0):.0f} ms"
+        times = f"{seconds:.1f} s window   inference {1e3 * activity.inference_s:.0f} ms"
         _text(panel, activity.model_id, x0, round(448 * u), 9.5 * u, _MUTED, room=x1 - x0)
         _text(panel, times, x0, round(465 * u), 9.5 * u, _MUTED)
     return np.asarray(cv2.resize(panel, (width, height), interpolation=cv2.INTER_AREA), np.uint8)

@@ -72,14 +72,14 @@ class Sampler:
         return median(self._periods) / NS if self._periods else None
 
     def would_take(self, stamp_ns: int) -> bool:
-        """Whether `offer` of this stamp would take the frame; decides nothing."""
+        """Whether `decide` would take the frame; decides nothing."""
         # As copy.copy, which takes ten times as long; a reader asks this for every image.
         trial = object.__new__(Sampler)
         vars(trial).update(vars(self))
         trial._periods, trial._old = self._periods.copy(), self._old.copy()
-        return trial.offer(stamp_ns).take
+        return trial.decide(stamp_ns).take
 
-    def offer(self, stamp_ns: int) -> Decision:
+    def decide(self, stamp_ns: int) -> Decision:
         """Decide on the frame with this stamp."""
         if self._start is None:
             return self._begin(stamp_ns)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From scores window by window to events: an activity begins (onset) and ends (offset).
 
-Scores are smoothed exponentially over time, an activity is on from `on` upwards until it falls below `off`,
-and it is announced once it has lasted `min_duration_s`. Everything goes by stamps, so the result does not
-depend on stride.
+Scores are smoothed exponentially over time. An activity begins when its smoothed score reaches `onset` and ends when
+it falls below `offset`; it is announced once it has lasted `min_duration_s`. Everything goes by stamps, so the events
+do not depend on the stride.
 """
 
 from __future__ import annotations
@@ -20,19 +20,22 @@ from gc_ros.stamps import NS
 
 @dataclass(frozen=True)
 class Smoothing:
-    """Parameters. tau_s: time constant of the smoothing, 0 = none. off <= on, both scores in [0, 1]."""
+    """How scores become events; these defaults are the node's and every command's.
+
+    tau_s: time constant of the smoothing, seconds; 0: none. onset, offset: smoothed scores in [0, 1], offset <= onset.
+    """
 
     tau_s: float = 0.5
-    on: float = 0.6
-    off: float = 0.4
+    onset: float = 0.6
+    offset: float = 0.4
     min_duration_s: float = 0.0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.tau_s) and self.tau_s >= 0):
             raise ValueError(f"smoothing tau_s is {self.tau_s}, it must be 0 or more seconds")
-        if not 0 <= self.off <= self.on <= 1:
+        if not 0 <= self.offset <= self.onset <= 1:
             raise ValueError(
-                f"event thresholds must be 0 <= off <= on <= 1, got off {self.off}, on {self.on}"
+                f"event thresholds must be 0 <= offset <= onset <= 1, got offset {self.offset}, onset {self.onset}"
             )
         if not (math.isfinite(self.min_duration_s) and self.min_duration_s >= 0):
             raise ValueError(f"min_duration_s is {self.min_duration_s}, it must be 0 or more seconds")
@@ -42,8 +45,9 @@ class Smoothing:
 class ActivityEvent:
     """An activity began or ended.
 
-    stamp_ns: onset: end of the first window at which it was on; offset: end of the window at which it was
-    no longer, or, at a break in the stream, of the last window that had it. score: its smoothed score then.
+    stamp_ns: of an onset, the end of the first window that had it; of an offset, the end of the first window that no
+        longer had it or, at a break in the stream, of the last one that did.
+    score: its smoothed score at that stamp.
     """
 
     kind: Literal["onset", "offset"]
@@ -73,8 +77,7 @@ class EventDetector:
         return None if self._active is None else self._labels[self._active]
 
     def update(self, scores: NDArray[Any], stamp_ns: int) -> list[ActivityEvent]:
-        """Take the scores (K,) of the window that ends at `stamp_ns`; return what began or ended, in
-        order."""
+        """Take the scores (K,) of the window that ends at `stamp_ns`; return what began or ended, in order."""
         s = self.smoothing
         if self.scores is None or s.tau_s == 0:
             self.scores = np.asarray(scores, np.float64).copy()
@@ -84,8 +87,8 @@ class EventDetector:
         self._stamp = stamp_ns
         events: list[ActivityEvent] = []
         best = int(np.argmax(self.scores))
-        rival = best != self._active and self.scores[best] >= s.on
-        if self._active is not None and (self.scores[self._active] < s.off or rival):
+        rival = best != self._active and self.scores[best] >= s.onset
+        if self._active is not None and (self.scores[self._active] < s.offset or rival):
             events.append(self._event("offset", self._active, stamp_ns))
             self._active = None
         if self._active is None:
@@ -94,7 +97,7 @@ class EventDetector:
 
     def _rise(self, best: int, stamp_ns: int) -> list[ActivityEvent]:
         assert self.scores is not None
-        if self.scores[best] < self.smoothing.on:
+        if self.scores[best] < self.smoothing.onset:
             self._candidate = None
             return []
         if self._candidate is None or self._candidate[0] != best:

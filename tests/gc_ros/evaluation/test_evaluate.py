@@ -436,3 +436,8 @@ def test_real_clips_in_a_row_with_idle_time_between(
     # Without images in between the window starts anew with each clip; with them idle time has results of its own.
     assert gaps[False] - gaps[True] == len(found) - 1
     assert idle[False] == 0 and idle[True] > len(found)
+
+
+def test_a_record_names_the_smoothing_as_records_of_older_versions_do() -> None:
+    kept = {"tau_s": 0.5, "on": 0.6, "off": 0.4, "min_duration_s": 0.0}
+    assert Options().as_json()["smoothing"] == kept

@@ -138,7 +138,7 @@ def test_a_slow_engine_skips_windows_and_never_takes_an_old_one(numbers: Path) -
         faulty.engine.before_run = lambda: time.sleep(0.1)
         send(peer, 60, pause_s=1 / 30)
         recognizer = node.node._cameras[0].recognizer
-        wait_until(lambda: recognizer.counters().frames_in == 60, "all images", 3)
+        wait_until(lambda: recognizer.counters().frames_received == 60, "all images", 3)
         wait_until(
             lambda: ros_messages.to_ns(peer.activities[-1].header.stamp) == 1000 * NS + 59 * PERIOD,
             "the last",

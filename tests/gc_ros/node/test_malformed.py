@@ -109,7 +109,7 @@ def test_whatever_arrives_is_taken_or_counted_with_a_reason(
         fuzz()
         counters = camera.recognizer.counters()
         assert sent >= examples * 0.99 and camera._received == sent
-        assert camera._refused + counters.frames_in == sent
+        assert camera._refused + counters.frames_received == sent
         assert sent > camera._refused > sent / 10, "both kinds were among them"
         assert node.node.state == "active" and not node.errors
         sizes = []  # the same images again and again: what grows now is a leak, and not hypothesis' memory

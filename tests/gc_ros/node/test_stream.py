@@ -218,6 +218,6 @@ def test_all_of_150_vga_images_at_30_hz_arrive_with_the_shipped_profile(colours:
             time.sleep(max(began + number / 30 - time.monotonic(), 0))
             peer.camera.publish(message)
         recognizer = node.node._cameras[0].recognizer
-        wait_until(lambda: recognizer.counters().frames_in == 150, "all 150 images", 3)
+        wait_until(lambda: recognizer.counters().frames_received == 150, "all 150 images", 3)
         assert recognizer.counters().frames_dropped == 0
         wait_until(lambda: len(peer.activities) >= 33, "a message a sampled frame")

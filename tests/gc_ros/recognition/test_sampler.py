@@ -17,7 +17,7 @@ RATE = 8.0
 
 
 def taken(sampler: Sampler, stamps: list[int]) -> list[int]:
-    return [stamp for stamp in stamps if sampler.offer(stamp).take]
+    return [stamp for stamp in stamps if sampler.decide(stamp).take]
 
 
 def camera(hz: float, seconds: float, phase_ns: int = 0) -> list[int]:
@@ -36,10 +36,10 @@ def test_every_camera_gives_the_grid_to_within_one_of_its_periods(hz: float, rat
 def test_a_frame_a_little_early_counts_and_one_far_too_early_does_not() -> None:
     sampler = Sampler(5.0)
     assert taken(sampler, camera(10, 0.4)) == [0, 200_000_000]
-    assert sampler.offer(376_000_000).take  # due at 400, the camera's quarter period is 25 ms
+    assert sampler.decide(376_000_000).take  # due at 400, the camera's quarter period is 25 ms
     sampler = Sampler(5.0)
     taken(sampler, camera(10, 0.4))
-    assert not sampler.offer(374_000_000).take
+    assert not sampler.decide(374_000_000).take
 
 
 @given(st.floats(0.5, 7.9), st.integers(2, 60))
@@ -63,7 +63,7 @@ def test_jitter_moves_no_sample_by_more_than_a_camera_period(hz: float, data: st
 def test_duplicates_and_swapped_frames_are_dropped_and_break_nothing() -> None:
     sampler = Sampler(RATE)
     a, b, c, d = camera(30, 4 / 30)
-    decisions = [sampler.offer(stamp) for stamp in (a, a, c, b, c, d)]
+    decisions = [sampler.decide(stamp) for stamp in (a, a, c, b, c, d)]
     assert [x.drop for x in decisions] == [None, "duplicate", None, "old", "duplicate", None]
     assert all(x.reset is None for x in decisions)
     assert [x.take for x in decisions] == [True, False, False, False, False, False]
@@ -73,10 +73,10 @@ def test_a_gap_is_a_reset_and_its_first_frame_starts_the_grid_anew() -> None:
     sampler = Sampler(RATE, max_frame_gap_s=0.5)
     taken(sampler, camera(30, 1))
     edge = camera(30, 1)[-1]
-    assert sampler.offer(edge + NS // 2).reset is None
-    decision = sampler.offer(edge + NS // 2 + NS // 2 + 1)
+    assert sampler.decide(edge + NS // 2).reset is None
+    decision = sampler.decide(edge + NS // 2 + NS // 2 + 1)
     assert decision.take and decision.reset == "gap"
-    again = [s for s in (edge + NS + 1 + t for t in camera(30, 1)[1:]) if sampler.offer(s).take]
+    again = [s for s in (edge + NS + 1 + t for t in camera(30, 1)[1:]) if sampler.decide(s).take]
     assert again[0] - (edge + NS + 1) == round(
         4 * NS / 30
     )  # 133 ms: the grid starts at the frame after the gap
@@ -92,7 +92,7 @@ def test_a_jump_back_by_more_than_a_period_is_a_reset_at_once(back_s: float) -> 
     sampler = Sampler(RATE)
     base = 2_000_000 * NS
     taken(sampler, camera(30, 1, base))
-    decision = sampler.offer(base + camera(30, 1)[-1] - round(back_s * NS))
+    decision = sampler.decide(base + camera(30, 1)[-1] - round(back_s * NS))
     assert decision.take and decision.reset == "backward"
 
 
@@ -100,14 +100,14 @@ def test_a_small_step_back_that_goes_on_from_there_is_a_reset_at_its_third_frame
     sampler = Sampler(2.0)
     taken(sampler, camera(30, 1))
     start = camera(30, 1)[-1] - NS // 4
-    decisions = [sampler.offer(start + t) for t in camera(30, 0.2)]
+    decisions = [sampler.decide(start + t) for t in camera(30, 0.2)]
     assert [x.reset for x in decisions[:4]] == [None, None, "backward", None]
     assert [x.drop for x in decisions[:4]] == ["old", "old", None, None]
 
 
 def test_a_constant_stamp_is_one_frame_for_ever() -> None:
     sampler = Sampler(RATE)
-    assert [sampler.offer(5).drop for _ in range(4)] == [None, "duplicate", "duplicate", "duplicate"]
+    assert [sampler.decide(5).drop for _ in range(4)] == [None, "duplicate", "duplicate", "duplicate"]
 
 
 def test_reset_forgets_the_past() -> None:
@@ -116,7 +116,7 @@ def test_reset_forgets_the_past() -> None:
     assert sampler.camera_period_s == pytest.approx(1 / 30)
     sampler.reset()
     assert sampler.camera_period_s is None
-    assert sampler.offer(3).take
+    assert sampler.decide(3).take
 
 
 @pytest.mark.parametrize("rate", [0, -1, math.nan, math.inf])
@@ -138,7 +138,7 @@ def test_whatever_arrives_samples_of_a_stretch_rise_and_keep_their_distance(
     sampler = Sampler(RATE, 0.5)
     last: int | None = None
     for frame in frames:
-        decision = sampler.offer(frame.stamp_ns)
+        decision = sampler.decide(frame.stamp_ns)
         assert not (decision.drop and (decision.take or decision.reset))
         if decision.reset:
             last = None
@@ -151,7 +151,7 @@ def test_whatever_arrives_samples_of_a_stretch_rise_and_keep_their_distance(
 def test_no_sequence_of_stamps_makes_it_raise(stamps: list[int], rate: float) -> None:
     sampler = Sampler(rate)
     for stamp in stamps:
-        sampler.offer(stamp)
+        sampler.decide(stamp)
 
 
 @settings(max_examples=60)
@@ -159,6 +159,6 @@ def test_no_sequence_of_stamps_makes_it_raise(stamps: list[int], rate: float) ->
 def test_foreseeing_a_frame_says_what_offering_it_does_and_changes_nothing(frames: list[CameraFrame]) -> None:
     foreseen, plain = Sampler(RATE, 0.5), Sampler(RATE, 0.5)
     for frame in frames:
-        expected = plain.offer(frame.stamp_ns)
+        expected = plain.decide(frame.stamp_ns)
         assert foreseen.would_take(frame.stamp_ns) == foreseen.would_take(frame.stamp_ns) == expected.take
-        assert foreseen.offer(frame.stamp_ns) == expected
+        assert foreseen.decide(frame.stamp_ns) == expected

@@ -12,7 +12,7 @@ from gc_ros.recognition.smoothing import EventDetector, Smoothing
 from gc_ros.stamps import NS
 
 LABELS = ["a", "b", "c"]
-RAW = Smoothing(tau_s=0, on=0.6, off=0.4)
+RAW = Smoothing(tau_s=0, onset=0.6, offset=0.4)
 
 
 def feed(detector: EventDetector, values: list[float], step_s: float = 0.1) -> list[tuple[str, str, float]]:
@@ -31,7 +31,7 @@ def test_hysteresis_gives_one_onset_and_one_offset() -> None:
 
 
 def test_a_rival_ends_the_old_activity_and_begins_the_new_one() -> None:
-    detector = EventDetector(LABELS, Smoothing(tau_s=0, on=0.4, off=0.1))
+    detector = EventDetector(LABELS, Smoothing(tau_s=0, onset=0.4, offset=0.1))
     assert [e.kind for e in detector.update(np.array([0.5, 0.3, 0.2]), 0)] == ["onset"]
     assert detector.active == "a"
     events = detector.update(np.array([0.3, 0.5, 0.2]), NS)
@@ -85,7 +85,13 @@ def test_onsets_and_offsets_always_alternate(values: list[float], tau: float, le
 
 @pytest.mark.parametrize(
     "options",
-    [{"tau_s": -1}, {"on": 0.3, "off": 0.4}, {"on": 1.1}, {"min_duration_s": -1}, {"tau_s": float("nan")}],
+    [
+        {"tau_s": -1},
+        {"onset": 0.3, "offset": 0.4},
+        {"onset": 1.1},
+        {"min_duration_s": -1},
+        {"tau_s": float("nan")},
+    ],
 )
 def test_impossible_parameters_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError):

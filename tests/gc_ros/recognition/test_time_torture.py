@@ -81,7 +81,7 @@ def test_no_window_mixes_two_sides_of_a_break(numbers: LoadedBundle, examples: i
         results = play(r, shots)
         check(results, shots)
         counters = r.counters()
-        assert counters.frames_in == len(shots) and counters.results == len(results)
+        assert counters.frames_received == len(shots) and counters.results == len(results)
         count += len(results)
         streams += 1
 
