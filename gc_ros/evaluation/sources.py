@@ -191,9 +191,13 @@ class FrameReader:
         """Count an image whose pixels could not be made."""
         self.refused[str(error)] += 1
 
+    def _refuse_frame(self, reason: str) -> None:
+        self.images += 1
+        self.refused[reason] += 1
+
     def _video(self) -> Iterator[Frame]:
         try:
-            for picture, stamp in read_pictures(self.source.path):
+            for picture, stamp in read_pictures(self.source.path, self._refuse_frame):
                 self.images += 1
                 usable, made = self._foresee(picture, stamp, "rgb8")
                 if usable:

@@ -7,23 +7,33 @@ times are exact, which clips of varying frame rate need.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import cast
+from typing import Any, cast
 
 import av
 import cv2
 import numpy as np
+from av.sidedata.sidedata import Type
 from numpy.typing import NDArray
 
 from gc_ros.media.images import Picture
+from gc_ros.media.kinds import lfs_pointer
+from gc_ros.media.truncation import missing_bytes
 from gc_ros.stamps import NS
 from trt_build.errors import DataError
 
+_PICTURE = 0x0400 | 0x0800  # AV_DISPOSITION_ATTACHED_PIC, AV_DISPOSITION_TIMED_THUMBNAILS
+_PEEK = 200  # packets that tell which stream moves
+_MOST_FAILURES = 64  # of a container in a row
 _CLOCK = 90_000  # ticks a second of written files: exact enough for every camera rate
 
 # No log callback into Python: it takes the GIL in a decoder's thread, and a decoder that is freed meanwhile waits for
@@ -33,67 +43,191 @@ av.logging.set_level(None)
 Frame = tuple[NDArray[np.uint8], int]
 
 
-def read_video(path: str | os.PathLike[str]) -> Iterator[Frame]:
+def read_video(path: str | os.PathLike[str], refused: Callable[[str], None] | None = None) -> Iterator[Frame]:
     """Yield (frame, stamp) of a video file in order, upright; see `read_pictures`."""
-    for picture, stamp in read_pictures(path):
+    for picture, stamp in read_pictures(path, refused):
         yield picture.pixels(), stamp
 
 
-def read_pictures(path: str | os.PathLike[str]) -> Iterator[tuple[Picture, int]]:
-    """Yield (picture, stamp) of a video file in order, upright (rotation of the container applied); RGB.
+def read_pictures(
+    path: str | os.PathLike[str], refused: Callable[[str], None] | None = None
+) -> Iterator[tuple[Picture, int]]:
+    """Yield (picture, stamp) of a video file in order, upright (display matrix of the container applied); RGB.
 
-    Every frame is decoded, since the next one builds on it, but becomes RGB only when asked for its pixels.
-    Raises DataError when the file cannot be opened or decoded; of a damaged file everything before the damage has been
-    yielded by then.
+    Every frame is decoded, since the next one builds on it, but becomes RGB only when asked for its pixels. One that
+    does not decode is left out and the next takes its place: refused(reason) is told of each; without it, one line in
+    the log counts them. Raises DataError when the file cannot be opened, when nothing in it decodes, and when its end
+    is missing: what is before that has been yielded by then.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such video file")
+    if lfs_pointer(path):
+        raise DataError(f"{path}: this is a Git LFS pointer, not the video; get it with: git lfs pull")
+    lost: Counter[str] = Counter()
+    count, cut = 0, ""
+    # With several threads an error takes frames before it along: then again from the start with one.
+    for threads in (True, False):
+        number, cut, again = 0, "", False
+        with closing(_decoded(path, threads)) as items:
+            for item in items:
+                if isinstance(item, _Cut):
+                    cut = item.reason
+                elif isinstance(item, _Lost):
+                    again = threads
+                    if again:
+                        break
+                    lost[item.reason] += 1
+                    if refused is not None:
+                        refused(item.reason)
+                else:
+                    number += 1
+                    if number > count:
+                        count = number
+                        yield _upright(item[0]), item[1]
+        if not again:
+            break
+    if cut and count:
+        raise DataError(f"{path}: damaged after {count} frames ({cut}); copy or record it again")
+    if not count:
+        why = cut or next(iter(lost), "")
+        raise DataError(
+            f"{path}: the video holds no frame that decodes{f' ({why})' if why else ''}; record or convert it again"
+        )
+    if lost and refused is None:
+        reason = lost.most_common(1)[0][0]
+        logging.warning("%s: %d of %d frames left out: %s", path, lost.total(), count + lost.total(), reason)
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """A frame that does not decode, or a place in the file that is no packet."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """The end of the file is missing."""
+
+    reason: str
+
+
+def _decoded(path: Path, threads: bool) -> Generator[tuple[av.VideoFrame, int] | _Lost | _Cut, None, None]:
+    """Frames with their stamps, what is lost between them, and at the end whether more should have come."""
+    with _open(path) as container:
+        stream = _main_stream(path, container)
+        stream.thread_type = "AUTO" if threads else "NONE"
+        if not threads:
+            stream.codec_context.thread_count = 1
+        period = round(NS / float(stream.average_rate or 25))
+        stamp: int | None = None
+        held: av.Packet | None = (
+            None  # with a flaw: the last of a truncated file, which decoders would patch up
+        )
+        for item in _packets(container, stream):
+            if isinstance(item, _Lost):
+                yield item
+                continue
+            flush = item.size == 0 and item.dts is None and item.pts is None
+            if item.size == 0 and not flush:
+                continue  # a frame that was dropped while recording: the one before it stays
+            for packet in [held, item] if held and not flush else [item]:
+                try:
+                    frames = packet.decode()
+                except (OSError, ValueError) as error:  # av's errors are OSError or ValueError
+                    yield _Lost(f"a frame does not decode ({_cause(error)})")
+                    continue
+                for frame in frames:
+                    if frame.pts is not None and frame.time_base:
+                        stamp = round(frame.pts * Fraction(frame.time_base) * NS)
+                    else:
+                        stamp = 0 if stamp is None else stamp + period
+                    yield frame, stamp
+            held = None
+            if item.is_corrupt:
+                held = item
+        if held is not None or (missing_bytes(path) and not _all_indexed(path, container, stream)):
+            yield _Cut("truncated")
+
+
+def _open(path: Path) -> av.container.InputContainer:
     try:
-        container = av.open(str(path))
-    except (OSError, ValueError) as error:  # av's errors are OSError or ValueError
+        return av.open(str(path))
+    except (OSError, ValueError) as error:
         raise DataError(
             f"{path}: not a video that can be opened ({_cause(error)}); record or convert it again"
         ) from None
-    with container:
-        if not container.streams.video:
-            raise DataError(f"{path}: no video in this file; give a file with a video stream")
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        rate = float(stream.average_rate or 25)
-        count, stamp, packets = 0, 0, 0
+
+
+def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet | _Lost]:
+    """The packets of a stream; where the container is damaged, those behind the damage too."""
+    failures = 0
+    while failures < _MOST_FAILURES:
         try:
             for packet in container.demux(stream):
-                if packet.is_corrupt:  # the last piece of a truncated file, which decoders would patch up
-                    raise ValueError("truncated")
-                packets += packet.size > 0
-                for frame in packet.decode():
-                    if frame.pts is not None and frame.time_base:
-                        stamp = round(frame.pts * Fraction(frame.time_base) * NS)
-                    elif count:
-                        stamp += round(NS / rate)
-                    count += 1
-                    yield _upright(frame), stamp
-            if packets < stream.frames:  # 0 where the container does not say
-                raise ValueError(f"truncated, it should have {stream.frames}")
+                yield packet
+                failures = 0 if packet.size else failures
+            return
         except (OSError, ValueError) as error:
-            cause = _cause(error)
-            raise DataError(
-                f"{path}: damaged after {count} frames ({cause}); copy or record it again"
-            ) from None
-    if not count:
-        raise DataError(f"{path}: the video holds no frame that decodes; record or convert it again")
+            failures += 1
+            if failures == 1:
+                yield _Lost(f"a place in the file is damaged ({_cause(error)})")
+
+
+def _main_stream(path: Path, container: av.container.InputContainer) -> av.VideoStream:
+    """The first video that moves: a cover or preview, one picture alone, may come before it."""
+    streams = list(container.streams.video)
+    if not streams:
+        raise DataError(f"{path}: no video in this file; give a file with a video stream")
+    moving = [s for s in streams if not int(getattr(s, "disposition", 0)) & _PICTURE and s.frames != 1]
+    if len(moving) <= 1:
+        return (moving or streams)[0]
+    seen: Counter[int] = Counter()
+    with _open(path) as other, suppress(OSError, ValueError):
+        for packet in other.demux([other.streams[s.index] for s in moving]):
+            seen[packet.stream.index] += packet.size > 0
+            if seen.total() >= _PEEK:
+                break
+    return next((s for s in moving if seen[s.index] > 1), moving[0])
+
+
+def _all_indexed(path: Path, container: av.container.InputContainer, stream: av.VideoStream) -> bool:
+    """Whether an MP4's index has no picture behind the end of the file: then only sound or remarks are missing."""
+    entries = getattr(stream, "index_entries", ())
+    if "mp4" not in container.format.name or not entries:
+        return False
+    size = path.stat().st_size
+    return all(entries[i].pos + entries[i].size <= size for i in range(-min(len(entries), 8), 0))
 
 
 def _upright(frame: av.VideoFrame) -> Picture:
-    turns = round(getattr(frame, "rotation", 0) / 90) % 4  # degrees counter-clockwise, as np.rot90 counts
+    turned, mirrored, upside_down = _orientation(frame)
 
     def make() -> NDArray[np.uint8]:
         image = frame.to_ndarray(format="rgb24")
-        return np.ascontiguousarray(np.rot90(image, turns) if turns else image)
+        if turned:
+            image = image.swapaxes(0, 1)
+        return np.ascontiguousarray(image[:: -1 if upside_down else 1, :: -1 if mirrored else 1])
 
-    width, height = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
+    width, height = (frame.height, frame.width) if turned else (frame.width, frame.height)
     return Picture(width, height, False, make)
+
+
+def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """(rows become columns, then left and right swap, then top and bottom) as the display matrix has it, to 90 degrees.
+
+    A point (x, y) of the frame is shown at (a x + c y, b x + d y).
+    """
+    data: Any = cast(Any, frame.side_data).get(Type.DISPLAYMATRIX)
+    matrix = np.frombuffer(bytes(data), np.int32).astype(float) if data else np.zeros(0)
+    if len(matrix) != 9:
+        return False, False, False
+    a, b, c, d = matrix[[0, 1, 3, 4]]
+    if not a * d - b * c:
+        return False, False, False
+    turned = abs(b) + abs(c) > abs(a) + abs(d)
+    return turned, (c if turned else a) < 0, (b if turned else d) < 0
 
 
 def _cause(error: Exception) -> str:
