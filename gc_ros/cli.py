@@ -239,6 +239,8 @@ def make_bag_command(
     from gc_ros.media.bags import find_clips, make_bag
 
     found = find_clips(clips, subject or [])
+    for line in found.remarks():
+        typer.echo(f"warning: {line}", err=True)
     with progress_bar() as bar:
         task = bar.add_task("writing", total=len(found))
         started = False

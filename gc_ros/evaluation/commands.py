@@ -105,6 +105,8 @@ def evaluate(
     except ValueError as error:
         raise DataError(str(error)) from None
     sources = find_sources(bags)
+    for line in sources.remarks():
+        typer.echo(f"warning: {line}", err=True)
     if threads is None and (dask is not None or (len(sources) > 1 and jobs != 1)):
         threads = 1
     options = Options(

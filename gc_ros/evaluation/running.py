@@ -79,7 +79,6 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
             part.unlink(missing_ok=True)
     files = task.source.quick()
     engine = WatchedEngine(inner, info.T)
-    before = task.source.quick()
     frames = FrameReader(
         task.source,
         o.topic,
@@ -119,7 +118,6 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
             bundle_digest=bundle_digest(Path(task.bundle)),
             engine=engine.description,
         )
-        task.source.refuse_changed(before)
     if o.predictions == "none":
         (folder / results.PREDICTIONS).unlink(missing_ok=True)
     write_atomically(folder / results.WORST, json.dumps(reading.strips.worst()))

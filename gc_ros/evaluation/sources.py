@@ -54,18 +54,6 @@ class Source(Clip):
             digest.update(os.fsencode(file.name) + f" {file_sha256(file, stopped)}\n".encode())
         return digest.hexdigest()
 
-    def refuse_changed(self, before: list[list[Any]]) -> None:
-        """Raise DataError when a file grew, shrank, came, went or was replaced since `before`, an earlier `quick`."""
-        try:
-            same = self.quick() == before
-        except OSError:
-            same = False
-        if not same:
-            raise DataError(
-                f"{self.path}: changed while it was read, so nothing is kept of it; evaluate it again when its "
-                "recording is finished"
-            )
-
 
 def find_sources(paths: Iterable[str | os.PathLike[str]]) -> Clips[Source]:
     """Bags and videos among files, folders (searched), and CSV tables with path,class. Raises DataError."""

@@ -8,16 +8,19 @@ image, or, from 1e8 upwards, since 1970; by the clock of header stamps, or with 
 
 from __future__ import annotations
 
-import csv
 import math
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gc_ros.evaluation.sources import Source
+from gc_ros.media.clips import VIDEO_SUFFIXES, clean
+from gc_ros.media.kinds import BAG_SUFFIXES
 from gc_ros.media.recording import Message
+from gc_ros.media.tables import read_rows
 from gc_ros.stamps import NS
 from trt_build.errors import DataError
 
@@ -70,12 +73,9 @@ def find_truth(source: Source, how: str, labels: Sequence[str], mapping: Mapping
         table = next((path for path in [*beside, *inside] if path.is_file()), None)
         if how == "auto" and table is not None:
             return _table(table, source)
-        if source.label:
+        if source.tabled:
             return Truth("name", "the table of clips", label=source.label)
-        resolved = source.path.resolve()
-        parts = {"its folder": resolved.parent.name, "its name": resolved.stem}
-        parts |= {"the beginning of its name": re.split(r"[_.\-~ ]", resolved.stem)[0]}
-        for origin, name in parts.items():
+        for origin, name in _names_about(source):
             if map_label(name, labels, mapping) is not None and name:
                 return Truth("name", origin, label=name)
         if how == "name":
@@ -95,6 +95,16 @@ def find_truth(source: Source, how: str, labels: Sequence[str], mapping: Mapping
     return _table(path, source)
 
 
+def _names_about(source: Source) -> Iterator[tuple[str, str]]:
+    """What folders and names say of a source, the nearest to a class first; links under their own names first."""
+    yield "its folder", source.label
+    for path in (Path(os.path.abspath(source.path)), source.path.resolve()):
+        stem = path.stem if path.suffix.lower() in {*VIDEO_SUFFIXES, *BAG_SUFFIXES} else path.name
+        yield "its folder", clean(path.parent.name)
+        yield "its name", clean(stem)
+        yield "the beginning of its name", clean(re.split(r"[_.\-~ ]", stem)[0])
+
+
 def _table(path: Path, source: Source) -> Truth:
     from trt_build.bundle import file_sha256
 
@@ -111,28 +121,26 @@ def read_segments(path: Path, names: Sequence[str] = ()) -> tuple[list[Segment],
     """(rows, other bags) of a CSV. Where it has a column `bag`, the rows are those of the first of `names` that
     stands there. Raises DataError that names the row.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            columns, found = list(rows.fieldnames or []), list(rows)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: not a readable CSV ({error}); save it as UTF-8 text") from None
-    if missing := {"start_s", "end_s", "label"} - set(columns):
-        raise DataError(f"{path}: lacks the columns {', '.join(sorted(missing))}; see docs/evaluation.md")
-    bags = list(dict.fromkeys((row["bag"] or "").strip() for row in found)) if "bag" in columns else []
-    bag = next((name for name in names if name in bags), None)
+    columns, found = read_rows(path, ("start_s", "end_s", "label"), hint="; see docs/evaluation.md")
+    bags = list(dict.fromkeys(clean(row["bag"]) for _, row in found)) if "bag" in columns else []
+    bag = next((name for name in map(clean, names) if name in bags), None)
     segments = []
-    for number, row in enumerate(found, 2):
-        if "bag" in columns and (row["bag"] or "").strip() != bag:
+    for number, row in ((number + 1, row) for number, row in found):  # the header is a line too
+        if "bag" in columns and clean(row["bag"]) != bag:
             continue
         try:
-            start, end = float(row["start_s"]), float(row["end_s"])
-        except (TypeError, ValueError):
+            start, end = _seconds(row["start_s"]), _seconds(row["end_s"])
+        except ValueError:
             raise DataError(f"{path}: line {number}: start_s and end_s must be numbers of seconds") from None
-        if not (math.isfinite(start) and math.isfinite(end) and start <= end and row["label"] is not None):
-            raise DataError(f"{path}: line {number}: needs a label and start_s <= end_s")
-        segments.append(Segment(start, end, row["label"].strip()))
+        if not (math.isfinite(start) and math.isfinite(end) and start <= end):
+            raise DataError(f"{path}: line {number}: needs start_s <= end_s")
+        segments.append(Segment(start, end, clean(row["label"])))
     return sorted(segments, key=lambda s: s.start), [name for name in bags if name != bag]
+
+
+def _seconds(cell: str) -> float:
+    """A number as English or, with a comma for the point, other spreadsheets write it."""
+    return float(cell.replace(",", ".") if "." not in cell else cell)
 
 
 def from_table(segments: Sequence[Segment], first_ns: int) -> list[Span]:
@@ -168,7 +176,8 @@ def from_messages(messages: Sequence[Message], end_ns: int, log_clock: bool) -> 
 def map_label(label: str, labels: Sequence[str], mapping: Mapping[str, str]) -> str | None:
     """The bundle's label for one of the ground truth (letter case, spaces and hyphens aside), else IDLE where it is
     a name of idle time, else None. A label of the bundle is one whatever its name."""
-    label = mapping.get(label, label)
+    label = clean(label)
+    label = {clean(key): value for key, value in mapping.items()}.get(label, label)
     if label in labels:
         return label
     plain = _plain(label)
@@ -179,7 +188,7 @@ def map_label(label: str, labels: Sequence[str], mapping: Mapping[str, str]) -> 
 
 
 def _plain(label: str) -> str:
-    return re.sub(r"[\s_\-]+", "", label).lower()
+    return re.sub(r"[\s_\-]+", "", clean(label)).lower()
 
 
 def truth_of(start_ns: int, end_ns: int, spans: Sequence[Span], min_overlap: float) -> tuple[str, str]:
