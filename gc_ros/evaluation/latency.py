@@ -2,8 +2,8 @@
 """How fast results come: at once, nothing dropped; or as from a robot whose engine takes its time.
 
 The slow robot is simulated on the clock of the stamps, so a result does not depend on this machine. Its rules are
-those of `node.worker`: one inference at a time, and of the windows that arrive meanwhile only the newest waits. In
-mode step every sampled frame costs an engine call, and a worker goes on until no frame waits.
+those of `node.inference`: one inference at a time, and of the windows that arrive meanwhile only the newest waits. In
+mode step every sampled frame costs an engine call, and the thread goes on until no frame waits.
 """
 
 from __future__ import annotations

@@ -1,21 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lifecycle node `activity_recognition`: camera images in, activity messages out.
 
-    executor thread   image callback (decode, resize, store), services, parameters, lifecycle, steady timers
-    worker thread     inference, publication of results
+    executor thread    image callback (decode, resize, store), services, parameters, lifecycle, steady timers
+    inference thread   inference, publication of results
 
 Timers run on a steady clock: ROS-clock timers never fire under simulated time without /clock.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
-from rcl_interfaces.msg import SetParametersResult
 from rclpy._rclpy_pybind11 import RCLError
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
@@ -23,29 +20,23 @@ from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import SetBool, Trigger
 
-from gc_ros.node import ros_messages
-from gc_ros.node.camera import LATCHED, Camera, Job, to_diagnostic
+from gc_ros.node.camera import Camera
 from gc_ros.node.diagnostics import EngineFacts, judge_engine
-from gc_ros.node.parameters import BY_NAME, PARAMETERS, Parameter, refuse_all
-from gc_ros.node.ros_messages import gc_msg
-from gc_ros.node.worker import Worker
-from gc_ros.recognition.batch import Batch
-from gc_ros.recognition.recognizer import Recognizer
-from gc_ros.recognition.smoothing import Smoothing
-from trt_build.bundle import LoadedBundle, load_bundle
-from trt_build.engine import Engine, zeros
+from gc_ros.node.inference import Inference
+from gc_ros.node.model import Model, OpenEngine
+from gc_ros.node.results import Job
+from gc_ros.node.ros_messages import to_diagnostic
+from gc_ros.node.settings import Settings
 from trt_build.engines.open import open_engine
-from trt_build.errors import BundleError, GlimpseError
+from trt_build.errors import GlimpseError
 
 NODE_NAME = "activity_recognition"
 EXIT_FAILURE = 3
 _STOP_S = 1.0  # how long a running inference may take to end before it is abandoned
 
-OpenEngine = Callable[..., Engine]
-
 
 class ActivityRecognition(LifecycleNode):
-    """open_engine: as trt_build.engine.open_engine; tests put a slow or failing engine in its place."""
+    """The node. open_engine: as `trt_build.engines.open.open_engine`; tests hand in a slow or failing engine."""
 
     def __init__(self, *, open_engine: OpenEngine = open_engine, **options: Any) -> None:
         super().__init__(NODE_NAME, **options)
@@ -53,27 +44,11 @@ class ActivityRecognition(LifecycleNode):
         self.exit_code: int | None = None
         self.state = "unconfigured"
         self._failure: str | None = None
-        self._values: dict[str, Any] = {}
-        self._bundle: LoadedBundle | None = None
-        self._engine: Engine | None = None
-        self._cameras: list[Camera] = []
-        self._worker: Worker | None = None
-        self._batch: Batch | None = None
-        self._abandoned = False  # a run of this engine never came back
+        self._model: Model | None = None  # while configured
+        self._inference: Inference | None = None  # while active
         self._failures = 0  # engine runs, and rows of them, that failed
         self._last_error: str | None = None
-        self._label_info: Any = None
-
-        self.add_on_set_parameters_callback(self._validate)
-        # Humble has no post-set callback; there _validate applies what it has accepted.
-        self._has_post_set = hasattr(self, "add_post_set_parameters_callback")
-        for parameter in PARAMETERS:
-            declared = self.declare_parameter(
-                parameter.name, _ros(parameter.default), ros_messages.to_descriptor(parameter)
-            )
-            self._values[parameter.name] = _as(parameter, declared.value)
-        if self._has_post_set:
-            self.add_post_set_parameters_callback(self._apply)
+        self._settings = Settings(self, lambda: self._model is not None, self._apply_settings)
 
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._enable = self.create_service(SetBool, "~/enable", self._on_enable)
@@ -91,11 +66,11 @@ class ActivityRecognition(LifecycleNode):
 
     def start(self) -> None:
         """Configure and activate when `autostart` says so; with `build_only` configure and be done."""
-        if self._values["build_only"]:
+        if self._settings["build_only"]:
             built = self.trigger_configure() == TransitionCallbackReturn.SUCCESS
             self.exit_code = 0 if built else EXIT_FAILURE
             return
-        if not self._values["autostart"]:
+        if not self._settings["autostart"]:
             return
         configured = self.trigger_configure() == TransitionCallbackReturn.SUCCESS
         if not (configured and self.trigger_activate() == TransitionCallbackReturn.SUCCESS):
@@ -104,78 +79,24 @@ class ActivityRecognition(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load and check the bundle, open the engine, run it once."""
         try:
-            self._configure()
+            self._model = Model(self, self._settings, self._open_engine, self._submit)
         except Exception as error:  # rclpy would swallow it without a word
-            self._release()
             self._failure = one_line(error)
             self.get_logger().fatal(self._failure)
             return TransitionCallbackReturn.FAILURE
-        self._failure, self.state = None, "inactive"
+        self._failure, self._failures, self.state = None, 0, "inactive"
         return TransitionCallbackReturn.SUCCESS
-
-    def _configure(self) -> None:
-        values = self._values
-        if not values["bundle"]:
-            raise BundleError(
-                "no bundle given; start with --ros-args -p bundle:=PATH (make one: trt-build export)"
-            )
-        bundle = load_bundle(values["bundle"])
-        mode = bundle.info.default_mode if values["mode"] == "auto" else values["mode"]
-        began = time.perf_counter()
-        engine = self._open_engine(
-            bundle,
-            mode,
-            backend=values["backend"],
-            batch=len(values["cameras"]),
-            threads=values["threads"] or None,
-            device=values["device"],
-            precision=values["precision"],
-            engine_policy=values["engine_policy"],
-            # A build takes minutes; a node that is silent for so long looks dead.
-            say=lambda line: self.get_logger().info(f"building the engine: {line}"),
-        )
-        self._bundle, self._engine, self._abandoned = bundle, engine, False
-        self._failures = 0
-        # The first run allocates and tunes: better now than with the first window.
-        engine.run(zeros(engine.inputs, engine.batch))
-        engine.reset()
-        opened_s = time.perf_counter() - began
-        # The cameras share the engine as rows of its batch, one slot each.
-        for slot, name in enumerate(values["cameras"]):
-            recognizer = Recognizer(
-                bundle,
-                engine,
-                slot=slot,
-                mode=mode,
-                stride=values["stride"],
-                top_k=values["top_k"],
-                smoothing=self._smoothing(),
-                max_frame_gap_s=values["max_frame_gap_s"] or None,
-                unknown_threshold=self._unknown_threshold(),
-                owns_engine=False,
-            )
-            self._cameras.append(Camera(self, name, recognizer, self._submit, self._values.__getitem__))
-        self._label_info = self.create_publisher(gc_msg.LabelInfo, "~/label_info", LATCHED)
-        self._publish_label_info()
-        info = bundle.info
-        self.get_logger().info(
-            f"{info.model_id}: {len(info.labels)} activities, mode {mode}, {info.T} frames at {info.rate_hz:g} Hz "
-            f"({info.window_s:.2f} s a window); {engine.description}, ready in {opened_s:.1f} s"
-        )
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe, start inference."""
         try:
-            if self._abandoned:
+            assert self._model is not None
+            if self._model.abandoned:
                 raise GlimpseError("an engine run still hangs; clean up and configure again")
-            assert self._engine is not None
             self._failure = None
-            self._batch = Batch(self._engine, {camera.name: camera.recognizer for camera in self._cameras})
             for camera in self._cameras:
                 camera.failures_in_row = 0
-            # Bound to this activation: an abandoned thread that comes back later counts for nothing.
-            batch = self._batch
-            self._worker = Worker(partial(self._infer, batch), partial(self._on_engine_error, batch))
+            self._inference = Inference(self._model.engine, self._cameras, self._failed_run)
             for camera in self._cameras:
                 camera.start()
         except Exception as error:
@@ -219,22 +140,17 @@ class ActivityRecognition(LifecycleNode):
     def _stop(self, reason: str) -> None:
         for camera in self._cameras:
             camera.stop(reason)
-        worker, self._worker, self._batch = self._worker, None, None
-        if worker is not None and not worker.stop(_STOP_S):
-            self._abandoned = True
+        inference, self._inference = self._inference, None
+        if inference is not None and not inference.stop(_STOP_S):
+            assert self._model is not None
+            self._model.abandoned = True
             self.get_logger().error("an engine run does not end; its thread is abandoned")
 
     def _release(self) -> None:
         self._stop("deactivated")
-        for camera in self._cameras:
-            camera.destroy()
-        self._cameras = []
-        if self._label_info is not None:
-            self.destroy_publisher(self._label_info)
-            self._label_info = None
-        engine, self._engine, self._bundle = self._engine, None, None
-        if engine is not None and not self._abandoned:  # closing under a running call would crash or block
-            engine.close()
+        model, self._model = self._model, None
+        if model is not None:
+            model.close()
 
     def close(self) -> None:
         """Release everything and leave the graph; for the end of the process, in whatever state."""
@@ -242,39 +158,22 @@ class ActivityRecognition(LifecycleNode):
         self._jumps.unregister()
         self.destroy_node()
 
+    @property
+    def _cameras(self) -> Sequence[Camera]:
+        return self._model.cameras if self._model else ()
+
     # -- inference -------------------------------------------------------------------------------------------
 
     def _submit(self, name: str, job: Job) -> None:
-        if self._worker is not None:
-            self._worker.submit(name, job)
-
-    def _infer(self, batch: Batch, jobs: Mapping[Any, Job]) -> bool:
-        """In the worker thread: one engine call and its results. Whether it must be called again at once."""
-        for name, job in jobs.items():
-            batch.add(name, job.window, job)
-        cameras = {camera.name: camera for camera in self._cameras}
-        for outcome in batch.run():
-            if batch is not self._batch:
-                return False
-            camera = cameras[outcome.key]
-            if outcome.error is not None:
-                self._failed_run(outcome.error, [camera])
-                continue
-            camera.failures_in_row = 0
-            if outcome.activity is not None:
-                camera.publish(outcome.activity, outcome.ticket, outcome.began)
-        return batch.pending
-
-    def _on_engine_error(self, batch: Batch, error: Exception) -> None:
-        """In the worker thread: a whole engine call failed. Nothing of it was published."""
-        if batch is self._batch:
-            self._failed_run(error, self._cameras)
+        if self._inference is not None:
+            self._inference.submit(name, job)
 
     @property
     def _failures_in_row(self) -> int:
         return max((camera.failures_in_row for camera in self._cameras), default=0)
 
-    def _failed_run(self, error: Exception, cameras: list[Camera]) -> None:
+    def _failed_run(self, error: Exception, cameras: Sequence[Camera]) -> None:
+        """In the inference thread: an engine call failed, or its result is not finite."""
         if not self.context.ok():
             return
         self._failures += 1
@@ -282,11 +181,11 @@ class ActivityRecognition(LifecycleNode):
             camera.failures_in_row += 1
         self._last_error = one_line(error)
         self.get_logger().error(f"inference failed: {self._last_error}", throttle_duration_sec=1.0)
-        if self._failures_in_row >= self._values["max_failures"]:
+        if self._failures_in_row >= self._settings["max_failures"]:
             self._failed.trigger()
 
     def _on_failed(self) -> None:
-        if self.state == "active" and self._failures_in_row >= self._values["max_failures"]:
+        if self.state == "active" and self._failures_in_row >= self._settings["max_failures"]:
             self._give_up(
                 f"{self._failures_in_row} failed engine runs in a row, deactivated: {self._last_error}"
             )
@@ -298,15 +197,15 @@ class ActivityRecognition(LifecycleNode):
         self._exit_if_asked()
 
     def _exit_if_asked(self) -> None:
-        if self._values["exit_on_failure"]:
+        if self._settings["exit_on_failure"]:
             self.exit_code = EXIT_FAILURE
 
     # -- timers ----------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        if self.state != "active" or self._worker is None:
+        if self.state != "active" or self._inference is None:
             return
-        busy, limit = self._worker.busy_s, self._values["inference_timeout_s"]
+        busy, limit = self._inference.busy_s, self._settings["inference_timeout_s"]
         if busy > limit:
             self._give_up(
                 f"an engine run has taken {busy:.1f} s (inference_timeout_s {limit:g}), deactivated"
@@ -322,12 +221,12 @@ class ActivityRecognition(LifecycleNode):
         facts = EngineFacts(
             state=self.state,
             failure=self._failure,
-            description=self._engine.description if self._engine else "none",
-            model_id=self._bundle.info.model_id if self._bundle else "none",
+            description=self._model.engine.description if self._model else "none",
+            model_id=self._model.info.model_id if self._model else "none",
             failures=self._failures,
             failures_in_row=self._failures_in_row,
             last_error=self._last_error,
-            busy_s=self._worker.busy_s if self._worker else 0.0,
+            busy_s=self._inference.busy_s if self._inference else 0.0,
         )
         name = self.get_name()
         message = DiagnosticArray()
@@ -368,59 +267,9 @@ class ActivityRecognition(LifecycleNode):
         response.success, response.message = True, "window and state cleared, warming up again"
         return response
 
-    # -- parameters ------------------------------------------------------------------------------------------
-
-    def _validate(self, parameters: list[Any]) -> SetParametersResult:
-        changes = {p.name: p.value for p in parameters}
-        reason = refuse_all(changes, self._values, configured=bool(self._cameras))
-        if reason is None and not self._has_post_set:
-            self._apply(parameters)
-        return SetParametersResult(successful=reason is None, reason=reason or "")
-
-    def _apply(self, parameters: list[Any]) -> None:
-        before = dict(self._values)
-        told = ("unknown_threshold", "onset_threshold", "offset_threshold")
-        for parameter in parameters:
-            if parameter.name in BY_NAME:
-                self._values[parameter.name] = _as(BY_NAME[parameter.name], parameter.value)
-        for camera in self._cameras:
-            camera.recognizer.top_k = self._values["top_k"]
-            camera.recognizer.unknown_threshold = self._unknown_threshold()
-            camera.recognizer.smoothing = self._smoothing()
-        if self._cameras and any(before[name] != self._values[name] for name in told):
-            self._publish_label_info()
-
-    def _unknown_threshold(self) -> float:
-        assert self._bundle is not None
-        value = self._values["unknown_threshold"]
-        return float(value if value >= 0 else self._bundle.info.calibration.unknown_threshold)
-
-    def _smoothing(self) -> Smoothing:
-        names = ("smoothing_tau_s", "onset_threshold", "offset_threshold", "min_duration_s")
-        return Smoothing(*(self._values[name] for name in names))
-
-    def _publish_label_info(self) -> None:
-        assert self._bundle is not None
-        self._label_info.publish(
-            ros_messages.to_label_info(
-                self._bundle.info,
-                self._cameras[0].recognizer.mode,
-                int(self.get_clock().now().nanoseconds),
-                self._unknown_threshold(),
-                self._values["onset_threshold"],
-                self._values["offset_threshold"],
-            )
-        )
-
-
-def _as(parameter: Parameter, value: Any) -> Any:
-    if isinstance(parameter.default, float):
-        return float(value)
-    return tuple(value) if isinstance(parameter.default, tuple) else value
-
-
-def _ros(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    def _apply_settings(self, told: bool) -> None:
+        if self._model is not None:
+            self._model.apply_settings(told)
 
 
 def spin(node: ActivityRecognition, executor: Executor) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from gc_ros.node.diagnostics import Status
 from gc_ros.node.parameters import Parameter
 from gc_ros.recognition.recognizer import Activity
 from gc_ros.recognition.smoothing import ActivityEvent
@@ -26,8 +27,10 @@ if "AMENT_PREFIX_PATH" not in os.environ and Path(sys.prefix, "share", "ament_in
 try:
     import rclpy  # noqa: F401
     from builtin_interfaces.msg import Time
+    from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
     from glimpse_clouds import msg as gc_msg
     from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+    from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
     from sensor_msgs.msg import CompressedImage, Image
     from std_msgs.msg import Header
 except ImportError as error:
@@ -35,6 +38,11 @@ except ImportError as error:
         f"ROS 2 or the messages of glimpse_clouds cannot be imported ({error}); "
         "source install/setup.bash after colcon build, or run `make env` and . .venv/bin/activate"
     ) from None
+
+# Reliable, and a late subscriber gets the last messages.
+LATCHED = QoSProfile(
+    depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
 
 
 def to_time(stamp_ns: int) -> Time:
@@ -149,15 +157,34 @@ def to_compressed(image: np.ndarray, header: Header) -> CompressedImage:
     return message
 
 
-def to_classification(activity: Activity, frame_id: str) -> Any:
-    """The same result as vision_msgs/Classification, hypotheses best first; None where vision_msgs is missing."""
+def classification_type() -> Any:
+    """The message class vision_msgs/Classification, or None where its package is missing."""
     try:
-        from vision_msgs.msg import Classification, ObjectHypothesis
+        from vision_msgs.msg import Classification
     except ImportError:
         return None
+    return Classification
+
+
+def to_classification(activity: Activity, frame_id: str) -> Any:
+    """The same result as vision_msgs/Classification, hypotheses best first."""
+    from vision_msgs.msg import Classification, ObjectHypothesis
+
     message = Classification(header=to_header(activity.stamp_ns, frame_id))
     message.results = [ObjectHypothesis(class_id=label, score=float(s)) for label, _, s in activity.top_k]
     return message
+
+
+def to_diagnostic(name: str, hardware_id: str, status: Status) -> DiagnosticStatus:
+    """As diagnostic_msgs/DiagnosticStatus."""
+    values = [KeyValue(key=key, value=value) for key, value in status.values.items()]
+    return DiagnosticStatus(
+        level=bytes([status.level]),
+        name=name,
+        message=status.message,
+        hardware_id=hardware_id,
+        values=values,
+    )
 
 
 def to_descriptor(parameter: Parameter) -> ParameterDescriptor:

@@ -13,8 +13,9 @@ from rclpy.qos import ReliabilityPolicy
 from std_srvs.srv import Trigger
 
 from gc_ros.node import ros_messages
+from gc_ros.stamps import NS
 from tests import toy
-from tests.gc_ros.node.harness import NAME, NS, Peer, running, wait_until
+from tests.gc_ros.node.harness import NAME, Peer, running, wait_until
 from trt_build.engines.open import open_engine
 
 pytestmark = pytest.mark.ros

@@ -12,7 +12,8 @@ import pytest
 from sensor_msgs.msg import CompressedImage
 
 from gc_ros.node import foxglove, ros_messages
-from tests.gc_ros.node.harness import NAME, NS, running, wait_until
+from gc_ros.stamps import NS
+from tests.gc_ros.node.harness import NAME, running, wait_until
 from tests.toy import toy_bundle
 
 pytestmark = pytest.mark.ros

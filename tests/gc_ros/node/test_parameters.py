@@ -116,8 +116,9 @@ def test_the_running_node_declares_them_all_and_keeps_old_values_on_refusal(tmp_
     from rclpy.parameter import Parameter
 
     from gc_ros.node import ros_messages
+    from gc_ros.stamps import NS
     from tests import toy
-    from tests.gc_ros.node.harness import NAME, NS, running, wait_until
+    from tests.gc_ros.node.harness import NAME, running, wait_until
 
     bundle = toy.toy_bundle(tmp_path / "bundle").path
     with running(bundle, stride=4) as (_, peer):

@@ -16,7 +16,8 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from gc_ros.media.bags import read_bag_messages
-from tests.gc_ros.node.harness import NS, new_domain, ros_messages, wait_until
+from gc_ros.stamps import NS
+from tests.gc_ros.node.harness import new_domain, ros_messages, wait_until
 from trt_build.errors import DataError
 
 pytestmark = pytest.mark.ros

@@ -17,8 +17,9 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
 from gc_ros.node import ros_messages
+from gc_ros.stamps import NS
 from tests import toy
-from tests.gc_ros.node.harness import NAME, NS, Peer, Process, load_info, new_domain, running, wait_until
+from tests.gc_ros.node.harness import NAME, Peer, Process, load_info, new_domain, running, wait_until
 
 pytestmark = pytest.mark.ros
 PERIOD = NS // 8
@@ -111,7 +112,7 @@ def test_a_bad_image_is_refused_with_the_reason_and_good_ones_go_on(
         wait_until(lambda: node.node.count_publishers(camera.topic_name), "the camera")
         time.sleep(0.2)
         own = node.node._cameras[0]
-        wait_until(lambda: camera.publish(bad) or time.sleep(0.05) or own._refused, "a refusal")
+        wait_until(lambda: camera.publish(bad) or time.sleep(0.05) or own.refused, "a refusal")
         status = peer.wait_for_diagnostic("camera", says)
         assert status.level == ERROR and status.message.startswith("every image is refused: ")
         assert peer.state() == "active" and peer.activities == []
@@ -122,7 +123,7 @@ def test_a_bad_image_is_refused_with_the_reason_and_good_ones_go_on(
             camera.publish(make(pixels, header, *(() if compressed else ("rgb8",))))
             time.sleep(0.01)
         wait_until(lambda: peer.activities, "a message")
-        assert peer.activities[-1].frames_dropped == own._refused
+        assert peer.activities[-1].frames_dropped == own.refused
 
 
 @pytest.mark.parametrize("exit_on_failure", [False, True])

@@ -116,8 +116,13 @@ def test_sizes_beyond_the_limit_are_refused_before_memory_is_taken_for_them() ->
 
 def test_no_field_of_our_messages_or_of_an_image_becomes_a_path_or_a_module() -> None:
     """What comes from a topic goes through the modules below; none of them opens, imports or runs anything by name."""
-    recognition = ("intake", "sampler", "recognizer", "smoothing", "overlay")
-    names = ["media/images", "node/worker", "node/foxglove", *(f"recognition/{name}" for name in recognition)]
+    recognition = ("intake", "sampler", "recognizer", "turns", "batch", "smoothing", "overlay")
+    node = ("camera", "results", "inference", "graph", "foxglove")
+    names = [
+        "media/images",
+        *(f"node/{name}" for name in node),
+        *(f"recognition/{name}" for name in recognition),
+    ]
     for name in names:
         text = (ROOT / "gc_ros" / f"{name}.py").read_text()
         found = re.findall(

@@ -15,8 +15,9 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import SetBool, Trigger
 
 from gc_ros.node import ros_messages
+from gc_ros.stamps import NS
 from tests import toy
-from tests.gc_ros.node.harness import NAME, NS, Peer, load_info, running, wait_until
+from tests.gc_ros.node.harness import NAME, Peer, load_info, running, wait_until
 
 pytestmark = pytest.mark.ros
 PERIOD = NS // 8  # the toys' sampling rate: every frame is sampled
@@ -190,9 +191,9 @@ def test_the_overlay_is_drawn_only_while_somebody_watches_and_announces_the_onse
             time.sleep(0.005)
         wait_until(lambda: peer.activities, "a message")
         camera = node.node._cameras[0]
-        assert not camera._watched, "images are kept though nobody watches"
+        assert not camera.results._watched, "images are kept though nobody watches"
         peer.node.create_subscription(Image, f"{NAME}/debug/image", pictures.append, 1)
-        wait_until(lambda: camera._debug.get_subscription_count(), "the watcher")
+        wait_until(lambda: camera.results._debug.get_subscription_count(), "the watcher")
         for number in range(8, 16):
             peer.publish(blue, NS + number * PERIOD)
             time.sleep(0.02)

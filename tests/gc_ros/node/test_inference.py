@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from gc_ros.node.worker import Worker
+from gc_ros.node.inference import InferenceThread
 
 
 class Bench:
-    """A worker whose work waits for the test."""
+    """A thread whose work waits for the test."""
 
     def __init__(self) -> None:
         self.begun, self.go = threading.Semaphore(0), threading.Semaphore(0)
         self.done = threading.Semaphore(0)
         self.seen: list[dict[Any, Any]] = []
         self.errors: list[Exception] = []
-        self.worker = Worker(self.work, self.fail)
+        self.thread = InferenceThread(self.work, self.fail)
 
     def work(self, items: Any) -> None:
         self.begun.release()
@@ -40,15 +40,15 @@ def bench() -> Any:
     yield bench
     for _ in range(10):
         bench.go.release()
-    assert bench.worker.stop(5)
+    assert bench.thread.stop(5)
 
 
 def test_what_waits_is_replaced_by_the_newest_of_the_same_camera(bench: Bench) -> None:
-    bench.worker.submit("front", 1)
+    bench.thread.submit("front", 1)
     assert bench.begun.acquire(timeout=5)
     for number in (2, 3, 4):
-        bench.worker.submit("front", number)
-    bench.worker.submit("left", 9)
+        bench.thread.submit("front", number)
+    bench.thread.submit("left", 9)
     bench.go.release()
     bench.go.release()
     for _ in range(2):
@@ -58,27 +58,27 @@ def test_what_waits_is_replaced_by_the_newest_of_the_same_camera(bench: Bench) -
 
 def test_a_failure_is_reported_and_the_next_item_is_worked_on(bench: Bench) -> None:
     bench.go.release()
-    bench.worker.submit("front", "bad")
+    bench.thread.submit("front", "bad")
     assert bench.done.acquire(timeout=5)
     bench.go.release()
-    bench.worker.submit("front", "good")
+    bench.thread.submit("front", "good")
     assert bench.done.acquire(timeout=5)
     assert [str(error) for error in bench.errors] == ["bad item"]
 
 
 def test_stopping_does_not_wait_for_a_call_that_hangs(bench: Bench) -> None:
-    bench.worker.submit("front", 1)
+    bench.thread.submit("front", 1)
     assert bench.begun.acquire(timeout=5)
-    assert bench.worker.busy_s >= 0
-    assert not bench.worker.stop(0.05)
-    bench.worker.submit("front", 2)
+    assert bench.thread.busy_s >= 0
+    assert not bench.thread.stop(0.05)
+    bench.thread.submit("front", 2)
     bench.go.release()
-    assert bench.worker.stop(5)
+    assert bench.thread.stop(5)
     assert bench.seen == [{"front": 1}], "nothing is taken after stop"
 
 
-def test_an_idle_worker_is_not_busy() -> None:
+def test_an_idle_thread_is_not_busy() -> None:
     ended: list[Callable[..., Any]] = []
-    worker = Worker(lambda items: None, lambda error: None)
-    assert worker.busy_s == 0 and ended == []
-    assert worker.stop(5)
+    thread = InferenceThread(lambda items: None, lambda error: None)
+    assert thread.busy_s == 0 and ended == []
+    assert thread.stop(5)

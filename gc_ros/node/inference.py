@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inference beside the executor: a thread with one slot a camera, and the engine with all cameras on it.
+
+What arrives while a call runs replaces what waits. So the image callback never waits, the newest window wins, and the
+age of a result stays bounded by one inference.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+from gc_ros.node.camera import Camera
+from gc_ros.node.results import Job
+from gc_ros.recognition.batch import Batch
+from trt_build.engine import Engine
+
+
+class InferenceThread:
+    """A thread that calls `work` with everything that waits, the newest item of each key.
+
+    work: gets {key: item}. Where it returns True it is not done and is called again at once, with what has arrived
+        meanwhile, be that nothing.
+    failed: gets an exception of `work`; the thread lives on.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Mapping[Hashable, Any]], bool | None],
+        failed: Callable[[Exception], None],
+        name: str = "inference",
+    ) -> None:
+        self._work, self._failed = work, failed
+        self._condition = threading.Condition()
+        self._waiting: dict[Hashable, Any] = {}
+        self._stopping = False
+        self._since: float | None = None
+        # A daemon: a hanging engine must not keep the process alive.
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, key: Hashable, item: Any) -> None:
+        """Hand over an item; a waiting one of the same key is forgotten."""
+        with self._condition:
+            if not self._stopping:
+                self._waiting[key] = item
+                self._condition.notify()
+
+    @property
+    def busy_s(self) -> float:
+        """How long the present call of `work` has been running, seconds; 0 when idle."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def stop(self, timeout_s: float) -> bool:
+        """Forget what waits, let the running call end; False when it has not ended after `timeout_s` seconds."""
+        with self._condition:
+            self._stopping = True
+            self._waiting.clear()
+            self._condition.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        more: bool | None = False
+        while True:
+            with self._condition:
+                while not self._waiting and not self._stopping and not more:
+                    self._condition.wait()
+                if self._stopping:
+                    return
+                items, self._waiting = self._waiting, {}
+            self._since = time.monotonic()
+            more = False
+            try:
+                more = self._work(items)
+            except Exception as error:
+                self._failed(error)
+            finally:
+                self._since = None
+
+
+class Inference:
+    """The engine at work for the cameras, from activation to deactivation.
+
+    failed: called in the inference thread with an error and the cameras whose results it cost.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        cameras: Sequence[Camera],
+        failed: Callable[[Exception, Sequence[Camera]], None],
+    ) -> None:
+        self._cameras = {camera.name: camera for camera in cameras}
+        self._failed = failed
+        self._batch = Batch(engine, {camera.name: camera.recognizer for camera in cameras})
+        self._stopped = False
+        self._thread = InferenceThread(self._infer, self._on_engine_error)
+
+    def submit(self, name: str, job: Job) -> None:
+        """Work of the camera of this name; what still waits of it is overtaken."""
+        self._thread.submit(name, job)
+
+    @property
+    def busy_s(self) -> float:
+        """How long the present engine call has been running, seconds; 0 when idle."""
+        return self._thread.busy_s
+
+    def stop(self, timeout_s: float) -> bool:
+        """Publish nothing more; False when a running call has not ended after `timeout_s` seconds."""
+        # A thread that hangs and is abandoned may come back later: nothing it finds counts then.
+        self._stopped = True
+        return self._thread.stop(timeout_s)
+
+    def _infer(self, jobs: Mapping[Any, Job]) -> bool:
+        """One engine call and its results; whether it must be called again at once."""
+        for name, job in jobs.items():
+            self._batch.add(name, job.window, job)
+        for outcome in self._batch.run():
+            if self._stopped:
+                return False
+            camera = self._cameras[outcome.key]
+            if outcome.error is not None:
+                self._failed(outcome.error, [camera])
+                continue
+            camera.failures_in_row = 0
+            if outcome.activity is not None:
+                camera.results.publish(outcome.activity, outcome.ticket, outcome.began)
+        return self._batch.pending
+
+    def _on_engine_error(self, error: Exception) -> None:
+        """A whole engine call failed; nothing of it was published."""
+        if not self._stopped:
+            self._failed(error, list(self._cameras.values()))

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a configured node holds, from configuration to clean-up: the bundle, its engine, and the cameras on it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rclpy.lifecycle import LifecycleNode
+
+from gc_ros.node import ros_messages
+from gc_ros.node.camera import Camera
+from gc_ros.node.results import Job
+from gc_ros.node.ros_messages import gc_msg
+from gc_ros.node.settings import Settings
+from gc_ros.recognition.recognizer import Recognizer
+from trt_build.bundle import load_bundle
+from trt_build.engine import Engine, zeros
+from trt_build.errors import BundleError
+
+OpenEngine = Callable[..., Engine]
+
+
+class Model:
+    """Loads the bundle that the settings name, opens its engine and runs it once.
+
+    submit: hands a camera's work to the inference thread. Raises GlimpseError, or what the engine raises; nothing
+    stays open then.
+    """
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        settings: Settings,
+        open_engine: OpenEngine,
+        submit: Callable[[str, Job], None],
+    ) -> None:
+        self._node, self._settings = node, settings
+        self.cameras: list[Camera] = []
+        self.abandoned = False  # a run of this engine never came back
+        if not settings["bundle"]:
+            raise BundleError(
+                "no bundle given; start with --ros-args -p bundle:=PATH (make one: trt-build export)"
+            )
+        bundle = load_bundle(settings["bundle"])
+        self.info = bundle.info
+        self._mode = self.info.default_mode if settings["mode"] == "auto" else settings["mode"]
+        began = time.perf_counter()
+        self.engine = open_engine(
+            bundle,
+            self._mode,
+            backend=settings["backend"],
+            batch=len(settings["cameras"]),
+            threads=settings["threads"] or None,
+            device=settings["device"],
+            precision=settings["precision"],
+            engine_policy=settings["engine_policy"],
+            # A build takes minutes; a node that is silent for so long looks dead.
+            say=lambda line: node.get_logger().info(f"building the engine: {line}"),
+        )
+        self._label_info = node.create_publisher(gc_msg.LabelInfo, "~/label_info", ros_messages.LATCHED)
+        try:
+            # The first run allocates and tunes: better now than with the first window.
+            self.engine.run(zeros(self.engine.inputs, self.engine.batch))
+            self.engine.reset()
+            opened_s = time.perf_counter() - began
+            # The cameras share the engine as rows of its batch, one slot each.
+            for slot, name in enumerate(settings["cameras"]):
+                recognizer = Recognizer(
+                    bundle,
+                    self.engine,
+                    slot=slot,
+                    mode=self._mode,
+                    stride=settings["stride"],
+                    top_k=settings["top_k"],
+                    smoothing=settings.smoothing(),
+                    max_frame_gap_s=settings["max_frame_gap_s"] or None,
+                    unknown_threshold=settings.unknown_threshold(self.info),
+                    owns_engine=False,
+                )
+                self.cameras.append(Camera(node, name, recognizer, submit, settings.__getitem__))
+            self._publish_label_info()
+        except Exception:
+            self.close()
+            raise
+        info = self.info
+        node.get_logger().info(
+            f"{info.model_id}: {len(info.labels)} activities, mode {self._mode}, "
+            f"{info.T} frames at {info.rate_hz:g} Hz ({info.window_s:.2f} s a window); "
+            f"{self.engine.description}, ready in {opened_s:.1f} s"
+        )
+
+    def apply_settings(self, told: bool) -> None:
+        """Parameters have changed. told: one of those that ~/label_info repeats."""
+        for camera in self.cameras:
+            camera.recognizer.top_k = self._settings["top_k"]
+            camera.recognizer.unknown_threshold = self._settings.unknown_threshold(self.info)
+            camera.recognizer.smoothing = self._settings.smoothing()
+        if told:
+            self._publish_label_info()
+
+    def _publish_label_info(self) -> None:
+        self._label_info.publish(
+            ros_messages.to_label_info(
+                self.info,
+                self._mode,
+                int(self._node.get_clock().now().nanoseconds),
+                self._settings.unknown_threshold(self.info),
+                self._settings["onset_threshold"],
+                self._settings["offset_threshold"],
+            )
+        )
+
+    def close(self) -> None:
+        """Remove the publishers, close the engine. The cameras must have stopped."""
+        for camera in self.cameras:
+            camera.destroy()
+        self.cameras = []
+        self._node.destroy_publisher(self._label_info)
+        if not self.abandoned:  # closing under a running call would crash or block
+            self.engine.close()

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the node publishes about one camera: activities, events, the overlay, and their times.
+
+`publish` runs in the inference thread after the engine; events of a break come from the image callback.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rclpy.lifecycle import LifecycleNode
+
+from gc_ros.media.images import Picture
+from gc_ros.node import foxglove, ros_messages
+from gc_ros.node.diagnostics import Latencies
+from gc_ros.node.ros_messages import LATCHED, CompressedImage, Image, gc_msg
+from gc_ros.recognition import overlay
+from gc_ros.recognition.activity import Activity
+from gc_ros.recognition.intake import Window
+from gc_ros.recognition.smoothing import ActivityEvent
+from gc_ros.stamps import NS
+
+_WATCHED = 16  # images kept for the overlay, while somebody watches
+
+
+@dataclass(frozen=True)
+class Job:
+    """Work for the inference thread."""
+
+    window: Window
+    decode_s: float
+    began: float  # time.perf_counter at the image callback
+
+
+class Results:
+    """Publishers of one camera.
+
+    prefix: of its topics below the node's name, "" or "front/". setting: the value of a parameter of the node.
+    refused: how many images never reached the recogniser.
+    """
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        prefix: str,
+        model_id: str,
+        setting: Callable[[str], Any],
+        refused: Callable[[], int],
+    ) -> None:
+        self._node, self._model_id, self._setting, self._refused = node, model_id, setting, refused
+        self._publishers: list[Any] = []
+        self._activity = self._create(gc_msg.Activity, f"~/{prefix}activity", 10)
+        self._events = self._create(gc_msg.ActivityEvent, f"~/{prefix}events", LATCHED)
+        self._debug = self._create(Image, f"~/{prefix}debug/image", 1)
+        self._debug_jpeg = self._create(CompressedImage, f"~/{prefix}debug/image/compressed", 1)
+        # Published where the package of their message is installed.
+        self._classification = self._create(
+            ros_messages.classification_type(), f"~/{prefix}classification", 10
+        )
+        self._annotations = self._create(foxglove.annotations_type(), f"~/{prefix}annotations", 10)
+        self._watched: OrderedDict[int, tuple[np.ndarray, bool]] = OrderedDict()
+        self._banner = overlay.Banner()
+        self.latencies = Latencies()
+        self.frame_id = ""  # of the newest image
+
+    def _create(self, message_type: Any, topic: str, qos: Any) -> Any:
+        if message_type is None:
+            return None
+        publisher = self._node.create_publisher(message_type, topic, qos)
+        self._publishers.append(publisher)
+        return publisher
+
+    def destroy(self) -> None:
+        """Remove the publishers from the graph."""
+        for publisher in self._publishers:
+            self._node.destroy_publisher(publisher)
+        self._publishers.clear()
+
+    def publish(self, activity: Activity, job: Job, began: float) -> None:
+        """All messages of a result. began: time.perf_counter before its first engine call."""
+        queue_s = began - job.began
+        now_ns = int(self._node.get_clock().now().nanoseconds)
+        age_s = (now_ns - activity.stamp_ns) / NS if now_ns else math.nan
+        max_age_s = self._setting("max_age_s")
+        self._activity.publish(
+            ros_messages.to_activity(
+                activity,
+                self.frame_id,
+                late=bool(max_age_s) and age_s > max_age_s,
+                age_s=age_s,
+                decode_s=job.decode_s,
+                queue_s=queue_s,
+                refused=self._refused(),
+            )
+        )
+        self.publish_events(activity.events, activity.stamp_ns)
+        if self._classification is not None:
+            self._classification.publish(ros_messages.to_classification(activity, self.frame_id))
+        self.latencies.add(
+            age=age_s,
+            decode=job.decode_s,
+            preprocess=activity.preprocess_s,
+            queue=queue_s,
+            inference=activity.inference_s,
+        )
+        if self._annotations is not None and self._annotations.get_subscription_count():
+            event = self._banner.at(activity.stamp_ns)
+            stamp = ros_messages.to_time(activity.stamp_ns)
+            self._annotations.publish(foxglove.to_annotations(activity, stamp, event))
+        self._draw(activity)
+
+    def publish_events(self, events: list[ActivityEvent], decided_ns: int | None) -> None:
+        """Onsets and offsets. decided_ns: stamp of the frame that decided them; None: each event's own."""
+        if not self._node.context.ok():  # the process ends: nobody can be told
+            return
+        for event in events:
+            decided = event.stamp_ns if decided_ns is None else decided_ns
+            self._events.publish(ros_messages.to_event(event, decided, self.frame_id, self._model_id))
+        if events:
+            self._banner.add(events, decided)
+
+    # -- the overlay -----------------------------------------------------------------------------------------
+
+    @property
+    def _debug_wanted(self) -> bool:
+        return bool(self._debug.get_subscription_count() or self._debug_jpeg.get_subscription_count())
+
+    def watch(self, picture: Picture, stamp_ns: int) -> None:
+        """Keep an image for the overlay while somebody subscribes to it."""
+        if not picture.ready or not self._debug_wanted:
+            return
+        self._watched[stamp_ns] = (picture.pixels(), picture.bgr)
+        while len(self._watched) > _WATCHED:
+            self._watched.popitem(last=False)
+
+    def forget(self) -> None:
+        """Drop the images kept for the overlay."""
+        self._watched.clear()
+
+    def _draw(self, activity: Activity) -> None:
+        watched = self._watched.pop(activity.stamp_ns, None)
+        if watched is None:
+            return
+        image, bgr = watched
+        picture = overlay.draw(
+            np.ascontiguousarray(image[..., ::-1] if bgr else image),
+            activity,
+            activity.assignment,
+            event=self._banner.at(activity.stamp_ns),
+        )
+        header = ros_messages.to_header(activity.stamp_ns, self.frame_id)
+        if self._debug.get_subscription_count():
+            self._debug.publish(ros_messages.to_image(picture, header, "rgb8"))
+        if self._debug_jpeg.get_subscription_count():
+            self._debug_jpeg.publish(ros_messages.to_compressed(picture, header))

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node's parameters at run time: declared from the table in `parameters`, checked, and held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.lifecycle import LifecycleNode
+
+from gc_ros.node import ros_messages
+from gc_ros.node.parameters import BY_NAME, PARAMETERS, Parameter, refuse_all
+from gc_ros.recognition.smoothing import Smoothing
+from trt_build.bundle import Bundle
+
+# What ~/label_info repeats of the parameters.
+_TOLD = ("unknown_threshold", "onset_threshold", "offset_threshold")
+
+
+class Settings:
+    """Declares every parameter on the node and keeps their values.
+
+    configured: whether the node is; some parameters must not change then. changed: called after values have changed,
+    with whether ~/label_info repeats one of them.
+    """
+
+    def __init__(
+        self, node: LifecycleNode, configured: Callable[[], bool], changed: Callable[[bool], None]
+    ) -> None:
+        self._values: dict[str, Any] = {}
+        self._configured, self._changed = configured, changed
+        self._declared = False
+        node.add_on_set_parameters_callback(self._validate)
+        # Humble has no post-set callback; there _validate applies what it has accepted.
+        self._has_post_set = hasattr(node, "add_post_set_parameters_callback")
+        for parameter in PARAMETERS:
+            default = parameter.default
+            declared = node.declare_parameter(
+                parameter.name,
+                list(default) if isinstance(default, tuple) else default,
+                ros_messages.to_descriptor(parameter),
+            )
+            self._values[parameter.name] = _as(parameter, declared.value)
+        self._declared = True
+        if self._has_post_set:
+            node.add_post_set_parameters_callback(self._apply)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def unknown_threshold(self, info: Bundle) -> float:
+        """The score below which the status is unknown: the parameter's, or the bundle's."""
+        value = self._values["unknown_threshold"]
+        return float(value if value >= 0 else info.calibration.unknown_threshold)
+
+    def smoothing(self) -> Smoothing:
+        """How scores become events."""
+        names = ("smoothing_tau_s", "onset_threshold", "offset_threshold", "min_duration_s")
+        return Smoothing(*(self._values[name] for name in names))
+
+    def _validate(self, parameters: list[Any]) -> SetParametersResult:
+        changes = {p.name: p.value for p in parameters}
+        reason = refuse_all(changes, self._values, configured=self._configured())
+        if reason is None and not self._has_post_set:
+            self._apply(parameters)
+        return SetParametersResult(successful=reason is None, reason=reason or "")
+
+    def _apply(self, parameters: list[Any]) -> None:
+        before = dict(self._values)
+        for parameter in parameters:
+            if parameter.name in BY_NAME:
+                self._values[parameter.name] = _as(BY_NAME[parameter.name], parameter.value)
+        if self._declared:
+            self._changed(any(before[name] != self._values[name] for name in _TOLD))
+
+
+def _as(parameter: Parameter, value: Any) -> Any:
+    if isinstance(parameter.default, float):
+        return float(value)
+    return tuple(value) if isinstance(parameter.default, tuple) else value
