@@ -22,6 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from gc_ros.media import coded
 from trt_build.bundle import Preprocess
 from trt_build.errors import ImageError
 from trt_build.preprocess import check_image, model_input
@@ -243,16 +244,22 @@ def _compressed_picture(message: Any) -> Picture:
     if size < 12:
         raise _Refused(f"compressed image of {size} bytes")
     data = memoryview(message.data).cast("B")
-    if bytes(data[:8]) == b"\x89PNG\r\n\x1a\n":
-        width, height = _png_size(data)
-    elif bytes(data[:3]) == b"\xff\xd8\xff":
-        width, height = _jpeg_size(data)
-    else:
-        raise _Refused(f"compressed image is neither JPEG nor PNG (format {ascii(form)[:60]})")
-    _check_size(width, height)
+    try:
+        if bytes(data[:8]) == coded.PNG:
+            width, height = coded.png_size(data)
+            _check_size(width, height)
+            end = coded.png_length(data)
+        elif bytes(data[:3]) == coded.JPEG:
+            width, height, end = coded.jpeg_extent(data)
+            _check_size(width, height)
+        else:
+            raise _Refused(f"compressed image is neither JPEG nor PNG (format {ascii(form)[:60]})")
+    except ValueError as error:
+        raise _Refused(str(error)) from None
     if width * height > size * MAX_PIXELS_PER_BYTE:  # a few bytes must not cost a buffer of gigabytes
         raise _Refused(f"compressed image of {size} bytes claims {width}x{height} pixels")
-    return Picture(width, height, True, lambda: _decompress(data))
+    # Drivers hand over whole buffers: what is behind the end mark is not part of the image.
+    return Picture(width, height, True, lambda: _decompress(data[:end]))
 
 
 def _decompress(data: memoryview) -> np.ndarray:
@@ -261,34 +268,6 @@ def _decompress(data: memoryview) -> np.ndarray:
     if image is None:
         raise _Refused("compressed image is corrupt")
     return image
-
-
-def _png_size(data: memoryview) -> tuple[int, int]:
-    # OpenCV fills what is missing of a truncated file with zeros or grey and says nothing: look for the end mark.
-    if bytes(data[12:16]) != b"IHDR" or b"IEND" not in bytes(data[-64:]):
-        raise _Refused("PNG image is truncated or corrupt")
-    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-
-
-def _jpeg_size(data: memoryview) -> tuple[int, int]:
-    """Width and height from the start-of-frame segment, and a check that the end mark is there."""
-    if b"\xff\xd9" not in bytes(data[-64:]):
-        raise _Refused("JPEG image is truncated")
-    at = 2
-    while at + 9 < len(data):
-        if data[at] != 0xFF:
-            break
-        kind = data[at + 1]
-        if kind == 0xFF:  # fill byte
-            at += 1
-            continue
-        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
-            return int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
-        length = int.from_bytes(data[at + 2 : at + 4], "big")
-        if kind == 0xDA or length < 2:
-            break
-        at += 2 + length
-    raise _Refused("JPEG image is corrupt: no frame header")
 
 
 def _one_line(error: Exception) -> str:
