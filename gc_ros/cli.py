@@ -247,7 +247,7 @@ def make_bag_command(
 
         def step(clip: Any) -> None:
             nonlocal started
-            bar.update(task, advance=1 if started else 0, description=clip.path.name)
+            bar.update(task, advance=1 if started else 0, description=clip.name)
             started = True
 
         summary = make_bag(

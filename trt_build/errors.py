@@ -12,7 +12,9 @@ class GlimpseError(Exception):
 
     def __init__(self, message: str) -> None:
         # Ours often quote messages of other libraries: the promise of one line is kept here, once.
-        super().__init__(" ".join(message.split()))
+        # A file name that is not UTF-8 must not break the terminal or the report that shows it.
+        text = message.encode("utf-8", "backslashreplace").decode()
+        super().__init__(" ".join(text.split()))
 
 
 class BundleError(GlimpseError):

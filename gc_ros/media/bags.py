@@ -23,6 +23,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from gc_ros.media.clips import Clip, find_clips
 from gc_ros.media.images import Refusal, decode
+from gc_ros.media.kinds import printable
 from gc_ros.media.recording import Recording
 from gc_ros.media.video import read_video
 from gc_ros.stamps import NS
@@ -96,7 +97,7 @@ def make_bag(
             for start, end, clip in rows:
                 # To the nanosecond: rounded to less, a clip's last image would lie behind its end.
                 seconds = (f"{(stamp - START_NS) / NS:.9f}" for stamp in (start, end))
-                writer.writerow([*seconds, clip.label, clip.path.name])
+                writer.writerow([*seconds, clip.label, printable(clip.path.name)])
     except BaseException as error:
         shutil.rmtree(out, ignore_errors=True)
         truth.unlink(missing_ok=True)

@@ -19,10 +19,10 @@ from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_
 
 from gc_ros.media import kinds
 from gc_ros.media.recording import mcap, ros1, sqlite
-from gc_ros.media.recording.storage import ROS1, Connection, Storage, expand, one_line, zstd
+from gc_ros.media.recording.storage import CDR, ROS1, Connection, Storage, expand, one_line, zstd
 from trt_build.errors import DataError
 
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_ZSTD_MAGIC, _CDR_HEAD = b"\x28\xb5\x2f\xfd", b"\0\1"  # little-endian
 _KINDS: dict[str, Any] = {".mcap": mcap.McapFile, ".db3": sqlite.SqliteFile, ".bag": ros1.Ros1File}
 _MAGIC = {mcap.MAGIC[:6]: ".mcap", b"SQLite": ".db3", b"#ROSBA": ".bag"}
 # A compressed file may hold this many times its size; images that are worth recording shrink by far less.
@@ -207,18 +207,23 @@ class Recording:
         for file in self._files:
             for topic, log_ns, data in file.messages(topics):
                 connection = self._connections[topic]
-                store = self._store(connection.serialisation)
                 try:
                     if bytes(data[:4]) == _ZSTD_MAGIC:  # compression_mode: message; CDR begins with two zeros
                         data = expand(data)
-                    if connection.serialisation == ROS1:
-                        message = store.deserialize_ros1(data, connection.msgtype)
-                    else:
-                        message = store.deserialize_cdr(data, connection.msgtype)
+                    message = self._deserialised(data, connection)
                 except Exception as error:
                     self.damage.append(f"a message on {topic} at {log_ns} ns: {one_line(error)}")
                     continue
                 yield Message(topic, connection.msgtype, log_ns, message)
+
+    def _deserialised(self, data: Any, connection: Connection) -> Any:
+        if connection.serialisation == ROS1:
+            try:
+                return self._store(ROS1).deserialize_ros1(data, connection.msgtype)
+            except Exception:
+                if bytes(data[:2]) != _CDR_HEAD:
+                    raise  # else CDR under the wrong name, as some converters leave it
+        return self._store(CDR).deserialize_cdr(data, connection.msgtype)
 
     def close(self) -> None:
         """Close all files."""
