@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The package built by colcon, as on a robot: from a workspace and from its own root."""
+"""The package built and tested by colcon, as on a robot: from a workspace and from its own root."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("msg", "gc_model", "trt_build", "gc_ros", "scripts", "launch", "config", "cmake")
+PARTS = ("msg", "gc_model", "trt_build", "gc_ros", "scripts", "launch", "config", "cmake", "bundles", "tests")
+GROUPS = ("trt_build", "gc_ros_media", "gc_ros_recognition", "gc_ros_evaluation", "gc_ros_node", "launch")
 FILES = ("package.xml", "CMakeLists.txt", "setup.py", "pyproject.toml", "LICENSE")
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
@@ -67,3 +69,22 @@ def test_colcon_builds_and_its_setup_file_gives_modules_and_executable(place: st
     run = f"source {install / 'setup.bash'} && {programs / 'activity_node'} --help"
     usage = subprocess.run(["bash", "-c", run], cwd="/", env=env, capture_output=True, text=True)
     assert usage.returncode == 0 and "usage: activity_node" in usage.stdout, usage.stderr
+    if place != ".":
+        check_colcon_test(colcon, tmp_path, env)
+
+
+def check_colcon_test(colcon: str, workspace: Path, env: dict[str, str]) -> None:
+    """`colcon test` in a workspace that has been built: its groups of tests, and one of them run."""
+    build = workspace / "build" / "glimpse_clouds"
+    listed = subprocess.run(["ctest", "-N"], cwd=build, env=env, capture_output=True, text=True)
+    assert set(re.findall(r"Test +#\d+: (\w+)", listed.stdout)) == set(GROUPS), listed.stdout
+    # One group is enough: this suite runs the tests of all of them.
+    command = [colcon, "test", "--event-handlers", "console_direct+", "--ctest-args", "-V", "-R", "^launch$"]
+    done = subprocess.run(command, cwd=workspace, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "configfile: tests/colcon.ini" in done.stdout and " deselected" in done.stdout
+    results = [colcon, "test-result", "--verbose"]
+    summary = subprocess.run(results, cwd=workspace, env=env, capture_output=True, text=True)
+    assert summary.returncode == 0, summary.stdout
+    count = re.search(r"Summary: (\d+) tests, 0 errors, 0 failures", summary.stdout)
+    assert count and int(count[1]) > 20, summary.stdout
