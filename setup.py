@@ -38,6 +38,7 @@ JOINTS = ["mediapipe>=0.10.14,<=0.10.21; python_version < '3.13'"]
 DASK = ["distributed>=2024.1"]
 DEV = [
     "pytest>=8",
+    "pytest-cov>=5",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.5",
     "hypothesis>=6.100",
