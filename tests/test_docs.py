@@ -71,3 +71,40 @@ def test_the_changelog_has_the_form_of_rep_132_and_names_this_version() -> None:
     headings = [a for a, b in itertools.pairwise(lines) if b and set(b) == {"-"} and len(b) == len(a)]
     version = ElementTree.parse(ROOT / "package.xml").getroot().findtext("version")
     assert headings[0] == "Forthcoming" and version in headings
+
+
+def test_the_upgrading_page_leads_from_modules_that_are_gone_to_modules_that_are_there() -> None:
+    def modules(cell: str) -> list[str]:
+        """The modules of a cell; `d` after `a.b.c` is a.b.d."""
+        found: list[str] = []
+        for name in re.findall(r"`([\w.]+)`", cell):
+            found.append(name if "." in name else f"{found[-1].rpartition('.')[0]}.{name}")
+        return found
+
+    def exists(module: str) -> bool:
+        path = ROOT / module.replace(".", "/")
+        return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+    rows = [
+        line.split("|")[1:3]
+        for line in (ROOT / "docs" / "upgrading.md").read_text().splitlines()
+        if "|" in line
+    ]
+    moved = [(modules(before), modules(now)) for before, now in rows[2:]]
+    assert len(moved) > 20
+    for before, now in moved:
+        for module in now:
+            assert exists(module), module
+        # What is still there stands on both sides, but for two modules whose names are folders now, and a command.
+        for module in set(before) - set(now) - {"gc_ros.node", "gc_model.training", "gc_ros.security"}:
+            assert not exists(module), module
+
+
+def test_every_file_that_contributing_names_exists() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = set(
+        re.findall(r"`((?:gc_model|gc_ros|trt_build|tests|config|docs|requirements)/[\w./-]+)`", text)
+    )
+    assert len(named) > 20
+    for name in named:
+        assert (ROOT / name).exists(), name
