@@ -7,14 +7,12 @@ ros2 launch glimpse_clouds activity.launch.py --show-args
 """
 
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument
-from launch.substitutions import LaunchConfiguration
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
 
-from gc_ros.node.launching import fast_dds, live_arguments, live_node, node_arguments
+from gc_ros.node.launching import argument, live_arguments, live_node, node_arguments
 
 
 def generate_launch_description():
-    image = LaunchConfiguration("image")
     return LaunchDescription(
         [
             DeclareLaunchArgument(
@@ -22,7 +20,11 @@ def generate_launch_description():
             ),
             *node_arguments(),
             *live_arguments(),
-            fast_dds(),
-            *live_node({}, [("image", image), ("image/compressed", [image, "/compressed"])]),
+            OpaqueFunction(function=_node),
         ]
     )
+
+
+def _node(context):
+    image = argument(context, "image")
+    return live_node(context, {}, [("image", image), ("image/compressed", f"{image}/compressed")])

@@ -8,45 +8,29 @@ and writes the report. Ends with exit code 1 when the node, the player or the ev
 """
 
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, ExecuteProcess, RegisterEventHandler, Shutdown
+from launch.actions import (
+    DeclareLaunchArgument,
+    ExecuteProcess,
+    OpaqueFunction,
+    RegisterEventHandler,
+    Shutdown,
+)
 from launch.event_handlers import OnProcessExit
-from launch.substitutions import LaunchConfiguration, PythonExpression
 from launch_ros.substitutions import ExecutableInPackage
 
-from gc_ros.node.launching import PACKAGE, activity_node, check, fast_dds, node_arguments, switch
+from gc_ros.node.launching import (
+    PACKAGE,
+    activity_node,
+    argument,
+    check,
+    node_arguments,
+    profile,
+    switch,
+    truth,
+)
 
 
 def generate_launch_description():
-    bag, topic = LaunchConfiguration("bag"), LaunchConfiguration("topic")
-    compressed = ["'/compressed' if '", LaunchConfiguration("image_transport"), "' == 'compressed' else ''"]
-    recorded = ["--topic", [topic, PythonExpression(compressed)]]
-    speed = ["--rate", LaunchConfiguration("rate"), "--stamps", LaunchConfiguration("stamps")]
-    play = _gc_ros("play", bag, *recorded, *speed)
-    report = ["--bundle", LaunchConfiguration("bundle"), "--out", LaunchConfiguration("out")]
-    truth = ["--truth", LaunchConfiguration("truth")]
-    node = activity_node(
-        # Recorded stamps are as old as the bag. A failure ends the launch: there is nobody to repair it.
-        {"max_age_s": 0.0, "exit_on_failure": True},
-        [("image", topic), ("image/compressed", [topic, "/compressed"])],
-    )
-
-    def played(event, context):
-        check("the player", event, context)
-        if LaunchConfiguration("evaluate").perform(context) != "true":
-            return [Shutdown(reason="the bag has been played")]
-        least = LaunchConfiguration("min_accuracy").perform(context)
-        bound = ["--min-accuracy", least] if least else []
-        evaluate = _gc_ros("evaluate", bag, *recorded, *report, *truth, *bound)
-        return [RegisterEventHandler(OnProcessExit(target_action=evaluate, on_exit=evaluated)), evaluate]
-
-    def evaluated(event, context):
-        check("the evaluation", event, context)
-        return [Shutdown(reason="the bag has been evaluated")]
-
-    def gone(event, context):
-        check("the node", event, context)
-        return [Shutdown(reason="the node has ended")]
-
     return LaunchDescription(
         [
             DeclareLaunchArgument("bag", description="Bag directory, .mcap, .db3 or ROS 1 .bag."),
@@ -75,17 +59,57 @@ def generate_launch_description():
                 description="End with exit code 1 below this share of windows, as 0.8; empty: no bound.",
             ),
             *node_arguments(),
-            fast_dds(),
-            RegisterEventHandler(OnProcessExit(target_action=node, on_exit=gone)),
-            RegisterEventHandler(OnProcessExit(target_action=play, on_exit=played)),
-            node,
-            play,
+            OpaqueFunction(function=_play_and_evaluate),
         ]
     )
 
 
-def _gc_ros(*arguments):
+def _play_and_evaluate(context):
+    bag, topic = argument(context, "bag"), argument(context, "topic")
+    compressed = "/compressed" if argument(context, "image_transport") == "compressed" else ""
+    recorded = ["--topic", f"{topic}{compressed}"]
+    speed = ["--rate", argument(context, "rate"), "--stamps", argument(context, "stamps")]
+    play = _gc_ros(context, "play", bag, *recorded, *speed)
+    report = ["--bundle", argument(context, "bundle"), "--out", argument(context, "out")]
+    report += ["--truth", argument(context, "truth")]
+    if argument(context, "min_accuracy"):
+        report += ["--min-accuracy", argument(context, "min_accuracy")]
+    evaluate = _gc_ros(context, "evaluate", bag, *recorded, *report) if truth(context, "evaluate") else None
+    node = activity_node(
+        context,
+        # Recorded stamps are as old as the bag. A failure ends the launch: there is nobody to repair it.
+        {"max_age_s": 0.0, "exit_on_failure": True},
+        [("image", topic), ("image/compressed", f"{topic}/compressed")],
+    )
+
+    def played(event, context):
+        check("the player", event, context)
+        if evaluate is None:
+            return _end(context, "the bag has been played")
+        return None if context.is_shutdown else [evaluate]
+
+    def evaluated(event, context):
+        check("the evaluation", event, context)
+        return _end(context, "the bag has been evaluated")
+
+    def gone(event, context):
+        check("the node", event, context)
+        return _end(context, "the node has ended")
+
+    ends = [(node, gone), (play, played)] + ([(evaluate, evaluated)] if evaluate else [])
+    handlers = [RegisterEventHandler(OnProcessExit(target_action=p, on_exit=on_exit)) for p, on_exit in ends]
+    return [*handlers, node, play]
+
+
+def _end(context, reason):
+    # The shutdown ends the other processes, whose handlers come here too: a second one is an error of the launch.
+    return None if context.is_shutdown else [Shutdown(reason=reason)]
+
+
+def _gc_ros(context, *arguments):
     # No launch_ros Node: that would append --ros-args, and these are no nodes with parameters.
     return ExecuteProcess(
-        cmd=[ExecutableInPackage(executable="gc-ros", package=PACKAGE), *arguments], output="screen"
+        cmd=[ExecutableInPackage(executable="gc-ros", package=PACKAGE), *arguments],
+        output="screen",
+        additional_env=profile(context),
     )

@@ -11,10 +11,10 @@ from typing import List  # noqa: UP035  (launch_ros compares with this very type
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
-from launch.substitutions import LaunchConfiguration, TextSubstitution
+from launch.substitutions import TextSubstitution
 from launch_ros.parameter_descriptions import ParameterValue
 
-from gc_ros.node.launching import fast_dds, live_arguments, live_node, node_arguments
+from gc_ros.node.launching import argument, live_arguments, live_node, node_arguments
 from gc_ros.node.parameters import BY_NAME
 
 
@@ -32,7 +32,6 @@ def generate_launch_description():
             ),
             *node_arguments(),
             *live_arguments(),
-            fast_dds(),
             OpaqueFunction(function=_node),
         ]
     )
@@ -40,8 +39,8 @@ def generate_launch_description():
 
 def _node(context):
     """The names are known only now; each remapping needs one."""
-    cameras = _list(LaunchConfiguration("cameras").perform(context))
-    images = _list(LaunchConfiguration("images").perform(context)) or [f"{name}/image" for name in cameras]
+    cameras = _list(argument(context, "cameras"))
+    images = _list(argument(context, "images")) or [f"{name}/image" for name in cameras]
     reason = BY_NAME["cameras"].refuse(cameras)
     if reason:
         raise RuntimeError(reason)
@@ -51,7 +50,7 @@ def _node(context):
     for name, image in zip(cameras, images):  # noqa: B905  (of equal length by now)
         remappings += [(f"{name}/image", image), (f"{name}/image/compressed", f"{image}/compressed")]
     names = ParameterValue(TextSubstitution(text=str(cameras)), value_type=List[str])  # noqa: UP006
-    return live_node({"cameras": names}, remappings)
+    return live_node(context, {"cameras": names}, remappings)
 
 
 def _list(text):

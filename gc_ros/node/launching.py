@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the launch files share: arguments, the node with its parameters, the Fast DDS profile.
 
-Describing only: nothing here starts a process, opens a file or asks the network while a launch file is read.
+A launch file declares its arguments and reads them in one OpaqueFunction, while it is visited. Nothing may be read
+later: a launch file that is included in a group has its arguments in the scope of that group, and when a process ends
+the scope is gone. An exit handler that asks for an argument then takes the whole launch down.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from launch.actions import DeclareLaunchArgument, RegisterEventHandler, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
-from launch.substitutions import (
-    EnvironmentVariable,
-    LaunchConfiguration,
-    PathJoinSubstitution,
-    PythonExpression,
-)
+from launch.events import matches_action
+from launch.events.process import ShutdownProcess
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import LifecycleNode
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
@@ -24,7 +24,21 @@ from launch_ros.substitutions import FindPackageShare
 from gc_ros.node.parameters import BY_NAME
 
 PACKAGE, NODE = "glimpse_clouds", "activity_recognition"
-PROFILE = "FASTRTPS_DEFAULT_PROFILES_FILE"  # read by Fast DDS when a participant is made
+# Fast DDS reads one of them when a participant is made: the first until 2.14, the second since.
+PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+WRONG_USE = 2  # exit code of the node; starting it again would end the same way
+_SPELLINGS = {
+    "true": True,
+    "1": True,
+    "yes": True,
+    "on": True,
+    "false": False,
+    "0": False,
+    "no": False,
+    "off": False,
+}
+# Parameters that are arguments too, and left to the parameter file where they are not given.
+_PASSED_ON = ("autostart", "backend", "device", "mode", "precision")
 
 
 def share(*parts: str) -> PathJoinSubstitution:
@@ -33,18 +47,22 @@ def share(*parts: str) -> PathJoinSubstitution:
 
 
 def switch(name: str, default: bool, description: str) -> DeclareLaunchArgument:
-    """An argument that is true or false."""
+    """An argument that is true or false, in any usual spelling; `truth` reads it."""
     return DeclareLaunchArgument(
-        name,
-        default_value="true" if default else "false",
-        choices=["true", "false"],
-        description=description,
+        name, default_value="true" if default else "false", description=f"true or false. {description}"
     )
 
 
 def node_arguments() -> list[DeclareLaunchArgument]:
     """Arguments of every launch file that starts the node."""
     transports = list(BY_NAME["image_transport"].choices)
+    passed_on = []
+    for name in _PASSED_ON:
+        choices = BY_NAME[name].choices
+        # The launch system compares with choices letter by letter; a switch has more spellings than it knows.
+        limited = {"choices": ["", *choices]} if choices else {}
+        text = f"{BY_NAME[name].description} Empty: as in params_file."
+        passed_on.append(DeclareLaunchArgument(name, default_value="", description=text, **limited))
     return [
         DeclareLaunchArgument(
             "bundle",
@@ -57,6 +75,7 @@ def node_arguments() -> list[DeclareLaunchArgument]:
             choices=transports,
             description="Take sensor_msgs/Image on the topic, or CompressedImage on the topic/compressed.",
         ),
+        *passed_on,
         DeclareLaunchArgument(
             "namespace", default_value="", description="Namespace of the node and its topics."
         ),
@@ -73,7 +92,12 @@ def node_arguments() -> list[DeclareLaunchArgument]:
         ),
         DeclareLaunchArgument(
             "fastdds_profile",
-            default_value=EnvironmentVariable(PROFILE, default_value=[share("config", "fastdds.xml")]),
+            default_value=EnvironmentVariable(
+                PROFILES[1],
+                default_value=[
+                    EnvironmentVariable(PROFILES[0], default_value=[share("config", "fastdds.xml")])
+                ],
+            ),
             description="Fast DDS profile with shared memory large enough for images; the camera needs it too.",
         ),
     ]
@@ -88,54 +112,82 @@ def live_arguments() -> list[DeclareLaunchArgument]:
     ]
 
 
-def fast_dds() -> SetEnvironmentVariable:
-    """The profile, for every process that follows."""
-    return SetEnvironmentVariable(PROFILE, LaunchConfiguration("fastdds_profile"))
+def argument(context: Any, name: str) -> str:
+    """The value of an argument. Only while the launch file is visited."""
+    return str(LaunchConfiguration(name).perform(context))
+
+
+def truth(context: Any, name: str) -> bool:
+    """The value of a switch. Only while the launch file is visited; RuntimeError for what is neither."""
+    value = argument(context, name)
+    if value.strip().lower() not in _SPELLINGS:
+        raise RuntimeError(f'Argument "{name}" is "{value}"; it must be true or false')
+    return _SPELLINGS[value.strip().lower()]
+
+
+def profile(context: Any) -> dict[str, str]:
+    """The environment that gives a process, and no other, the Fast DDS profile."""
+    return dict.fromkeys(PROFILES, argument(context, "fastdds_profile"))
 
 
 def activity_node(
-    parameters: Mapping[str, Any], remappings: Iterable[tuple[Any, Any]], **options: Any
+    context: Any, parameters: Mapping[str, Any], remappings: Iterable[tuple[str, str]], **options: Any
 ) -> LifecycleNode:
     """The node with the arguments of `node_arguments`; parameters: beside those, options: of the launch action."""
+    params_file = argument(context, "params_file")
+    if not Path(params_file).is_file():  # launch would start the node without it
+        raise RuntimeError(f"no parameter file {params_file}; give params_file:= an existing one")
+    given: dict[str, Any] = {}
+    for name in _PASSED_ON:
+        if argument(context, name):
+            is_switch = isinstance(BY_NAME[name].default, bool)
+            given[name] = truth(context, name) if is_switch else _string(argument(context, name))
     return LifecycleNode(
         package=PACKAGE,
         executable="activity_node",
         name=NODE,
-        namespace=LaunchConfiguration("namespace"),
+        namespace=argument(context, "namespace"),
         output="screen",
         emulate_tty=True,
+        additional_env=profile(context),
         parameters=[
-            LaunchConfiguration("params_file"),
+            params_file,
             {
-                # Typed: a bundle called 7 or true is a string all the same.
-                "bundle": ParameterValue(LaunchConfiguration("bundle"), value_type=str),
-                "image_transport": ParameterValue(LaunchConfiguration("image_transport"), value_type=str),
+                "bundle": _string(argument(context, "bundle")),
+                "image_transport": _string(argument(context, "image_transport")),
+                **given,
                 **parameters,
             },
         ],
         remappings=list(remappings),
-        arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
+        arguments=["--ros-args", "--log-level", argument(context, "log_level")],
         **options,
     )
 
 
-def boolean(name: str) -> ParameterValue:
-    """A switch as the value of a parameter."""
-    return ParameterValue(LaunchConfiguration(name), value_type=bool)
+def _string(value: str) -> ParameterValue:
+    # Typed: a bundle called 7 or true is a string all the same.
+    return ParameterValue(value, value_type=str)
 
 
-def live_node(parameters: Mapping[str, Any], remappings: Iterable[tuple[Any, Any]]) -> list[Any]:
+def live_node(
+    context: Any, parameters: Mapping[str, Any], remappings: Iterable[tuple[str, str]]
+) -> list[Any]:
     """The node with the arguments of `node_arguments` and `live_arguments`, as entities of a description."""
-    live = {"use_sim_time": boolean("use_sim_time"), "build_only": boolean("build_only")}
-    respawn = ["'", LaunchConfiguration("respawn"), "' == 'true' and '"]
-    respawn += [LaunchConfiguration("build_only"), "' == 'false'"]
-    node = activity_node(
-        {**live, **parameters}, remappings, respawn=PythonExpression(respawn), respawn_delay=2.0
-    )
+    build_only = truth(context, "build_only")
+    respawn = truth(context, "respawn") and not build_only
+    live = {"use_sim_time": truth(context, "use_sim_time"), "build_only": build_only}
+    node = activity_node(context, {**live, **parameters}, remappings, respawn=respawn, respawn_delay=2.0)
 
-    def gone(event: Any, context: Any) -> None:
-        if LaunchConfiguration("build_only").perform(context) == "true":
-            check("the build", event, context)
+    def gone(event: Any, context: Any) -> list[Any] | None:
+        if not respawn:
+            check("the build" if build_only else "the node", event, context)
+        elif event.returncode == WRONG_USE and not context.is_shutdown:
+            return [
+                LogInfo(msg=f"{NODE} was started wrongly, as it says above; it is not started again"),
+                EmitEvent(event=ShutdownProcess(process_matcher=matches_action(node))),
+            ]
+        return None
 
     return [RegisterEventHandler(OnProcessExit(target_action=node, on_exit=gone)), node]
 

@@ -10,9 +10,11 @@ Timers run on a steady clock: ROS-clock timers never fire under simulated time w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState
 from rclpy._rclpy_pybind11 import RCLError
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
@@ -49,6 +51,7 @@ class ActivityRecognition(LifecycleNode):
         self._failures = 0  # engine runs, and rows of them, that failed
         self._last_error: str | None = None
         self._settings = Settings(self, lambda: self._model is not None, self._apply_settings)
+        self._answer_impossible_transitions()
 
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._enable = self.create_service(SetBool, "~/enable", self._on_enable)
@@ -62,13 +65,35 @@ class ActivityRecognition(LifecycleNode):
         )
         self._jumps = self.get_clock().create_jump_callback(backward, post_callback=self._on_clock_back)
 
+    @property
+    def undeclared(self) -> Sequence[str]:
+        """Names of parameters that were given at the start and do not exist."""
+        return self._settings.undeclared
+
     # -- lifecycle -------------------------------------------------------------------------------------------
+
+    def _answer_impossible_transitions(self) -> None:
+        """Let change_state answer success=False to what a state does not allow; rclpy raises and answers nothing."""
+        for service in self.services:
+            if service.srv_type is ChangeState:
+                service.callback = partial(self._on_change_state, service.callback)
+
+    def _on_change_state(self, change: Callable[[Any, Any], Any], request: Any, response: Any) -> Any:
+        try:
+            return change(request, response)
+        except RCLError as error:
+            if not self.context.ok():
+                raise
+            wanted = request.transition.label or request.transition.id
+            self.get_logger().error(f"no transition {wanted} from the state {self.state}: {one_line(error)}")
+            response.success = False
+            return response
 
     def start(self) -> None:
         """Configure and activate when `autostart` says so; with `build_only` configure and be done."""
         if self._settings["build_only"]:
             built = self.trigger_configure() == TransitionCallbackReturn.SUCCESS
-            self.exit_code = 0 if built else EXIT_FAILURE
+            self.exit_code = 0 if built or not self.context.ok() else EXIT_FAILURE
             return
         if not self._settings["autostart"]:
             return
@@ -82,7 +107,8 @@ class ActivityRecognition(LifecycleNode):
             self._model = Model(self, self._settings, self._open_engine, self._submit)
         except Exception as error:  # rclpy would swallow it without a word
             self._failure = one_line(error)
-            self.get_logger().fatal(self._failure)
+            if self.context.ok():  # else a signal ended it in the midst of whatever failed
+                self.get_logger().fatal(self._failure)
             return TransitionCallbackReturn.FAILURE
         self._failure, self._failures, self.state = None, 0, "inactive"
         return TransitionCallbackReturn.SUCCESS
@@ -197,7 +223,7 @@ class ActivityRecognition(LifecycleNode):
         self._exit_if_asked()
 
     def _exit_if_asked(self) -> None:
-        if self._settings["exit_on_failure"]:
+        if self._settings["exit_on_failure"] and self.context.ok():
             self.exit_code = EXIT_FAILURE
 
     # -- timers ----------------------------------------------------------------------------------------------
@@ -284,7 +310,7 @@ def spin(node: ActivityRecognition, executor: Executor) -> None:
                 return
             if not isinstance(error, RCLError):
                 raise
-            node.get_logger().error(one_line(error))  # somebody asked for an impossible lifecycle transition
+            node.get_logger().error(one_line(error))  # of DDS: a client that went away before its answer came
 
 
 def one_line(error: Exception) -> str:

@@ -8,15 +8,20 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from trt_build.errors import GlimpseError
 from trt_build.heap import keep_freed_memory
 
 USAGE = "usage: activity_node --ros-args -p bundle:=BUNDLE [-r image:=TOPIC] [-p PARAMETER:=VALUE] [--params-file FILE]"
+WRONG_USE = 2
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def _end_for_certain(context: Any, ended: threading.Event) -> None:
@@ -36,64 +41,73 @@ def _note_signals() -> threading.Event:
     call the ones of before.
     """
     signalled = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _SIGNALS:
         signal.signal(number, lambda *_: signalled.set())
     return signalled
+
+
+def _ignore_signals() -> None:
+    """For the end of the process: the interpreter gives up our handlers before it ends, and a signal would kill it."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the node until a signal; returns the exit code. argv: ROS arguments, without the program's name."""
     signalled = _note_signals()
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv), signalled)
+    finally:
+        _ignore_signals()
+
+
+def _run(arguments: Sequence[str], signalled: threading.Event) -> int:
     try:
         from gc_ros.node import ros_messages  # noqa: F401  (finds ROS, or says in one line what is missing)
     except GlimpseError as error:
-        print(error, file=sys.stderr)
-        return 2
-    import rclpy
+        return _refuse(str(error))
     from rclpy._rclpy_pybind11 import RCLError
-    from rclpy.exceptions import InvalidParameterValueException
-    from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-    from rclpy.utilities import remove_ros_args
+    from rclpy.executors import SingleThreadedExecutor
+    from rclpy.utilities import get_default_context, try_shutdown
 
-    from gc_ros.node.lifecycle import NODE_NAME, ActivityRecognition, one_line, spin
+    from gc_ros.node.lifecycle import NODE_NAME, ActivityRecognition, spin
 
-    rest = remove_ros_args([NODE_NAME, *arguments])[1:]
+    try:
+        rest = _own_arguments(arguments)
+    except GlimpseError as error:
+        return _refuse(f"{NODE_NAME}: {error}")
+    if rest and rest[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
     if rest:
-        asked = rest[0] in ("-h", "--help")
-        print(
-            USAGE if asked else f"unknown argument {rest[0]}; {USAGE}",
-            file=sys.stdout if asked else sys.stderr,
-        )
-        return 0 if asked else 2
+        return _refuse(f"unknown argument {rest[0]}; {USAGE}")
     keep_freed_memory()
     ended = threading.Event()
+    context = get_default_context()
     node: ActivityRecognition | None = None
     executor: SingleThreadedExecutor | None = None
     code = 0
     try:
-        rclpy.init(args=[NODE_NAME, *arguments])
-        context = rclpy.get_default_context()
-        threading.Thread(target=_end_for_certain, args=(context, ended), daemon=True).start()
-        node = ActivityRecognition()
+        node = _make_node(arguments, ended)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         if not signalled.is_set():  # before `init`: the context knows nothing of it
             node.start()
             spin(node, executor)
         code = node.exit_code or 0
-    except ExternalShutdownException:
-        pass
-    except InvalidParameterValueException as error:
-        print(f"{NODE_NAME}: {one_line(error)}", file=sys.stderr)
-        code = 2
+    except GlimpseError as error:
+        code = _refuse(f"{NODE_NAME}: {error}")
+    except Exception:
+        # What a signal interrupts fails in whatever way.
+        if context.ok() or (node is None and not signalled.is_set()):
+            raise
     finally:
         try:
             if executor is not None:
                 executor.shutdown(timeout_sec=1.0)
             if node is not None:
                 node.close()
-            rclpy.try_shutdown()
+            try_shutdown()
         except RCLError:  # the context went away under us
             pass
         if not any(thread.name == "inference" for thread in threading.enumerate()):
@@ -101,6 +115,60 @@ def main(argv: list[str] | None = None) -> int:
     if not ended.is_set():
         os._exit(code)  # an abandoned engine run would crash the interpreter's own end
     return code
+
+
+def _own_arguments(arguments: Sequence[str]) -> list[str]:
+    """The arguments that are not ROS's. Raises GlimpseError where ROS cannot take the others."""
+    from rclpy.utilities import remove_ros_args
+
+    from gc_ros.node import overrides
+
+    path = overrides.missing_file(arguments)
+    if path is not None:
+        raise GlimpseError(f"there is no parameter file {path}; give --params-file an existing one")
+    with _arguments_checked():
+        return list(remove_ros_args(["activity_node", *arguments])[1:])
+
+
+def _make_node(arguments: Sequence[str], ended: threading.Event) -> Any:
+    """The node in the default context. Raises GlimpseError where the arguments are wrong."""
+    import rclpy
+
+    from gc_ros.node import overrides
+    from gc_ros.node.lifecycle import NODE_NAME, ActivityRecognition
+
+    with _arguments_checked():
+        rclpy.init(args=[NODE_NAME, *arguments])
+        context = rclpy.get_default_context()
+        threading.Thread(target=_end_for_certain, args=(context, ended), daemon=True).start()
+        node = ActivityRecognition()
+    refused, foreign = overrides.judge(node.undeclared, arguments)
+    if refused:
+        node.close()
+        raise GlimpseError(refused)
+    if foreign:
+        names = ", ".join(foreign)
+        node.get_logger().warning(f"the parameter file has what this node has no parameter for: {names}")
+    return node
+
+
+@contextmanager
+def _arguments_checked() -> Iterator[None]:
+    """Raises GlimpseError for what rclpy says to arguments that it cannot take."""
+    from rclpy._rclpy_pybind11 import RCLInvalidROSArgsError, UnknownROSArgsError
+    from rclpy.exceptions import NameValidationException, ParameterException
+
+    wrong = (RCLInvalidROSArgsError, UnknownROSArgsError, NameValidationException, ParameterException)
+    try:
+        yield
+    except wrong as error:
+        # rcl appends the lines of its own sources that the error went through.
+        raise GlimpseError(re.sub(r",? at \S+:\d+", "", str(error))) from None
+
+
+def _refuse(reason: str) -> int:
+    print(reason, file=sys.stderr)
+    return WRONG_USE
 
 
 if __name__ == "__main__":

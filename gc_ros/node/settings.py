@@ -43,6 +43,12 @@ class Settings:
             )
             self._values[parameter.name] = _as(parameter, declared.value)
         self._declared = True
+        # rclpy takes what nobody declares in silence.
+        self.undeclared = [
+            name
+            for name in getattr(node, "_parameter_overrides", {})
+            if not node.has_parameter(name) and not name.startswith("qos_overrides.")
+        ]
         if self._has_post_set:
             node.add_post_set_parameters_callback(self._apply)
 

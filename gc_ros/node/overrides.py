@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters given at the start that the node does not have: a misspelt name must not be silence. No ROS import."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gc_ros.node.parameters import BY_NAME
+
+
+def judge(unknown: Iterable[str], arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Why the node must not start with these parameters, or None; and those to warn about.
+
+    unknown: given names that the node does not have. arguments: of the process, with the parameter files. A file that
+    a whole robot shares (`/**`) may hold what is meant for others, unless it is nearly one of ours.
+    """
+    shared = set(_shared_names(arguments))
+    foreign = []
+    for name in sorted(unknown):
+        near = get_close_matches(name, BY_NAME, 1, 0.75)
+        if near or name not in shared:
+            hint = f"; did you mean {near[0]}?" if near else "; docs/parameters.md lists those there are"
+            return f"there is no parameter {name}{hint}", []
+        foreign.append(name)
+    return None, foreign
+
+
+def missing_file(arguments: Sequence[str]) -> str | None:
+    """The first parameter file that does not exist, or None."""
+    return next((path for path in _files(arguments) if not Path(path).is_file()), None)
+
+
+def _files(arguments: Sequence[str]) -> Iterator[str]:
+    for i, word in enumerate(arguments[:-1]):
+        if word == "--params-file":
+            yield arguments[i + 1]
+
+
+def _shared_names(arguments: Sequence[str]) -> Iterator[str]:
+    for path in _files(arguments):
+        yield from _under(yaml.safe_load(Path(path).read_text()), "")
+
+
+def _under(tree: Any, node: str) -> Iterator[str]:
+    """Parameters of a file that are given to nodes of any name."""
+    if not isinstance(tree, dict):
+        return
+    for key, value in tree.items():
+        if key != "ros__parameters":
+            yield from _under(value, str(key))
+        elif node.rsplit("/", 1)[-1] in ("*", "**"):
+            yield from _flat(value, "")
+
+
+def _flat(tree: Any, prefix: str) -> Iterator[str]:
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
