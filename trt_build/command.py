@@ -87,5 +87,11 @@ def command_line(help_text: str | None) -> typer.Typer:
 def progress_bar() -> Progress:
     """A bar on stderr with count, total and time left, removed when done; shown on terminals only."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # A file's name may look like markup.
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

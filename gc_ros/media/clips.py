@@ -31,6 +31,9 @@ __all__ = [
 ]
 
 
+_AGAIN = "found already"
+
+
 @dataclass(frozen=True)
 class Clip:
     """A video, or where bags are asked for too a bag, and what is seen in it.
@@ -129,7 +132,7 @@ def _find(sources: Iterable[str | os.PathLike[str]], bags: bool) -> Clips[Clip]:
     found: Clips[Clip] = Clips()
     seen: set[tuple[object, ...]] = set()
     for source in map(Path, sources):
-        before = len(found)
+        before, others = len(found), len(found.passed_over)
         if os.path.isfile(source):
             if source.suffix.lower() in tables.SUFFIXES:
                 found += _take(_from_table(source, bags), seen, found)
@@ -141,7 +144,7 @@ def _find(sources: Iterable[str | os.PathLike[str]], bags: bool) -> Clips[Clip]:
             raise DataError(f"{source}: no regular file; give videos, folders, CSV tables or bags")
         else:
             raise DataError(f"{source}: no such clip, folder or CSV file")
-        if len(found) == before:
+        if len(found) == before and not any(i.why == _AGAIN for i in found.passed_over[others:]):
             remarks = "; ".join(found.remarks()[:2])
             wanted = "bag and no video" if bags else "clips"
             raise DataError(
@@ -198,7 +201,7 @@ def _take(clips: Iterable[Clip], seen: set[tuple[object, ...]], found: Clips[Cli
     for clip in clips:
         key = kinds.identity(clip.path)
         if key in seen:
-            found.passed_over.append(PassedOver(clip.path, "found already"))
+            found.passed_over.append(PassedOver(clip.path, _AGAIN))
         else:
             seen.add(key)
             taken.append(clip)
@@ -232,6 +235,8 @@ def _from_table(table: Path, bags: bool) -> list[Clip]:
             clean(row.get("subject", "")),
             tabled=True,
         )
+        if not os.path.isfile(path) and not os.path.isdir(path):
+            raise DataError(f"{table}: row {number}: {text} is no regular file")
         if path.is_dir() and not kinds.is_bag_folder(path):
             raise DataError(f"{table}: row {number}: {text} is a folder and no bag; list the videos in it")
         if clip.is_bag and not bags:

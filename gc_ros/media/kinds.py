@@ -12,7 +12,7 @@ from pathlib import Path
 # Every suffix of a video that PyAV reads; sound alone, still pictures and raw planes without a header are left out.
 VIDEO_SUFFIXES = frozenset({
     ".264", ".265", ".266", ".3g2", ".3gp", ".3gpp", ".amv", ".asf", ".avc", ".avi", ".dav", ".dif",
-    ".divx", ".dv", ".evo", ".f4v", ".flv", ".gif", ".h261", ".h263", ".h264", ".h265", ".h266", ".hevc",
+    ".divx", ".dv", ".dvd", ".evo", ".f4v", ".flv", ".gif", ".h261", ".h263", ".h264", ".h265", ".h266", ".hevc",
     ".insv", ".ism", ".ismv", ".ivf", ".ivr", ".kux", ".m1v", ".m2p", ".m2t", ".m2ts", ".m2v", ".m4v",
     ".mj2", ".mjpeg", ".mjpg", ".mk3d", ".mkv", ".mod", ".mov", ".mp4", ".mp4v", ".mpe", ".mpeg", ".mpg",
     ".mpv", ".mts", ".mxf", ".nsv", ".nut", ".obu", ".ogg", ".ogm", ".ogv", ".ogx", ".psp", ".qt", ".rm",

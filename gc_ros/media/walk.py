@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,9 +61,7 @@ def walk(root: Path, seen: set[tuple[object, ...]]) -> Walk:
             continue
         search.links.sort(key=lambda link: link[1])
         search.follow(*search.links.pop(0))
-    found = search.found
-    found.entries.sort(key=lambda entry: entry.parts)
-    return found
+    return search.finished()
 
 
 class _Search:
@@ -73,7 +72,14 @@ class _Search:
         self._root, self._seen = root, seen
         # Folders of this search alone: a folder that another source searched may be searched again, its files count.
         self._visited: set[tuple[object, ...]] = set()
+        self._ours: set[str] = set()
         self._above = {kinds.identity(p) for p in Path(os.path.realpath(root)).parents}
+
+    def finished(self) -> Walk:
+        found = self.found
+        found.entries.sort(key=lambda entry: [unicodedata.normalize("NFC", part) for part in entry.parts])
+        found.folders -= self._ours
+        return found
 
     def folder(self, path: Path, parts: tuple[str, ...]) -> None:
         try:
@@ -94,8 +100,8 @@ class _Search:
         if parts and kinds.is_bag_folder(path, names):
             self._take(Entry(path, parts, True))
             return
-        if parts and not any(_is_ours(name) for name in names):
-            self.found.folders.add(parts[0])
+        if parts:
+            (self._ours if any(_is_ours(name) for name in names) else self.found.folders).add(parts[0])
         stored: list[str] = []
         for item in items:
             inside = (*parts, item.name)
