@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bags as they lie on disks: files that metadata.yaml does not know, logs, holes, other orders, bombs."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sqlite3
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rosbags.rosbag2 import StoragePlugin
+from rosbags.typesys import Stores, get_typestore
+
+from gc_ros.evaluation.sources import FrameReader, find_sources
+from gc_ros.media.bags import read_bag_images
+from gc_ros.media.recording import Recording, bag, mcap
+from gc_ros.media.recording.storage import expand, zstd
+from tests.gc_ros.evaluation.bag_files import mcap_of, write_bag
+from trt_build.errors import DataError
+
+PIECES = [("red", 1.0), ("blue", 1.0)]
+COUNT = 32
+
+
+def read(path: Path, pieces: tuple[Path, ...] = ()) -> tuple[list[int], list[str]]:
+    """(times of recording of its images, damage)."""
+    with Recording(path, pieces) as recording:
+        (topic,) = (t for t, kind in recording.topics.items() if "Image" in kind)
+        return [item.log_ns for item in recording.messages([topic])], list(recording.damage)
+
+
+def database(path: Path) -> Path:
+    write_bag(path, PIECES, plugin=StoragePlugin.SQLITE3)
+    (file,) = path.glob("*.db3")
+    return file
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """A bag of two seconds, and beside its file that of the two seconds before it, which metadata.yaml lacks."""
+    write_bag(tmp_path / "bag", PIECES)
+    write_bag(tmp_path / "before", PIECES, log_shift_ns=-(10**10))
+    shutil.copy(mcap_of(tmp_path / "before"), tmp_path / "bag/zzz.mcap")
+    return tmp_path / "bag"
+
+
+def test_a_file_that_the_metadata_lacks_is_read_in_its_time(two: Path) -> None:
+    times, damage = read(two)
+    assert len(times) == 2 * COUNT and times == sorted(times)
+    assert damage == ["metadata.yaml lacks zzz.mcap; it is read too"]
+
+
+def test_a_copy_or_the_compressed_form_of_a_file_is_not_read_twice(tmp_path: Path) -> None:
+    write_bag(tmp_path / "bag", PIECES)
+    file = mcap_of(tmp_path / "bag")
+    shutil.copy(file, tmp_path / "bag/bag (copy).mcap")
+    (tmp_path / "bag/bag.mcap.zstd").write_bytes(zstd.compress(file.read_bytes()))
+    assert read(tmp_path / "bag") == (read(file)[0], [])
+    file.unlink()
+    (tmp_path / "bag/bag (copy).mcap").unlink()
+    times, (line,) = read(tmp_path / "bag")
+    assert len(times) == COUNT and "bag.mcap.zstd is read in its place" in line
+
+
+def test_of_two_files_that_are_gone_and_one_with_another_name_the_loss_is_said(two: Path) -> None:
+    meta = (two / "metadata.yaml").read_text()
+    meta = meta.replace("  - bag.mcap\n", "  - bag.mcap\n  - bag_1.mcap\n  - bag_2.mcap\n", 1)
+    (two / "metadata.yaml").write_text(meta)
+    times, damage = read(two)
+    assert len(times) == 2 * COUNT
+    assert damage == [
+        "bag_2.mcap is missing",
+        "metadata.yaml names bag_1.mcap, which is not there; zzz.mcap is read in its place",
+    ]
+
+
+def test_pieces_side_by_side_with_other_recordings_are_one_bag(two: Path) -> None:
+    folder = two.parent / "usb"
+    folder.mkdir()
+    shutil.copy(two / "zzz.mcap", folder / "r_0.mcap")
+    shutil.copy(two / "bag.mcap", folder / "r_1.mcap")
+    shutil.copy(two / "bag.mcap", folder / "other.mcap")
+    other, split = find_sources([folder])
+    assert (other.name, split.name) == ("other.mcap", "r_0.mcap")
+    assert [sum(1 for _ in FrameReader(s, None, "header")) for s in (other, split)] == [COUNT, 2 * COUNT]
+    assert [name for name, *_ in split.quick()] == ["r_0.mcap", "r_1.mcap"]
+
+
+@pytest.mark.parametrize("name", ["X.MCAP", "x.dat", "x.bag"])
+def test_a_file_is_what_its_first_bytes_say(tmp_path: Path, name: str) -> None:
+    write_bag(tmp_path / "bag", PIECES)
+    shutil.copy(mcap_of(tmp_path / "bag"), tmp_path / name)
+    assert len(read(tmp_path / name)[0]) == COUNT
+    (source,) = find_sources([tmp_path / name])
+    assert not source.is_video
+
+
+# -- sqlite3 -----------------------------------------------------------------------------------------------------------
+
+
+def test_rows_out_of_order_are_read_in_the_order_of_time(tmp_path: Path) -> None:
+    file = database(tmp_path / "b")
+    times = read(file)[0]
+    with sqlite3.connect(file) as db:
+        rows = db.execute("SELECT topic_id, timestamp, data FROM messages").fetchall()
+        db.execute("DELETE FROM messages")
+        random.Random(1).shuffle(rows)
+        db.executemany("INSERT INTO messages (topic_id, timestamp, data) VALUES (?, ?, ?)", rows)
+    db.close()
+    assert read(file) == (times, []) and times == sorted(times)
+
+
+def test_opening_a_database_reads_no_more_than_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = database(tmp_path / "b")
+
+    def whole(_: Path) -> bytes:
+        raise AssertionError("the whole file is read into memory")
+
+    monkeypatch.setattr(Path, "read_bytes", whole)
+    assert len(read(file)[0]) == COUNT
+
+
+@pytest.mark.parametrize("size", [0, 50, 99])
+def test_a_stub_of_a_database_is_none(tmp_path: Path, size: int) -> None:
+    (tmp_path / "x.db3").write_bytes(database(tmp_path / "b").read_bytes()[:size])
+    with pytest.raises(DataError, match="no sqlite3 file"):
+        Recording(tmp_path / "x.db3")
+
+
+def test_a_write_ahead_log_is_read_and_the_folder_stays_as_it_was(tmp_path: Path) -> None:
+    file = database(tmp_path / "b")
+    db = sqlite3.connect(file)
+    db.execute("PRAGMA journal_mode=WAL")
+    row = db.execute("SELECT topic_id, timestamp + 1, data FROM messages ORDER BY id DESC LIMIT 1").fetchone()
+    db.execute("INSERT INTO messages (topic_id, timestamp, data) VALUES (?, ?, ?)", row)
+    db.commit()
+    (tmp_path / "left").mkdir()
+    for end in ("", "-wal"):  # as a recorder that was killed leaves them
+        shutil.copy(f"{file}{end}", tmp_path / f"left/x.db3{end}")
+    db.close()
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "left").iterdir()}
+    assert len(read(tmp_path / "left/x.db3")[0]) == COUNT + 1
+    assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "left").iterdir()} == before
+    (tmp_path / "left/x.db3-wal").unlink()
+    assert len(read(tmp_path / "left/x.db3")[0]) == COUNT
+    assert os.listdir(tmp_path / "left") == ["x.db3"]
+
+
+# -- MCAP --------------------------------------------------------------------------------------------------------------
+
+
+def rewritten(source: Path, target: Path, **options: Any) -> bytes:
+    """The same messages through the mcap library's writer."""
+    writer_module = pytest.importorskip("mcap.writer")
+    store = get_typestore(Stores.ROS2_JAZZY)
+    kind = "sensor_msgs/msg/Image"
+    with open(target, "wb") as file, Recording(source) as recording:
+        writer = writer_module.Writer(file, **options)
+        writer.start(profile="ros2")
+        text, _ = store.generate_msgdef(kind, ros_version=2)
+        channel = writer.register_channel(
+            "/camera", "cdr", writer.register_schema(kind, "ros2msg", text.encode())
+        )
+        for item in recording.messages(["/camera"]):
+            writer.add_message(
+                channel, item.log_ns, bytes(store.serialize_cdr(item.message, kind)), item.log_ns
+            )
+        writer.finish()
+    return target.read_bytes()
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_finished_file_without_a_summary_is_whole(tmp_path: Path, chunked: bool) -> None:
+    index = pytest.importorskip("mcap.writer").IndexType.NONE
+    write_bag(tmp_path / "b", PIECES)
+    rewritten(
+        tmp_path / "b", tmp_path / "x.mcap", use_chunking=chunked, index_types=index, repeat_channels=False,
+        repeat_schemas=False, use_statistics=False, use_summary_offsets=False,
+    )  # fmt: skip
+    assert read(tmp_path / "x.mcap") == (read(tmp_path / "b")[0], [])
+
+
+@pytest.mark.parametrize("fill", [b"\0", b"\7", b"\xff"])
+def test_a_hole_between_messages_costs_what_it_covers(tmp_path: Path, fill: bytes) -> None:
+    write_bag(tmp_path / "b", PIECES)
+    data = bytearray(rewritten(tmp_path / "b", tmp_path / "x.mcap", use_chunking=False))
+    middle, size = len(data) // 2, len(data) // 10
+    data[middle : middle + size] = fill * size
+    (tmp_path / "x.mcap").write_bytes(data)
+    times, damage = read(tmp_path / "x.mcap")
+    whole = read(tmp_path / "b")[0]
+    assert COUNT - 6 <= len(times) < COUNT and set(times) <= set(whole) and times[-1] == whole[-1]
+    assert damage
+
+
+def test_records_of_applications_between_messages_are_skipped(tmp_path: Path) -> None:
+    write_bag(tmp_path / "b", PIECES)
+    data = rewritten(tmp_path / "b", tmp_path / "x.mcap", use_chunking=False)
+    records, at = [data[:8]], 8
+    while at < len(data) - 8:
+        opcode, length = struct.unpack_from("<BQ", data, at)
+        records.append(data[at : at + 9 + length])
+        at += 9 + length
+        if opcode == 5:
+            records.append(struct.pack("<BQ", random.Random(at).randrange(0x80, 0x100), 300) + b"\5" * 300)
+        if opcode == 15:
+            break
+    footer = struct.pack("<BQQQI", 2, 20, 0, 0, 0)
+    (tmp_path / "x.mcap").write_bytes(b"".join(records) + footer + mcap.MAGIC)
+    assert read(tmp_path / "x.mcap") == (read(tmp_path / "b")[0], [])
+
+
+def test_other_encodings_are_named(tmp_path: Path) -> None:
+    writer_module = pytest.importorskip("mcap.writer")
+    with open(tmp_path / "x.mcap", "wb") as file:
+        writer = writer_module.Writer(file)
+        writer.start()
+        schema = writer.register_schema("foxglove.CompressedImage", "protobuf", b"\xff\xfe")
+        channel = writer.register_channel("/cam", "protobuf", schema)
+        writer.add_message(channel, 1, b"x", 1)
+        writer.finish()
+    with pytest.raises(DataError, match=r"/cam: foxglove\.CompressedImage \(protobuf\); record"):
+        list(read_bag_images(tmp_path / "x.mcap"))
+
+
+# -- compressed --------------------------------------------------------------------------------------------------------
+
+
+def test_what_expands_beyond_the_limit_is_refused_before_it_does() -> None:
+    bomb = zstd.compress(bytes(1 << 24))
+    assert len(expand(bomb, 1 << 24)) == 1 << 24
+    with pytest.raises(ValueError, match="expands to more than 1000 bytes"):
+        expand(bomb, 1000)
+    with pytest.raises(EOFError):
+        expand(zstd.compress(np.random.default_rng(0).bytes(10**5))[:-10])
+
+
+def test_a_compressed_file_may_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bag, "_ALWAYS_EXPANDED", 1 << 20)
+    monkeypatch.setattr(bag, "_MOST_EXPANDED", 100)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    (tmp_path / "x.mcap.zstd").write_bytes(zstd.compress(mcap.MAGIC + bytes(1 << 26)))
+    with pytest.raises(DataError, match="expands to more than 1048576 bytes"):
+        Recording(tmp_path / "x.mcap.zstd")
+    assert os.listdir(tmp_path) == ["x.mcap.zstd"]
+
+
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+@pytest.mark.parametrize("claimed", [100, 1 << 40])
+def test_a_chunk_that_lies_about_its_size_is_left_out(tmp_path: Path, compression: str, claimed: int) -> None:
+    lz4 = pytest.importorskip("lz4.frame")
+    write_bag(tmp_path / "b", PIECES)
+    data = rewritten(tmp_path / "b", tmp_path / "x.mcap", use_chunking=False)
+    content = bytes(1 << 26)
+    packed = zstd.compress(content) if compression == "zstd" else lz4.compress(content)
+    name = compression.encode()
+    body = struct.pack("<QQQI", 0, 0, claimed, 0) + struct.pack("<I", len(name)) + name
+    body += struct.pack("<Q", len(packed)) + packed
+    chunk = struct.pack("<BQ", 6, len(body)) + body
+    (tmp_path / "x.mcap").write_bytes(data[:8] + chunk + data[8:])
+    times, damage = read(tmp_path / "x.mcap")
+    assert len(times) == COUNT and any("left out" in line for line in damage)
