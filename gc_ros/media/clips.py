@@ -107,9 +107,12 @@ def find_recordings(
     subjects: of the clips; bags stay.
     """
     found = _find(sources, bags=True)
+    if not subjects:
+        return found
     chosen = _select(found, "subject", subjects)
+    kept = set(chosen)
     # Nobody notes the people of a bag.
-    chosen[:] = [clip for clip in found if clip in chosen or (clip.is_bag and not clip.subject)]
+    chosen[:] = [clip for clip in found if clip in kept or (clip.is_bag and not clip.subject)]
     return chosen
 
 
@@ -132,6 +135,8 @@ def _find(sources: Iterable[str | os.PathLike[str]], bags: bool) -> Clips[Clip]:
     found: Clips[Clip] = Clips()
     seen: set[tuple[object, ...]] = set()
     for source in map(Path, sources):
+        if source.name == kinds.METADATA:
+            source = source.parent
         before, others = len(found), len(found.passed_over)
         if os.path.isfile(source):
             if source.suffix.lower() in tables.SUFFIXES:
