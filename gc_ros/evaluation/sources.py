@@ -43,9 +43,12 @@ class Source(Clip):
         return sorted(p for p in self.path.iterdir() if p.is_file() and not p.name.endswith("-shm"))
 
     def quick(self) -> list[list[Any]]:
-        """Names, sizes, times and places of its files: cheap, and the same as long as nobody touches them."""
+        """Names, sizes, times and places of its files: cheap, and the same as long as nobody touches them.
+
+        The time of change too: programs set that of modification as they like.
+        """
         stats = [(printable(file.name), file.stat()) for file in self.files()]
-        return [[name, stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in stats]
+        return [[name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in stats]
 
     def sha256(self, stopped: threading.Event | None = None) -> str:
         """Of the content of its files and their names; `stopped` as of `file_sha256`."""
