@@ -242,7 +242,7 @@ def _from_table(table: Path, bags: bool) -> list[Clip]:
         )
         if not os.path.isfile(path) and not os.path.isdir(path):
             raise DataError(f"{table}: row {number}: {text} is no regular file")
-        if path.is_dir() and not kinds.is_bag_folder(path):
+        if path.is_dir() and not kinds.is_bag_folder(path, alone=True):
             raise DataError(f"{table}: row {number}: {text} is a folder and no bag; list the videos in it")
         if clip.is_bag and not bags:
             raise DataError(

@@ -71,10 +71,11 @@ def is_bag_file(path: Path) -> bool:
         return False
 
 
-def is_bag_folder(folder: Path, names: Iterable[str] | None = None) -> bool:
+def is_bag_folder(folder: Path, names: Iterable[str] | None = None, *, alone: bool = False) -> bool:
     """Whether a folder is one bag: rosbag2's metadata.yaml, or without it the pieces X_0, X_1 of one recording.
 
     A folder of recordings side by side, each a file of its own, is no bag. names: of its files, where they are known.
+    alone: a single recording is one too, whatever its name, because somebody named the folder as a bag.
     """
     if names is None:
         try:
@@ -89,7 +90,7 @@ def is_bag_folder(folder: Path, names: Iterable[str] | None = None) -> bool:
     if len(groups) != 1 or any(is_video_name(name) for name in names):
         return False
     (stem, files), own = next(iter(groups.items())), os.path.basename(os.path.abspath(folder))
-    return len(files) > 1 or stem == own.lower()
+    return alone or len(files) > 1 or stem == own.lower()
 
 
 def split_pieces(names: Iterable[str]) -> dict[str, list[str]]:

@@ -14,6 +14,7 @@ from typing import IO
 
 _SEGMENT = 0x18538067
 _ASF, _ASF_FILE = bytes.fromhex("3026b2758e66cf11a6d9"), bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_INDEX = 1 << 22  # of an AVI: 16 bytes a picture
 _TAIL = 1 << 17  # longer than an Ogg page
 
 
@@ -52,7 +53,10 @@ def _iso(file: IO[bytes], size: int) -> int:
 
 
 def _riff(file: IO[bytes], size: int) -> int:
-    """AVI: the index comes after the pictures, so a file that has one has them all, whatever its sizes say."""
+    """AVI: the index comes after the pictures, so a file that has one has them all, whatever its sizes say.
+
+    Of a list that is longer than the file, the recorder may have written an estimate: then the index is looked for.
+    """
     at, end = 12, 0
     while at + 8 <= size:
         kind, length = struct.unpack("<4sI", _read(file, at, 8))
@@ -63,7 +67,11 @@ def _riff(file: IO[bytes], size: int) -> int:
         if kind == b"RIFF":  # the next part of a large file
             length = 4
         at += 8 + length + length % 2
-    return end if end < 1 << 31 else 0
+    tail = _read(file, max(size - _INDEX, 0), _INDEX) if size < end < 1 << 31 else b""
+    at = tail.rfind(b"idx1")
+    if end >= 1 << 31 or (at >= 0 and at + 8 + int.from_bytes(tail[at + 4 : at + 8], "little") <= len(tail)):
+        return 0
+    return end
 
 
 def _ebml(file: IO[bytes], size: int) -> int:

@@ -31,6 +31,7 @@ from gc_ros.media.truncation import missing_bytes
 from gc_ros.stamps import NS
 from trt_build.errors import DataError
 
+_ERRORS = (av.error.FFmpegError, OSError, ValueError)
 _PICTURE = 0x0400 | 0x0800  # AV_DISPOSITION_ATTACHED_PIC, AV_DISPOSITION_TIMED_THUMBNAILS
 _PEEK = 200  # packets that tell which stream moves
 _MOST_FAILURES = 64  # of a container in a row
@@ -135,7 +136,7 @@ def _decoded(path: Path, threads: bool) -> Generator[tuple[av.VideoFrame, int] |
             for packet in [held, item] if held and not flush else [item]:
                 try:
                     frames = packet.decode()
-                except (OSError, ValueError) as error:  # av's errors are OSError or ValueError
+                except _ERRORS as error:
                     yield _Lost(f"a frame does not decode ({_cause(error)})")
                     continue
                 for frame in frames:
@@ -154,7 +155,7 @@ def _decoded(path: Path, threads: bool) -> Generator[tuple[av.VideoFrame, int] |
 def _open(path: Path) -> av.container.InputContainer:
     try:
         return av.open(str(path))
-    except (OSError, ValueError) as error:
+    except _ERRORS as error:
         raise DataError(
             f"{path}: not a video that can be opened ({_cause(error)}); record or convert it again"
         ) from None
@@ -169,7 +170,7 @@ def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> 
                 yield packet
                 failures = 0 if packet.size else failures
             return
-        except (OSError, ValueError) as error:
+        except _ERRORS as error:
             failures += 1
             if failures == 1:
                 yield _Lost(f"a place in the file is damaged ({_cause(error)})")
@@ -184,7 +185,7 @@ def _main_stream(path: Path, container: av.container.InputContainer) -> av.Video
     if len(moving) <= 1:
         return (moving or streams)[0]
     seen: Counter[int] = Counter()
-    with _open(path) as other, suppress(OSError, ValueError):
+    with _open(path) as other, suppress(*_ERRORS):
         for packet in other.demux([other.streams[s.index] for s in moving]):
             seen[packet.stream.index] += packet.size > 0
             if seen.total() >= _PEEK:

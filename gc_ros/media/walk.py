@@ -158,7 +158,11 @@ class _Search:
             self._pass(path, "no video" if regular else "no regular file")
 
     def _take(self, entry: Entry) -> None:
-        key = kinds.identity(entry.path)
+        try:
+            key = kinds.identity(entry.path)
+        except OSError as error:  # a folder that may be listed and not entered
+            self._pass(entry.path, f"cannot be read ({error.strerror})")
+            return
         if key in self._seen:
             self._pass(entry.path, "found already")
             return

@@ -7,7 +7,9 @@ import os
 import shutil
 import tempfile
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -182,6 +184,28 @@ def test_names_that_are_not_utf_8_are_found_and_can_be_printed(tmp_path: Path) -
     (clip,) = find_clips([tmp_path])
     assert (clip.name, clip.label) == ("caf%E9/%FF.mp4", "caf%E9") and clip.path.is_file()
     clip.name.encode()
+
+
+def test_files_that_cannot_be_reached_are_named_and_the_rest_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree(tmp_path, "wave/a.mp4", "drink/b.mp4", "locked/c.mp4")
+    found, stat = os.scandir, os.stat
+
+    def refuse(call: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def refusing(path: Any, *arguments: Any, **options: Any) -> Any:
+            if Path(path).name == name:  # what others than root get
+                raise PermissionError(13, "Permission denied")
+            return call(path, *arguments, **options)
+
+        return refusing
+
+    monkeypatch.setattr(os, "scandir", refuse(found, "locked"))
+    monkeypatch.setattr(os, "stat", refuse(stat, "b.mp4"))
+    clips = find_recordings([tmp_path])
+    monkeypatch.undo()
+    assert named(clips) == [("wave/a.mp4", "wave")]
+    assert reasons(clips) == [(name, "cannot be read (Permission denied)") for name in ("b.mp4", "locked")]
 
 
 def test_loose_videos_beside_class_folders_have_no_class_and_recordings_keep_them(tmp_path: Path) -> None:

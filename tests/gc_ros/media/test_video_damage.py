@@ -169,6 +169,15 @@ def test_no_count_in_a_header_is_believed(tmp_path: Path, count: int) -> None:
     assert read(clip) == (12, [], "")
 
 
+def test_an_estimated_length_is_no_proof_where_the_index_is_there(tmp_path: Path) -> None:
+    clip = write(tmp_path / "a.avi", noise(12))
+    data = bytearray(clip.read_bytes())
+    for at in (4, data.index(b"movi") - 4):
+        struct.pack_into("<I", data, at, struct.unpack_from("<I", data, at)[0] + 500_000)
+    clip.write_bytes(data)
+    assert read(clip) == (12, [], "")
+
+
 def test_what_an_edit_list_presents_is_the_video(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "a.mp4", noise(30), fps=25)
     data = bytearray(clip.read_bytes())
