@@ -236,7 +236,8 @@ def make_bag_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Make an MCAP bag of camera images out of clips, with a table of what is seen when."""
-    from gc_ros.media.bags import find_clips, make_bag
+    from gc_ros.media.bags import make_bag
+    from gc_ros.media.clips import find_clips
 
     found = find_clips(clips, subject or [])
     for line in found.remarks():

@@ -21,23 +21,13 @@ from numpy.typing import NDArray
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from gc_ros.media.clips import Clip, find_clips
+from gc_ros.media.clips import Clip
 from gc_ros.media.images import Refusal, decode
 from gc_ros.media.kinds import printable
 from gc_ros.media.recording import Recording
 from gc_ros.media.video import read_video
 from gc_ros.stamps import NS
 from trt_build.errors import DataError
-
-__all__ = [
-    "BagMessage",
-    "BagSummary",
-    "Clip",
-    "find_clips",
-    "make_bag",
-    "read_bag_images",
-    "read_bag_messages",
-]
 
 START_NS = 1_700_000_000 * NS  # a fixed start, so that the same clips always give the same bag
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gc_ros.media.bags import find_clips, make_bag
+from gc_ros.media.bags import make_bag
+from gc_ros.media.clips import find_clips
 from tests.gc_ros.node.harness import NAME, ROOT, Peer, Process, new_domain, wait_until
 from tests.launch.stub import Run
 from tests.toy import toy_bundle

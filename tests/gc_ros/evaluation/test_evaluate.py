@@ -23,7 +23,8 @@ from gc_ros.evaluation import many, results, sources
 from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.running import Task, evaluate_bag
 from gc_ros.evaluation.sources import Source, find_sources
-from gc_ros.media.bags import find_clips, make_bag
+from gc_ros.media.bags import make_bag
+from gc_ros.media.clips import find_clips
 from gc_ros.media.images import Picture, Refusal
 from gc_ros.recognition.intake import Intake
 from gc_ros.recognition.sampler import Sampler

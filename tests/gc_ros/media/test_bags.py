@@ -14,7 +14,8 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from gc_ros.media.bags import IMAGE, START_NS, Clip, find_clips, make_bag, read_bag_images, read_bag_messages
+from gc_ros.media.bags import IMAGE, START_NS, make_bag, read_bag_images, read_bag_messages
+from gc_ros.media.clips import Clip, find_clips
 from gc_ros.media.video import read_video
 from gc_ros.recognition.recognizer import Recognizer, stream_label
 from tests.videos import flat, truncated, write_clip

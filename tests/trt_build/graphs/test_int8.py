@@ -212,9 +212,10 @@ def test_without_subjects_a_table_gives_the_people_of_the_training(tmp_path):
 
 def test_images_of_a_bag_that_cannot_be_decoded_are_counted_not_hidden(tmp_path, monkeypatch, caplog):
     from gc_ros.media import bags
+    from gc_ros.media.clips import find_clips
 
     info = load_bundle(bundle()).info
-    bags.make_bag(bags.find_clips([colours() / "red"])[:1], tmp_path / "bag", compressed="png")
+    bags.make_bag(find_clips([colours() / "red"])[:1], tmp_path / "bag", compressed="png")
     decode, images = bags.decode, iter(range(1_000_000))
 
     def every_fifth_is_broken(message, **kinds):
