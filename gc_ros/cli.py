@@ -18,7 +18,8 @@ import typer
 from numpy.typing import NDArray
 
 from gc_ros.evaluation import commands
-from gc_ros.media.video import Frame, VideoWriter, open_camera, read_video
+from gc_ros.media.video import Frame, open_camera, read_video
+from gc_ros.media.video_writer import VideoWriter
 from gc_ros.recognition.activity import Activity, stream_label
 from gc_ros.recognition.intake import Counters
 from gc_ros.recognition.overlay import Banner, draw

@@ -39,7 +39,7 @@ os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(100, 230))
 from gc_model.synth.dataset import synthesize  # noqa: E402
 from gc_ros.media.bags import make_bag, read_bag_images  # noqa: E402
 from gc_ros.media.clips import find_clips  # noqa: E402
-from gc_ros.media.video import VideoWriter  # noqa: E402
+from gc_ros.media.video_writer import VideoWriter  # noqa: E402
 from gc_ros.recognition import overlay  # noqa: E402
 from gc_ros.recognition.activity import Activity, Glimpse, stream_label  # noqa: E402
 from gc_ros.recognition.smoothing import ActivityEvent  # noqa: E402

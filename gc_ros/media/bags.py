@@ -60,7 +60,7 @@ def make_bag(
     """Write clips one after the other as an MCAP bag, and `<out>.truth.csv` beside it.
 
     Header stamps are the clips' own times, shifted so that `gap_s` lies between two clips: longer than a node's
-    `max_frame_gap_s`, it makes the node start anew with each clip. still: the camera goes on in between and shows
+    `max_frame_gap_s`, the node then starts a new window with each clip. still: the camera runs on in between and shows
     the clip's last image, idle time without a break. compressed: None (bgr8), "jpeg" or "png". width: scale images
     to this width, aspect kept. progress is called before each clip.
     The CSV has start_s, end_s (first and last image, relative to the first of the bag), label, clip.

@@ -121,7 +121,7 @@ def check_classes(clips: Clips[Clip], data: str | os.PathLike[str]) -> None:
     if clips.without:
         some = ", ".join(clips.without[:3])
         raise DataError(
-            f"{data}: no clip that can be used in {some}; add videos, or move what is no class elsewhere"
+            f"{data}: no clip that can be used in {some}; add videos, or move folders that are not classes elsewhere"
         )
     labels = sorted({clip.label for clip in clips})
     if len(labels) < 2:
@@ -146,7 +146,7 @@ def _find(sources: Iterable[str | os.PathLike[str]], bags: bool) -> Clips[Clip]:
         elif os.path.isdir(source):
             _folder(source, bags, seen, found)
         elif os.path.lexists(source) and not source.is_symlink():
-            raise DataError(f"{source}: no regular file; give videos, folders, CSV tables or bags")
+            raise DataError(f"{source}: not a regular file; give videos, folders, CSV tables or bags")
         else:
             raise DataError(f"{source}: no such clip, folder or CSV file")
         if len(found) == before and not any(i.why == _AGAIN for i in found.passed_over[others:]):
@@ -241,7 +241,7 @@ def _from_table(table: Path, bags: bool) -> list[Clip]:
             tabled=True,
         )
         if not os.path.isfile(path) and not os.path.isdir(path):
-            raise DataError(f"{table}: row {number}: {text} is no regular file")
+            raise DataError(f"{table}: row {number}: {text} is not a regular file")
         if path.is_dir() and not kinds.is_bag_folder(path, alone=True):
             raise DataError(f"{table}: row {number}: {text} is a folder and no bag; list the videos in it")
         if clip.is_bag and not bags:

@@ -5,7 +5,7 @@ Everything in a message comes from somebody else's driver. Sizes, steps and leng
 before NumPy sees the buffer, and `picture_of` and `decode` return a `Refusal` with the reason instead of raising: an
 exception in a subscription callback would end the node's `spin()`.
 
-`picture_of` checks the header alone; pixels are made when somebody asks. A 30 Hz camera of which the model samples two
+`picture_of` checks what the message says of itself; decoding is lazy. A 30 Hz camera of which the model samples two
 frames a second costs two JPEG decodings a second, not thirty. bgr8 and rgb8 are views into the message, padded rows
 included; the other encodings cost one OpenCV conversion.
 Sources: sensor_msgs/image_encodings.hpp for names and layouts; OpenCV names a Bayer pattern by its second row and
@@ -40,7 +40,7 @@ class Decoded:
 
 
 class Picture:
-    """A camera image of known size whose pixels may still have to be made, once, by whoever needs them.
+    """A camera image of known size, decoded lazily and once.
 
     make: returns uint8 (H, W, 3); its exceptions become ImageError. decode_s, prepare_s: the seconds that making the
     pixels and the network's frame of them took, 0.0 until then. For one thread at a time.

@@ -74,7 +74,7 @@ def is_bag_file(path: Path) -> bool:
 def is_bag_folder(folder: Path, names: Iterable[str] | None = None, *, alone: bool = False) -> bool:
     """Whether a folder is one bag: rosbag2's metadata.yaml, or without it the pieces X_0, X_1 of one recording.
 
-    A folder of recordings side by side, each a file of its own, is no bag. names: of its files, where they are known.
+    A folder of recordings side by side, each a file of its own, is not a bag. names: of its files, where known.
     alone: a single recording is one too, whatever its name, because somebody named the folder as a bag.
     """
     if names is None:

@@ -38,7 +38,7 @@ def _read(file: IO[bytes], at: int, count: int) -> bytes:
 
 
 def _iso(file: IO[bytes], size: int) -> int:
-    """MP4, MOV, 3GP: boxes one after the other; what comes after the last one that has a known type is no box."""
+    """MP4, MOV, 3GP: boxes one after the other; what follows the last one of a known type does not count."""
     at = end = 0
     while at + 8 <= size:
         length, kind = struct.unpack(">I4s", _read(file, at, 8))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Video files in and out, and cameras. Frames are RGB uint8 (H, W, 3), stamps int nanoseconds.
+"""Video files and cameras, read. Frames are RGB uint8 (H, W, 3), stamps int nanoseconds.
 
 Files are decoded through PyAV: its libswscale honours the colour matrix of the stream, and presentation
 times are exact, which clips of varying frame rate need.
@@ -16,7 +16,6 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any, cast
 
 import av
@@ -35,7 +34,6 @@ _ERRORS = (av.error.FFmpegError, OSError, ValueError)
 _PICTURE = 0x0400 | 0x0800  # AV_DISPOSITION_ATTACHED_PIC, AV_DISPOSITION_TIMED_THUMBNAILS
 _PEEK = 200  # packets that tell which stream moves
 _MOST_FAILURES = 64  # of a container in a row
-_CLOCK = 90_000  # ticks a second of written files: exact enough for every camera rate
 
 # No log callback into Python: it takes the GIL in a decoder's thread, and a decoder that is freed meanwhile waits for
 # that thread with the GIL held, for ever. Silent, too: libav's lines would surround our one line an error.
@@ -102,7 +100,7 @@ def read_pictures(
 
 @dataclass(frozen=True)
 class _Lost:
-    """A frame that does not decode, or a place in the file that is no packet."""
+    """A frame that does not decode, or a place in the file where no packet is found."""
 
     reason: str
 
@@ -137,7 +135,7 @@ def _decoded(path: Path, threads: bool) -> Generator[tuple[av.VideoFrame, int] |
                 try:
                     frames = packet.decode()
                 except _ERRORS as error:
-                    yield _Lost(f"a frame does not decode ({_cause(error)})")
+                    yield _Lost(f"a frame does not decode ({cause(error)})")
                     continue
                 for frame in frames:
                     if frame.pts is not None and frame.time_base:
@@ -157,7 +155,7 @@ def _open(path: Path) -> av.container.InputContainer:
         return av.open(str(path))
     except _ERRORS as error:
         raise DataError(
-            f"{path}: not a video that can be opened ({_cause(error)}); record or convert it again"
+            f"{path}: not a video that can be opened ({cause(error)}); record or convert it again"
         ) from None
 
 
@@ -173,7 +171,7 @@ def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> 
         except _ERRORS as error:
             failures += 1
             if failures == 1:
-                yield _Lost(f"a place in the file is damaged ({_cause(error)})")
+                yield _Lost(f"a place in the file is damaged ({cause(error)})")
 
 
 def _main_stream(path: Path, container: av.container.InputContainer) -> av.VideoStream:
@@ -231,7 +229,8 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     return turned, (c if turned else a) < 0, (b if turned else d) < 0
 
 
-def _cause(error: Exception) -> str:
+def cause(error: Exception) -> str:
+    """What libav says, without its numbers."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
@@ -251,88 +250,3 @@ def open_camera(index: int) -> Iterator[Frame]:
             yield np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8), time.monotonic_ns()
     finally:
         capture.release()
-
-
-class VideoWriter:
-    """Writes RGB frames with their stamps to an H.264 file (MPEG-4 where libav has no x264).
-
-    The size is that of the first frame, cut to even numbers. The file appears under its name when closed
-    without an error; use it in a `with` block. Raises DataError.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        if not self.path.suffix:
-            raise DataError(f"{path}: give the video file an extension, such as {path}.mp4")
-        if not self.path.parent.is_dir():
-            raise DataError(f"{self.path.parent}: no such directory to write {self.path.name} into")
-        self._part = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
-        try:
-            self._container = av.open(str(self._part), "w")
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{path}: cannot write a video here ({_cause(error)}); try a name ending in .mp4"
-            ) from None
-        self._stream: av.VideoStream | None = None
-        self._first = 0
-        self._last = -1
-
-    def write(self, frame: NDArray[np.uint8], stamp_ns: int) -> None:
-        """Append a frame (H, W, 3) RGB; frames whose stamp is not newer than the last one's are left out."""
-        if self._stream is None:
-            self._stream = self._open_stream(frame.shape[1] // 2 * 2, frame.shape[0] // 2 * 2)
-            self._first = stamp_ns
-        pts = round((stamp_ns - self._first) * _CLOCK / NS)
-        if pts <= self._last:
-            return
-        self._last = pts
-        stream = self._stream
-        cut = np.ascontiguousarray(frame[: stream.height, : stream.width])
-        if cut.shape[:2] != (stream.height, stream.width):
-            size = (stream.width, stream.height)
-            cut = np.asarray(cv2.resize(cut, size, interpolation=cv2.INTER_AREA), np.uint8)
-        picture = av.VideoFrame.from_ndarray(cut, format="rgb24").reformat(
-            format="yuv420p", dst_colorspace="ITU709"
-        )
-        picture.pts, picture.time_base = pts, Fraction(1, _CLOCK)
-        for packet in stream.encode(picture):
-            self._container.mux(packet)
-
-    def _open_stream(self, width: int, height: int) -> av.VideoStream:
-        codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-        stream = cast("av.VideoStream", self._container.add_stream(codec, rate=30))
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        context = stream.codec_context
-        context.time_base = Fraction(1, _CLOCK)
-        # Written as BT.709 and tagged so, or players would guess the matrix from the size.
-        context.colorspace = context.color_primaries = context.color_trc = 1
-        context.color_range = 1
-        if codec == "libx264":
-            stream.options = {"crf": "20", "preset": "veryfast"}
-        else:
-            stream.bit_rate = 4_000_000
-        return stream
-
-    def close(self) -> None:
-        """Finish the file and give it its name."""
-        if self._stream is not None:
-            for packet in self._stream.encode():
-                self._container.mux(packet)
-        self._container.close()
-        if self._stream is not None:
-            os.replace(self._part, self.path)
-        else:
-            self._part.unlink(missing_ok=True)
-
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        # What was written before a damaged input ended is worth keeping, as its reader keeps what it read.
-        if kind is None or issubclass(kind, DataError):
-            self.close()
-        else:
-            self._container.close()
-            self._part.unlink(missing_ok=True)

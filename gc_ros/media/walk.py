@@ -22,7 +22,7 @@ def _is_ours(name: str) -> bool:
 
 @dataclass(frozen=True)
 class PassedOver:
-    """A file or folder that is not used, and why: "hidden", "no video", ..."""
+    """A file or folder that is not used, and why: "hidden", "not a video", ..."""
 
     path: Path
     why: str
@@ -155,7 +155,7 @@ class _Search:
         if regular and kinds.is_video_name(path.name):
             self._take(Entry(path, parts, False))
         elif len(parts) > 1 and not _is_ours(path.name):
-            self._pass(path, "no video" if regular else "no regular file")
+            self._pass(path, "not a video" if regular else "not a regular file")
 
     def _take(self, entry: Entry) -> None:
         try:

@@ -113,7 +113,7 @@ def test_hidden_files_system_folders_and_other_files_are_passed_over_and_counted
     assert named(found) == [("drink/b.webm", "drink"), ("wave/a.MP4", "wave")]
     lines = found.remarks()
     assert any(line.startswith("passed over, hidden: ") and line.endswith(" and 5 more") for line in lines)
-    assert f"passed over, no video: {tmp_path}/wave/notes.txt" in lines and len(lines) == 2
+    assert f"passed over, not a video: {tmp_path}/wave/notes.txt" in lines and len(lines) == 2
 
 
 def test_pipes_and_devices_are_not_opened(tmp_path: Path) -> None:
@@ -122,11 +122,11 @@ def test_pipes_and_devices_are_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "wave/c.mcap")
     found = find_recordings([tmp_path])
     assert named(found) == [("wave/a.mp4", "wave")]
-    assert reasons(found) == [("b.mp4", "no regular file"), ("c.mcap", "no regular file")]
-    with pytest.raises(DataError, match="no regular file"):
+    assert reasons(found) == [("b.mp4", "not a regular file"), ("c.mcap", "not a regular file")]
+    with pytest.raises(DataError, match="not a regular file"):
         find_clips([tmp_path / "wave/b.mp4"])
     (tmp_path / "t.csv").write_text("path,class\nwave/b.mp4,wave\n")
-    with pytest.raises(DataError, match="no regular file"):
+    with pytest.raises(DataError, match="not a regular file"):
         find_clips([tmp_path / "t.csv"])
 
 

@@ -9,7 +9,8 @@ import av
 import numpy as np
 import pytest
 
-from gc_ros.media.video import VideoWriter, open_camera, read_video
+from gc_ros.media.video import open_camera, read_video
+from gc_ros.media.video_writer import VideoWriter
 from tests.videos import BT709, BT2020, centres, flat, patches, rotated, truncated, write_clip
 from trt_build.errors import DataError
 
