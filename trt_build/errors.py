@@ -6,15 +6,17 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+
 
 class GlimpseError(Exception):
     """Base of every expected failure; the command lines print it as one line on stderr and exit with 2."""
 
     def __init__(self, message: str) -> None:
         # Ours often quote messages of other libraries: the promise of one line is kept here, once.
-        # A file name that is not UTF-8 must not break the terminal or the report that shows it.
-        text = message.encode("utf-8", "backslashreplace").decode()
-        super().__init__(" ".join(text.split()))
+        # A file name that is not UTF-8, or holds control characters, must not break the terminal that shows it.
+        text = " ".join(message.split()).translate(_ESCAPES)
+        super().__init__(text.encode("utf-8", "backslashreplace").decode())
 
 
 class BundleError(GlimpseError):

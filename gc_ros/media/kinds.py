@@ -24,18 +24,18 @@ METADATA = "metadata.yaml"
 _SYSTEM = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "@eadir"}
 _MAGIC = (b"\x89MCAP0\r\n", b"SQLite format 3\0", b"#ROSBAG")
 _PIECE = re.compile(r"(.*)_(\d+)")
-_ESCAPED = re.compile("[\udc80-\udcff]")
+_CONTROL, _ESCAPED = re.compile("[\0-\x1f\x7f-\x9f]"), re.compile("[\0-\x1f\x7f-\x9f\udc80-\udcff]")
 
 
 def clean(text: str) -> str:
     """A name as it is compared and shown: Unicode form NFC, no blanks around it, no control characters."""
-    text = "".join(" " if unicodedata.category(c) == "Cc" else c for c in printable(text))
+    text = printable(_CONTROL.sub(" ", text))
     return unicodedata.normalize("NFC", text).strip().strip("\ufeff\u200b").strip()
 
 
 def printable(text: str | os.PathLike[str]) -> str:
-    """A file name that is not UTF-8 with its odd bytes as %XX, so that it can be printed and written to a file."""
-    text = _ESCAPED.sub(lambda m: f"%{ord(m[0]) - 0xDC00:02X}", os.fspath(text))
+    """A file name with bytes that are not UTF-8, and control characters, as %XX: it can be printed and written."""
+    text = _ESCAPED.sub(lambda m: f"%{ord(m[0]) & 0xFF:02X}", os.fspath(text))
     return text.encode("utf-8", "replace").decode()
 
 

@@ -16,6 +16,14 @@ from trt_build.errors import DataError
 _OURS = (".truth.csv", ".joints.csv", "/clips.csv", "/classes.csv", "/truth.csv")
 
 
+# Folders that our commands write: no class, and the recordings in them are predictions.
+_WRITTEN = (
+    ({"bag.json", "windows.jsonl"}, "results of gc-ros evaluate"),
+    ({"summary.json", "windows.jsonl"}, "results of gc-ros evaluate"),
+    ({"options.json", "clips.json"}, "a run of gc-model train"),
+)
+
+
 def _is_ours(name: str) -> bool:
     return f"/{name.lower()}".endswith(_OURS)
 
@@ -97,6 +105,9 @@ class _Search:
             self._pass(path, f"cannot be read ({error.strerror})")
             return
         names = [item.name for item in items]
+        if parts and (written := next((why for marks, why in _WRITTEN if marks <= set(names)), "")):
+            self._pass(path, written)
+            return
         if parts and kinds.is_bag_folder(path, names):
             self._take(Entry(path, parts, True))
             return

@@ -39,6 +39,7 @@ _RECORD, _MESSAGE_HEAD, _CHUNK_HEAD = struct.Struct("<BQ"), struct.Struct("<HIQQ
 # How a chunk begins, up to the name of its compression; or a schema, channel or message of less than a terabyte.
 _PATTERN = re.compile(rb"\x06.{36}(?:\0{4}|\x03\0\0\0lz4|\x04\0\0\0zstd)|[\x03-\x05].{5}\0{3}", re.DOTALL)
 _LONGEST = 64  # bytes that the pattern takes at most, and a little more
+_LONGEST_SUMMARY, _LONGEST_DEFINITION = 1 << 30, 1 << 26
 _CHAIN = 3  # records in a row that make sense
 
 
@@ -65,7 +66,7 @@ class McapFile:
             if self._file.read(8) != MAGIC:
                 raise ValueError("no MCAP file")
             units = self._indexed()
-            self._units = sorted(units if units is not None else self._walk())
+            self._units = sorted(set(units if units is not None else self._walk()))
             if units is None:
                 for unit in self._units:  # schemas and channels lie in the chunks
                     self._load(unit, (), quiet=True)
@@ -85,7 +86,7 @@ class McapFile:
             start = struct.unpack("<Q", tail[9:17])[0]
             if tail[0] == _FOOTER and tail[-8:] == MAGIC and start == 0:
                 return None  # finished without a summary, as the specification allows
-            if tail[-8:] != MAGIC or not 0 < start < self._size:
+            if tail[-8:] != MAGIC or not max(0, self._size - _LONGEST_SUMMARY) < start < self._size:
                 return self._no_index()
             self._file.seek(start)
             summary = self._file.read(self._size - start - 37)
@@ -124,7 +125,7 @@ class McapFile:
                 loose = True
             elif opcode in (_SCHEMA, _CHANNEL):
                 self._file.seek(at + 9)
-                self._try_define(opcode, self._file.read(length))
+                self._try_define(opcode, self._file.read(min(length, _LONGEST_DEFINITION)))
             if (
                 opcode in (_CHUNK, _MESSAGE)
                 and at + 9 + length > self._size

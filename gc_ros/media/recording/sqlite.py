@@ -30,6 +30,12 @@ class SqliteFile:
         self.others: dict[str, str] = {}
         try:
             self._db = self._connect(path)
+            # A view in place of a table could compute for ever.
+            query = (
+                "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('topics', 'messages')"
+            )
+            if self._db.execute(query).fetchone() != (2,):
+                raise ValueError("no tables of rosbag2")
             rows = self._db.execute("SELECT id, name, type, serialization_format FROM topics").fetchall()
             self._ids = {int(key): str(name) for key, name, _, form in rows if form == "cdr"}
             texts: dict[str, tuple[str, str]] = {}

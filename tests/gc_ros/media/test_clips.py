@@ -208,6 +208,35 @@ def test_files_that_cannot_be_reached_are_named_and_the_rest_is_found(
     assert reasons(clips) == [(name, "cannot be read (Permission denied)") for name in ("b.mp4", "locked")]
 
 
+def test_what_our_own_commands_wrote_is_neither_clip_nor_recording(tmp_path: Path) -> None:
+    tree(tmp_path, "wave/a.mp4", "drink/b.mp4", "evaluation/summary.json", "evaluation/windows.jsonl")
+    tree(
+        tmp_path,
+        "evaluation/bags/wave/a.mp4/predictions.mcap",
+        "run/options.json",
+        "run/clips.json",
+        "run/x.mp4",
+    )
+    tree(tmp_path, "one/bag.json", "one/windows.jsonl", "one/predictions.mcap")
+    found = find_recordings([tmp_path])
+    assert named(found) == [("drink/b.mp4", "drink"), ("wave/a.mp4", "wave")] and found.without == []
+    assert reasons(found) == [
+        ("evaluation", "results of gc-ros evaluate"),
+        ("one", "results of gc-ros evaluate"),
+        ("run", "a run of gc-model train"),
+    ]
+
+
+def test_control_characters_in_names_reach_no_terminal(tmp_path: Path) -> None:
+    tree(tmp_path, "wa\x1b[2Jve/a\n.mp4", "drink/b\t.txt", "drink/b.mp4")
+    found = find_clips([tmp_path])
+    assert named(found) == [("drink/b.mp4", "drink"), ("wa%1B[2Jve/a%0A.mp4", "wa [2Jve")]
+    assert found.remarks() == [f"passed over, not a video: {tmp_path}/drink/b%09.txt"]
+    with pytest.raises(DataError) as caught:
+        find_clips([tmp_path / "\x1b[31mnone"])
+    assert "\x1b" not in str(caught.value) and "\\x1b[31mnone" in str(caught.value)
+
+
 def test_loose_videos_beside_class_folders_have_no_class_and_recordings_keep_them(tmp_path: Path) -> None:
     tree(tmp_path, "wave/a.mp4", "drink/b.mp4", "loose.mp4")
     assert [name for name, _ in named(find_clips([tmp_path]))] == ["drink/b.mp4", "wave/a.mp4"]

@@ -134,6 +134,17 @@ def test_a_stub_of_a_database_is_none(tmp_path: Path, size: int) -> None:
         Recording(tmp_path / "x.db3")
 
 
+def test_a_view_in_place_of_a_table_is_refused(tmp_path: Path) -> None:
+    file = database(tmp_path / "b")
+    with sqlite3.connect(file) as db:
+        db.execute("ALTER TABLE topics RENAME TO t")
+        forever = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT * FROM c"
+        db.execute(f"CREATE VIEW topics AS SELECT x AS id, 'n' AS name, 'k' AS type FROM ({forever})")
+    db.close()
+    with pytest.raises(DataError, match="no tables of rosbag2"):
+        Recording(file)
+
+
 def test_a_write_ahead_log_is_read_and_the_folder_stays_as_it_was(tmp_path: Path) -> None:
     file = database(tmp_path / "b")
     db = sqlite3.connect(file)
