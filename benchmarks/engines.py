@@ -34,10 +34,10 @@ import onnx
 import onnxruntime as ort
 import torch
 
+from gc_model.evaluation.sizes import sizes
 from gc_model.export.onnx import export_bundle
-from gc_model.paper.clouds import GlimpseClouds
 from gc_model.paper.presets import IMAGENET_MEAN, IMAGENET_STD, Config, preset
-from gc_model.paper.summary import sizes
+from gc_model.paper.variants import build
 from gc_model.training import checkpoint
 from tests.gc_model.nets import use_taps
 from trt_build.bench import as_json, bench
@@ -59,7 +59,7 @@ def random_bundle(name: str, folder: Path) -> LoadedBundle:
     torch.manual_seed(0)
     config = preset(name)
     labels = [f"class{i}" for i in range(config.classes)]
-    model = GlimpseClouds(config)
+    model = build(config)
     use_taps(model)  # zero taps would be exported as 2-D convolutions
     checkpoint.save(folder / "run", model, checkpoint.Recipe(labels, window_s=4.0))
     bundle = export_bundle(folder / "run", folder / "bundle")
@@ -94,7 +94,7 @@ def others(bundle: LoadedBundle, config: Config, threads: int, rounds: int) -> d
     torch.set_num_threads(threads)
     engine = open_engine(bundle, "window", backend="onnxruntime", threads=threads)
     ours = zeros(engine.inputs, 1)
-    model = GlimpseClouds(config).eval()
+    model = build(config).eval()
     if "step" in bundle.info.modes:
         step = onnx.load(bundle.path / "step.onnx", load_external_data=False)
         use_taps(model, {value.name for value in step.graph.input})

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from gc_model.paper import trunk
+from gc_model.paper import inflated
 from gc_model.paper.presets import preset
 from gc_model.paper.variants import build
 from gc_model.training.stages import freeze_stages, freeze_statistics
@@ -60,7 +60,7 @@ def main() -> None:
     times: dict[str, list[float]] = {"ours": [], "grouped Conv3d": []}
     for _ in range(asked.rounds):
         times["ours"].append(step())
-        with mock.patch.object(trunk, "depthwise_clip", depthwise_conv3d):
+        with mock.patch.object(inflated, "depthwise_clip", depthwise_conv3d):
             times["grouped Conv3d"].append(step())
     ratio = min(times["ours"]) / min(times["grouped Conv3d"])
     print(json.dumps({"clips": CLIPS, **vars(asked), "seconds": times, "ratio": round(ratio, 3)}))

@@ -157,7 +157,7 @@ def info(
     as_json: Json = False,
 ) -> None:
     """What a run, or each preset, is: sizes, parameters, labels, how it was trained."""
-    from gc_model.paper.summary import sizes
+    from gc_model.evaluation.sizes import sizes
     from gc_model.training.checkpoint import describe
 
     if run is None:

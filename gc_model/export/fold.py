@@ -19,8 +19,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gc_model.paper.clouds import GlimpseClouds
+from gc_model.paper.inflated import (
+    TAPS,
+    InflatedConv,
+    InflatedTrunk,
+    Pass,
+    concatenated_weight,
+    same_padding,
+    sums_of_taps,
+)
+from gc_model.paper.network import cache_name
 from gc_model.paper.shapes import merge, split
-from gc_model.paper.trunk import TAPS, InflatedConv, Pass, concatenated_weight, same_padding, sums_of_taps
 
 
 class FoldedConv(nn.Module):
@@ -106,29 +115,44 @@ class FoldedConv(nn.Module):
 
 @torch.no_grad()
 def fold_for_export(model: GlimpseClouds) -> GlimpseClouds:
-    """A copy of `model` in evaluation mode whose trunk is folded: the same results, with the caches that it needs."""
+    """A copy of `model` in evaluation mode with its trunk folded: the same results, with the caches that it needs.
+
+    A trunk that is not an inflated one stays as it is.
+    """
     model = copy.deepcopy(model).eval()
-    pairs = _batch_norms(model)
     trunk = model.trunk
-    names = {module: name for name, module in trunk.net.named_modules()}
-    folded: list[FoldedConv] = []
-    for conv in trunk.inflated:
-        folded.append(FoldedConv(conv, sum(f.caches for f in folded)))
-        folded[-1].register_forward_pre_hook(trunk._tell, with_kwargs=True)
-        trunk.net.set_submodule(names[conv], folded[-1])
-    trunk.inflated = folded
+    if not isinstance(trunk, InflatedTrunk):
+        return model
+    pairs = _batch_norms(
+        trunk, torch.zeros(1, 3, model.config.size, model.config.size, dtype=model.mean.dtype)
+    )
+    caches = 0
+    for i, conv in enumerate(list(trunk.inflated)):
+        folded = FoldedConv(conv, caches)
+        trunk.replace(i, folded)
+        caches += folded.caches
     for conv_name, norm_name in pairs.items():
         _absorb(trunk.net, conv_name, norm_name)
     return model
 
 
-def _batch_norms(model: GlimpseClouds) -> dict[str, str]:
-    """Which batch norm reads which convolution's output, by name, found by watching one pass."""
-    net = model.trunk.net
+def cache_names(folded: GlimpseClouds) -> list[str]:
+    """The names of a folded network's caches: those of the trained network, which may have more.
+
+    `trt-build verify` compares by name.
+    """
+    trunk = folded.trunk
+    if not isinstance(trunk, InflatedTrunk):
+        return [cache_name(i) for i in range(len(trunk.cache_shapes(folded.config.size)))]
+    return [cache_name(conv.origin + i) for conv in trunk.inflated for i in range(conv.caches)]
+
+
+def _batch_norms(trunk: InflatedTrunk, frame: Tensor) -> dict[str, str]:
+    """Which batch norm reads which convolution's output, by name, found by watching one pass over a frame."""
     produced: dict[int, tuple[str, Tensor]] = {}
     pairs: dict[str, str] = {}
     hooks = []
-    for name, module in net.named_modules():
+    for name, module in trunk.net.named_modules():
         if isinstance(module, (nn.Conv2d, InflatedConv)):
 
             def made(_: Any, args: Any, output: Tensor, name: str = name) -> None:
@@ -142,8 +166,7 @@ def _batch_norms(model: GlimpseClouds) -> dict[str, str]:
                     pairs[produced[id(args[0])][0]] = name
 
             hooks.append(module.register_forward_pre_hook(read))
-    size = model.config.size
-    model.trunk.clip(torch.zeros(1, 3, size, size, dtype=model.mean.dtype), 1)
+    trunk.back(trunk.front(frame, 1), 1)
     for hook in hooks:
         hook.remove()
     return pairs

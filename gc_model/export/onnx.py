@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from gc_model.data.frames import decode
 from gc_model.data.samples import sub_sequences
 from gc_model.export.engine import TorchEngine, describe
-from gc_model.export.fold import fold_for_export
+from gc_model.export.fold import cache_names, fold_for_export
 from gc_model.paper.clouds import GlimpseClouds, State
-from gc_model.paper.network import CACHE, cache_name
+from gc_model.paper.network import CACHE
 from gc_model.paper.presets import Config
 from gc_model.paper.variants import for_robot
 from gc_model.training import checkpoint
@@ -118,9 +118,7 @@ def export_graphs(model: GlimpseClouds, folder: Path) -> list[str]:
     graphs = {"window.onnx": _to_onnx(WindowGraph(folded), (frames,), ["frames"], [])}
     if config.temporal == "causal" and config.readout == "mean":
         state = folded.initial_state(2, streaming=True).named()
-        # A cache is called as in the network that was trained, which has more: `trt-build verify` compares by name.
-        names = [name for name in state if not name.startswith(CACHE)]
-        names += [cache_name(conv.origin + i) for conv in folded.trunk.inflated for i in range(conv.caches)]
+        names = [name for name in state if not name.startswith(CACHE)] + cache_names(folded)
         graphs["step.onnx"] = _to_onnx(
             StepGraph(folded, list(state)), (frames[:, 0], *state.values()), ["frame", *names], names
         )

@@ -12,6 +12,7 @@ from gc_model.paper.glimpse import Attention, WhatWhere, glimpse, random_locatio
 from gc_model.paper.memory import Assignment, write
 from gc_model.paper.network import ClipResult, FrameResult, Network, State
 from gc_model.paper.presets import Config
+from gc_model.paper.trunk import Trunk
 from gc_model.paper.workers import ReadOut, Workers
 
 __all__ = ["ClipResult", "FrameResult", "GlimpseClouds", "Network", "State"]
@@ -20,8 +21,8 @@ __all__ = ["ClipResult", "FrameResult", "GlimpseClouds", "Network", "State"]
 class GlimpseClouds(Network):
     """The network of the paper, sizes and the switches of its ablations from `config`."""
 
-    def __init__(self, config: Config):
-        super().__init__(config)
+    def __init__(self, config: Config, trunk: Trunk):
+        super().__init__(config, trunk)
         D, context = self.trunk.channels, self.trunk.context_channels
         self.attention = Attention(D, context, config.psi, config.omega)
         self.what_where = WhatWhere(D, config.lambda_hidden, concat=config.encoding == "concat")
@@ -50,7 +51,7 @@ class GlimpseClouds(Network):
 
     def step(self, Z: Tensor, c: Tensor, state: State) -> tuple[FrameResult, State]:
         """One frame: Z (B, D, h, w), c (B, context). Frame t sees the workers' r of frame t-1."""
-        h, z, l, v = self.look(Z, c, state)
+        h, z, l, v = self.attend(Z, c, state)
         r = state.r
         p, u = self.assignment(v, state.memory, state.weight)
         r = self.workers(r, torch.matmul(p, v))  # Eq 8, 6
@@ -58,7 +59,7 @@ class GlimpseClouds(Network):
         result = FrameResult(self.with_global(self.readout(r), Z), l, p, c)
         return result, replace(state, h=h, z=z, r=r, memory=memory, weight=weight)
 
-    def look(self, Z: Tensor, c: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def attend(self, Z: Tensor, c: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The G glimpses of one frame: h, z after them, l (B, G, 4) and v (B, G, D)."""
         h, z = state.h, state.z
         r_sum = state.r.sum(1)  # Eq 7

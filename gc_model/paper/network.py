@@ -80,29 +80,29 @@ class ClipResult:
 
 
 class Network(nn.Module):
-    """Trunk, pose regression and what folds a head over time; the head is a subclass's `step`.
+    """A trunk, the pose regression, and the fold of a head over time; the head is a subclass's `step`.
 
-    Frames come as RGB in 0..255, uint8 or float; the trunk's normalisation happens inside.
-    global_head: a classifier over global average pooling that is part of the model, where there is one.
+    Frames are RGB in 0..255, uint8 or float; the network normalises them as its trunk expects.
+    pose: the regression of Eq 13, training only; None for a trunk without context.
+    global_head: a classifier over global average pooling that is part of the model; None where there is none.
     """
 
+    trunk: Trunk
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, trunk: Trunk):
         super().__init__()
         self.config = config
-        self.trunk = Trunk(config)
+        self.trunk = trunk
         self.global_head: nn.Linear | None = None
-
-    def add_pose(self) -> None:
-        """Called behind the head, so that a seed draws the weights in one order whatever the head."""
-        config = self.config
-        self.pose = nn.Linear(
-            self.trunk.context_channels, config.bodies * config.joints * 2
-        )  # Eq 13; training only
+        self.pose: nn.Linear | None = None
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+
+    def add_pose(self) -> None:
+        """Call it after the head is there, so that a seed draws the weights in the same order for every head."""
+        self.pose = nn.Linear(self.trunk.context_channels, self.config.bodies * self.config.joints * 2)
 
     def head_parameters(self) -> list[nn.Parameter]:
         """Everything behind the trunk that runs on the robot (without the pose head)."""
@@ -200,4 +200,5 @@ class Network(nn.Module):
 
     def poses(self, c: Tensor) -> Tensor:
         """Eq 13: (..., context) -> (..., bodies, joints, 2) in [-1, 1] coordinates of the input."""
+        assert self.pose is not None
         return self.pose(c).unflatten(-1, (self.config.bodies, self.config.joints, 2))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -10,8 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gc_model.paper.clouds import GlimpseClouds
+from gc_model.paper.inflated import InflatedTrunk
 from gc_model.paper.network import FrameResult, Network, State
 from gc_model.paper.presets import Config
+from gc_model.paper.shapes import merge
+from gc_model.paper.trunk import RESOLUTIONS, Trunk
 from gc_model.paper.workers import ReadOut, Workers
 from trt_build.errors import DataError
 
@@ -26,7 +30,16 @@ def build(config: Config) -> Network:
         "c3d": C3D,
         "frame_lstm": FrameLSTM,
     }
-    return kinds[config.model](config)
+    return kinds[config.model](config, trunk_of(config))
+
+
+def trunk_of(config: Config) -> Trunk:
+    """f of the network that `config` describes: the one place where a trunk's name becomes a module."""
+    if config.model == "c3d":
+        return Conv3D(config.c3d, config.c3d_size)
+    # ResNet-50 + LSTM is a network of single frames: its trunk is not inflated.
+    temporal = None if config.model == "frame_lstm" else config.temporal
+    return InflatedTrunk(config.trunk, temporal, **dict(config.trunk_args))
 
 
 def for_robot(model: Network) -> GlimpseClouds:
@@ -55,8 +68,8 @@ class Headless(Network):
 class Global(Headless):
     """f and a classifier over global average pooling: the mean of the frames' logits is that of the clip's features."""
 
-    def __init__(self, config: Config):
-        super().__init__(config)
+    def __init__(self, config: Config, trunk: Trunk):
+        super().__init__(config, trunk)
         self.global_head = nn.Linear(self.trunk.channels, config.classes)
         self.add_pose()
 
@@ -68,8 +81,8 @@ class Global(Headless):
 class FrameLSTM(Headless):
     """A 2-D network a frame, then an LSTM (Donahue et al. 2015)."""
 
-    def __init__(self, config: Config):
-        super().__init__(config)
+    def __init__(self, config: Config, trunk: Trunk):
+        super().__init__(config, trunk)
         self.lstm = nn.LSTMCell(self.trunk.channels, config.psi)
         self.readout = nn.Linear(config.psi, config.classes)
         self.add_pose()
@@ -87,8 +100,8 @@ class FrameLSTM(Headless):
 class GlimpseSum(GlimpseClouds):
     """Learned glimpses, but summed and given to one recurrent network: no memory, no workers."""
 
-    def __init__(self, config: Config):
-        super().__init__(config)
+    def __init__(self, config: Config, trunk: Trunk):
+        super().__init__(config, trunk)
         del self.assignment
         self.workers = Workers(self.what_where.channels, config.psi, 1)
         self.readout = ReadOut(config.psi, config.classes, 1)
@@ -98,7 +111,7 @@ class GlimpseSum(GlimpseClouds):
         return replace(state, r=state.r[:, :1])
 
     def step(self, Z: Tensor, c: Tensor, state: State) -> tuple[FrameResult, State]:
-        h, z, l, v = self.look(Z, c, state)
+        h, z, l, v = self.attend(Z, c, state)
         r = self.workers(state.r, v.sum(1, keepdim=True))
         p = v.new_ones(len(v), 1, v.shape[1])
         return FrameResult(self.with_global(self.readout(r), Z), l, p, c), replace(state, h=h, z=z, r=r)
@@ -111,25 +124,30 @@ class GlimpseTubes(GlimpseClouds):
     replaced by a fixed correspondence from frame to frame, everything else equal.
     """
 
-    def __init__(self, config: Config):
-        super().__init__(config)
+    def __init__(self, config: Config, trunk: Trunk):
+        super().__init__(config, trunk)
         del self.assignment
 
     def step(self, Z: Tensor, c: Tensor, state: State) -> tuple[FrameResult, State]:
-        h, z, l, v = self.look(Z, c, state)
+        h, z, l, v = self.attend(Z, c, state)
         r = self.workers(state.r, v)
         p = torch.eye(v.shape[1], dtype=v.dtype, device=v.device).expand(len(v), -1, -1)
         return FrameResult(self.with_global(self.readout(r), Z), l, p, c), replace(state, h=h, z=z, r=r)
 
 
 class Conv3D(nn.Module):
-    """The convolutions of C3D (Tran et al. 2015): eight of 3 x 3 x 3 in five groups, each ending in max pooling."""
+    """f of C3D (Tran et al. 2015): eight 3 x 3 x 3 convolutions in five pooled groups, then two dense layers.
+
+    widths: channels of the groups, then of both dense layers; side: of its input in pixels. One feature a clip, from
+    pixels: there is no context map, and its `front` only resizes.
+    """
 
     context_channels = 0
 
-    def __init__(self, config: Config):
+    def __init__(self, widths: Sequence[int], side: int):
         super().__init__()
-        *groups, self.channels = config.c3d
+        *groups, self.channels = widths
+        self.side = side
         layers: list[nn.Module] = []
         before = 3
         for i, width in enumerate(groups):
@@ -140,7 +158,6 @@ class Conv3D(nn.Module):
             pool = (2, 2, 2) if 0 < i < 4 else (1, 2, 2)
             layers.append(nn.MaxPool3d(pool, ceil_mode=True))
         self.convolutions = nn.Sequential(*layers)
-        side = config.c3d_size
         for _ in groups:
             side = -(-side // 2)
         self.dense = nn.Sequential(
@@ -152,38 +169,45 @@ class Conv3D(nn.Module):
             nn.Dropout(0.5),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (B, 3, T, side, side) -> (B, channels)."""
-        return self.dense(self.convolutions(x).mean(2).flatten(1))
+    def front(self, x: Tensor, T: int) -> Tensor:
+        """(B*T, 3, H, W) -> (B*T, 3, side, side)."""
+        return F.interpolate(x, (self.side, self.side), mode="bilinear", antialias=True)
+
+    def back(self, context: Tensor, T: int) -> Tensor:
+        """(B*T, 3, side, side) -> (B, D, 1, 1)."""
+        clips = context.unflatten(0, (-1, T)).transpose(1, 2)
+        return self.dense(self.convolutions(clips).mean(2).flatten(1))[..., None, None]
+
+    def step(self, x: Tensor, caches: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        raise ValueError("C3D sees whole clips only and cannot stream")
+
+    def back_step(self, context: Tensor, caches: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        raise ValueError("C3D sees whole clips only and cannot stream")
+
+    def cache_shapes(self, size: int) -> list[tuple[int, ...]]:
+        return []
+
+    def sees_one_frame(self, whole: bool) -> bool:
+        return not whole
+
+    def weights(self, whole: bool) -> dict[str, Tensor]:
+        return self.state_dict() if whole else {}
+
+    def first_parameters(self, resolutions: int) -> list[nn.Parameter]:
+        return list(self.parameters()) if resolutions == RESOLUTIONS else []
 
 
 class C3D(Headless):
-    """Window only, from pixels, without ImageNet weights and without a pose head: one feature a clip."""
+    """Window only, without ImageNet weights and without a pose head: one feature a clip."""
 
-    def __init__(self, config: Config):
-        nn.Module.__init__(self)
-        self.config = config
-        self.trunk = Conv3D(config)  # type: ignore[assignment]
-        self.global_head = nn.Linear(config.c3d[-1], config.classes)
-        self.add_pose()
+    def __init__(self, config: Config, trunk: Trunk):
+        super().__init__(config, trunk)
+        self.global_head = nn.Linear(trunk.channels, config.classes)
 
-    def add_pose(self) -> None:
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.config.mean, self.config.std))
-        self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("std", std, persistent=False)
-
-    def features(self, clip: Tensor) -> tuple[Tensor, Tensor]:
-        """clip (B, T, 3, H, W) -> Z (B, 1, D, 1, 1), and no context (B, 1, 0)."""
-        B = len(clip)
-        x = self.normalise(clip.flatten(0, 1))
-        side = self.config.c3d_size
-        x = (
-            F.interpolate(x, (side, side), mode="bilinear", antialias=True)
-            .unflatten(0, (B, -1))
-            .transpose(1, 2)
-        )
-        Z = self.trunk(x)
-        return Z[:, None, :, None, None], Z.new_zeros(B, 1, 0)
+    def features_of(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Resized clips (B, T, 3, side, side) -> Z (B, 1, D, 1, 1), and no context (B, 1, 0)."""
+        Z = self.trunk.back(merge(maps, 0, 1), int(maps.shape[1]))
+        return Z[:, None], Z.new_zeros(len(Z), 1, 0)
 
     def step(self, Z: Tensor, c: Tensor, state: State) -> tuple[FrameResult, State]:
         assert self.global_head is not None

@@ -26,7 +26,7 @@ def standardise_trunk(model: Network, clips: Iterable[Tensor]) -> bool:
     for. One that ends in an activation or a sum (ResNet's) is left as it is.
     """
     model.eval()
-    norms = [m for m in model.trunk.net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in model.trunk.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not norms or norms[-1].num_features != model.trunk.channels or not norms[-1].affine:
         return False
     last, first = norms[-1], None

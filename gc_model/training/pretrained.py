@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gc_model.paper.trunk import InflatedConv, Trunk
+from gc_model.paper.inflated import InflatedConv, InflatedTrunk
+from gc_model.paper.trunk import Trunk
 from trt_build.errors import DataError
 
 # Blocks of each stage of EfficientNet-Lite0 (Tan and Le 2019, table 1, with fixed stem and head).
@@ -37,8 +38,12 @@ def load_imagenet(trunk: Trunk, path: Path) -> None:
 
     A k x k kernel becomes the tap at the current frame, the other taps zero. Classifier and head layers that
     the trunk does not have are passed over. Raises DataError for a file that is missing, holds something else
-    than tensors, lacks a weight or has one of another shape.
+    than tensors, lacks a weight or has one of another shape, and for a trunk that is no 2-D network.
     """
+    if not isinstance(trunk, InflatedTrunk):
+        raise DataError(
+            f"{path}: {type(trunk).__name__} starts without ImageNet weights: leave --weights away"
+        )
     source = {_timm_name(k): v for k, v in _read(path).items()}
     target = trunk.net.state_dict()
     missing = [k for k in target if k not in source and not k.endswith("num_batches_tracked")]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from gc_model.paper.clouds import GlimpseClouds
 from gc_model.paper.losses import Weights, pose_loss, total_loss
 from gc_model.paper.network import Network
+from gc_model.paper.trunk import Trunk
 from gc_model.training.drawing import glimpse_strip
 from gc_model.training.options import TrainOptions
 from trt_build.errors import DataError
@@ -150,7 +151,7 @@ class TrunkStage(Stage):
         logits = self.logits(Z, c)
         terms = {"L_D": F.cross_entropy(logits, batch["label"], label_smoothing=self.options.label_smoothing)}
         pose_weight = self.options.loss_weights[0]
-        if "joints" in batch and pose_weight and self.model.config.model != "c3d":
+        if "joints" in batch and pose_weight and self.model.pose is not None:
             terms["L_P"] = pose_weight * pose_loss(self.model.poses(c), batch["joints"])
         return self._report(terms | {"loss": torch.stack(list(terms.values())).sum()}, logits, batch["label"])
 
@@ -182,12 +183,10 @@ class CloudStage(Stage):
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         result, _state = self.model.fold(*self.features(batch))
-        joints = batch.get("joints")
+        joints = batch.get("joints") if self.model.pose is not None else None
         weights = Weights(*self.options.loss_weights)
         if not result.l.shape[2]:  # a network without glimpses
             weights = replace(weights, glimpse=0.0)
-        if self.model.config.model == "c3d":
-            joints = None
         poses = self.model.poses(result.c) if joints is not None else None
         terms = total_loss(result, batch["label"], poses, joints, weights, self.options.label_smoothing)
         return self._report(terms, result.logits, batch["label"])
@@ -210,7 +209,7 @@ class Keep(Checkpoint):
         trainer.save_checkpoint(self.folder / "last.ckpt")
 
 
-def freeze_statistics(trunk: nn.Module) -> None:
+def freeze_statistics(trunk: Trunk) -> None:
     """Batch norm with the statistics it has; its scale and shift still train."""
     for module in trunk.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -221,20 +220,9 @@ def freeze_stages(model: Network, stages: int) -> None:
     """The stem and the first `stages` resolutions of the trunk keep their weights: less to train on a small set."""
     if not stages:
         return
-    net = model.trunk.net
-    last = feature_modules(net)[stages - 1]
-    modules = [name for name, _ in net.named_modules()]  # in order of use
-    # Counted in modules, not in parameters: the first resolution may end in an activation, which has none.
-    end = max(i for i, name in enumerate(modules) if f"{name}.".startswith(f"{last}."))
-    frozen = set(modules[: end + 1])
-    for name, parameter in net.named_parameters():
-        parameter.requires_grad_(name.rpartition(".")[0] not in frozen)
-
-
-def feature_modules(net: nn.Module) -> list[str]:
-    """Names of the modules whose outputs are the maps of each resolution (timm's feature_info)."""
-    info: Any = net.feature_info
-    return list(info.module_name())
+    frozen = {id(p) for p in model.trunk.first_parameters(stages)}
+    for parameter in model.trunk.parameters():
+        parameter.requires_grad_(id(parameter) not in frozen)
 
 
 def cosine(epoch: int, epochs: int) -> float:

@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 from gc_model.paper.clouds import GlimpseClouds
 from gc_model.paper.network import cache_name
 from gc_model.paper.presets import preset
+from gc_model.paper.variants import build as assemble
 
 
 def use_taps(model: GlimpseClouds, caches: set[str] | None = None) -> None:
@@ -23,7 +24,8 @@ def build(
 ) -> GlimpseClouds:
     """A network in evaluation mode with random statistics and all temporal taps in use."""
     torch.manual_seed(seed)
-    model = GlimpseClouds(preset(name, **({"classes": 7} | changes)))
+    model = assemble(preset(name, **({"classes": 7} | changes)))
+    assert isinstance(model, GlimpseClouds)
     use_taps(model)
     with torch.no_grad():
         for module in model.modules():

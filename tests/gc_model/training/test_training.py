@@ -21,8 +21,9 @@ from safetensors.torch import load_file
 
 from gc_model.data import samples as dataset
 from gc_model.data.frames import FrameCache, index_clips, labels_of, split_validation
-from gc_model.paper.clouds import GlimpseClouds
+from gc_model.paper.network import Network
 from gc_model.paper.presets import preset
+from gc_model.paper.variants import build
 from gc_model.training import checkpoint, loaders
 from gc_model.training import stages as training
 from gc_model.training.options import TrainOptions
@@ -349,9 +350,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_kept(tmp_path, mon
     assert not list((tmp_path / "run").rglob("*.ckpt"))
 
 
-def small_model(name: str = "tiny") -> GlimpseClouds:
+def small_model(name: str = "tiny") -> Network:
     torch.manual_seed(0)
-    return GlimpseClouds(preset(name, classes=3))
+    return build(preset(name, classes=3))
 
 
 def after_one_epoch(stage: training.Stage, folder: Path) -> tuple[dict, dict]:

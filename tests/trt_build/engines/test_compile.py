@@ -351,14 +351,14 @@ def _paper(folder: Path) -> LoadedBundle:
     """The paper's sizes with random weights as training starts with them, but every temporal tap in use."""
     torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train,export]'")
     from gc_model.export.onnx import export_graphs
-    from gc_model.paper.clouds import GlimpseClouds
     from gc_model.paper.presets import preset
+    from gc_model.paper.variants import build
     from tests.gc_model.nets import use_taps
     from trt_build.bundle import Bundle, Preprocess, write_bundle
 
     torch.manual_seed(0)
     config = preset("paper", classes=60)
-    model = GlimpseClouds(config).eval()
+    model = build(config).eval()
     use_taps(model)
     names = export_graphs(model, folder)
     info = Bundle(

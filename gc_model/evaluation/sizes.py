@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from gc_model.paper.inflated import InflatedConv
 from gc_model.paper.presets import Config
-from gc_model.paper.trunk import InflatedConv
 from gc_model.paper.variants import build
 
 
