@@ -158,12 +158,12 @@ def info(
 ) -> None:
     """What a run, or each preset, is: sizes, parameters, labels, how it was trained."""
     from gc_model.evaluation.sizes import sizes
-    from gc_model.training.checkpoint import describe
+    from gc_model.training.checkpoint import read_description
 
     if run is None:
         rows: dict[str, Any] = {name: sizes(preset(name)) for name in PRESETS}
     else:
-        config, recipe = describe(run)
+        config, recipe = read_description(run)
         rows = {"config": config.to_json(), "sizes": sizes(config), "recipe": vars(recipe)}
     if as_json:
         typer.echo(json.dumps(rows))

@@ -31,9 +31,9 @@ def finetune(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
     """Go on from a trained model with your own clips; the read-out is made anew for new classes."""
-    from gc_model.training.checkpoint import describe
+    from gc_model.training.checkpoint import read_description
 
-    config, recipe = describe(run)
+    config, recipe = read_description(run)
     values: dict[str, Any] = {
         "data": data, "start": run, "subjects": names(subjects), "seed": seed, "window_s": recipe.window_s,
         "preset": config.preset, "temporal": config.temporal, "fit": config.fit,

@@ -257,7 +257,7 @@ def bench(
 def _torch_reference(bundle: LoadedBundle, run: Path) -> Callable[[str], Engine]:
     """Opens the engine of a mode as PyTorch runs it. Raises EngineError without torch or for a run of other labels."""
     try:
-        from gc_model.export.engine import TorchEngine
+        from gc_model.export.torch_engine import TorchEngine
         from gc_model.training import checkpoint
     except ImportError as error:
         raise EngineError(

@@ -25,7 +25,7 @@ from torchmetrics.functional.classification import binary_roc, multiclass_calibr
 from gc_model.data.datasets import index
 from gc_model.data.frames import decode
 from gc_model.data.samples import sub_sequences
-from gc_model.export.engine import describe
+from gc_model.export.torch_engine import bundle_info
 from gc_model.paper.network import Network
 from gc_model.training import checkpoint
 from gc_model.training.processes import accelerator
@@ -158,7 +158,7 @@ def _windows(
     """Logits (n, classes) and labels (n,) of the five windows of every clip, and the clips that failed."""
     from rich.progress import track
 
-    preprocess = describe(model.config, recipe).preprocess
+    preprocess = bundle_info(model.config, recipe).preprocess
     logits, labels, failed = [torch.empty(0, len(recipe.labels))], [], {}
     for clip in track(clips, "windows", disable=not progress):
         try:

@@ -23,7 +23,7 @@ from gc_model.data.datasets import index, read_frames
 from gc_model.data.frames import Clip, FrameCache, decode
 from gc_model.data.samples import FrozenFront, TestClips, front_key, sub_sequences
 from gc_model.data.sampling import SUB_SEQUENCES
-from gc_model.export.engine import TorchEngine, describe
+from gc_model.export.torch_engine import TorchEngine, bundle_info
 from gc_model.paper.network import Network
 from gc_model.training import checkpoint
 from gc_model.training.options import LAST_STAGE_ONLY
@@ -77,7 +77,7 @@ def evaluate(
             f'{data} has the class "{strange[0]}", which {run} was not trained on; it knows {", ".join(recipe.labels)}'
         )
     _Groups(recipe.labels, groups)  # its errors before the judging, not after
-    info = describe(model.config, recipe)
+    info = bundle_info(model.config, recipe)
     if mode is not None and mode not in info.modes:
         raise DataError(f'mode "{mode}" is not one of this model: choose {" or ".join(info.modes)}')
     asked = {"freeze_stages": 0, "freeze_stages2": None} | recipe.provenance.get("options", {})

@@ -22,7 +22,7 @@ from gc_model.data.frames import Clip, FrameCache
 from gc_model.data.joints import centre_matrix, to_input
 from gc_model.data.samples import centre, to_tensor
 from gc_model.data.sampling import test_indices
-from gc_model.export.engine import describe
+from gc_model.export.torch_engine import bundle_info
 from gc_model.paper.network import Network
 from gc_model.training import checkpoint
 from gc_model.training.drawing import glimpse_strip
@@ -90,7 +90,7 @@ def look(
     chosen = {c.name for c in _different(clips, rows)}
     distances, strips, failed = _Distances(), [], {}
     rng = np.random.default_rng(0)
-    squares = describe(model.config, recipe).preprocess
+    squares = bundle_info(model.config, recipe).preprocess
     for clip in track(clips, "looking", disable=not progress):
         try:
             with tempfile.TemporaryDirectory() as folder:  # a clip at a time: a data set's frames fill disks

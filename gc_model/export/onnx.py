@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from gc_model.data.frames import decode
 from gc_model.data.samples import sub_sequences
-from gc_model.export.engine import TorchEngine, describe
 from gc_model.export.fold import cache_names, fold_for_export
+from gc_model.export.torch_engine import TorchEngine, bundle_info
 from gc_model.paper.clouds import GlimpseClouds, State
 from gc_model.paper.network import CACHE
 from gc_model.paper.presets import Config
@@ -80,7 +80,7 @@ def export_bundle(run: Path, out: Path, *, videos: Sequence[Path] = ()) -> Loade
         raise BundleError(f"{out} is a file: choose another --out")
     network, recipe = checkpoint.load(run)
     model = for_robot(network)
-    info = describe(model.config, recipe)
+    info = bundle_info(model.config, recipe)
     clips = np.stack([_window_of(video, model.config, info) for video in videos]) if videos else None
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -116,7 +116,7 @@ def export_graphs(model: GlimpseClouds, folder: Path) -> list[str]:
     S, T = config.size, config.T
     frames = torch.zeros(2, T, S, S, 3, dtype=torch.uint8)
     graphs = {"window.onnx": _to_onnx(WindowGraph(folded), (frames,), ["frames"], [])}
-    if config.temporal == "causal" and config.readout == "mean":
+    if config.streams:
         state = folded.initial_state(2, streaming=True).named()
         names = [name for name in state if not name.startswith(CACHE)] + cache_names(folded)
         graphs["step.onnx"] = _to_onnx(

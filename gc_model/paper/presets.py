@@ -94,6 +94,11 @@ class Config:
         if self.reset_after not in (0, self.T):
             raise DataError(f"reset_after={self.reset_after}: choose T={self.T} (windows) or 0 (carry on)")
 
+    @property
+    def streams(self) -> bool:
+        """Whether frames can be taken one at a time: nothing looks ahead, and every frame is read."""
+        return self.temporal == "causal" and self.readout == "mean" and self.model != "c3d"
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; `Config.from_json` reads it back."""
         return asdict(self)

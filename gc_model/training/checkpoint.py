@@ -52,7 +52,7 @@ def save(run: Path, model: Network, recipe: Recipe) -> None:
 
 def load(run: Path) -> tuple[Network, Recipe]:
     """The model in evaluation mode and its recipe. Raises DataError where the run is not complete."""
-    config, recipe = describe(run)
+    config, recipe = read_description(run)
     model = build(config)
     try:
         model.load_state_dict(load_file(run / "model.safetensors"))
@@ -66,7 +66,7 @@ def load(run: Path) -> tuple[Network, Recipe]:
     return model.eval(), recipe
 
 
-def describe(run: Path) -> tuple[Config, Recipe]:
+def read_description(run: Path) -> tuple[Config, Recipe]:
     """Only the description of a trained model."""
     path = run / "model.json"
     if not path.is_file():

@@ -20,7 +20,7 @@ from gc_model.training.options import LAST_STAGE_ONLY, TrainOptions
 from gc_model.training.processes import rank
 from gc_model.training.streams import HeldOutStreams, StreamClips
 
-CALIBRATION_CLIPS = 256
+START_CLIPS = 256
 STANDARDISE_CLIPS = 64
 
 
@@ -122,20 +122,20 @@ class Loaders:
         clip: Tensor = (self.middles if len(self.middles) else self.fixed)[0]["clip"][0]
         return clip
 
-    def calibration(self, at_most: int = CALIBRATION_CLIPS) -> Iterator[Tensor]:
+    def start_clips(self, at_most: int = START_CLIPS) -> Iterator[Tensor]:
         """Training clips (1, T, 3, S, S) as they are, spread over all of them."""
         for i in self._spread(at_most):
             yield self.fixed[i]["clip"]
 
     @torch.no_grad()
-    def calibration_features(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def start_features(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Z and c of the same clips; from the store where the whole trunk is frozen."""
         if isinstance(self.samples, FrozenFront) and self.samples.whole:
             stored = FrozenFront(self.fixed, self.model, self.samples.neighbour("fixed"), 0, whole=True)
-            for i in self._spread(CALIBRATION_CLIPS):
+            for i in self._spread(START_CLIPS):
                 yield stored[i]["Z"].to(self.model.mean), stored[i]["c"].to(self.model.mean)
         else:
-            for clip in self.calibration():
+            for clip in self.start_clips():
                 yield self.model.features(clip)
 
     def _spread(self, at_most: int) -> list[int]:

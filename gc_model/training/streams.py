@@ -32,7 +32,7 @@ RAMP = 4  # frames until a new activity counts in full: no one knows it from its
 
 def check_streams(config: Config) -> None:
     """Raises DataError for a network whose state cannot be carried on."""
-    if config.temporal != "causal" or config.readout != "mean" or config.model == "c3d":
+    if not config.streams:
         raise DataError(
             "epochs3: only a causal model that reads every frame streams; train with --set temporal=causal"
         )

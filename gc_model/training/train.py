@@ -37,10 +37,10 @@ from gc_model.paper.clouds import GlimpseClouds
 from gc_model.paper.presets import Config, preset
 from gc_model.paper.variants import build
 from gc_model.training import checkpoint
-from gc_model.training.calibrate import calibrate_metric, standardise_trunk
 from gc_model.training.finetune import go_on_from
 from gc_model.training.lightning_io import SafetensorsIO
 from gc_model.training.loaders import STANDARDISE_CLIPS, Loaders
+from gc_model.training.metric_start import standardise_trunk, start_metric
 from gc_model.training.options import TrainOptions
 from gc_model.training.pretrained import imagenet_file, load_imagenet
 from gc_model.training.processes import accelerator, rank, tell_prepared, wait_prepared
@@ -109,7 +109,7 @@ def train(
     data = Loaders(options, model, labels, cache, training, validation)
     model.to(accelerator())
     if weights and options.standardise and not load_part(model, out / "standardised.safetensors"):
-        standardise_trunk(model, data.calibration(STANDARDISE_CLIPS))
+        standardise_trunk(model, data.start_clips(STANDARDISE_CLIPS))
         if first:
             save_part(model, out / "standardised.safetensors")
     data.freeze_front(options)  # before any stage trains: a resumed run finds what it computed
@@ -136,7 +136,7 @@ def train(
         fits = isinstance(model, GlimpseClouds) and config.model == "clouds"
         if fits and (options.start is None or options.epochs1):
             assert isinstance(model, GlimpseClouds)
-            found = calibrate_metric(model, data.calibration_features())
+            found = start_metric(model, data.start_features())
             if first:
                 (out / "calibration.json").write_text(json.dumps(found))
         if first:
@@ -182,7 +182,7 @@ def _shorter_than_a_window(clips: Sequence[Clip], cache: FrameCache, window_s: f
 def _config(options: TrainOptions, classes: int) -> Config:
     """The network asked for: a preset's, or that of the run to go on from. Only streams teach it to carry on."""
     if options.start is not None:
-        before, _ = checkpoint.describe(options.start)
+        before, _ = checkpoint.read_description(options.start)
         config = replace(before, classes=classes, reset_after=before.T, **options.switches)
     else:
         config = preset(

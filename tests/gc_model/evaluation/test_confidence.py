@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
 
 from gc_model.evaluation.confidence import calibrate_run, calibration_error, open_set_threshold, temperature
-from gc_model.export.engine import describe
+from gc_model.export.torch_engine import bundle_info
 from gc_model.training import checkpoint
 from tests.gc_model.runs import colours, untrained
 from trt_build.errors import DataError
@@ -65,7 +65,7 @@ def test_the_run_and_what_is_exported_of_it_carry_both(tmp_path):
     assert recipe.temperature == found["temperature"] != 1.0
     assert recipe.unknown_threshold == found["unknown_threshold"] > 0
     assert found["nll"][1] <= found["nll"][0] + 1e-3 and found["windows"] == 5 * found["clips"] == 30
-    carried = describe(model.config, recipe).calibration
+    carried = bundle_info(model.config, recipe).calibration
     assert (carried.temperature, carried.unknown_threshold) == (recipe.temperature, recipe.unknown_threshold)
     assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
     assert json.loads((run / "confidence.json").read_text()) == found

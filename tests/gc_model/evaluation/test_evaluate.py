@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 from gc_model.data.frames import Clip, decode, index_clips
 from gc_model.data.sampling import test_indices as fixed_indices
 from gc_model.evaluation.evaluate import NONE, Judged, evaluate, report
-from gc_model.export.engine import TorchEngine, describe
+from gc_model.export.torch_engine import TorchEngine, bundle_info
 from gc_model.training import checkpoint
 from gc_ros.media.video import read_video
 from gc_ros.recognition.recognizer import Recognizer
@@ -98,7 +98,7 @@ def test_groups_must_partition_the_labels_and_are_checked_before_the_judging(mon
 def test_the_clips_protocol_averages_the_logits_of_five_fixed_sub_sequences():
     result = evaluate(run(), colours(), subjects=["a"], progress=False)
     model, recipe = checkpoint.load(run())
-    preprocess = describe(model.config, recipe).preprocess
+    preprocess = bundle_info(model.config, recipe).preprocess
     assert result["clips"] == 6 and not result["problems"]
     for clip in index_clips(colours(), subjects=["a"]):
         frames = decode(clip.path, preprocess, 1e9).images[:, 4:-4, 4:-4]
@@ -114,7 +114,7 @@ def test_the_clips_protocol_averages_the_logits_of_five_fixed_sub_sequences():
 def streamed(mode: str) -> dict[str, str]:
     """Labels by the recogniser, called by hand."""
     model, recipe = checkpoint.load(run())
-    info = describe(model.config, recipe)
+    info = bundle_info(model.config, recipe)
     labels = {}
     for clip in index_clips(colours(), subjects=["a"]):
         recognizer = Recognizer(LoadedBundle(run(), info), TorchEngine(model, info, mode), mode=mode)
@@ -170,7 +170,7 @@ def test_a_clip_shorter_than_a_window_shows_its_last_frame_until_the_window_is_f
     assert result["clips"] == 7 and result["held"] == ["red/short.mp4"]
     assert set(result["problems"]) == {f"red/{n}.mp4" for n in ("broken", "half", "empty")}
     model, recipe = checkpoint.load(run())
-    info = describe(model.config, recipe)
+    info = bundle_info(model.config, recipe)
     frames = list(read_video(damaged / "red" / "short.mp4"))
     assert len(frames) > 0 and (frames[-1][1] - frames[0][1]) / 1e9 < 7 / info.rate_hz
     rate = round(1e9 / info.rate_hz)
@@ -220,7 +220,7 @@ def test_the_result_is_plain_json_and_names_no_folder():
 
 def test_the_torch_engine_starts_anew_after_a_reset():
     model, recipe = checkpoint.load(run())
-    engine = TorchEngine(model, describe(model.config, recipe), "step")
+    engine = TorchEngine(model, bundle_info(model.config, recipe), "step")
     frames = np.random.default_rng(0).integers(0, 256, (3, 1, 64, 64, 3), np.uint8)
     first = [engine.run({"frame": frame})["logits"].copy() for frame in frames]
     on = engine.run({"frame": frames[0]})["logits"].copy()
@@ -238,7 +238,7 @@ def test_a_continuous_stream_carries_its_state_and_says_what_windows_give():
     assert evaluate(run(), colours(), protocol="continuous", progress=False) == result
     # Against the recurrence by hand.
     by_name, state, right = {c.name: c for c in clips}, model.initial_state(1, streaming=True), 0
-    squares = describe(model.config, checkpoint.load(run())[1]).preprocess
+    squares = bundle_info(model.config, checkpoint.load(run())[1]).preprocess
     with torch.no_grad():
         for name, predicted in result["predictions"].items():
             images = decode(by_name[name].path, squares, max_fps=1e9).images

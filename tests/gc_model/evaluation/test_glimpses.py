@@ -14,6 +14,7 @@ from gc_model.data.joint_tables import table_of, write_table
 from gc_model.evaluation.glimpses import _different, nearest_joint
 from gc_model.training.options import TrainOptions
 from gc_ros.media.clips import Clip
+from gc_ros.recognition.palette import GLIMPSE_COLOURS
 from tests.gc_model.runs import colours, ntu_people, scratch
 
 train = pytest.importorskip(
@@ -71,7 +72,7 @@ def test_the_command_measures_against_joints_and_draws_three_colours(tmp_path):
     assert found["samples"] == found["clips"] * 8 * 3 and not found["left_out"]
     picture = cv2.imread(str(tmp_path / "figure.png"))[..., ::-1].astype(int)
     assert picture.shape[1] == 4 * picture.shape[0]  # two rows of eight squares
-    for colour in ((230, 60, 50), (60, 180, 75), (50, 110, 230)):
+    for colour in GLIMPSE_COLOURS[:3]:
         assert (np.abs(picture - colour).max(-1) == 0).sum() > 20
 
 

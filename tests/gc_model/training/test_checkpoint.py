@@ -27,7 +27,7 @@ def test_a_model_comes_back_with_the_same_results_and_recipe(tmp_path, changes):
     checkpoint.save(tmp_path / "new" / "run", model, recipe)
     again, read = checkpoint.load(tmp_path / "new" / "run")
     assert again.config == model.config and read == recipe and not again.training
-    assert checkpoint.describe(tmp_path / "new" / "run") == (model.config, recipe)
+    assert checkpoint.read_description(tmp_path / "new" / "run") == (model.config, recipe)
     with torch.no_grad():
         assert torch.equal(again(noise(1, 8, 64)).logits, model(noise(1, 8, 64)).logits)
 

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gc_model.data.frames import Clip, decode
 from gc_model.data.samples import sub_sequences
 from gc_model.evaluation.evaluate import Judged, report
-from gc_model.export.engine import describe
+from gc_model.export.torch_engine import bundle_info
 from gc_model.training import checkpoint
 from gc_model.training.drawing import confusion_png, glimpse_strip
 from gc_model.training.options import TrainOptions
@@ -77,7 +77,7 @@ def test_training_logs_a_picture_of_the_glimpses_of_every_epoch(tmp_path):
     # The weights that are kept are those of one of the two epochs: its picture is that of the model.
     model, recipe = checkpoint.load(tmp_path / "out")
     name = json.loads((tmp_path / "out" / "clips.json").read_text())["validation"][0]
-    images = decode(colours() / name, describe(model.config, recipe).preprocess, 12.0).images
+    images = decode(colours() / name, bundle_info(model.config, recipe).preprocess, 12.0).images
     clip = sub_sequences(images, model.config, of=1)
     with torch.no_grad():
         l = model(clip).l[0].numpy()

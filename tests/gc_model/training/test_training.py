@@ -153,7 +153,7 @@ def test_the_loss_goes_down_in_both_stages_and_training_clips_are_recognised(tmp
     [
         pytest.param("TrunkStage", 1, marks=pytest.mark.slow),  # before any checkpoint
         ("TrunkStage", 4),
-        pytest.param("CloudStage", 0, marks=pytest.mark.slow),  # after the calibration
+        pytest.param("CloudStage", 0, marks=pytest.mark.slow),  # after the start of D
         ("CloudStage", 4),
         pytest.param("CloudStage", 5, marks=pytest.mark.slow),
     ],
@@ -180,7 +180,7 @@ def test_a_run_killed_twice_in_one_stage_ends_with_the_same_bits(tmp_path, monke
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("function", ["calibrate_metric", "save_part"])
+@pytest.mark.parametrize("function", ["start_metric", "save_part"])
 def test_a_run_killed_between_the_stages_ends_with_the_same_bits(tmp_path, monkeypatch, function):
     monkeypatch.setattr(train_module, function, lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -375,7 +375,7 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 @pytest.mark.parametrize("evaluating", [False, True])
 def test_stage_2_freezes_the_trunks_batch_norm_statistics_and_trains_its_weights(tmp_path, evaluating):
-    model = small_model().train(not evaluating)  # as a resumed run finds it, and as the calibration leaves it
+    model = small_model().train(not evaluating)  # as a resumed run finds it, and as the start of D leaves it
     before, after = after_one_epoch(training.CloudStage(model, options(epochs2=1)), tmp_path)
     moved = changed(before, after)
     assert not [k for k in moved if k.endswith(STATISTICS)]

@@ -60,9 +60,8 @@ class TorchEngine:
         return None
 
 
-def describe(config: Config, recipe: Recipe) -> Bundle:
+def bundle_info(config: Config, recipe: Recipe) -> Bundle:
     """bundle.json of a model, without hashes and parity."""
-    streams = config.temporal == "causal" and config.readout == "mean" and config.model != "c3d"
     return Bundle(
         model_id=f"glimpse_clouds-{config.preset}-{len(recipe.labels)}",  # the export adds the weights' hash
         preset=config.preset,
@@ -71,8 +70,8 @@ def describe(config: Config, recipe: Recipe) -> Bundle:
         glimpses=config.G,
         workers=config.C,
         temporal=config.temporal,
-        modes=["window", "step"] if streams else ["window"],
-        default_mode="step" if streams and config.reset_after == 0 else "window",
+        modes=["window", "step"] if config.streams else ["window"],
+        default_mode="step" if config.streams and config.reset_after == 0 else "window",
         reset_after=config.reset_after,
         preprocess=Preprocess(size=config.size, resize=config.resize, fit=config.fit),  # type: ignore[arg-type]
         rate_hz=recipe.rate_hz(config.T),

@@ -52,7 +52,7 @@ def standardise_trunk(model: Network, clips: Iterable[Tensor]) -> bool:
 
 
 @torch.no_grad()
-def calibrate_metric(model: GlimpseClouds, features: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+def start_metric(model: GlimpseClouds, features: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """Set L, phi_min and phi_max of `model` from clips' features Z (B, T, D, h, w) and c (B, T, context).
 
     Returns what was found, for the log.

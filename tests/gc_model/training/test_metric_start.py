@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The calibration pass: L whitens the glimpse features it saw, and the min-max constants are of its distances."""
+"""The start of D: L whitens the glimpse features it saw, and the min-max constants are of its distances."""
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
 
-from gc_model.training.calibrate import (
+from gc_model.training.metric_start import (
     _distances,
     _glimpses,
-    calibrate_metric,
     shrunk_covariance,
     standardise_trunk,
+    start_metric,
 )
 from tests.gc_model.nets import build, noise
 
@@ -25,7 +25,7 @@ def test_D_is_the_inverse_of_the_shrunk_covariance_of_v():
     with torch.no_grad():
         v = torch.cat([_glimpses(model, Z, c).flatten(0, 2) for Z, c in features])
     assert v.shape == (6 * 2 * 8 * 3, model.trunk.channels)
-    found = calibrate_metric(model, map(model.features, clips()))
+    found = start_metric(model, map(model.features, clips()))
     L = model.assignment.metric.L.weight.detach()
     covariance, rho = shrunk_covariance(v)
     assert torch.allclose(L.T @ L @ covariance, torch.eye(len(L), dtype=L.dtype), atol=1e-6)
@@ -60,7 +60,7 @@ def test_shrinkage_is_the_published_formula():
 
 def test_the_min_max_constants_are_the_tails_of_the_distances_under_the_new_L():
     model = build()
-    calibrate_metric(model, map(model.features, clips()))
+    start_metric(model, map(model.features, clips()))
     metric = model.assignment.metric
     with torch.no_grad():
         d = torch.cat([_distances(model, *model.features(clip)) for clip in clips()])
@@ -71,11 +71,9 @@ def test_the_min_max_constants_are_the_tails_of_the_distances_under_the_new_L():
     assert 0 < float(metric.phi_min) < float(metric.phi_max)
 
 
-def test_calibration_is_deterministic_and_moves_nothing_else():
+def test_the_start_of_D_is_deterministic_and_moves_nothing_else():
     one, other, before = build(), build(), build()
-    assert calibrate_metric(one, map(one.features, clips())) == calibrate_metric(
-        other, map(other.features, clips())
-    )
+    assert start_metric(one, map(one.features, clips())) == start_metric(other, map(other.features, clips()))
     changed = {k for k, v in one.state_dict().items() if not torch.equal(v, before.state_dict()[k])}
     assert changed == {f"assignment.metric.{k}" for k in ("L.weight", "phi_min", "phi_max")}
     assert all(torch.equal(v, other.state_dict()[k]) for k, v in one.state_dict().items())
