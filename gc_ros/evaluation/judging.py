@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from gc_ros.evaluation.truth import (
 )
 from gc_ros.media.recording import Message
 from gc_ros.stamps import NS
+
+_SAME_CLOCK_S = 1.0  # stamps this far from the time of recording may be late, but are of one clock
 
 
 @dataclass
@@ -107,12 +109,14 @@ class Judge:
         if truth.kind == "name":
             return [Span(min(p.first_ns for p in passes), last_ns, truth.label)]
         if truth.kind == "topic":
-            return from_messages(messages, last_ns, self._options.stamps == "log")
+            return from_messages(messages, last_ns, self._options.stamps == "log", _label_clock(clocks))
         if truth.kind != "csv":
             return []
         if self._options.truth_time == "header":
             return from_table(truth.segments, first.first_ns)
-        return _on_stamps(from_table(truth.segments, first.first_log_ns), clocks)
+        stamp_at = _stamp_at(clocks)
+        spans = from_table(truth.segments, first.first_log_ns)
+        return [Span(stamp_at(s.start_ns), stamp_at(s.end_ns), s.label) for s in spans]
 
     def judge(
         self,
@@ -164,8 +168,8 @@ class Judge:
         ]
 
 
-def _on_stamps(spans: Sequence[Span], clocks: Sequence[tuple[int, int]]) -> list[Span]:
-    """Spans on the clock of recording, moved to that of the stamps; between images by interpolation."""
+def _stamp_at(clocks: Sequence[tuple[int, int]]) -> Callable[[int], int]:
+    """Stamp by time of recording: between images by interpolation, beyond them at the same pace."""
     log, stamp = (np.array(column, np.int64) for column in zip(*sorted(clocks), strict=True))
     zero_log, zero = int(log[0]), int(stamp[0])
 
@@ -174,4 +178,11 @@ def _on_stamps(spans: Sequence[Span], clocks: Sequence[tuple[int, int]]) -> list
         beyond = max(log_ns - int(log[-1]), 0) + min(log_ns - zero_log, 0)
         return zero + round(float(inside)) + beyond
 
-    return [Span(stamp_at(s.start_ns), stamp_at(s.end_ns), s.label) for s in spans]
+    return stamp_at
+
+
+def _label_clock(clocks: Sequence[tuple[int, int]]) -> Callable[[int], int]:
+    """Stamp by time of recording for labels: the same number, unless the two clocks have nothing to do with each
+    other, as a camera's own has with the recorder's."""
+    apart = float(np.median([abs(log_ns - stamp_ns) for log_ns, stamp_ns in clocks]))
+    return _stamp_at(clocks) if apart > _SAME_CLOCK_S * NS else lambda log_ns: log_ns

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,9 +150,14 @@ def from_table(segments: Sequence[Segment], first_ns: int) -> list[Span]:
     return [Span(zero + round(s.start * NS), zero + round(s.end * NS), s.label) for s in segments]
 
 
-def from_messages(messages: Sequence[Message], end_ns: int, log_clock: bool) -> list[Span]:
+def from_messages(
+    messages: Sequence[Message], end_ns: int, log_clock: bool, stamp_at: Callable[[int], int]
+) -> list[Span]:
     """Spans from a label topic: std_msgs/String, a label until the next message (empty: idle); or messages with
-    `label` and, as our ActivityEvent, `kind` 0 for the beginning and 1 for the end."""
+    `label` and, as our ActivityEvent, `kind` 0 for the beginning and 1 for the end.
+
+    stamp_at: the images' clock at a time of recording, for messages without a stamp of their own.
+    """
     spans: list[Span] = []
     current: tuple[int, str] | None = None
     for item in messages:
@@ -160,7 +165,7 @@ def from_messages(messages: Sequence[Message], end_ns: int, log_clock: bool) -> 
         label = getattr(message, "label", getattr(message, "data", None))
         if not isinstance(label, str):
             raise DataError(f"{item.topic} is of {item.msgtype} and has no label; use std_msgs/String")
-        at = item.log_ns
+        at = stamp_at(item.log_ns)
         stamp = getattr(message, "stamp", getattr(getattr(message, "header", None), "stamp", None))
         if stamp is not None and not log_clock and (int(stamp.sec) or int(stamp.nanosec)):
             at = int(stamp.sec) * NS + int(stamp.nanosec)

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`gc-ros evaluate` as its tests call it, the recorded inputs beside the checkout, and clips of one colour."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gc_ros import cli
+from gc_ros.media.video import VideoWriter
+from tests.command_line import call
+from tests.conftest import REPOSITORY
+from tests.gc_ros.evaluation.bag_files import COLOURS, NS
+from trt_build.bundle import LoadedBundle
+
+CASES = REPOSITORY.parent / "shared" / "cases"
+
+
+def case(name: str) -> Path:
+    """A folder of the recorded inputs."""
+    if not (CASES / name).is_dir():
+        pytest.skip(f"the recorded inputs are not beside the checkout (../shared/cases/{name})")
+    return CASES / name
+
+
+def run(bundle: LoadedBundle, out: Path, *arguments: object, code: int = 0) -> dict[str, Any]:
+    done = call(cli.app, "evaluate", *arguments, "-b", bundle.path, "--out", out, "--threads", 1, "--jobs", 1)
+    assert done.exit_code == code, done.output
+    return dict(json.loads((out / "summary.json").read_text())) | {"said": done.stderr, "text": done.stdout}
+
+
+def spawn(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+    """`gc-ros` in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "gc_ros.cli", *map(str, arguments)],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="latin-1",  # takes any byte
+    )
+
+
+def write_clip(path: Path, colour: str = "red", frames: int = 40) -> Path:
+    """A video of one colour, 16 frames a second."""
+    image = np.empty((48, 64, 3), np.uint8)
+    image[:] = COLOURS[colour]
+    with VideoWriter(path) as writer:
+        for n in range(frames):
+            writer.write(image, n * NS // 16)
+    return path
