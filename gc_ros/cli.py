@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`gc-ros`: videos, bags, the player and the node. Exit codes: 0 done, 1 a check failed, 2 wrong use or bad
-input."""
+"""`gc-ros`: videos, evaluation, bags, the player and the node.
+
+Exit codes: 0 done, 1 a check failed, 2 wrong use or bad input.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +35,7 @@ from trt_build.errors import DataError, GlimpseError
 app = command_line("Recognise activities in videos and cameras, make and play bags, run the ROS 2 node.")
 
 
-@app.command(
-    epilog="Example: gc-ros video clip.mp4 --bundle bundles/people --out overlay.mp4"  # shown below the options
-)
+@app.command(epilog="Example: gc-ros video clip.mp4 --bundle bundles/people --out overlay.mp4")
 def video(
     source: Annotated[
         str, typer.Argument(metavar="FILE|CAMERA", help="A video file, or a camera's number such as 0.")
@@ -45,25 +45,26 @@ def video(
     ],
     out: Annotated[Path | None, typer.Option(help="Write the overlay to this video file.")] = None,
     show: Annotated[bool, typer.Option("--show", help="Show the overlay in a window; q ends.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of text.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per line instead of text.")
+    ] = False,
     mode: Annotated[str | None, typer.Option(help="window or step; default: the bundle's.")] = None,
     stride: Annotated[int, typer.Option(min=1, help="Sampled frames between two results.")] = 1,
-    backend: Annotated[str, typer.Option(help="onnxruntime, openvino, or auto.")] = "auto",
+    backend: Annotated[str, typer.Option(help="onnxruntime, openvino, tensorrt, or auto.")] = "auto",
     precision: Annotated[str, typer.Option(help="fp32, fp16, bf16, int8, or auto.")] = "auto",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; default: the backend's choice.")
     ] = None,
 ) -> None:
-    """Recognise the activities in a video file or before a camera; one line a result, last the whole
-    stream's."""
+    """Recognise the activities in a video file or in front of a camera: a line for each result, then the mean."""
     loaded = load_bundle(bundle)
     if mode not in (None, *loaded.info.modes):
         raise DataError(f"mode {mode!r} is not in this bundle; use one of: {', '.join(loaded.info.modes)}")
     frames = open_camera(int(source)) if source.isdigit() else read_video(source)
     first = next(frames, None)
     if first is None:
-        raise DataError(f"{source}: no frame to be had; check the camera or file")
+        raise DataError(f"{source}: no frame can be read; check the camera or file")
     engine = open_engine(
         loaded,
         mode or loaded.info.default_mode,
@@ -122,7 +123,7 @@ def _recognise(
                 image, stamp_ns, recognizer, results, banner, writer, show
             ):
                 break
-    except KeyboardInterrupt:  # the ordinary end of a camera
+    except KeyboardInterrupt:  # how a camera is stopped
         pass
     return results, last_ns
 
@@ -230,13 +231,13 @@ def make_bag_command(
     topic: Annotated[str, typer.Option(help="Topic; compressed images go to TOPIC/compressed.")] = "/image",
     gap_s: Annotated[float, typer.Option(help="Seconds between two clips.")] = 3.0,
     still: Annotated[
-        bool, typer.Option("--still", help="The last image stands between two clips; else none comes.")
+        bool, typer.Option("--still", help="Repeat the last image between two clips instead of sending none.")
     ] = False,
     frame_id: Annotated[str, typer.Option(help="frame_id of the headers.")] = "camera",
     width: Annotated[int | None, typer.Option(help="Scale images to this width, pixels.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Make an MCAP bag of camera images out of clips, with a table of what is seen when."""
+    """Make an MCAP bag of camera images from clips, and a table of what is seen when."""
     from gc_ros.media.bags import make_bag
     from gc_ros.media.clips import find_clips
 

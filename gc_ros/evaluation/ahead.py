@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading while the engine computes: images are decoded in a thread, a few ahead of the one that is needed."""
+"""Reads while the engine computes: a thread decodes images, a few ahead of the one in use."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _END = object()
 
 
 def read_ahead(items: Iterable[Item], depth: int = 8) -> Generator[Item, None, None]:
-    """The same items in the same order, `depth` of them at most waiting; an error comes where it would have come.
+    """Yields the same items in the same order, read by a thread at most `depth` items ahead; an error keeps its place.
 
-    Decoders and engines work outside of Python's lock, so that both run at once. Whoever stops early must close the
-    iterator (`contextlib.closing`): the thread then ends after the item at hand.
+    Decoders and engines release Python's lock, so both run at once. A caller that stops early must close the iterator
+    (`contextlib.closing`); the thread then ends after its current item.
     """
     waiting: queue.Queue[object] = queue.Queue(depth)
     stopped = threading.Event()

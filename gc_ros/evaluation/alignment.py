@@ -19,7 +19,7 @@ def misfit(
     """(remark, serves): what does not fit between a ground truth and a recording, and whether to score with it.
 
     spans: the truth on the clock of the stamps, those of the images from `first_ns` to `last_ns`. damaged: a recording
-    that was cut short, whose truth may well go on after its end.
+    that was cut short, whose truth may well continue after its end.
     """
     outside = sum(span.end_ns < first_ns or span.start_ns > last_ns for span in spans)
     if truth.kind == "topic":

@@ -10,7 +10,7 @@ import typer
 
 
 def remarks(summary: dict[str, Any]) -> None:
-    """Errors and warnings on stderr: bags that gave nothing, and what was wrong with those that did."""
+    """Print errors for bags without result and warnings for the others on stderr."""
     for failure in summary["failed"]:
         typer.echo(f"error: {failure['reason']}", err=True)
     for bag in summary["bags"]:
@@ -53,7 +53,7 @@ def _percent(value: float | None) -> str:
 
 
 def as_text(summary: dict[str, Any], out: Path, resumed: int) -> str:
-    """The figures; resumed: how many bags were finished before."""
+    """The figures as lines for a terminal; resumed: how many bags were finished before."""
     r, windows, events = summary["result"], summary["result"]["windows"], summary["result"]["events"]
     lines = [
         f"{r['bags']} bags ({resumed} finished before), {sum(b['counts']['windows'] for b in summary['bags'])} windows"
@@ -79,7 +79,7 @@ def as_text(summary: dict[str, Any], out: Path, resumed: int) -> str:
 
 
 def checks(summary: dict[str, Any], min_accuracy: float | None, strict: bool) -> None:
-    """Exit code 1 below `min_accuracy`, and with `strict` for bags that are unreadable or damaged."""
+    """Exit with 1 below `min_accuracy`, and with `strict` for bags that are unreadable, damaged or not scored."""
     accuracy = summary["result"]["windows"]["accuracy"]
     if min_accuracy is not None and (accuracy is None or accuracy < min_accuracy):
         found = "there is no window with a known label" if accuracy is None else f"accuracy is {accuracy:.1%}"

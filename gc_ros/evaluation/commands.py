@@ -38,24 +38,28 @@ def evaluate(
     ] = "header",
     mapping: Annotated[
         list[str] | None,
-        typer.Option("--map", metavar="TRUTH=LABEL", help="Truth's label as the bundle's, or as idle."),
+        typer.Option(
+            "--map",
+            metavar="TRUTH=LABEL",
+            help="Take a label of the truth for one of the bundle, or for idle time.",
+        ),
     ] = None,
     min_overlap: Annotated[
-        float, typer.Option(min=0.01, max=1, help="Share of a window its label covers.")
+        float, typer.Option(min=0.01, max=1, help="Share of a window that its label must cover.")
     ] = 0.5,
     mode: Annotated[str | None, typer.Option(help="window or step; default: the bundle's.")] = None,
     stride: Annotated[int, typer.Option(min=1, help="Sampled frames between two results.")] = 1,
-    backend: Annotated[str, typer.Option(help="Engine backend; auto: the best installed.")] = "auto",
+    backend: Annotated[str, typer.Option(help="onnxruntime, openvino, tensorrt, or auto.")] = "auto",
     precision: Annotated[str, typer.Option(help="fp32, fp16, bf16, int8, or auto.")] = "auto",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of an engine; default: one with several jobs.")
+        int | None, typer.Option(min=1, help="CPU threads of an engine; default: one where several jobs run.")
     ] = None,
     unknown_threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Default: the bundle's.")
+        float | None, typer.Option(min=0, max=1, help="Scores below it are unknown; default: the bundle's.")
     ] = None,
     max_frame_gap_s: Annotated[
-        float | None, typer.Option(min=0.001, help="A longer step is a break, s.")
+        float | None, typer.Option(min=0.001, help="A longer time between two images is a break, s.")
     ] = None,
     smoothing_tau_s: Annotated[
         float, typer.Option(min=0, help="As the node's parameter.")
@@ -72,13 +76,13 @@ def evaluate(
     simulate_latency: Annotated[
         float | None,
         typer.Option(
-            min=0, metavar="SECONDS", help="Drop windows as a robot does whose engine call takes so long."
+            min=0, metavar="SECONDS", help="Drop windows as a robot does whose engine call takes this long."
         ),
     ] = None,
     predictions: Annotated[
         str, typer.Option(help="predictions.mcap: beside, merged (with images), none.")
     ] = "beside",
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: one a core.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
     dask: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786.")
     ] = None,
@@ -163,18 +167,19 @@ def _mapping(items: list[str]) -> dict[str, str]:
 
 def compare(
     a: Annotated[
-        Path, typer.Argument(metavar="RESULT_A", help="Directory of gc-ros evaluate: what there is.")
+        Path,
+        typer.Argument(
+            metavar="RESULT_A", help="Results of the present model, a directory of gc-ros evaluate."
+        ),
     ],
-    b: Annotated[
-        Path, typer.Argument(metavar="RESULT_B", help="The same of the candidate, on the same bags.")
-    ],
-    changed: Annotated[int, typer.Option(min=0, help="Changed windows to list.")] = 20,
+    b: Annotated[Path, typer.Argument(metavar="RESULT_B", help="Results of the candidate on the same bags.")],
+    changed: Annotated[int, typer.Option(min=0, help="How many changed windows to list.")] = 20,
     not_worse: Annotated[
-        bool, typer.Option("--not-worse", help="Exit code 1 when B is worse beyond chance.")
+        bool, typer.Option("--not-worse", help="Exit code 1 when B is worse, beyond chance.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
-    """Compare two results on the same bags, window by window: ship the new model or not?"""
+    """Compare two results on the same bags, window by window: is the new model better?"""
     from gc_ros.evaluation.compare import as_text
     from gc_ros.evaluation.compare import compare as compared
 

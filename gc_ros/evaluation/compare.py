@@ -16,8 +16,8 @@ _EXACT = 25  # discordant windows up to which McNemar's test is exact
 def compare(a: Path, b: Path) -> dict[str, Any]:
     """Paired comparison of two result directories over the windows that both scored, B against A.
 
-    Windows are paired by bag, pass and end. The interval of the difference resamples bags: McNemar's test takes
-    windows for independent, which neighbouring ones are not. Raises DataError where nothing can be paired.
+    Windows are paired by bag, pass and end. The interval of the difference resamples bags, since McNemar's test assumes
+    independent windows and neighbouring ones are not. Raises DataError where nothing can be paired.
     """
     summaries = [results.read_json(folder / results.SUMMARY) for folder in (a, b)]
     bags = [{bag["name"]: bag["bag_sha256"] for bag in summary["bags"]} for summary in summaries]
@@ -94,14 +94,14 @@ def _mcnemar(fixed: int, broken: int) -> tuple[float, str]:
 
 
 def _verdict(difference: float, p: float, spread: list[float] | None) -> str:
-    """better, worse or undecided: both the test over windows and, with two bags or more, the one over bags agree."""
+    """better or worse where the test over windows and, with two bags or more, the interval over bags agree."""
     if p >= 0.05 or (spread is not None and spread[0] <= 0 <= spread[1]):
         return "undecided"
     return "better" if difference > 0 else "worse"
 
 
 def as_text(found: dict[str, Any], changed: int = 20) -> str:
-    """For a terminal, at most `changed` windows."""
+    """The comparison as lines for a terminal, with at most `changed` windows."""
     a, b = found["accuracy"]
     m, spread = found["mcnemar"], found["difference_95"]
     between = f", 95 % over bags {spread[0]:+.1%} to {spread[1]:+.1%}" if spread else ", one bag: no interval"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast results come: at once, nothing dropped; or as from a robot whose engine takes its time.
+"""How fast results come: all of them at once, or as on a robot whose engine takes a given time.
 
 The slow robot is simulated on the clock of the stamps, so a result does not depend on this machine. Its rules are
 those of `node.inference`: one inference at a time, and of the windows that arrive meanwhile only the newest waits. In
-mode step every sampled frame costs an engine call, and the thread goes on until no frame waits.
+mode step every sampled frame costs an engine call, and the thread continues until no frame waits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Result = tuple[Activity, float]  # and seconds from the newest frame's arrival t
 
 
 class AtOnce:
-    """Every window is inferred before the next frame is looked at; what that takes is measured, not simulated."""
+    """Infers every window before it takes the next frame; the time this takes is measured, not simulated."""
 
     def __init__(self, recognizer: Recognizer) -> None:
         self._recognizer = recognizer
@@ -31,16 +31,16 @@ class AtOnce:
             yield found, found.preprocess_s + found.inference_s
 
     def finish(self) -> Iterator[Result]:
-        """What is still to come after the last frame."""
+        """Yield the results that follow the last frame."""
         return iter(())
 
 
 class SlowRobot:
-    """latency_s: of one engine call."""
+    """Drops windows as a robot does whose engine call takes `latency_s` seconds."""
 
     def __init__(self, recognizer: Recognizer, latency_s: float) -> None:
         self._recognizer, self._latency = recognizer, round(latency_s * NS)
-        self._now = 0  # arrival clock: goes on through loops and jumps back
+        self._now = 0  # arrival clock: keeps counting through loops and jumps back
         self._last: int | None = None
         self._done: int | None = None  # when the running inference ends
         self._running: Window | None = None
@@ -67,7 +67,7 @@ class SlowRobot:
             self._waiting = window, self._now
 
     def finish(self) -> Iterator[Result]:
-        """The inference that runs and the window that waits when the stream ends."""
+        """Yield the results of the inference that runs and the window that waits when the stream ends."""
         while self._done is not None:
             yield from self._until(self._done)
 
@@ -79,7 +79,7 @@ class SlowRobot:
             done, window, waiting = self._done, self._running, self._waiting
             self._done = self._running = self._waiting = None
             assert window is not None
-            found = self._recognizer.infer(window)  # None where a reset made it void meanwhile
+            found = self._recognizer.infer(window)  # None where a reset has made it void
             if waiting is not None:
                 self._start(waiting[0], done)
             if found is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many bags: which are finished already, which are left, and what is said of all of them together."""
+"""Evaluates many bags: takes over finished ones, evaluates the rest, and sums up all of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from trt_build.files import replacing, write_atomically
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came out. failed: (name, reason) of bags that gave nothing. resumed: how many were finished before."""
+    """What came out. failed: (name, reason) of bags without result. resumed: how many were finished before."""
 
     summary: dict[str, Any]
     failed: list[tuple[str, str]]
@@ -49,12 +49,12 @@ def evaluate_many(
 ) -> Evaluation:
     """Evaluate all sources and write summary.json, windows.jsonl and report.html into `out`.
 
-    jobs: processes, None = one a core but no more than bags. dask: address of a scheduler; its workers must see
-    bags, bundle and `out` under the same paths. again: evaluate finished bags too. said(name, done, all): after each
-    bag. images(n): images read so far, where a single bag is evaluated in this process.
-    Raises GlimpseError when the bundle cannot be used, `out` not be written, or no bag be evaluated.
+    jobs: processes, None = one per core but no more than bags. dask: address of a scheduler; its workers must see
+    bags, bundle and `out` under the same paths. again: evaluate finished bags too. said(name, done, all): called after
+    each bag. images(n): called with the images read so far, where bags are evaluated in this process.
+    Raises GlimpseError when the bundle cannot be used, `out` cannot be written, or no bag can be evaluated.
     """
-    _check_tools(options)  # now, not after hours
+    _check_tools(options)
     info = load_bundle(bundle).info
     if options.mode not in (None, *info.modes):
         raise DataError(f"mode {options.mode!r} is not in this bundle; use one of: {', '.join(info.modes)}")
@@ -73,7 +73,7 @@ def evaluate_many(
             try:
                 found = resume(task, info.labels)
             except (GlimpseError, OSError):
-                found = None  # it fails for good, and is reported, when it is evaluated
+                found = None  # the evaluation below fails for the same reason and reports it
             if found is not None:
                 records[i] = found
     resumed, done = len(records), len(records)
@@ -97,14 +97,14 @@ def evaluate_many(
     ordered = [(tasks[i], records[i]) for i in sorted(records)]
     try:
         summary = _conclude(ordered, problems, bundle, out, options, only)
-    except Exception as error:  # whatever it is, it must not cost the work on the bags
+    except Exception as error:  # of any kind: the work on the bags must not be lost
         reason = os_error_line(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         raise DataError(f"{out}: no summary ({reason}); {_kept(records, tasks)}") from error
     return Evaluation(summary, problems, resumed)
 
 
 def _check_tools(options: Options) -> None:
-    """What the end of a run needs must be installed at its beginning. Raises EngineError."""
+    """Check that what the end of a run needs is installed. Raises EngineError."""
     for module in ("sklearn.metrics", "jinja2", *(() if options.predictions == "none" else ("mcap.writer",))):
         need(module, EXTRA)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an evaluation is asked to do. Everything here changes results and is part of a result's identity."""
+"""The options of an evaluation. Each changes results and is part of a result's identity."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import Any
 from gc_ros.recognition.smoothing import Smoothing
 from trt_build.bundle import INFO_NAME, file_sha256
 
-EVALUATOR = 2  # raised when the same input gives other results
+EVALUATOR = 2  # increased when the same input gives other results
 
 
 @dataclass(frozen=True)
 class Options:
-    """topic: None = the only image topic. stamps: "header", or "log" for the times of recording.
+    """What an evaluation is asked to do.
+
+    topic: None = the only image topic. stamps: "header", or "log" for the times of recording.
     truth: "auto", "none", "name", "topic:/NAME", a CSV file or a folder of them.
     truth_time: "header" or "bag", the clock of the CSV's times.
     mapping: bundle label (or "idle") by label of the ground truth, where names differ.
@@ -42,7 +44,7 @@ class Options:
     smoothing: Smoothing = field(default_factory=Smoothing)
     simulate_latency_s: float | None = None
     predictions: str = "beside"  # predictions.mcap without images, "merged" with them, or "none"
-    pictures: int = 12  # of the worst windows, a bag
+    pictures: int = 12  # strips of the worst windows of each bag
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, as records of results hold them."""
@@ -53,11 +55,11 @@ class Options:
 
 
 def bundle_digest(bundle: Path) -> str:
-    """sha256 of bundle.json, which holds those of all other files."""
+    """sha256 of bundle.json, which holds the hashes of all other files."""
     return file_sha256(bundle / INFO_NAME)
 
 
 def result_key(bundle: str, options: Options, truth_sha256: str | None) -> str:
-    """Identity of a result, the bag's own identity aside."""
+    """What a result depends on except for the bag: sha256 of bundle, options, truth and EVALUATOR."""
     what = [EVALUATOR, bundle, options.as_json(), truth_sha256]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

@@ -2,7 +2,7 @@
 """predictions.mcap: results as our own messages and as Foxglove image annotations, with or without the images.
 
 Times of recording are those of the bag, so that both play side by side. Definitions of our messages come from
-msg/*.msg; Foxglove's schema is written as ROS 2 knows it (foxglove_msgs), so every reader of MCAP can decode it.
+msg/*.msg; Foxglove's schema is that of ROS 2 (foxglove_msgs), so every reader of MCAP can decode it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _FOXGLOVE = {
 
 
 def message_folder() -> Path:
-    """Where msg/*.msg lie: in the checkout, in an installed wheel, or where ROS installed the package."""
+    """The folder of msg/*.msg: in the checkout, in an installed wheel, or where ROS installed the package."""
     prefixes = [
         Path(sys.prefix),
         *map(Path, filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep))),
@@ -68,7 +68,7 @@ def message_folder() -> Path:
 
 @functools.lru_cache(maxsize=1)
 def typestore() -> Any:
-    """Jazzy's messages, ours and Foxglove's."""
+    """The message types of Jazzy, of this package and of Foxglove."""
     store = get_typestore(Stores.ROS2_JAZZY)
     types: Any = {}
     for path in sorted(message_folder().glob("*.msg")):
@@ -80,7 +80,7 @@ def typestore() -> Any:
 
 
 class Predictions:
-    """Writes one file; images: whether to copy the images into it."""
+    """Writes predictions.mcap; images: whether to copy the images into it."""
 
     def __init__(self, path: Path, info: Bundle, images: bool) -> None:
         writer = need("mcap.writer", EXTRA)
@@ -123,7 +123,7 @@ class Predictions:
             self._write(topic, frame.message.msgtype, frame.message.message, frame.log_ns)
 
     def activity(self, a: Activity, age_s: float, frames: Any, log_ns: int) -> None:
-        """A result, and what it looks like on the image."""
+        """Write a result, and its annotations of the image."""
         f32 = np.float32
         scores = [
             self._make("glimpse_clouds/msg/ActivityScore", label=label, class_index=i, score=s)
@@ -202,7 +202,7 @@ class Predictions:
         return self._make(ANNOTATIONS, circles=[], points=boxes, texts=[text])
 
     def event(self, event: ActivityEvent, decided_ns: int, frame_id: str, log_ns: int) -> None:
-        """An onset or offset."""
+        """Write an onset or offset."""
         message = self._make(
             EVENT,
             header=self._header(decided_ns, frame_id),

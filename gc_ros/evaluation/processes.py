@@ -27,13 +27,13 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
 class OutputError(DataError):
-    """Results cannot be written: no other bag would fare better."""
+    """Results cannot be written, which stops the evaluation: the next bag would fail too."""
 
 
 def run_tasks(
     todo: Sequence[tuple[int, Task]], jobs: int, dask: str | None, images: Callable[[int], None] | None
 ) -> Iterator[Outcome]:
-    """Evaluate the tasks, in the order in which they finish. See `evaluate_many`. Raises OutputError."""
+    """Evaluate the tasks and yield outcomes as they finish; arguments as in `evaluate_many`. Raises OutputError."""
     if dask is not None:
         yield from _on_dask(todo, dask)
     elif jobs == 1:
@@ -44,7 +44,7 @@ def run_tasks(
 
 
 def attempt(task: Task, images: Callable[[int], None] | None = None) -> tuple[dict[str, Any] | None, str]:
-    """Evaluate a bag; one that cannot be is a reason, not an exception, so that the others follow.
+    """Evaluate a bag and return (bag.json, ""), or (None, reason) so that the other bags are still evaluated.
 
     Raises OutputError where its results cannot be written.
     """
@@ -57,7 +57,7 @@ def attempt(task: Task, images: Callable[[int], None] | None = None) -> tuple[di
             error.filename = error.filename or task.folder
             raise OutputError(os_error_line(error)) from None
         return None, f"{task.source.path}: {os_error_line(error)}"
-    except Exception as error:  # a bag may hold anything; its fault must not cost the other bags
+    except Exception as error:  # a bag may hold anything; the other bags are still evaluated
         return None, f"{task.source.path}: {type(error).__name__}: {' '.join(str(error).split())}"
 
 
@@ -77,7 +77,7 @@ def _in_processes(todo: Sequence[tuple[int, Task]], jobs: int) -> Iterator[Outco
                 yield futures[future], record, problem
         except BrokenProcessPool:
             continue
-        except BaseException:  # Ctrl-C, or no room for results: what runs is of no use any more
+        except BaseException:  # Ctrl-C, or no room for results
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
             raise
@@ -93,7 +93,7 @@ def _in_processes(todo: Sequence[tuple[int, Task]], jobs: int) -> Iterator[Outco
 
 
 def _end_with_parent() -> None:
-    """In a process of the pool: end when the parent does, however that ends, and leave Ctrl-C to it."""
+    """In a worker process: end when the parent ends, however that happens, and leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -112,7 +112,7 @@ def _on_dask(todo: Sequence[tuple[int, Task]], address: str) -> Iterator[Outcome
     except (OSError, TimeoutError, ValueError) as error:
         raise DataError(f"no Dask scheduler at {address} ({error}); start one with: dask scheduler") from None
     with client:
-        # Absolute, since a worker has a directory of its own. Not pure: a result also is files.
+        # Absolute, since a worker has its own directory. Not pure, since a result is also files.
         futures = {client.submit(attempt, _absolute(task), pure=False, retries=2): i for i, task in todo}
         tasks = dict(todo)
         for future in distributed.as_completed(list(futures), loop=client.loop):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Reading:
-    """Reads a bag once; afterwards its attributes hold what was found. Not to be used for a second bag.
+    """Reads one bag once; its attributes then hold what was found.
 
     passes: stretches of forward stamps. events: as dictionaries with "decided_ns" and "pass". clocks: (time of
     recording, stamp) of every image. seconds_seen: without gaps. windows: how many results. spent: wall and CPU time.
@@ -64,8 +64,10 @@ class Reading:
         self._writer: Predictions | None = None
 
     def read(self, rows: IO[str], predictions: Path | None, progress: Callable[[int], None] | None) -> None:
-        """Everything through the recogniser; results line by line into `rows`. Raises DataError where no image is
-        usable."""
+        """Run all images through the recogniser and write results to `rows`, one JSON line each.
+
+        Raises DataError where no image is usable.
+        """
         began, cpu = time.perf_counter(), time.process_time()
         pace: AtOnce | SlowRobot = AtOnce(self.recognizer)
         if self.options.simulate_latency_s is not None:
@@ -94,12 +96,12 @@ class Reading:
             raise DataError(f"{self.frames.source.path}: no image to evaluate ({why})")
 
     def _take(self, frame: Frame, pace: AtOnce | SlowRobot) -> None:
-        """One image through the recogniser; what results comes after what the image says about the stream."""
+        """Run one image through the recogniser; its results are written after what it says about the stream."""
         results = []
         try:
             for result in pace.push(frame):
-                results.append(result)  # one by one: what comes before an error stays
-        except ImageError as error:  # of a frame that was not foreseen to be taken
+                results.append(result)  # one by one, so that results before an error are kept
+        except ImageError as error:  # of a frame that was not expected to be sampled
             self.frames.refuse(error)
         else:
             self._follow(frame)

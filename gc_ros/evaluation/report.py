@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""report.html: one page that needs nothing but itself."""
+"""report.html: one self-contained page."""
 
 from __future__ import annotations
 

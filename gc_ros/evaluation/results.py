@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results on disk. A file is replaced whole or not at all, and bag.json, which vouches for the others, comes last.
+"""Results on disk. A file is replaced whole or not at all; bag.json confirms the others and is written last.
 
     OUT/summary.json report.html windows.jsonl      of all bags
     OUT[/bags/NAME]/bag.json                         one bag's facts, events and identity
                     windows.jsonl predictions.mcap worst.json
-With a single bag its files lie in OUT itself.
+The files of a single bag lie in OUT itself.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ OF_A_BAG = (WINDOWS, PREDICTIONS, WORST, BAG)
 def bag_folders(out: Path, names: Sequence[str]) -> list[Path]:
     """Where the results of each bag lie: distinct folders below `out`, whatever the names are.
 
-    A name that is a plain relative path is also the folder's. A folder of any other name, or of one that would meet
-    another's folder on some file system, is called after the name's end and a digest of the whole.
+    A plain relative path is its own folder name. Any other name, and one whose folder would coincide with another's on
+    some file system, gets the end of the name and a digest of all of it.
     """
     if len(names) == 1:
         return [out]
@@ -61,7 +61,7 @@ def bag_folders(out: Path, names: Sequence[str]) -> list[Path]:
 
 
 def _plain(name: str) -> bool:
-    """A relative path that stays below the folder it is joined to, and that every file system can hold."""
+    """Whether a name is a relative path that stays below the folder it is joined to and fits every file system."""
     parts = name.split("/")
     return all(
         part not in ("", ".", "..") and "\0" not in part and len(os.fsencode(part)) < 200 for part in parts
@@ -69,7 +69,7 @@ def _plain(name: str) -> bool:
 
 
 def _key(folder: str) -> tuple[str, ...]:
-    """Equal for folders that are one on a file system without letter case, or that composes accents."""
+    """Equal for folders that coincide on file systems that ignore letter case or compose accents."""
     return tuple(unicodedata.normalize("NFC", part).casefold() for part in folder.split("/"))
 
 
@@ -79,14 +79,14 @@ def _above(folder: str) -> set[tuple[str, ...]]:
 
 
 def dump(value: Any) -> str:
-    """JSON as it is written here: keys in order, no NaN."""
+    """Indented JSON with sorted keys and without NaN."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    # The name of a file may hold bytes that are no UTF-8, which Python keeps as lone surrogates: \udcff in JSON.
+    # A file name may hold bytes that are not UTF-8, which Python keeps as lone surrogates: \udcff in JSON.
     return text.encode(errors="backslashreplace").decode()
 
 
 def read_json(path: Path) -> Any:
-    """Content of a JSON file. Raises DataError."""
+    """Read a JSON file. Raises DataError."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -94,7 +94,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_windows(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of windows.jsonl. Raises DataError."""
+    """Yield the rows of windows.jsonl. Raises DataError."""
     try:
         with path.open(encoding="utf-8") as file:
             for line in file:
@@ -104,7 +104,7 @@ def read_windows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
-    """bag.json of a bag whose windows.jsonl is the one it was written with, else None."""
+    """bag.json of a finished bag, None where it is missing or was written with another windows.jsonl."""
     try:
         record: dict[str, Any] = json.loads((folder / BAG).read_text(encoding="utf-8"))
         if file_sha256(folder / WINDOWS) == record["windows_sha256"]:

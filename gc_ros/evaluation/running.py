@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One bag or video, from its frames to its files: windows.jsonl, bag.json, predictions.mcap and the worst windows."""
+"""Evaluates one bag or video and writes its files: windows.jsonl, bag.json, predictions.mcap, worst.json."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Task:
 
 
 def identity(task: Task, truth: Truth) -> str:
-    """What a result depends on, the bag's content aside."""
+    """What a result depends on except for the bag's content."""
     return result_key(bundle_digest(Path(task.bundle)), task.options, truth.sha256)
 
 
@@ -65,9 +65,9 @@ def resume(task: Task, labels: list[str]) -> dict[str, Any] | None:
 
 
 def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> dict[str, Any]:
-    """Evaluate one bag and write its files; what bag.json holds. progress: called with the images read so far.
+    """Evaluate one bag, write its files, and return bag.json. progress: called with the images read so far.
 
-    Raises GlimpseError when nothing of the bag can be evaluated; an earlier result then stays as it was.
+    Raises GlimpseError when nothing of the bag can be evaluated; an earlier result then remains.
     """
     bundle, inner = _open(task)
     o, info = task.options, bundle.info
@@ -95,14 +95,14 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
         if o.predictions != "none":
             predictions = stack.enter_context(replacing(folder / results.PREDICTIONS))
         rows = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", dir=folder))
-        # The checksum runs beside the reading: of a bag of raw images it takes as long as the engine does.
+        # In parallel with reading: the checksum of a bag of raw images takes as long as the engine does.
         stopped = Event()
         bag_sha256 = stack.enter_context(ThreadPoolExecutor(1)).submit(task.source.sha256, stopped)
         stack.callback(stopped.set)
         reading.read(rows, predictions, progress)
         rows.seek(0)
         content = bag_sha256.result()
-        # One that still grows would be known by the content it came to have, not by what was evaluated.
+        # The checksum of a bag that still grows is that of its later content, not of what was evaluated.
         if task.source.quick() != files:
             raise DataError(f"{task.source.path}: changed while it was read; evaluate it when it is complete")
         spans = judge.spans(reading.passes, frames.messages, reading.clocks, bool(frames.damage))
@@ -141,7 +141,7 @@ def _opened(
     device: str,
     threads: int | None,
 ) -> tuple[LoadedBundle, Engine]:
-    """Engines are kept from bag to bag; digest: of the bundle, so that a changed one is opened again."""
+    """The bundle and its engine, kept from bag to bag. digest: of the bundle, so that a changed one is opened again."""
     loaded = load_bundle(bundle)
     engine = open_engine(
         loaded,
@@ -155,6 +155,6 @@ def _opened(
 
 
 def _prepare(info: Bundle, pictures: bool, picture: Picture) -> NDArray[np.uint8] | None:
-    """In the thread that reads: the network's frame, and the small picture for the strips."""
+    """Make the network's frame, and return the small picture for the strips; runs in the thread that reads."""
     picture.prepared(info.preprocess)
     return shrunk(picture.pixels()) if pictures else None

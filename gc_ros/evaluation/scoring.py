@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures from windows.jsonl and bag.json: the same code for one bag, for many, and for a result read back.
+"""Figures from windows.jsonl and bag.json: one code for a single bag, for many, and for stored results.
 
-What counts: accuracy and all per-class figures are over the windows whose truth is a label of the bundle, whatever
+Accuracy and all figures per class are over the windows whose truth is a label of the bundle, whatever
 their status; smoothed figures compare the activity that is on (after hysteresis) with the truth, idle time included.
 """
 
@@ -40,7 +40,7 @@ class BagWindows:
 
 
 def gather(rows: Iterable[dict[str, Any]], labels: Sequence[str]) -> BagWindows:
-    """Arrays of the lines of windows.jsonl."""
+    """Collect the rows of windows.jsonl into arrays."""
     index = {label: k for k, label in enumerate(labels)}
     truth, scores, right = [], [], []
     kinds: Counter[str] = Counter()
@@ -75,7 +75,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def window_figures(
     truth: NDArray[np.int64], scores: NDArray[np.float64], labels: Sequence[str]
 ) -> dict[str, Any]:
-    """Figures over windows; truth (n,) of class indices, scores (n, K)."""
+    """Figures over windows. truth: (n,) class indices; scores: (n, K)."""
     metrics = need("sklearn.metrics", EXTRA)
     K = len(labels)
     if not len(truth):
@@ -126,7 +126,7 @@ def calibration(right: NDArray[np.bool_], confidence: NDArray[np.float64]) -> di
 
 
 def event_figures(record: dict[str, Any], late_s: float) -> dict[str, Any]:
-    """Figures over activities as segments of one bag; counts, so that bags can be summed."""
+    """Figures over the activities of one bag as segments; counts, so that bags can be summed."""
     hits = {str(overlap): [0, 0, 0] for overlap in seg.OVERLAPS}
     edits, delays, false, count = [], [], 0, 0
     for p in range(len(record["passes"])):
@@ -136,7 +136,7 @@ def event_figures(record: dict[str, Any], late_s: float) -> dict[str, Any]:
             if s["pass"] == p and s["mapped"]
         ]
         unmapped = [s for s in record["truth"]["segments"] if s["pass"] == p and not s["mapped"]]
-        # What is shown while something is done that the model does not know is neither right nor wrong.
+        # An event during an activity that the model does not know is neither right nor wrong.
         events = [
             e
             for e in record["events"]
@@ -185,8 +185,10 @@ def _pool_events(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def interval(values: Sequence[Any], figure: Callable[[list[Any]], float | None]) -> list[float] | None:
-    """95 % interval of a figure by resampling whole bags: windows of a bag are far from independent. None below two
-    bags."""
+    """95 % interval of a figure by resampling whole bags, since windows of one bag are not independent.
+
+    None for fewer than two bags.
+    """
     if len(values) < 2:
         return None
     random = np.random.default_rng(_SEED)
@@ -201,7 +203,7 @@ def interval(values: Sequence[Any], figure: Callable[[list[Any]], float | None])
 def summarise(
     bags: Sequence[tuple[dict[str, Any], BagWindows]], labels: Sequence[str], window_s: float
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(figures, timings) over bags, in the order given; figures depend on nothing but the results."""
+    """(figures, timings) over bags, in the order given; the figures depend only on the results."""
     labelled = [(record, w) for record, w in bags if record["truth"]["kind"] != "none"]
     truth = np.concatenate([w.truth[w.truth >= 0] for _, w in labelled] or [np.zeros(0, np.int64)])
     scores = np.concatenate([w.scores[w.truth >= 0] for _, w in labelled] or [np.zeros((0, len(labels)))])

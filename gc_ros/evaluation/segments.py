@@ -2,7 +2,7 @@
 """Activities as segments of time: edit score, F1 at an overlap, delays, false activations.
 
 Edit score and F1 as Lea et al., "Temporal Convolutional Networks for Action Segmentation and Detection" (CVPR 2017),
-over the activities alone: idle time is no segment here. Times are seconds.
+over the activities alone: idle time is not a segment. Times are seconds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ OVERLAPS = (0.1, 0.25, 0.5)
 
 
 def predicted_segments(events: Sequence[dict[str, Any]]) -> list[Segment]:
-    """From onset to offset, in order."""
+    """The activities that were on, from onset to offset, in order."""
     segments: list[Segment] = []
     begun: dict[str, float] = {}
     for event in events:
@@ -61,7 +61,7 @@ def matches(truth: Sequence[Segment], found: Sequence[Segment], overlap: float) 
 def onset_delays(
     truth: Sequence[Segment], events: Sequence[dict[str, Any]], late_s: float
 ) -> list[float | None]:
-    """Of each segment: seconds from its start to the decision for it, None where there was none.
+    """For each segment the seconds from its start to the decision for it, None where there was none.
 
     A decision counts up to `late_s` after the segment's end: a window has to fill first.
     """
@@ -79,7 +79,7 @@ def onset_delays(
 
 
 def false_activations(truth: Sequence[Segment], events: Sequence[dict[str, Any]], late_s: float) -> int:
-    """Onsets of a label that is not done then, nor was within `late_s` before."""
+    """Count onsets of a label that is not done then and was not within `late_s` before."""
     return sum(
         event["kind"] == "onset"
         and not any(s.label == event["label"] and s.start <= event["s"] <= s.end + late_s for s in truth)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small pictures of the windows that went most wrong, with what the model looked at, kept while a bag is read."""
+"""Strips: small pictures of the worst windows with the model's glimpses, collected while a bag is read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KEPT_S = 20  # of camera frames at most, so that memory is bounded whatever a b
 
 
 class WatchedEngine:
-    """An engine that remembers the glimpses of its last T frames, which a result only has for the newest."""
+    """An engine that remembers the glimpses of its last T frames; a result has only the newest frame's."""
 
     def __init__(self, engine: Engine, T: int) -> None:
         self._engine, self.calls = engine, 0
@@ -53,7 +53,7 @@ class WatchedEngine:
 
 
 def shrunk(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A picture about WIDTH wide, by a whole number: any other ratio takes OpenCV four times as long."""
+    """Reduce an image to about WIDTH by a whole number; any other ratio takes OpenCV four times as long."""
     height, width = image.shape[:2]
     times = min(max(1, round(width / WIDTH)), height)
     size = (width // times, height // times)
@@ -63,7 +63,7 @@ def shrunk(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class _Strip:
-    """One window: small pictures, the glimpses (G, 4) on each, and the (width, height) of the camera's images."""
+    """One window: small pictures, the glimpses (G, 4) on each, and (width, height) of the camera's images."""
 
     badness: float
     number: int
@@ -79,9 +79,9 @@ class _Strip:
 
 
 class Strips:
-    """Keeps the `count` windows of highest badness as strips of pictures, of windows that overlap the worst alone.
+    """Keeps the `count` worst windows as strips of pictures; of windows that overlap, only the worst.
 
-    They are drawn when asked for, since most are pushed out by worse ones.
+    Strips are drawn on request, since worse ones replace most of them.
     """
 
     def __init__(self, count: int, info: Bundle) -> None:
@@ -91,7 +91,7 @@ class Strips:
         self._worst: list[_Strip] = []  # worst first
 
     def see(self, frame: Frame) -> None:
-        """Remember a sampled frame in small (`made` of it, where it was foreseen), as long as a window may need it."""
+        """Remember a sampled frame in small (`frame.made`, where there is one), as long as a window may need it."""
         if not self._count:
             return
         width, height, picture = frame.picture.width, frame.picture.height, frame.picture
@@ -117,7 +117,7 @@ class Strips:
     ) -> None:
         """Keep the window from start to end if it is among the worst so far, and worse than those it overlaps.
 
-        in_pass: through the bag, in which stamps only go forward.
+        in_pass: number of the pass through the bag; within a pass stamps only go forward.
         """
         if len(self._worst) >= self._count and (not self._count or badness <= self._worst[-1].badness):
             return
@@ -127,7 +127,7 @@ class Strips:
         inside = [item for item in self._frames if start_ns <= item[0] <= end_ns]
         if not inside:
             return
-        # The sampled frames, to within a camera period: evenly spread over the window.
+        # Evenly spread over the window, which gives the sampled frames to within a camera period.
         T = len(glimpses)
         due = np.linspace(start_ns, end_ns, T)
         stamps = np.array([stamp for stamp, _ in inside])
