@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from gc_ros import cli
-from gc_ros.media.video import VideoWriter
+from gc_ros.media.video_writer import VideoWriter
 from tests.command_line import call
 from tests.conftest import REPOSITORY
 from tests.gc_ros.evaluation.bag_files import COLOURS, NS
