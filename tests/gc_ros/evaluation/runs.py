@@ -17,9 +17,10 @@ from gc_ros import cli
 from gc_ros.media.video_writer import VideoWriter
 from tests.command_line import call
 from tests.conftest import REPOSITORY
-from tests.gc_ros.evaluation.bag_files import COLOURS, NS
+from tests.gc_ros.evaluation.bag_files import COLOURS, NS, write_bag, write_truth
 from trt_build.bundle import LoadedBundle
 
+SIMPLE = [("red", 3.0), ("green", 3.0)]
 CASES = REPOSITORY.parent / "shared" / "cases"
 
 
@@ -28,6 +29,14 @@ def case(name: str) -> Path:
     if not (CASES / name).is_dir():
         pytest.skip(f"the recorded inputs are not beside the checkout (../shared/cases/{name})")
     return CASES / name
+
+
+def make(folder: Path, name: str = "bag", pieces: Any = SIMPLE, truth: bool = True, **options: Any) -> Path:
+    """A bag with BAG.truth.csv beside it; `options` as of `write_bag`."""
+    found = write_bag(folder / name, pieces, **options)
+    if truth:
+        write_truth(folder / f"{name}.truth.csv", found)
+    return folder / name
 
 
 def run(bundle: LoadedBundle, out: Path, *arguments: object, code: int = 0) -> dict[str, Any]:

@@ -21,12 +21,11 @@ from gc_ros.media import recording
 from tests.command_line import assert_one_line, call
 from tests.conftest import REPOSITORY
 from tests.gc_ros.evaluation.bag_files import NS, START, write_bag, write_truth
-from tests.gc_ros.evaluation.runs import case, run, spawn, write_clip
+from tests.gc_ros.evaluation.runs import SIMPLE, case, run, spawn, write_clip
 from tests.toy import toy_bundle
 from trt_build.bundle import LoadedBundle, load_bundle
 
 pytest.importorskip("sklearn")
-SIMPLE = [("red", 3.0), ("green", 3.0)]
 LABELS = ("idle", "background", "none")
 
 
