@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # errors of writing alone
+_RUST = re.compile(r"\(os error (\d+)\)")  # safetensors raises an error of its own, which ends in this
 
 
 @contextmanager
@@ -30,8 +35,11 @@ def replacing(path: Path, *, suffix: str = "", durable: bool = False) -> Iterato
     except BaseException as error:
         with suppress(OSError):  # the folder is gone or not writable: the error at hand says so
             part.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename == os.fspath(part):
-            error.filename, error.filename2 = os.fspath(path), None
+        if isinstance(error, OSError):
+            if error.filename == os.fspath(part) or (error.filename is None and error.errno in NO_ROOM):
+                error.filename, error.filename2 = os.fspath(path), None
+        elif number := _RUST.search(str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(path)) from error
         raise
 
 

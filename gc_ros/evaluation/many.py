@@ -58,10 +58,11 @@ def evaluate_many(
     info = load_bundle(bundle).info
     if options.mode not in (None, *info.modes):
         raise DataError(f"mode {options.mode!r} is not in this bundle; use one of: {', '.join(info.modes)}")
+    folders = results.bag_folders(out, [source.name for source in sources])
+    _check_places(sources, folders)
     out.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=out).close()
     only = len(sources) == 1
-    folders = results.bag_folders(out, [source.name for source in sources])
     tasks = [
         Task(source, str(bundle), options, str(folder))
         for source, folder in zip(sources, folders, strict=True)
@@ -93,7 +94,7 @@ def evaluate_many(
         raise DataError(f"{error}; {_kept(records, tasks)}") from None
     problems = [(tasks[i].source.name, failed[i]) for i in sorted(failed)]
     if not records:
-        raise DataError("; ".join(reason for _, reason in problems))
+        raise DataError("; ".join(dict.fromkeys(reason for _, reason in problems)))
     ordered = [(tasks[i], records[i]) for i in sorted(records)]
     try:
         summary = _conclude(ordered, problems, bundle, out, options, only)
@@ -107,6 +108,15 @@ def _check_tools(options: Options) -> None:
     """Check that what the end of a run needs is installed. Raises EngineError."""
     for module in ("sklearn.metrics", "jinja2", *(() if options.predictions == "none" else ("mcap.writer",))):
         need(module, EXTRA)
+
+
+def _check_places(sources: Sequence[Source], folders: Sequence[Path]) -> None:
+    """Check that no result is written into a bag. Raises DataError."""
+    inputs = {source.path.resolve() for source in sources}
+    for folder in folders:
+        place = folder.resolve()
+        if inside := inputs & {place, *place.parents}:
+            raise DataError(f"{folder}: results would lie in {inside.pop()}; choose another --out")
 
 
 def _kept(records: Mapping[int, Any], tasks: Sequence[Task]) -> str:

@@ -20,10 +20,11 @@ from gc_ros.evaluation.running import Task, evaluate_bag
 from gc_ros.evaluation.scoring import EXTRA
 from trt_build.command import os_error_line
 from trt_build.errors import DataError, GlimpseError, need
+from trt_build.files import NO_ROOM
 
 Outcome = tuple[int, dict[str, Any] | None, str]  # number of the task, bag.json or None, what went wrong
 _TRIES = 2  # of a bag whose process was killed
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+_DISK = NO_ROOM | {errno.EROFS}
 
 
 class OutputError(DataError):
@@ -53,7 +54,9 @@ def attempt(task: Task, images: Callable[[int], None] | None = None) -> tuple[di
     except GlimpseError as error:
         return None, str(error)
     except OSError as error:
-        if error.errno in _DISK or Path(str(error.filename or "")).is_relative_to(task.folder):
+        place = Path(str(error.filename or ""))
+        of_output = place.is_relative_to(task.folder) and not place.is_relative_to(task.source.path)
+        if error.errno in _DISK or of_output:
             error.filename = error.filename or task.folder
             raise OutputError(os_error_line(error)) from None
         return None, f"{task.source.path}: {os_error_line(error)}"

@@ -49,6 +49,26 @@ def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     assert path.read_text() == "new" and not path.is_symlink()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+    ids=["of Python", "of Rust"],
+)
+def test_a_full_disk_is_one_error_that_names_the_file(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(OSError, match="No space left on device") as caught, replacing(tmp_path / "a"):
+        raise error
+    assert caught.value.errno == 28 and caught.value.filename == str(tmp_path / "a")
+
+
+def test_an_error_of_another_file_keeps_its_name(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="Input/output error") as caught, replacing(tmp_path / "a"):
+        raise OSError(5, "Input/output error")
+    assert caught.value.filename is None
+
+
 @pytest.mark.parametrize("place", ["file/a.json", "missing/a.json", "folder"])
 def test_errors_name_the_file_that_was_asked_for(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")

@@ -22,7 +22,7 @@ from gc_ros.evaluation import many, reading, results
 from tests.command_line import assert_one_line, call
 from tests.conftest import REPOSITORY
 from tests.gc_ros.evaluation.bag_files import mcap_of, write_bag, write_truth
-from tests.gc_ros.evaluation.runs import run, spawn
+from tests.gc_ros.evaluation.runs import make, run, spawn
 from trt_build.bundle import LoadedBundle, load_bundle
 
 pytest.importorskip("sklearn")
@@ -130,6 +130,23 @@ def test_plain_names_are_the_folders(tmp_path: Path) -> None:
     assert results.bag_folders(tmp_path, ["one"]) == [tmp_path]
     folders = results.bag_folders(tmp_path, ["p1/wave_1.mp4", "p1/wave_2.mp4", "run"])
     assert folders == [tmp_path / "bags" / name for name in ("p1/wave_1.mp4", "p1/wave_2.mp4", "run")]
+
+
+def test_results_never_lie_in_a_bag_and_are_no_bags(tmp_path: Path, colours: LoadedBundle) -> None:
+    bags = tmp_path / "bags"
+    for name in ("a", "b"):
+        make(bags, name, [("red", 2.0)])
+    before = sorted(path for path in bags.rglob("*"))
+    common = ("-b", colours.path, "--jobs", 1, "--threads", 1)
+    for arguments in ((bags / "a", "--out", bags / "a"), (bags / "a", "--out", bags / "a" / "x")):
+        assert_one_line(call(cli.app, "evaluate", *arguments, *common), "results would lie in", "--out")
+    assert_one_line(call(cli.app, "evaluate", bags, "--out", tmp_path, *common), "results would lie in")
+    assert sorted(path for path in bags.rglob("*")) == before
+    first = run(colours, bags / "results", bags)
+    second = run(colours, bags / "results", bags)
+    assert [bag["name"] for bag in second["bags"]] == [bag["name"] for bag in first["bags"]] == ["a", "b"]
+    assert "(2 finished before)" in second["text"]
+    assert "results of gc-ros evaluate" in second["said"] and not first["said"]
 
 
 def test_a_bag_that_took_the_name_of_another_is_evaluated(tmp_path: Path, colours: LoadedBundle) -> None:
