@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from gc_model.paper.network import Network
 from gc_model.paper.presets import Config
 from gc_model.paper.variants import build
 from trt_build.errors import DataError
+from trt_build.files import replacing, write_atomically
 
 SCHEMA = 1
 
@@ -40,14 +40,13 @@ class Recipe:
 
 
 def save(run: Path, model: Network, recipe: Recipe) -> None:
-    """Write both files, the description last, each by rename so that a kill leaves no half file."""
+    """Write both files, the description last; a kill leaves no half file."""
     run.mkdir(parents=True, exist_ok=True)
     weights = {k: v.contiguous() for k, v in model.state_dict().items()}
-    save_file(weights, run / "model.safetensors.part")
-    os.replace(run / "model.safetensors.part", run / "model.safetensors")
+    with replacing(run / "model.safetensors", durable=True) as part:
+        save_file(weights, part)
     text = json.dumps({"schema": SCHEMA, "config": model.config.to_json(), "recipe": vars(recipe)}, indent=1)
-    (run / "model.json.part").write_text(text)
-    os.replace(run / "model.json.part", run / "model.json")
+    write_atomically(run / "model.json", text, durable=True)
 
 
 def load(run: Path) -> tuple[Network, Recipe]:

@@ -7,7 +7,6 @@ from gc_model import torchvision_guard  # noqa: F401 - before lightning
 
 # isort: split
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,19 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from trt_build.errors import DataError
+from trt_build.files import replacing
 
 
 class SafetensorsIO(CheckpointIO):
-    """Writes by rename, so that a kill at any moment leaves the previous checkpoint whole."""
+    """Reads and writes checkpoints; a kill at any moment leaves the previous one whole."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         tensors: dict[str, torch.Tensor] = {}
         tree = _pack(checkpoint, tensors)
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        save_file(tensors, part, metadata={"tree": json.dumps(tree)})
-        os.replace(part, path)
+        with replacing(path, durable=True) as part:
+            save_file(tensors, part, metadata={"tree": json.dumps(tree)})
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: Any = None

@@ -2,7 +2,10 @@
 """Several training processes: which one this is, and what only the first does.
 
 Lightning starts the processes of one node itself, torchrun or SLURM those of several. Where the first has prepared the
-run before it starts the others, they find everything there; where all start together, they wait for it.
+run before it starts the others, they find everything there; where all start together, they wait for a file. Lightning's
+`prepare_data` does not replace it: it runs inside `Trainer.fit`, while the passes before the first fit need the frames
+too; its barrier ends with the collectives' timeout after minutes, where decoding may take hours; and it hands nothing
+to the other processes, which must know the clips that failed.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from trt_build.files import write_atomically
 
 PREPARED = "prepared.json"
 
@@ -35,9 +40,7 @@ def accelerator() -> torch.device:
 
 def tell_prepared(out: Path, values: dict[str, Any]) -> None:
     """The first process: the run directory is ready, and this is what the others must know."""
-    part = out / f"{PREPARED}.part"
-    part.write_text(json.dumps(values))
-    os.replace(part, out / PREPARED)
+    write_atomically(out / PREPARED, json.dumps(values))
 
 
 def wait_prepared(out: Path, timeout_s: float = 24 * 3600.0) -> dict[str, Any]:

@@ -7,7 +7,6 @@ Every file appears under its name when it is whole.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from gc_model.data.frames import Clip
 from gc_model.paper.network import Network
 from gc_model.training.options import TrainOptions
 from trt_build.errors import DataError
+from trt_build.files import replacing, write_atomically
 
 
 def check_run(options: TrainOptions, out: Path, resume: bool) -> None:
@@ -57,23 +57,16 @@ def start_run(options: TrainOptions, out: Path, training: Sequence[Clip], valida
             )
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _write(path, json.dumps(names, indent=1))
-        _write(out / "options.json", options.model_dump_json(indent=1))
+        write_atomically(path, json.dumps(names, indent=1))
+        write_atomically(out / "options.json", options.model_dump_json(indent=1))
     except OSError as error:
         raise DataError(f"{out} cannot be written ({error.strerror}): choose another --out") from None
 
 
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text)
-    os.replace(part, path)
-
-
 def save_part(model: Network, path: Path, also: Mapping[str, Tensor] | None = None) -> None:
     """The weights as they are, and `also` what the model has not, under their name when whole."""
-    part = path.with_suffix(".part")
-    save_file({k: v.contiguous() for k, v in {**(also or {}), **model.state_dict()}.items()}, part)
-    os.replace(part, path)
+    with replacing(path, durable=True) as part:
+        save_file({k: v.contiguous() for k, v in {**(also or {}), **model.state_dict()}.items()}, part)
 
 
 def load_front(model: Network, path: Path) -> None:

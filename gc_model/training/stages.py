@@ -8,13 +8,12 @@ from gc_model import torchvision_guard  # noqa: F401 - before lightning
 # isort: split
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
@@ -190,23 +189,6 @@ class CloudStage(Stage):
         poses = self.model.poses(result.c) if joints is not None else None
         terms = total_loss(result, batch["label"], poses, joints, weights, self.options.label_smoothing)
         return self._report(terms, result.logits, batch["label"])
-
-
-class Keep(Checkpoint):
-    """last.ckpt after every epoch, best.ckpt after those that improved on validation.
-
-    Lightning's ModelCheckpoint writes the last one only when there is a new best, which may be many hours old, and
-    knows its files by absolute paths, so that a run resumed in another place would forget its best.
-    """
-
-    def __init__(self, folder: Path, stopping: EarlyStopping | None):
-        self.folder, self.stopping = folder, stopping
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Checkpoints come after early stopping, whose count is zero where this epoch is the best.
-        if self.stopping is not None and self.stopping.wait_count == 0:
-            trainer.save_checkpoint(self.folder / "best.ckpt")
-        trainer.save_checkpoint(self.folder / "last.ckpt")
 
 
 def freeze_statistics(trunk: Trunk) -> None:

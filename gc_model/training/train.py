@@ -1,51 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`gc-model train`: stage 1, calibration of D, stage 2, streams, and a run directory that can be resumed at any point.
+"""`gc-model train`: stage 1, the start of D, stage 2, streams, in a run directory that can be resumed at any point.
 
-RUN/options.json       what was asked for; clips.json: the clips it meant
-RUN/cache/             decoded frames
+RUN/options.json             what was asked for; clips.json: the clips that it meant
+RUN/cache/                   decoded frames
 RUN/standardised.safetensors a pretrained trunk whose Z has mean 0 and deviation 1 over the training clips
-RUN/stage1.safetensors after the trunk alone; calibrated.safetensors after D; each is skipped when there
-RUN/stage1/ stage2/    checkpoints after the last and the best epoch, and logs; stage3/ of the streams
-RUN/model.*            the result
+RUN/stage1.safetensors       after the trunk alone; calibrated.safetensors: after D; what is there is not repeated
+RUN/stage1/ stage2/ stage3/  of the trunk, of everything, of streams: the last and the best epoch's checkpoint, and logs
+RUN/model.*                  the result
 """
 
 from __future__ import annotations
 
-from gc_model import torchvision_guard  # noqa: F401 - before lightning
-
-# isort: split
 import json
 import logging
 import os
 import platform
 import time
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from gc_model.data.datasets import index
 from gc_model.data.frames import Clip, FrameCache, labels_of, split_validation
 from gc_model.paper.clouds import GlimpseClouds
+from gc_model.paper.network import Network
 from gc_model.paper.presets import Config, preset
 from gc_model.paper.variants import build
 from gc_model.training import checkpoint
 from gc_model.training.finetune import go_on_from
-from gc_model.training.lightning_io import SafetensorsIO
+from gc_model.training.fit import calm_lightning, fit
 from gc_model.training.loaders import STANDARDISE_CLIPS, Loaders
 from gc_model.training.metric_start import standardise_trunk, start_metric
 from gc_model.training.options import TrainOptions
 from gc_model.training.pretrained import imagenet_file, load_imagenet
 from gc_model.training.processes import accelerator, rank, tell_prepared, wait_prepared
 from gc_model.training.run_directory import check_run, load_front, load_part, save_part, start_run
-from gc_model.training.stages import CloudStage, Keep, Stage, TrunkStage
+from gc_model.training.stages import CloudStage, TrunkStage
 from gc_model.training.streams import StreamStage, check_streams, stream_accuracy
 from trt_build.bundle import Preprocess
 from trt_build.errors import DataError
@@ -63,17 +57,51 @@ def train(
 ) -> dict[str, Any]:
     """Train as `options` say into the run directory `out`. Returns a summary for the log.
 
-    Raises DataError for data that cannot be used, an occupied `out` without `resume`, or other options than the
-    run to be resumed was started with. Clips that do not decode are left out, named and counted.
+    shared_cache: decoded frames that several runs share. first_stage: weights after a stage 1 that several runs share;
+    the run that finds none there writes it. Raises DataError for data that cannot be used, an occupied `out` without
+    `resume`, or other options than the run to be resumed was started with. Clips that do not decode are left out, named
+    and counted.
     """
     started = time.monotonic()
     keep_freed_memory(any_size=True)
+    calm_lightning()
     several = options.devices * options.nodes > 1
     first = not several or rank(options.devices) == 0
     if first:
         check_run(options, out, resume)
-    _calm_lightning()
     torch.manual_seed(options.seed)
+    samples = _decode(options, out, shared_cache or out / "cache", first, progress)
+    model, weights = _network(samples.config, options, samples.labels)
+    # Only now: a run that could not start must not occupy its directory.
+    if first:
+        start_run(options, out, samples.training, samples.validation)
+        if several:
+            tell_prepared(out, {"failed": dict(samples.failed)})
+    run = _Run(options, out, model, samples, weights, first, progress)
+    run.standardise()
+    run.stage1(first_stage)
+    run.start_of_D()
+    run.stage2()
+    carried = run.stage3()
+    if first:
+        checkpoint.save(out, model, run.recipe(carried))
+    return run.summary(carried) | {"minutes": round((time.monotonic() - started) / 60, 2)}
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """The clips of a run, decoded. failed: reason by name of those that are left out."""
+
+    config: Config
+    labels: Sequence[str]
+    cache: FrameCache
+    training: Sequence[Clip]
+    validation: Sequence[Clip]
+    failed: Mapping[str, str]
+
+
+def _decode(options: TrainOptions, out: Path, folder: Path, first: bool, progress: bool) -> _Samples:
+    """Find the clips, decode them into `folder` where they are not there yet, and split off those for validation."""
     clips = index(
         options.layout, options.data, options.protocol, part="train", joints=options.joints,
         subjects=options.subjects, classes=options.classes,
@@ -81,7 +109,7 @@ def train(
     labels = options.classes or labels_of(clips)
     config = _config(options, len(labels))
     squares = Preprocess.model_validate({"size": config.size, "resize": config.resize, "fit": config.fit})
-    cache = FrameCache(shared_cache or out / "cache", squares)
+    cache = FrameCache(folder, squares)
     if first:
         failed = cache.fill(clips, workers=os.cpu_count() or 1, progress=progress)
     else:
@@ -89,98 +117,11 @@ def train(
     for name, reason in failed.items():
         logging.warning("left out %s: %s", name, reason)
     training, validation = _split(clips, failed, labels, options)
-
-    model = build(config)
-    own = options.start is None and config.model != "c3d"  # C3D learns from pixels, a started run has weights
-    weights = None if options.from_scratch or not own else options.weights or imagenet_file(config.trunk)
-    if weights:
-        load_imagenet(model.trunk, weights)
-    if options.start:
-        go_on_from(model, labels, options.start)
-    # Only now: a run that could not start must not occupy its directory.
-    if first:
-        start_run(options, out, training, validation)
-        if several:
-            tell_prepared(out, {"failed": failed})
-    if config.model == "c3d":  # has no resolutions to freeze
-        options = options.model_copy(update={"freeze_stages": 0, "freeze_stages2": None})
-    pretrained = weights is not None or options.start is not None
-    frozen = {"auto": pretrained, "frozen": True, "train": False}[options.trunk_statistics]
-    data = Loaders(options, model, labels, cache, training, validation)
-    model.to(accelerator())
-    if weights and options.standardise and not load_part(model, out / "standardised.safetensors"):
-        standardise_trunk(model, data.start_clips(STANDARDISE_CLIPS))
-        if first:
-            save_part(model, out / "standardised.safetensors")
-    data.freeze_front(options)  # before any stage trains: a resumed run finds what it computed
-
-    classifier: dict[str, Tensor] = {}
-    if not load_part(model, out / "stage1.safetensors"):
-        if first_stage is not None and first_stage.is_file():
-            load_front(model, first_stage)
-        elif options.epochs1 and (model.global_head is not None or not options.head_alone):
-            stage1 = TrunkStage(model, options, frozen)
-            _fit(stage1, data, out / "stage1", options, progress)
-            classifier = {f"global_head.{k}": v for k, v in stage1.classifier.state_dict().items()}
-        if first and first_stage is not None and not first_stage.is_file():
-            first_stage.parent.mkdir(parents=True, exist_ok=True)
-            save_part(model, first_stage, classifier)  # a global model that shares this stage keeps it
-        if first:
-            save_part(model, out / "stage1.safetensors")
-    later = options.after_stage1
-    calibrated = load_part(model, out / "calibrated.safetensors")
-    if later.freeze_stages != options.freeze_stages:
-        data.freeze_front(later)  # of the trunk as stage 1 left it
-    if not calibrated:
-        # A run that is gone on from has its D, unless the trunk before it changed.
-        fits = isinstance(model, GlimpseClouds) and config.model == "clouds"
-        if fits and (options.start is None or options.epochs1):
-            assert isinstance(model, GlimpseClouds)
-            found = start_metric(model, data.start_features())
-            if first:
-                (out / "calibration.json").write_text(json.dumps(found))
-        if first:
-            save_part(model, out / "calibrated.safetensors")
-    if options.epochs2:
-        _fit(CloudStage(model, later), data, out / "stage2", later, progress)
-    carried = None
-    if options.epochs3:
-        streams = data.streams()
-        _fit(StreamStage(model, later), streams, out / "stage3", later, progress)
-        carried = stream_accuracy(model, streams.continuous()) if validation else None
-    summary: dict[str, Any] = {
-        "clips": len(training),
-        "short": _shorter_than_a_window(training, cache, options.window_s, config.T),
-        "validation_clips": len(validation),
-        "left_out": failed,
-        "labels": labels,
-        "stream": carried,
-        "minutes": round((time.monotonic() - started) / 60, 2),
-    }
-    provenance = {
-        "data": options.data.resolve().name,
-        "protocol": options.protocol,
-        "subjects": options.subjects,
-        "clips": len(training),
-        "imagenet": weights.name if weights else None,
-        "start": options.start.resolve().name if options.start else None,
-        "stream": carried,
-        "options": json.loads(options.model_dump_json(exclude={"data", "weights", "start", "joints"})),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-    if first:
-        checkpoint.save(out, model, checkpoint.Recipe(labels, options.window_s, provenance=provenance))
-    return summary
-
-
-def _shorter_than_a_window(clips: Sequence[Clip], cache: FrameCache, window_s: float, T: int) -> int:
-    """How many clips the robot would never have a result of: T frames at T / window_s Hz span more than they do."""
-    return sum(cache.read(c).times[-1] < window_s * (T - 1) / T - 1e-3 for c in clips)
+    return _Samples(config, labels, cache, training, validation, failed)
 
 
 def _config(options: TrainOptions, classes: int) -> Config:
-    """The network asked for: a preset's, or that of the run to go on from. Only streams teach it to carry on."""
+    """The network asked for: a preset's, or that of the run to start from. Only streams teach it to carry its state."""
     if options.start is not None:
         before, _ = checkpoint.read_description(options.start)
         config = replace(before, classes=classes, reset_after=before.T, **options.switches)
@@ -192,45 +133,6 @@ def _config(options: TrainOptions, classes: int) -> Config:
         return config
     check_streams(config)
     return replace(config, reset_after=0)
-
-
-def _fit(stage: Stage, data: Loaders, folder: Path, options: TrainOptions, progress: bool) -> None:
-    """Run one stage to its end, from its last checkpoint where there is one; the best weights stay in its model."""
-    validation = data.validation()
-    stage.shown = data.shown()
-    callbacks: list[pl.Callback] = [RichProgressBar()] if progress else []
-    stopping = EarlyStopping("val_loss", patience=options.patience) if validation else None
-    callbacks += [stopping] if stopping else []
-    callbacks.append(Keep(folder, stopping))
-    trainer = pl.Trainer(
-        max_epochs=stage.epochs,
-        accelerator="auto",
-        devices=options.devices,
-        num_nodes=options.nodes,
-        # Stage 1 does not use the pose head where there are no joints.
-        strategy="ddp_find_unused_parameters_true" if options.devices * options.nodes > 1 else "auto",
-        precision=options.precision,
-        callbacks=callbacks,
-        plugins=[SafetensorsIO()],
-        logger=TensorBoardLogger(folder, name="log", version=""),
-        use_distributed_sampler=False,
-        gradient_clip_val=5.0,
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-        enable_progress_bar=progress,
-        log_every_n_steps=1,
-    )
-    last = folder / "last.ckpt"
-    loader = data.train(trainer.world_size, trainer.global_rank)
-    try:
-        trainer.fit(stage, loader, validation, ckpt_path=str(last) if last.is_file() else None)
-    except SystemExit:  # what Lightning makes of Ctrl-C
-        raise KeyboardInterrupt from None
-    if trainer.interrupted:  # its older versions return
-        raise KeyboardInterrupt
-    stage.model.to(accelerator())  # Lightning leaves it on the CPU
-    if validation:
-        stage.load_state_dict(SafetensorsIO().load_checkpoint(folder / "best.ckpt")["state_dict"])
 
 
 def _split(
@@ -249,20 +151,133 @@ def _split(
     return training, validation
 
 
-def _cuda() -> bool:
-    return torch.cuda.is_available()
+def _network(config: Config, options: TrainOptions, labels: Sequence[str]) -> tuple[Network, Path | None]:
+    """The network before training, and the file of ImageNet weights that its trunk starts from, if any."""
+    model = build(config)
+    own = options.start is None and config.model != "c3d"  # C3D learns from pixels, a started run has weights
+    weights = None if options.from_scratch or not own else options.weights or imagenet_file(config.trunk)
+    if weights:
+        load_imagenet(model.trunk, weights)
+    if options.start:
+        go_on_from(model, labels, options.start)
+    return model, weights
 
 
-def _calm_lightning() -> None:
-    for name in (
-        "lightning.pytorch",
-        "lightning.pytorch.utilities.rank_zero",
-        "lightning.pytorch.accelerators",
+class _Run:
+    """A run in the middle of its stages. Every method leaves its result in the network and, as a file, in `out`."""
+
+    def __init__(
+        self,
+        options: TrainOptions,
+        out: Path,
+        model: Network,
+        samples: _Samples,
+        weights: Path | None,
+        first: bool,
+        progress: bool,
     ):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*num_workers.*|.*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
-    warnings.filterwarnings("ignore", category=UserWarning, module="lightning.*")
-    warnings.filterwarnings(
-        "ignore", message=".*isinstance.treespec, LeafSpec.*"
-    )  # Lightning 2.6 with torch 2.13
+        self.out, self.model, self.samples = out, model, samples
+        self.weights, self.first, self.progress = weights, first, progress
+        if samples.config.model == "c3d":  # has no resolutions to freeze
+            options = options.model_copy(update={"freeze_stages": 0, "freeze_stages2": None})
+        self.options, self.later = options, options.after_stage1
+        self.data = Loaders(
+            options, model, samples.labels, samples.cache, samples.training, samples.validation
+        )
+        model.to(accelerator())
+
+    def _save(self, name: str, also: Mapping[str, Tensor] | None = None) -> None:
+        if self.first:
+            save_part(self.model, self.out / f"{name}.safetensors", also)
+
+    def _load(self, name: str) -> bool:
+        return load_part(self.model, self.out / f"{name}.safetensors")
+
+    def standardise(self) -> None:
+        """Z of a pretrained trunk with mean 0 and deviation 1, then what is frozen in stage 1 as stored features."""
+        if self.weights and self.options.standardise and not self._load("standardised"):
+            standardise_trunk(self.model, self.data.start_clips(STANDARDISE_CLIPS))
+            self._save("standardised")
+        self.data.freeze_front(self.options)  # before any stage trains: a resumed run finds what it computed
+
+    def stage1(self, shared: Path | None) -> None:
+        """f alone; from `shared` if that is there, into it otherwise."""
+        if self._load("stage1"):
+            return
+        options, model = self.options, self.model
+        classifier: dict[str, Tensor] = {}
+        if shared is not None and shared.is_file():
+            load_front(model, shared)
+        elif options.epochs1 and (model.global_head is not None or not options.head_alone):
+            pretrained = self.weights is not None or options.start is not None
+            frozen = {"auto": pretrained, "frozen": True, "train": False}[options.trunk_statistics]
+            stage = TrunkStage(model, options, frozen)
+            fit(stage, self.data, self.out / "stage1", options, self.progress)
+            classifier = {f"global_head.{k}": v for k, v in stage.classifier.state_dict().items()}
+        if self.first and shared is not None and not shared.is_file():
+            shared.parent.mkdir(parents=True, exist_ok=True)
+            save_part(model, shared, classifier)  # a global model that shares this stage keeps it
+        self._save("stage1")
+
+    def start_of_D(self) -> None:
+        """D and its min-max constants from training clips."""
+        there = self._load("calibrated")
+        if self.later.freeze_stages != self.options.freeze_stages:
+            self.data.freeze_front(self.later)  # of the trunk as stage 1 left it
+        if there:
+            return
+        # A run that starts from another has its D, unless the trunk before it changed.
+        wanted = self.options.start is None or self.options.epochs1
+        if isinstance(self.model, GlimpseClouds) and self.model.config.model == "clouds" and wanted:
+            found = start_metric(self.model, self.data.start_features())
+            if self.first:
+                (self.out / "calibration.json").write_text(json.dumps(found))
+        self._save("calibrated")
+
+    def stage2(self) -> None:
+        """Everything end to end."""
+        if self.options.epochs2:
+            stage = CloudStage(self.model, self.later)
+            fit(stage, self.data, self.out / "stage2", self.later, self.progress)
+
+    def stage3(self) -> dict[str, Any] | None:
+        """Streams of several clips; accuracy of the held-out clips in one stream, if there are any."""
+        if not self.options.epochs3:
+            return None
+        streams = self.data.streams()
+        fit(StreamStage(self.model, self.later), streams, self.out / "stage3", self.later, self.progress)
+        return stream_accuracy(self.model, streams.continuous()) if self.samples.validation else None
+
+    def summary(self, carried: dict[str, Any] | None) -> dict[str, Any]:
+        """What the command line says of the run."""
+        samples, T = self.samples, self.model.config.T
+        return {
+            "clips": len(samples.training),
+            "short": _shorter_than_a_window(samples.training, samples.cache, self.options.window_s, T),
+            "validation_clips": len(samples.validation),
+            "left_out": samples.failed,
+            "labels": samples.labels,
+            "stream": carried,
+        }
+
+    def recipe(self, carried: dict[str, Any] | None) -> checkpoint.Recipe:
+        """What is published beside the weights: nothing in it names a place on this machine."""
+        options = self.options
+        provenance = {
+            "data": options.data.resolve().name,
+            "protocol": options.protocol,
+            "subjects": options.subjects,
+            "clips": len(self.samples.training),
+            "imagenet": self.weights.name if self.weights else None,
+            "start": options.start.resolve().name if options.start else None,
+            "stream": carried,
+            "options": json.loads(options.model_dump_json(exclude={"data", "weights", "start", "joints"})),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
+        return checkpoint.Recipe(list(self.samples.labels), options.window_s, provenance=provenance)
+
+
+def _shorter_than_a_window(clips: Sequence[Clip], cache: FrameCache, window_s: float, T: int) -> int:
+    """How many clips the robot would never have a result of: T frames at T / window_s Hz span more than they do."""
+    return sum(cache.read(c).times[-1] < window_s * (T - 1) / T - 1e-3 for c in clips)

@@ -25,6 +25,7 @@ from gc_model.paper.network import Network
 from gc_model.paper.presets import preset
 from gc_model.paper.variants import build
 from gc_model.training import checkpoint, loaders
+from gc_model.training import fit as fit_module
 from gc_model.training import stages as training
 from gc_model.training.options import TrainOptions
 from tests.gc_model.nets import noise
@@ -236,7 +237,7 @@ def test_a_process_killed_by_the_system_is_resumed_with_the_same_bits(tmp_path):
         "from pathlib import Path\n"
         "import torch\n"
         "torch.set_num_threads(int(sys.argv[3]))\n"
-        "from gc_model import training\n"
+        "from gc_model.training import stages as training\n"
         "from gc_model.training.options import TrainOptions\n"
         "from gc_model.training.train import train\n"
         "step, calls = training.CloudStage.training_step, iter(range(100))\n"
@@ -362,7 +363,7 @@ def after_one_epoch(stage: training.Stage, folder: Path) -> tuple[dict, dict]:
     clips = index_clips(people())
     data = loaders.Loaders(settings, stage.model, labels_of(clips), cache_, clips, [])
     before = {k: v.clone() for k, v in stage.model.state_dict().items()}
-    train_module._fit(stage, data, folder, settings, progress=False)
+    fit_module.fit(stage, data, folder, settings, progress=False)
     return before, stage.model.state_dict()
 
 

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One stage through Lightning's trainer, from its last checkpoint to its best epoch."""
+
+from __future__ import annotations
+
+from gc_model import torchvision_guard  # noqa: F401 - before lightning
+
+# isort: split
+import logging
+import warnings
+from pathlib import Path
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from gc_model.training.lightning_io import SafetensorsIO
+from gc_model.training.loaders import Loaders
+from gc_model.training.options import TrainOptions
+from gc_model.training.processes import accelerator
+from gc_model.training.stages import Stage
+
+
+def fit(stage: Stage, data: Loaders, folder: Path, options: TrainOptions, progress: bool) -> None:
+    """Run one stage to its end, from its last checkpoint if there is one; its model ends with the best weights."""
+    validation = data.validation()
+    stage.shown = data.shown()
+    callbacks: list[pl.Callback] = [RichProgressBar()] if progress else []
+    stopping = EarlyStopping("val_loss", patience=options.patience) if validation else None
+    callbacks += [stopping] if stopping else []
+    callbacks.append(Keep(folder, stopping))
+    trainer = pl.Trainer(
+        max_epochs=stage.epochs,
+        accelerator="auto",
+        devices=options.devices,
+        num_nodes=options.nodes,
+        # Stage 1 does not use the pose head where there are no joints.
+        strategy="ddp_find_unused_parameters_true" if options.devices * options.nodes > 1 else "auto",
+        precision=options.precision,
+        callbacks=callbacks,
+        plugins=[SafetensorsIO()],
+        logger=TensorBoardLogger(folder, name="log", version=""),
+        use_distributed_sampler=False,
+        gradient_clip_val=5.0,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        enable_progress_bar=progress,
+        log_every_n_steps=1,
+    )
+    last = folder / "last.ckpt"
+    loader = data.train(trainer.world_size, trainer.global_rank)
+    try:
+        trainer.fit(stage, loader, validation, ckpt_path=str(last) if last.is_file() else None)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
+    if trainer.interrupted:  # its older versions return
+        raise KeyboardInterrupt
+    stage.model.to(accelerator())  # Lightning leaves it on the CPU
+    if validation:
+        stage.load_state_dict(SafetensorsIO().load_checkpoint(folder / "best.ckpt")["state_dict"])
+
+
+class Keep(Checkpoint):
+    """last.ckpt after every epoch, best.ckpt after those that improved on validation.
+
+    Lightning's ModelCheckpoint writes the last one only when there is a new best, which may be many hours old, and
+    knows its files by absolute paths, so that a run resumed in another place would forget its best.
+    """
+
+    def __init__(self, folder: Path, stopping: EarlyStopping | None):
+        self.folder, self.stopping = folder, stopping
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Checkpoints come after early stopping, whose count is zero where this epoch is the best.
+        if self.stopping is not None and self.stopping.wait_count == 0:
+            trainer.save_checkpoint(self.folder / "best.ckpt")
+        trainer.save_checkpoint(self.folder / "last.ckpt")
+
+
+def calm_lightning() -> None:
+    """Silence what Lightning says about choices that are deliberate here."""
+    for name in (
+        "lightning.pytorch",
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.pytorch.accelerators",
+    ):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*num_workers.*|.*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
+    warnings.filterwarnings("ignore", category=UserWarning, module="lightning.*")
+    # Lightning 2.6 with torch 2.13
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
