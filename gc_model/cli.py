@@ -33,6 +33,11 @@ app.command(epilog="Example: gc-model curves run --out curves.png")(curves)
 
 People = Annotated[str, typer.Option(help="Only these people, separated by commas.")]
 Layout = Annotated[str, typer.Option(help="clips (one's own), ntu or nucla.")]
+Split = Annotated[
+    str, typer.Option("--split", "--protocol", help="ntu: cross_subject or cross_view; nucla: V3, V2 or V1.")
+]
+# How `evaluate` judges a clip, and the word for it in reports; "clips" is the former name of the first.
+JUDGES = {"sub-sequences": "clips", "stream": "stream", "continuous": "continuous", "clips": "clips"}
 Classes = Annotated[str, typer.Option(help="Only these classes, separated by commas.")]
 
 
@@ -42,9 +47,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Run directory to write.")],
     preset: Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = "edge",
     layout: Layout = "clips",
-    protocol: Annotated[
-        str, typer.Option(help="ntu: cross_subject or cross_view; nucla: V3, V2 or V1.")
-    ] = "",
+    split: Split = "",
     subjects: People = "",
     classes: Classes = "",
     option: Annotated[
@@ -65,7 +68,7 @@ def train(
     values: dict[str, Any] = {"data": data, "preset": preset, "fit": fit, "weights": weights, "seed": seed}
     values |= {
         "layout": layout,
-        "protocol": protocol,
+        "protocol": split,
         "subjects": names(subjects),
         "classes": names(classes),
     }
@@ -83,15 +86,18 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="Run directory of `gc-model train`.")],
     data: Annotated[Path, typer.Option(help="Labelled clips, as for training.")],
     subjects: People = "",
-    protocol: Annotated[
+    judge: Annotated[
         str,
         typer.Option(
-            help="clips: five fixed sub-sequences; stream: as the robot; continuous: carried state."
+            "--judge",
+            "--protocol",
+            help="sub-sequences: five fixed ones of each clip; stream: as on the robot; continuous: state carried "
+            "from clip to clip. --protocol is its former name, clips that of sub-sequences.",
         ),
-    ] = "clips",
+    ] = "sub-sequences",
     layout: Layout = "clips",
-    split: Annotated[str, typer.Option(help="As --protocol of training; the test part is judged.")] = "",
-    mode: Annotated[str, typer.Option(help="window or step, for --protocol stream.")] = "",
+    split: Annotated[str, typer.Option(help="As for training; its test part is judged.")] = "",
+    mode: Annotated[str, typer.Option(help="window or step, for --judge stream.")] = "",
     groups: Annotated[
         Path | None, typer.Option(help='JSON {"coarse": ["label", ...]}; scores are summed.')
     ] = None,
@@ -102,8 +108,10 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Accuracy of a run on labelled clips, every clip counted."""
-    from gc_model.evaluation.evaluate import evaluate as judge
+    from gc_model.evaluation.evaluate import evaluate as evaluate_run
 
+    if judge not in JUDGES:
+        raise DataError(f"--judge {judge}: choose sub-sequences, stream or continuous")
     members = None
     if groups:
         try:
@@ -115,11 +123,11 @@ def evaluate(
     for file in (out, confusion):
         if file and not file.parent.is_dir():
             raise DataError(f"{file.parent}: no such directory to write {file.name} into")
-    result = judge(
+    result = evaluate_run(
         run,
         data,
         subjects=names(subjects),
-        protocol=protocol,
+        protocol=JUDGES[judge],
         layout=layout,
         split=split,
         mode=mode or None,
@@ -146,7 +154,7 @@ def evaluate(
     typer.echo(
         f"accuracy {100 * result['accuracy']:.1f} % of {result['clips']} clips, "
         + (f"{100 * result['class_accuracy']:.1f} % by classes, " if groups else "")
-        + f"mean over classes {100 * result['balanced_accuracy']:.1f} % ({protocol})"
+        + f"mean over classes {100 * result['balanced_accuracy']:.1f} % ({JUDGES[judge]})"
         + (f"; as windows {100 * result['window_accuracy']:.1f} %" if "window_accuracy" in result else "")
     )
 
@@ -183,7 +191,7 @@ def _options(values: dict[str, Any], epochs: str, settings: list[str] | None) ->
 
 
 @app.command(
-    epilog="Example: gc-model ablate --data ntu --layout ntu --protocols cross_view --seeds 0,1,2 --out tables"
+    epilog="Example: gc-model ablate --data ntu --layout ntu --splits cross_view --seeds 0,1,2 --out tables"
 )
 def ablate(
     data: Annotated[Path, typer.Option(help="The data set, as for training.")],
@@ -191,7 +199,9 @@ def ablate(
         Path, typer.Option(help="Folder of the runs and of the table; the same command goes on there.")
     ],
     layout: Layout = "clips",
-    protocols: Annotated[str, typer.Option(help="As --protocol of training, separated by commas.")] = "",
+    splits: Annotated[
+        str, typer.Option("--splits", "--protocols", help="As --split of training, separated by commas.")
+    ] = "",
     rows: Annotated[
         str, typer.Option(help="Rows, separated by commas; without: all. A wrong name lists them.")
     ] = "",
@@ -211,7 +221,9 @@ def ablate(
     """The paper's tables on your data: every row a switch, mean and spread over seeds, the paper's figures beside."""
     people = names(test_subjects)
     if layout == "clips" and not people:
-        raise DataError("--test-subjects is missing: without a protocol, say which people to test on")
+        raise DataError(
+            f"--test-subjects is missing: {layout} has no --split, so say which people to test on"
+        )
     values: dict[str, Any] = {"data": data, "preset": preset, "weights": weights, "layout": layout}
     base = _options(values | {"subjects": names(subjects)}, epochs, option)
     try:
@@ -230,7 +242,7 @@ def ablate(
         base,
         out,
         rows=names(rows) or [],
-        protocols=names(protocols) or [""],
+        protocols=names(splits) or [""],
         seeds=numbers,
         test={"subjects": people} if people else None,
         progress=not quiet,

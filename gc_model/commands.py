@@ -84,7 +84,7 @@ def glimpses(
     data: Annotated[Path, typer.Option(help="Clips to look at, or a data set.")],
     out: Annotated[Path, typer.Option(help="PNG: frames of some clips with the glimpses in their colours.")],
     layout: Annotated[str, typer.Option(help="clips (one's own), ntu or nucla.")] = "clips",
-    split: Annotated[str, typer.Option(help="As --protocol of training; the test part is looked at.")] = "",
+    split: Annotated[str, typer.Option(help="As for training; clips of its test part are taken.")] = "",
     subjects: Annotated[str, typer.Option(help="Only these people, separated by commas.")] = "",
     joints: Annotated[
         Path | None, typer.Option(help="Joints of one's own clips, as `gc-model joints` writes them.")

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Import this before timm or lightning: it lets torchvision import where its compiled operators cannot load.
+"""Import this before timm, Lightning or torchmetrics: torchvision then imports even where its operators cannot load.
 
-Both import torchvision for things we do not use. A torchvision built for CUDA beside a CPU torch has no
-operators, and fails while it describes them. Declaring the missing names is enough for the import; calling one
-would still raise.
+All three import torchvision for parts that are not used here. A torchvision built for CUDA beside a torch built for
+the CPU has no operators, and fails while it describes them. Declaring the missing names is enough for the import;
+calling one still raises.
+
+Pins cannot prevent the mixture: the same version of torch is a CPU build in one package index and a CUDA build in
+another, timm requires torchvision, and pip does not compare builds. Every module that imports one of the three imports
+this first; the __init__ of their package cannot, since options and their errors need no torch.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def index(
     """
     if layout == "clips":
         if protocol:
-            raise DataError(f"--protocol {protocol} is one of ntu or nucla: add --layout, or leave it away")
+            raise DataError(f"--split {protocol} is one of ntu or nucla: add --layout, or leave --split away")
         clips_found = list(index_clips(data, subjects=subjects, classes=classes))
         return clips_found if joints is None else _with_joints(clips_found, joints)
     if joints is not None:
@@ -68,7 +68,7 @@ def index(
     known = ntu.SPLITS if layout == "ntu" else tuple(nucla.SPLITS)
     split = protocol.replace("_", "-") or known[0]
     if split not in known:
-        raise DataError(f'unknown protocol "{protocol}" of {layout}: choose {", ".join(known)}')
+        raise DataError(f'unknown --split "{protocol}" of {layout}: choose {", ".join(known)}')
     names = class_names(data)
     clips: list[SkeletonClip] = []
     if layout == "ntu":

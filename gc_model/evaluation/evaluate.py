@@ -188,7 +188,7 @@ class _Carried:
 
     def __init__(self, model: Network, info: Bundle):
         if model.config.temporal != "causal":
-            raise DataError("--protocol continuous needs a causal model: train with --set temporal=causal")
+            raise DataError("--judge continuous needs a causal model: train with --set temporal=causal")
         self.model, self.info = model, info
         self.state = model.initial_state(1, streaming=True)
         self.windows: list[Judged] = []  # the same frames, from zeros

@@ -23,8 +23,8 @@ from gc_model.data.frames import decode
 from gc_model.data.samples import sub_sequences
 from gc_model.export.fold import cache_names, fold_for_export
 from gc_model.export.torch_engine import TorchEngine, bundle_info
-from gc_model.paper.clouds import GlimpseClouds, State
-from gc_model.paper.network import CACHE
+from gc_model.paper.clouds import GlimpseClouds
+from gc_model.paper.network import CACHE, State
 from gc_model.paper.presets import Config
 from gc_model.paper.variants import for_robot
 from gc_model.training import checkpoint

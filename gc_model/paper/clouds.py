@@ -10,12 +10,10 @@ from torch import Tensor, nn
 
 from gc_model.paper.glimpse import Attention, WhatWhere, glimpse, random_location
 from gc_model.paper.memory import Assignment, write
-from gc_model.paper.network import ClipResult, FrameResult, Network, State
+from gc_model.paper.network import FrameResult, Network, State
 from gc_model.paper.presets import Config
 from gc_model.paper.trunk import Trunk
 from gc_model.paper.workers import ReadOut, Workers
-
-__all__ = ["ClipResult", "FrameResult", "GlimpseClouds", "Network", "State"]
 
 
 class GlimpseClouds(Network):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gc_model.paper.clouds import ClipResult
+from gc_model.paper.network import ClipResult
 
 
 @dataclass(frozen=True)

@@ -112,8 +112,9 @@ class Stage(pl.LightningModule):
         self.log(
             "val_loss", F.cross_entropy(logits, labels), prog_bar=True, batch_size=len(labels), sync_dist=True
         )
-        accuracy = (logits.argmax(1) == labels).float().mean()
-        self.log("val_accuracy", accuracy, prog_bar=True, batch_size=len(labels), sync_dist=True)
+        self.log(
+            "val_accuracy", accuracy(logits, labels), prog_bar=True, batch_size=len(labels), sync_dist=True
+        )
 
     def _report(self, terms: dict[str, Tensor], logits: Tensor, labels: Tensor) -> Tensor:
         n = len(labels)
@@ -123,10 +124,10 @@ class Stage(pl.LightningModule):
                 name, value.detach(), on_step=False, on_epoch=True, prog_bar=name == "loss", batch_size=n,
                 sync_dist=True,
             )  # fmt: skip
-        accuracy = (logits.argmax(1) == labels).float().mean()
         self.log(
-            "accuracy", accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=n, sync_dist=True
-        )
+            "accuracy", accuracy(logits, labels), on_step=False, on_epoch=True, prog_bar=True, batch_size=n,
+            sync_dist=True,
+        )  # fmt: skip
         return terms["loss"]
 
 
@@ -189,6 +190,11 @@ class CloudStage(Stage):
         poses = self.model.poses(result.c) if joints is not None else None
         terms = total_loss(result, batch["label"], poses, joints, weights, self.options.label_smoothing)
         return self._report(terms, result.logits, batch["label"])
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of (B, classes) whose largest logit is the label's."""
+    return (logits.argmax(1) == labels).float().mean()
 
 
 def freeze_statistics(trunk: Trunk) -> None:

@@ -8,9 +8,6 @@ last one left, without its history.
 
 from __future__ import annotations
 
-from gc_model import torchvision_guard  # noqa: F401 - before lightning
-
-# isort: split
 from collections.abc import Iterable
 from typing import Any
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from gc_model.cli import app
 from tests import command_line
 from tests.gc_model.runs import bundle, coloured_clips, colours, people, run, scratch, undecodable, untrained
+from trt_build.errors import DataError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 needs_torch = pytest.mark.skipif(
@@ -145,6 +146,36 @@ def test_evaluate_prints_recalls_and_accuracy_and_writes_the_report(tmp_path):
 
 
 @needs_torch
+@pytest.mark.parametrize("judge, before", [("sub-sequences", "clips"), ("stream", "stream")])
+def test_judge_is_a_name_for_what_protocol_was(judge, before):
+    ask = ("evaluate", run(), "--data", colours(), "--subjects", "a", "--json")
+    reports = [
+        json.loads(call(*ask, *option).stdout) for option in (("--judge", judge), ("--protocol", before))
+    ]
+    assert reports[0] == reports[1] and reports[0]["protocol"] == before
+
+
+@needs_torch
+@pytest.mark.parametrize("name", ["--split", "--protocol"])
+def test_the_split_of_a_data_set_has_one_name_and_the_former_one_works(tmp_path, monkeypatch, name):
+    seen = []
+
+    def trained(options, *args, **kwargs):
+        seen.append(options.protocol)
+        raise DataError("enough")
+
+    monkeypatch.setattr("gc_model.training.train.train", trained)
+    monkeypatch.setattr(
+        "gc_model.evaluation.ablate.ablate",
+        lambda *args, protocols, **kwargs: seen.extend(protocols) or {"protocols": [], "rows": []},
+    )
+    ask = ("--data", colours(), "--layout", "ntu", "--out", tmp_path / "out")
+    assert_one_line(call("train", *ask, name, "cross_view"), "enough")
+    assert call("ablate", *ask, f"{name}s", "cross_view,cross_subject").exit_code == 0
+    assert seen == ["cross_view", "cross_view", "cross_subject"]
+
+
+@needs_torch
 def test_evaluate_names_clips_without_a_result_on_stderr(tmp_path):
     data = coloured_clips(tmp_path / "data", per_class=1)
     (data / "clips.csv").unlink()
@@ -167,7 +198,8 @@ def test_wrong_questions_to_evaluate_are_one_line(tmp_path):
     assert_one_line(call(*ask, data), "pink", "blue, green, red")
     assert_one_line(call(*ask, tmp_path / "nowhere"), "nowhere")
     assert_one_line(call(*ask, colours(), "--subjects", "zoe"), "zoe")
-    assert_one_line(call(*ask, colours(), "--protocol", "guess"), "clips or stream")
+    assert_one_line(call(*ask, colours(), "--judge", "guess"), "sub-sequences, stream or continuous")
+    assert_one_line(call(*ask, colours(), "--protocol", "guess"), "sub-sequences, stream or continuous")
     assert_one_line(call(*ask, colours(), "--mode", "both"), "window or step")
     assert_one_line(call(*ask, colours(), "--groups", groups), "coarse")
     assert_one_line(call(*ask, colours(), "--groups", no_json), "no.json", "coarse")

@@ -6,7 +6,7 @@ from dataclasses import fields
 import pytest
 import torch
 
-from gc_model.paper.clouds import State
+from gc_model.paper.network import State
 from gc_model.paper.presets import preset
 from tests.gc_model.nets import build, noise
 from trt_build.errors import DataError
