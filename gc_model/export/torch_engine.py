@@ -73,7 +73,7 @@ def bundle_info(config: Config, recipe: Recipe) -> Bundle:
         modes=["window", "step"] if config.streams else ["window"],
         default_mode="step" if config.streams and config.reset_after == 0 else "window",
         reset_after=config.reset_after,
-        preprocess=Preprocess(size=config.size, resize=config.resize, fit=config.fit),  # type: ignore[arg-type]
+        preprocess=Preprocess(size=config.size, resize=config.resize, fit=config.fit),
         rate_hz=recipe.rate_hz(config.T),
         calibration=Calibration(temperature=recipe.temperature, unknown_threshold=recipe.unknown_threshold),
         provenance=recipe.provenance,

@@ -14,7 +14,7 @@ from trt_build.errors import DataError
 
 Temporal = Literal["centered", "causal"]
 Readout = Literal["mean", "last"]
-
+Fit = Literal["stretch", "square", "pad"]
 
 MODELS = ("clouds", "global", "glimpse_sum", "glimpse_tubes", "c3d", "frame_lstm")
 SWITCHES = {
@@ -48,7 +48,7 @@ class Config:
     reset_after: int = 8  # frames after which the state starts anew; 0 carries it on
     size: int = 224  # side of the input in pixels
     resize: int = 256  # side of the frame the input is the central crop of
-    fit: str = "stretch"  # how a frame becomes a square: see trt_build.preprocess
+    fit: Fit = "stretch"  # how a frame becomes a square: see trt_build.preprocess
     bodies: int = 2
     joints: int = 25
     trunk_args: tuple[tuple[str, Any], ...] = ()  # passed to timm.create_model

@@ -17,7 +17,6 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
-from gc_model.paper.clouds import GlimpseClouds
 from gc_model.paper.losses import Weights, pose_loss, total_loss
 from gc_model.paper.network import Network
 from gc_model.paper.trunk import Trunk
@@ -161,10 +160,7 @@ class CloudStage(Stage):
 
     def __init__(self, model: Network, options: TrainOptions):
         super().__init__(model, options, options.epochs2, frozen_statistics=True)
-        for parameter in model.head_parameters():
-            parameter.requires_grad_(True)
-        if isinstance(model, GlimpseClouds) and model.config.model == "clouds":
-            model.assignment.metric.L.requires_grad_(model.config.metric_trainable)
+        train_head(model)
 
     def logits(self, Z: Tensor, c: Tensor) -> Tensor:
         return self.model.fold(Z, c)[0].logits
@@ -190,6 +186,15 @@ class CloudStage(Stage):
         poses = self.model.poses(result.c) if joints is not None else None
         terms = total_loss(result, batch["label"], poses, joints, weights, self.options.label_smoothing)
         return self._report(terms, result.logits, batch["label"])
+
+
+def train_head(model: Network) -> None:
+    """Everything behind the trunk trains, L of the metric only where the configuration says so."""
+    for parameter in model.head_parameters():
+        parameter.requires_grad_(True)
+    for name, parameter in model.named_parameters():
+        if name.startswith("assignment.metric.L"):
+            parameter.requires_grad_(model.config.metric_trainable)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from gc_model.data.samples import FrozenFront, Sample, TestClips, TrainingClips
 from gc_model.paper.network import Network
 from gc_model.paper.presets import Config
 from gc_model.training.options import TrainOptions
-from gc_model.training.stages import Stage
+from gc_model.training.stages import Stage, train_head
 from trt_build.errors import DataError
 
 RAMP = 4  # frames until a new activity counts in full: no one knows it from its first frame
@@ -114,13 +114,9 @@ class StreamStage(Stage):
 
     def __init__(self, model: Network, options: TrainOptions):
         super().__init__(model, options, options.epochs3, frozen_statistics=True)
-        for parameter in model.head_parameters():
-            parameter.requires_grad_(True)
-        for name, parameter in model.named_parameters():
-            if name.startswith("pose."):
-                parameter.requires_grad_(False)
-            if name.startswith("assignment.metric.L"):
-                parameter.requires_grad_(model.config.metric_trainable)
+        train_head(model)
+        if model.pose is not None:
+            model.pose.requires_grad_(False)
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         T = self.model.config.T

@@ -43,6 +43,7 @@ from gc_model.training.stages import CloudStage, TrunkStage
 from gc_model.training.streams import StreamStage, check_streams, stream_accuracy
 from trt_build.bundle import Preprocess
 from trt_build.errors import DataError
+from trt_build.files import write_atomically
 from trt_build.heap import keep_freed_memory
 
 
@@ -231,7 +232,7 @@ class _Run:
         if isinstance(self.model, GlimpseClouds) and self.model.config.model == "clouds" and wanted:
             found = start_metric(self.model, self.data.start_features())
             if self.first:
-                (self.out / "calibration.json").write_text(json.dumps(found))
+                write_atomically(self.out / "calibration.json", json.dumps(found))
         self._save("calibrated")
 
     def stage2(self) -> None:
