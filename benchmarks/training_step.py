@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One training step of `edge` on this processor, and the same with PyTorch's own depthwise convolutions.
+"""Time of one training step of `edge` on this processor, with our depthwise convolutions and with PyTorch's own.
 
     python benchmarks/training_step.py [--threads 1] [--freeze-stages 4] [--rounds 5]
 
-Prints JSON: seconds of the trunk's forward and backward pass over 8 clips, "ours" and "grouped Conv3d" in turn, and
-the ratio of their least times. Random weights and pictures: times do not depend on them.
+Prints JSON: seconds of the trunk's forward and backward pass over 8 clips, for "ours" and "grouped Conv3d" in turn, and
+the ratio of their shortest times. Weights and frames are random, since times do not depend on them.
 """
 
 from __future__ import annotations

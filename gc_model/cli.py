@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`gc-model`: train, adapt, evaluate and describe models, and make synthetic people. Torch is imported by need."""
+"""`gc-model`: train, adapt, evaluate and describe models, and make synthetic people.
+
+Torch is imported only when needed.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ app.command(epilog="Example: gc-model glimpses run --data clips --out glimpses.p
 app.command(epilog="Example: gc-model curves run --out curves.png")(curves)
 
 People = Annotated[str, typer.Option(help="Only these people, separated by commas.")]
-Layout = Annotated[str, typer.Option(help="clips (one's own), ntu or nucla.")]
+Layout = Annotated[str, typer.Option(help="clips (your own), ntu or nucla.")]
 Split = Annotated[
     str, typer.Option("--split", "--protocol", help="ntu: cross_subject or cross_view; nucla: V3, V2 or V1.")
 ]
@@ -53,18 +56,19 @@ def train(
     option: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="Another option, as batch=16 or lr=3e-4; may be repeated. A wrong name lists all."
+            "--set",
+            help="Another option, such as batch=16 or lr=3e-4; may be repeated. A wrong name lists all.",
         ),
     ] = None,
-    epochs: Annotated[str, typer.Option(help="Of the two stages, as N or N1,N2.")] = "",
-    weights: Annotated[Path | None, typer.Option(help="2-D ImageNet checkpoint of the trunk.")] = None,
+    epochs: Annotated[str, typer.Option(help="Epochs of the two stages, as N or N1,N2.")] = "",
+    weights: Annotated[Path | None, typer.Option(help="2-D ImageNet checkpoint for the trunk.")] = None,
     fit: Annotated[str, typer.Option(help="How frames become squares: stretch, square or pad.")] = "stretch",
-    seed: Annotated[int, typer.Option(help="Of the weights, the samples and their order.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the weights, the samples and their order.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
-    """Train both stages and calibrate the metric between them."""
+    """Train both stages, and set the start of the metric D between them."""
     values: dict[str, Any] = {"data": data, "preset": preset, "fit": fit, "weights": weights, "seed": seed}
     values |= {
         "layout": layout,
@@ -107,7 +111,7 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Accuracy of a run on labelled clips, every clip counted."""
+    """Accuracy of a run on labelled clips; every clip counts."""
     from gc_model.evaluation.evaluate import evaluate as evaluate_run
 
     if judge not in JUDGES:
@@ -118,7 +122,7 @@ def evaluate(
             members = json.loads(groups.read_text())
         except (OSError, ValueError) as error:
             raise DataError(
-                f'{groups}: not a readable JSON of groups ({error}); write {{"coarse": ["label"]}}'
+                f'{groups}: not a readable JSON file of groups ({error}); write {{"coarse": ["label"]}}'
             ) from None
     for file in (out, confusion):
         if file and not file.parent.is_dir():
@@ -164,7 +168,7 @@ def info(
     run: Annotated[Path | None, typer.Argument(help="Run directory; without it, the presets.")] = None,
     as_json: Json = False,
 ) -> None:
-    """What a run, or each preset, is: sizes, parameters, labels, how it was trained."""
+    """Describe a run, or each preset: sizes, parameters, labels, how it was trained."""
     from gc_model.evaluation.sizes import sizes
     from gc_model.training.checkpoint import read_description
 
@@ -183,7 +187,7 @@ def info(
 
 
 def _options(values: dict[str, Any], epochs: str, settings: list[str] | None) -> Any:
-    """TrainOptions of the command line. Raises DataError, naming the option."""
+    """TrainOptions of the command line. Raises DataError that names the option."""
     if epochs:
         first, _, second = epochs.partition(",")
         values |= {"epochs1": first, "epochs2": second or first}
@@ -196,29 +200,30 @@ def _options(values: dict[str, Any], epochs: str, settings: list[str] | None) ->
 def ablate(
     data: Annotated[Path, typer.Option(help="The data set, as for training.")],
     out: Annotated[
-        Path, typer.Option(help="Folder of the runs and of the table; the same command goes on there.")
+        Path, typer.Option(help="Folder of the runs and of the table; the same command continues there.")
     ],
     layout: Layout = "clips",
     splits: Annotated[
         str, typer.Option("--splits", "--protocols", help="As --split of training, separated by commas.")
     ] = "",
     rows: Annotated[
-        str, typer.Option(help="Rows, separated by commas; without: all. A wrong name lists them.")
+        str, typer.Option(help="Rows, separated by commas; default: all. A wrong name lists them.")
     ] = "",
-    seeds: Annotated[str, typer.Option(help="Separated by commas.")] = "0",
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0",
     subjects: People = "",
-    test_subjects: Annotated[str, typer.Option(help="The people to test on, for one's own clips.")] = "",
+    test_subjects: Annotated[str, typer.Option(help="The people to test on, for clips of your own.")] = "",
     preset: Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = "edge",
     option: Annotated[
-        list[str] | None, typer.Option("--set", help="As for training; the same in all rows.")
+        list[str] | None,
+        typer.Option("--set", help="As for training, the same in all rows; may be repeated."),
     ] = None,
-    epochs: Annotated[str, typer.Option(help="Of the two stages, as N or N1,N2.")] = "",
-    weights: Annotated[Path | None, typer.Option(help="2-D ImageNet checkpoint of the trunk.")] = None,
+    epochs: Annotated[str, typer.Option(help="Epochs of the two stages, as N or N1,N2.")] = "",
+    weights: Annotated[Path | None, typer.Option(help="2-D ImageNet checkpoint for the trunk.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
     as_json: Json = False,
 ) -> None:
-    """The paper's tables on your data: every row a switch, mean and spread over seeds, the paper's figures beside."""
+    """The paper's tables on your data: a run for every row, mean and spread over seeds, next to the paper's figures."""
     people = names(test_subjects)
     if layout == "clips" and not people:
         raise DataError(
@@ -254,15 +259,17 @@ def ablate(
 @app.command(epilog="Example: gc-model prepare ntu_raw ntu --layout ntu")
 def prepare(
     data: Annotated[Path, typer.Argument(help="The data set.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write it to; the same command goes on there.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write it to; the same command continues there.")],
     layout: Layout = "clips",
-    size: Annotated[int, typer.Option(help="Side of the square pictures in pixels.", min=16, max=2048)] = 256,
-    fit: Annotated[str, typer.Option(help="stretch, square or pad; as training will use it.")] = "stretch",
-    workers: Annotated[int, typer.Option(help="Processes; 0: one a core.", min=0)] = 0,
+    size: Annotated[int, typer.Option(help="Side of the square frames in pixels.", min=16, max=2048)] = 256,
+    fit: Annotated[
+        str, typer.Option(help="How frames become squares: stretch, square or pad; as in training.")
+    ] = "stretch",
+    workers: Annotated[int, typer.Option(help="Processes; 0: one for each core.", min=0)] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Rescale a data set once, in parallel; damaged clips are named, counted and kept as they are."""
+    """Rescale a data set once, in parallel. Damaged clips are named, counted and kept as they are."""
     from gc_model.data.prepare import prepare as rescale
 
     result = rescale(
@@ -282,14 +289,14 @@ def prepare(
 @app.command(epilog="Example: gc-model joints clips --out joints --what hands")
 def joints(
     data: Annotated[Path, typer.Argument(help="Folder class/clip, or a CSV with path,class[,subject].")],
-    out: Annotated[Path, typer.Option(help="Folder of the tables; the same command goes on there.")],
+    out: Annotated[Path, typer.Option(help="Folder of the tables; the same command continues there.")],
     what: Annotated[str, typer.Option(help="hands, or body (one person).")] = "hands",
     subjects: People = "",
-    workers: Annotated[int, typer.Option(help="Processes; 0: one a core.", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Processes; 0: one for each core.", min=0)] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Joints of your own clips from MediaPipe, for `train --set joints=`: glimpses learn to look at them."""
+    """Joints of your own clips by MediaPipe, for `train --set joints=`: glimpses learn to look at them."""
     from gc_model.data.estimate import estimate
 
     result = estimate(

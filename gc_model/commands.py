@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands of `gc-model` for a trained model (finetune, calibrate, glimpses, curves), and options they share."""
+"""Commands of `gc-model` on trained models: finetune, calibrate, glimpses, curves; and what they share with `train`."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from trt_build.errors import DataError
 
 
 def finetune(
-    run: Annotated[Path, typer.Argument(help="Trained run to start from; it is not changed.")],
+    run: Annotated[Path, typer.Argument(help="Trained run to start from; it stays as it is.")],
     data: Annotated[Path, typer.Option(help="Folder class/clip, or a CSV; classes may be new.")],
     out: Annotated[Path, typer.Option(help="Run directory to write.")],
     subjects: Annotated[str, typer.Option(help="Only these people, separated by commas.")] = "",
-    epochs: Annotated[int, typer.Option(min=0, help="On windows.")] = 10,
+    epochs: Annotated[int, typer.Option(min=0, help="Epochs on windows.")] = 10,
     stream_epochs: Annotated[
-        int, typer.Option(min=0, help="On streams, after which the state may be carried on (reset_after=0).")
+        int,
+        typer.Option(min=0, help="Epochs on streams; after them the state is carried on (reset_after=0)."),
     ] = 0,
     option: Annotated[
         list[str] | None, typer.Option("--set", help="As for training; may be repeated.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the new read-out, the samples and their order.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the new read-out, the samples and their order.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
-    """Go on from a trained model with your own clips; the read-out is made anew for new classes."""
+    """Train a trained model further on your own clips; new classes get a new read-out."""
     from gc_model.training.checkpoint import read_description
 
     config, recipe = read_description(run)
@@ -53,13 +54,15 @@ def finetune(
 def calibrate(
     run: Annotated[Path, typer.Argument(help="Run directory; its description is rewritten.")],
     data: Annotated[Path, typer.Option(help="Its training data, or other labelled clips with --subjects.")],
-    subjects: Annotated[str, typer.Option(help="People the run has not seen; default: held-out clips.")] = "",
+    subjects: Annotated[
+        str, typer.Option(help="People that the run has not seen; default: held-out clips.")
+    ] = "",
     unknown: Annotated[
         Path | None, typer.Option(help="Clips of none of the classes, to set the threshold.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Set temperature and threshold of "unknown" from validation clips; the export carries them."""
+    """Set the temperature and the threshold of "unknown" from validation clips; the export takes them over."""
     from gc_model.evaluation.confidence import calibrate_run
 
     found = calibrate_run(run, data, subjects=names(subjects), unknown=unknown, progress=not as_json)
@@ -83,16 +86,16 @@ def glimpses(
     run: Annotated[Path, typer.Argument(help="Trained run.")],
     data: Annotated[Path, typer.Option(help="Clips to look at, or a data set.")],
     out: Annotated[Path, typer.Option(help="PNG: frames of some clips with the glimpses in their colours.")],
-    layout: Annotated[str, typer.Option(help="clips (one's own), ntu or nucla.")] = "clips",
+    layout: Annotated[str, typer.Option(help="clips (your own), ntu or nucla.")] = "clips",
     split: Annotated[str, typer.Option(help="As for training; clips of its test part are taken.")] = "",
     subjects: Annotated[str, typer.Option(help="Only these people, separated by commas.")] = "",
     joints: Annotated[
-        Path | None, typer.Option(help="Joints of one's own clips, as `gc-model joints` writes them.")
+        Path | None, typer.Option(help="Joints of your own clips, as `gc-model joints` writes them.")
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, max=50, help="Clips in the picture.")] = 4,
+    rows: Annotated[int, typer.Option(min=1, max=50, help="Number of clips in the picture.")] = 4,
     as_json: Json = False,
 ) -> None:
-    """Figure 3 of the paper, and how near glimpses are to people's joints where the data has joints."""
+    """Figure 3 of the paper, and the distance of glimpses to people's joints if the data has joints."""
     import cv2
 
     from gc_model.evaluation.glimpses import look
@@ -124,7 +127,7 @@ def curves(
     out: Annotated[Path, typer.Option(help="PNG: loss and accuracy over the epochs of every stage.")],
     as_json: Json = False,
 ) -> None:
-    """Learning curves of trained or training runs; TensorBoard shows the same logs live."""
+    """Learning curves of runs, finished or not; TensorBoard shows the same logs live."""
     from gc_model.evaluation.curves import draw_curves
 
     if not out.parent.is_dir() or out.suffix != ".png":
@@ -142,12 +145,12 @@ def curves(
 
 
 def names(text: str) -> list[str] | None:
-    """`a,b` as a list; None for nothing."""
+    """`a,b` as a list; None for an empty text."""
     return [part.strip() for part in text.split(",") if part.strip()] or None
 
 
 def training_options(values: dict[str, Any], settings: list[str] | None) -> Any:
-    """TrainOptions of the command line, with every `--set name=value`. Raises DataError, naming the option."""
+    """TrainOptions of the command line, with every `--set name=value`. Raises DataError that names the option."""
     from pydantic import ValidationError
 
     from gc_model.training.options import TrainOptions
@@ -172,7 +175,7 @@ def training_options(values: dict[str, Any], settings: list[str] | None) -> Any:
 
 
 def run_training(options: Any, out: Path, resume: bool, threads: int, quiet: bool) -> dict[str, Any]:
-    """Train, and end with exit code 130 and what to do next where it is interrupted."""
+    """Train; after an interruption end with exit code 130 and the next command."""
     from gc_model.training.train import train
 
     if threads:
@@ -182,12 +185,12 @@ def run_training(options: Any, out: Path, resume: bool, threads: int, quiet: boo
     try:
         return train(options, out, resume=resume, progress=not quiet)
     except KeyboardInterrupt:
-        typer.echo(f"interrupted; the same command with --resume goes on with {out}", err=True)
+        typer.echo(f"interrupted; the same command with --resume continues {out}", err=True)
         raise typer.Exit(130) from None
 
 
 def tell_rest(summary: dict[str, Any], window_s: float) -> None:
-    """What a training says only where there is something to say."""
+    """Print what a training reports only in some cases: streams, short clips, clips left out."""
     if found := summary["stream"]:
         typer.echo(
             f"{found['clips']} held-out clips in one stream: {100 * found['carried']:.1f} % by carried state, "

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trained run to a bundle: folding, ONNX, and the network behind the `Engine` protocol."""
+"""From a trained run to a bundle: folding, ONNX, and the network as an `Engine`."""

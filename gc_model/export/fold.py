@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network in the form that runs on the robot: batch norm folded, every convolution a plain Conv2d.
 
-`fold_for_export(model)` gives a copy that computes the same in evaluation mode. The kernel of an inflated
-convolution lies in it as the 2-D kernel over three concatenated frames, or of a grouped one as the 2-D kernel of each
-tap: the same parameters for the window graph and the step graph, so that both share their weights on disk.
+`fold_for_export(model)` returns a copy that computes the same in evaluation mode. The kernel of an inflated
+convolution becomes one 2-D kernel over three concatenated frames, that of a grouped one a 2-D kernel for each tap:
+the same parameters in the window graph and the step graph, so that both share their weights on disk.
 
-One whose taps at other frames are all zero, as inflation leaves them and a frozen stage keeps them, is the 2-D
-convolution it was: a third of the work, the same sums, and no cache in `step`.
+A convolution whose taps at other frames are all zero, as inflation leaves them and a frozen stage keeps them, becomes
+the 2-D convolution that it was: a third of the work, the same sums, and no cache in `step`.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from gc_model.paper.shapes import merge, split
 
 
 class FoldedConv(nn.Module):
-    """An inflated convolution, and the batch norm behind it, as one Conv2d over three frames, or one a tap.
+    """An inflated convolution and the batch norm after it as one Conv2d over three frames, or one Conv2d for each tap.
 
-    index: place of the first of its caches among those of the folded network; origin: among those of the network.
+    index: place of its first cache among those of the folded network; origin: among those of the trained network.
     """
 
     def __init__(self, conv: InflatedConv, index: int):
@@ -94,18 +94,19 @@ class FoldedConv(nn.Module):
         return F.conv2d(x, self.kernels[i], bias, self.stride, self.padding, groups=self.groups)
 
     def _moved(self, y: Tensor, late: int, T: int) -> Tensor:
-        """What a tap made of frames (B*T, ...), at the frames it is a part of: `late` later, zeros where none is."""
+        """A tap's results (B*T, ...) of all frames, `late` frames later within each clip, with zeros at the ends."""
         if late == 0:
             return y
         clip = split(y, 0, T)
-        none = [clip[:, :1] * 0] * min(abs(late), T)  # zeros without asking for a shape
+        # Zeros whose batch axis stays open in the graph.
+        none = [clip[:, :1] * 0] * min(abs(late), T)
         parts = [*none, clip[:, : max(T - late, 0)]] if late > 0 else [clip[:, -late:], *none]
         return merge(torch.cat(parts, 1), 0, 1)
 
     def _neighbours(self, x: Tensor, T: int) -> Tensor:
-        """(B*T, in, H, W) -> (B*T, 3 * in, H, W): every frame with the two it sees beside it, zeros outside."""
+        """(B*T, in, H, W) -> (B*T, 3 * in, H, W): every frame with the two others that it sees, zeros outside."""
         clip = split(x, 0, T)
-        none = clip[:, :1] * 0  # zeros without asking for a shape
+        none = clip[:, :1] * 0
         if self.now == TAPS - 1:
             padded = torch.cat([none, none, clip], 1)
         else:
@@ -173,7 +174,7 @@ def _batch_norms(trunk: InflatedTrunk, frame: Tensor) -> dict[str, str]:
 
 
 def _absorb(net: nn.Module, conv_name: str, norm_name: str) -> None:
-    """Fold one batch norm into its convolution; what is left of it is its activation, if it has one."""
+    """Fold one batch norm into its convolution; its activation takes its place, if it has one."""
     norm, conv = net.get_submodule(norm_name), net.get_submodule(conv_name)
     assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
     assert norm.running_var is not None and norm.running_mean is not None

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`trt-build export`: a trained run becomes a bundle, and proves that it computes the same.
-
-The only module of this package that knows torch; the command line reaches it lazily.
-"""
+"""`trt-build export`: a trained run becomes a bundle, which is checked against the network it comes from."""
 
 from __future__ import annotations
 
@@ -40,7 +37,7 @@ STREAM = 64  # frames of `step` in one stream
 
 
 class WindowGraph(nn.Module):
-    """The training forward itself; the names of its results are the names of the graph's outputs."""
+    """A window of frames through the forward pass of training: logits, glimpses, assignment."""
 
     def __init__(self, model: GlimpseClouds):
         super().__init__()
@@ -57,7 +54,7 @@ class WindowGraph(nn.Module):
 
 
 class StepGraph(nn.Module):
-    """One frame and the state: `next_X` feeds `X`."""
+    """One frame and the state: logits, glimpses, assignment, and the next state, whose `next_X` feeds `X`."""
 
     def __init__(self, model: GlimpseClouds, names: Sequence[str]):
         super().__init__()
@@ -73,8 +70,8 @@ class StepGraph(nn.Module):
 def export_bundle(run: Path, out: Path, *, videos: Sequence[Path] = ()) -> LoadedBundle:
     """Export the run's model into the bundle directory `out`.
 
-    videos: real clips to check parity on beside noise. Raises DataError for a run that is not complete or a video
-    that does not decode, BundleError where a graph does not reproduce torch within `EXPORT_TOLERANCE`.
+    videos: real clips on which parity is checked in addition to noise. Raises DataError for a run that is not complete
+    or a video that does not decode, BundleError if a graph does not reproduce torch within `EXPORT_TOLERANCE`.
     """
     if out.exists() and not out.is_dir():
         raise BundleError(f"{out} is a file: choose another --out")
@@ -110,7 +107,7 @@ def _window_of(video: Path, config: Config, info: Bundle) -> np.ndarray:
 
 
 def export_graphs(model: GlimpseClouds, folder: Path) -> list[str]:
-    """Write window.onnx, step.onnx (where the model streams) and weights.bin; returns the file names."""
+    """Write window.onnx, step.onnx (if the model streams) and weights.bin. Returns the file names."""
     config = model.config
     folded = fold_for_export(model).float()
     S, T = config.size, config.T
@@ -158,12 +155,12 @@ def _to_onnx(
 def check_parity(
     model: GlimpseClouds, bundle: LoadedBundle, clips: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """ONNX Runtime against torch: largest difference of each output, over whole clips and 64 frames of `step`.
+    """ONNX Runtime against torch: the largest difference of each output, over windows and `STREAM` frames of `step`.
 
-    clips: uint8 (n, T, S, S, 3) beside two of noise. Raises BundleError above `EXPORT_TOLERANCE`, unless torch in
-    float32 is itself about that far from torch in float64: a long stream of noise can amplify rounding beyond any fixed
-    bound, and then two orders of summation differ by as much. The graph may be `EXPORT_ROUNDING` times as far from the
-    exact result as torch is.
+    clips: uint8 (n, T, S, S, 3), in addition to two of noise. Raises BundleError above `EXPORT_TOLERANCE`, unless torch
+    in float32 is itself about that far from torch in float64: a long stream of noise can amplify rounding beyond any
+    fixed bound, and then two orders of summation differ by as much. The graph may be `EXPORT_ROUNDING` times as far
+    from the exact result as torch is.
     """
     info = bundle.info
     S, T = info.preprocess.size, info.T
@@ -191,7 +188,7 @@ def check_parity(
 
 
 def _outputs(engine: Engine, mode: str, clips: np.ndarray) -> dict[str, np.ndarray]:
-    """Everything an engine says of the clips: of each as a window, or of 64 frames of them in one stream."""
+    """Every output of an engine: for each clip as a window, or for `STREAM` frames of the clips in one stream."""
     if mode == "window":
         inputs = [{"frames": clip[None]} for clip in clips]
     else:

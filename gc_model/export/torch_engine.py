@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network behind the robot's `Engine` protocol, so that evaluation runs the robot's own recogniser."""
+"""The network as the robot's `Engine`, so that evaluation can run the robot's own recogniser on it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trt_build.engine import TensorSpec, check_inputs, expected_io
 
 
 class TorchEngine:
-    """A `trt_build.engine.Engine` of one slot; arrays at the border are the graphs' own."""
+    """A `trt_build.engine.Engine` with one slot; takes and returns the arrays that the exported graphs do."""
 
     backend = "torch"
     batch = 1
@@ -61,7 +61,7 @@ class TorchEngine:
 
 
 def bundle_info(config: Config, recipe: Recipe) -> Bundle:
-    """bundle.json of a model, without hashes and parity."""
+    """The content of bundle.json for a model, without hashes and parity."""
     return Bundle(
         model_id=f"glimpse_clouds-{config.preset}-{len(recipe.labels)}",  # the export adds the weights' hash
         preset=config.preset,

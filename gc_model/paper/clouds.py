@@ -17,7 +17,7 @@ from gc_model.paper.workers import ReadOut, Workers
 
 
 class GlimpseClouds(Network):
-    """The network of the paper, sizes and the switches of its ablations from `config`."""
+    """The network of the paper; sizes and the switches of its ablations come from `config`."""
 
     def __init__(self, config: Config, trunk: Trunk):
         super().__init__(config, trunk)
@@ -61,9 +61,8 @@ class GlimpseClouds(Network):
         """The G glimpses of one frame: h, z after them, l (B, G, 4) and v (B, G, D)."""
         h, z = state.h, state.z
         r_sum = state.r.sum(1)  # Eq 7
-        if (
-            self.config.attention == "saliency"
-        ):  # where to look no longer depends on what the workers made of it
+        # Saliency: where to look no longer depends on what the workers made of the past.
+        if self.config.attention == "saliency":
             r_sum = torch.zeros_like(r_sum)
         ls, vs = [], []
         for g in range(self.config.G):
@@ -77,5 +76,5 @@ class GlimpseClouds(Network):
         return h, z, torch.stack(ls, 1), torch.stack(vs, 1)
 
     def with_global(self, y: Tensor, Z: Tensor) -> Tensor:
-        """y (B, classes), averaged with the global model's where the network has one."""
+        """y (B, classes), averaged with the global model's if the network has one."""
         return y if self.global_head is None else (y + self.global_head(Z.mean((2, 3)))) / 2

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A depthwise 3 x k x k convolution with its gradients, as a CPU does them fastest.
+"""A depthwise 3 x k x k convolution with its gradients, in the form that is fastest on a CPU.
 
-PyTorch's own grouped Conv3d, or three grouped Conv2d whose results are added under autograd, take longer: the latter
-copy a gradient for every shift in time, and in the plain memory format the gradient of a 5 x 5 kernel takes eight
-times its forward pass, three times as long as with channels last. `python benchmarks/training_step.py` compares.
+PyTorch's own grouped Conv3d takes longer, and so do three grouped Conv2d whose results autograd adds: they copy a
+gradient for every shift in time. In the plain memory format the gradient of a 5 x 5 kernel takes eight times its
+forward pass, three times as long as with channels last. `python benchmarks/training_step.py` compares.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def depthwise_clip(
     """x: (B*T, C, H, W), clips of T frames -> (B*T, C, H', W').
 
     weight: (C, 1, taps, k, k), oldest first, the tap `now` sees the frame itself; frames beyond a clip's ends count as
-    zero. Takes any memory format, on a CPU fastest with channels last.
+    zero. Takes any memory format; channels last is fastest on a CPU.
     """
-    # What happens within is not seen by autocast, backwards least of all.
+    # Autocast does not reach into an autograd function, least of all into its backward pass.
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)

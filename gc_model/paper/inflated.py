@@ -6,13 +6,13 @@ the batch axis. Spatial pooling only: T frames in, T feature maps out.
 
 A convolution 3 x k x k over time is evaluated in three ways that give the same numbers:
 
-* Conv3d over the clip, which holds the weights and trains fastest;
+* Conv3d over the clip, the form that is trained and whose weights are kept;
 * Conv2d over the concatenated channels of the three frames, the form of `window.onnx` (gc_model.export.fold);
 * the same Conv2d with the two past frames taken from a cache, one frame at a time: `step`.
 
-A grouped (depthwise) one is a Conv2d a tap instead, whose results are summed. In `step` all three see the new frame
-alone, and what is cached is not the past but what it will add: A to this frame's result, B to the next one's. That
-moves a third of the memory, which is what a depthwise convolution costs.
+A grouped (depthwise) one is three Conv2d instead, one for each tap, whose results are summed. In `step` all three see
+the new frame alone, and the cache holds what the past adds: A to this frame's result, B to the next one's. That moves a
+third of the memory, and moving memory is what a depthwise convolution costs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TAPS = 3  # temporal extent of an inflated kernel
 
 @dataclass
 class Pass:
-    """What one forward pass tells the inflated convolutions, and hears from them.
+    """What one forward pass tells the inflated convolutions, and what they return beside their result.
 
     frames: T of a clip pass, 0 in a step pass. past: the caches read by a step, written: those it leaves.
     """
@@ -94,7 +94,7 @@ class InflatedConv(nn.Module):
         return self._clip(x, now.frames, padding)
 
     def sees_one_frame(self) -> bool:
-        """Whether no other frame weighs in, as in a trunk that is still the 2-D network: a third of the work."""
+        """Whether no other frame weighs in, as in a trunk that still is the 2-D network: a third of the work."""
         weight = self.weight.detach()
         return not any(bool(weight[:, :, i].any()) for i in range(TAPS) if i != self.now)
 
@@ -113,7 +113,7 @@ class InflatedConv(nn.Module):
         return merge(y.transpose(1, 2), 0, 1)
 
     def _taps(self, x: Tensor, padding: tuple[int, int]) -> list[Tensor]:
-        """What each tap makes of x, oldest first; the bias with the one of the current frame."""
+        """Each tap's result of x, oldest first; the current frame's includes the bias."""
         return [
             F.conv2d(
                 x, self.weight[:, :, i], self.bias if i == self.now else None, self.stride, padding, 1, self.groups
@@ -142,7 +142,7 @@ def concatenated_weight(weight: Tensor) -> Tensor:
 
 
 def sums_of_taps(taps: Sequence[Tensor], past: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """(y_t, the new A and B) of a causal convolution from what its taps make of x_t, oldest first, and the old A and B.
+    """(y_t, the new A and B) of a causal convolution from its taps' results of x_t, oldest first, and the old A and B.
 
     y_t = K_2 x_t + A_t, A_{t+1} = K_1 x_t + B_t, B_{t+1} = K_0 x_t; nothing before the first frame, both zero.
     """
@@ -172,7 +172,7 @@ class InflatedTrunk(nn.Module):
             conv.register_forward_pre_hook(self._tell, with_kwargs=True)
 
     def _tell(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        return (*args, self._pass), kwargs  # timm's blocks call conv(x); the pass rides along
+        return (*args, self._pass), kwargs  # timm's blocks call conv(x): the pass has to be added
 
     def replace(self, i: int, by: nn.Module) -> None:
         """Put `by` in the place of the i-th inflated convolution; it is called as that was, with x and the pass."""
@@ -265,10 +265,10 @@ class InflatedTrunk(nn.Module):
 
 
 def chain(net: nn.Module) -> tuple[list[str], int]:
-    """The names of the modules that one frame runs through in turn, and how many lead to the context map.
+    """The names of the modules that a frame runs through one after the other, and how many lead to the context map.
 
     timm's feature networks are such chains: its ResNets by construction, its EfficientNets as stem, batch norm
-    and blocks. A trunk of another build fails here rather than compute something else.
+    and blocks. Raises TypeError for a network that is built in another way.
     """
     info: Any = net.feature_info
     *_, context, last = info.module_name()

@@ -18,11 +18,11 @@ from gc_model.paper.network import ClipResult
 
 @dataclass(frozen=True)
 class Weights:
-    """Weight of each term beside L_D; zero switches a term off."""
+    """Weight of each term relative to L_D; zero switches a term off."""
 
     pose: float = 1.0
     glimpse: float = 0.05  # Eq 16 and 17 are sums over t and g: about 30 at the start where L_D is about 4
-    separation: float = 1.0  # of L_G1 beside L_G2; the paper has no factor
+    separation: float = 1.0  # of L_G1 relative to L_G2; the paper has no factor
 
 
 def separation(l: Tensor) -> Tensor:
@@ -32,6 +32,8 @@ def separation(l: Tensor) -> Tensor:
     total = l.new_zeros(l.shape[:2])
     for g in range(G):
         for other in range(g + 1, G):
+            # The paper writes 1 / (1 + the sum over all pairs of distances), one term a frame. There one distant
+            # glimpse lets the two others lie on each other; a term for every pair does not.
             total = total + 1 / (1 + norm(centre[..., g, :] - centre[..., other, :]))
     return total.sum(1).mean()
 
@@ -50,7 +52,7 @@ def attraction(l: Tensor, joints: Tensor) -> Tensor:
 
 
 def pose_loss(predicted: Tensor, joints: Tensor) -> Tensor:
-    """L_P: squared error of the regressed joints over the bodies that are there (Eq 15).
+    """L_P: squared error of the regressed joints over the bodies that are present.
 
     predicted, joints: (B, T, bodies, J, 2). Which body is written first is arbitrary in the data, so the cost is
     the smaller of the two permutations, each summed over bodies and the whole clip. Unknown joints, and absent
@@ -58,9 +60,8 @@ def pose_loss(predicted: Tensor, joints: Tensor) -> Tensor:
     """
     known = ~joints.isnan().any(-1, keepdim=True)
     target = torch.nan_to_num(joints)
-    costs = [
-        ((p - target).square() * known).flatten(1).sum(1) for p in permutations_of_bodies(predicted)
-    ]  # one (B,) a permutation
+    # One (B,) for each permutation.
+    costs = [((p - target).square() * known).flatten(1).sum(1) for p in permutations_of_bodies(predicted)]
     best = torch.stack(costs).amin(0)
     return best.sum() / known.sum().clamp_min(1)
 

@@ -62,7 +62,9 @@ class Assignment(nn.Module):
         self.alpha = alpha
         # A uniform start would keep all workers' p identical for ever.
         self.first = nn.Parameter(torch.eye(G)[torch.arange(C) % G])  # (C, G): 1 at g = c mod G
-        age = torch.arange(K, 0, -1, dtype=torch.float64)  # the newest frame, stored last, is one frame old
+        # Age, where the paper's index of time would let old frames weigh more. The newest frame, stored last, is
+        # one frame old.
+        age = torch.arange(K, 0, -1, dtype=torch.float64)
         decay = torch.exp(-age / tau).repeat_interleave(G)
         self.register_buffer("decay", decay.to(torch.get_default_dtype()), persistent=False)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A look at a network in evaluation mode while it trains."""
+"""Evaluation mode for a while, in the middle of training."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import nn
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Every part of it evaluates inside, and is afterwards as it was.
+    """Evaluation mode for every part of `module` inside the block; afterwards each part has the mode it had.
 
-    Not `module.train(module.training)`: that would wake a batch norm whose statistics a stage has frozen.
+    `module.train(module.training)` would instead wake a batch norm whose statistics a stage has frozen.
     """
     modes = [(part, part.training) for part in module.modules()]
     module.eval()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every network here is: a trunk, a recurrent head with an explicit state, and the pose regression beside it.
+"""The common part of all networks: a trunk, a recurrent head with an explicit state, and a pose regression.
 
 One code path: `step` takes one frame's features and the state, `forward` folds it over the T frames of a
 clip, and `stream` feeds single frames through the trunk's caches. All three give the same numbers for a
@@ -22,7 +22,7 @@ CACHE = "cache_"
 
 
 def cache_name(i: int) -> str:
-    """The flat name of the i-th of the trunk's caches; in order of the names they are in order of use."""
+    """The flat name of the trunk's i-th cache; sorted names are in order of use."""
     return f"{CACHE}{i:02d}"
 
 
@@ -31,8 +31,8 @@ class State:
     """Everything carried from frame to frame; zeros at the start. B is the batch.
 
     h: (B, omega) attention; z: (B, D) last glimpse; r: (B, C, psi) workers; memory: (B, K, G, D) projected
-    glimpses, oldest first; weight: (B, K, G, C) each worker's share in them; caches: what the inflated
-    convolutions keep, `Trunk.cache_shapes` with B before each, empty where whole clips are seen.
+    glimpses, oldest first; weight: (B, K, G, C) each worker's share in them; caches: the trunk's, each of
+    `Trunk.cache_shapes` with B in front; empty for whole clips.
     """
 
     h: Tensor
@@ -43,12 +43,12 @@ class State:
     caches: tuple[Tensor, ...] = ()
 
     def detach(self) -> State:
-        """The same values without their history: the border between chunks of a long clip."""
+        """The same values cut off from the graph that computed them: between the chunks of a long clip."""
         values = {f.name: getattr(self, f.name).detach() for f in fields(self) if f.name != "caches"}
         return State(**values, caches=tuple(c.detach() for c in self.caches))
 
     def named(self) -> dict[str, Tensor]:
-        """As flat names, the names of the step graph's inputs."""
+        """By name, as the inputs of the step graph are called."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "caches"}
         return values | {cache_name(i): c for i, c in enumerate(self.caches)}
 
@@ -105,17 +105,16 @@ class Network(nn.Module):
         self.pose = nn.Linear(self.trunk.context_channels, self.config.bodies * self.config.joints * 2)
 
     def head_parameters(self) -> list[nn.Parameter]:
-        """Everything behind the trunk that runs on the robot (without the pose head)."""
+        """Parameters behind the trunk that run on the robot: all but the pose regression's."""
         return [p for n, p in self.named_parameters() if not n.startswith(("trunk.", "pose."))]
 
     def normalise(self, frames: Tensor) -> Tensor:
-        """RGB 0..255 (B, 3, H, W) to what the trunk was trained on, and to where the model is."""
+        """RGB 0..255 (B, 3, H, W), normalised as in the trunk's own training, on the model's device."""
         if frames.device != self.mean.device:
             frames = frames.to(self.mean.device)
         frames = (frames.to(self.mean.dtype) - self.mean) / self.std
-        return frames.contiguous(
-            memory_format=torch.channels_last
-        )  # the same memory as channels_last_3d of clips
+        # The same memory as channels_last_3d of clips.
+        return frames.contiguous(memory_format=torch.channels_last)
 
     def features(self, clip: Tensor) -> tuple[Tensor, Tensor]:
         """clip (B, T, 3, H, W) -> Z (B, T, D, h, w) and c (B, T, context)."""
@@ -127,7 +126,7 @@ class Network(nn.Module):
         return split(self.trunk.front(self.normalise(merge(clip, 0, 1)), T), 0, T)
 
     def features_of(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """`features` from `maps`: for trunks whose first stages are frozen and run once."""
+        """`features` from `maps`, for a trunk whose first stages are frozen and need to run only once."""
         T = int(maps.shape[1])
         Z = self.trunk.back(merge(maps, 0, 1), T)
         return split(Z, 0, T), maps.mean((3, 4))
@@ -157,7 +156,10 @@ class Network(nn.Module):
         return self.read(frames), state
 
     def read(self, frames: list[FrameResult]) -> ClipResult:
-        """Clip logits from per-frame logits: their mean (Eq 12), or the last for `readout="last"`."""
+        """The read-out over time (Eq 12): clip logits are the mean of the frames', or the last for `readout="last"`.
+
+        Training, streams and the graphs of the export all read here.
+        """
         y = torch.stack([f.logits for f in frames], 1)
         logits = y.mean(1) if self.config.readout == "mean" else y[:, -1]
         l, p, c = (torch.stack([getattr(f, k) for f in frames], 1) for k in ("l", "p", "c"))
@@ -168,7 +170,7 @@ class Network(nn.Module):
         return self.fold(*self.features(clip))[0]
 
     def stream(self, frame: Tensor, state: State) -> tuple[FrameResult, State]:
-        """One new frame (B, 3, H, W) at one T-th of a window's cost; causal trunks only."""
+        """One new frame (B, 3, H, W) at one T-th of a window's cost. Raises ValueError for a trunk that looks ahead."""
         if self.config.temporal != "causal":
             raise ValueError('a centered trunk looks ahead and cannot stream: train with temporal="causal"')
         Z, c, caches = self.trunk.step(self.normalise(frame), state.caches)
@@ -176,13 +178,13 @@ class Network(nn.Module):
         return result, replace(state, caches=tuple(caches))
 
     def stream_map(self, context: Tensor, state: State) -> tuple[FrameResult, State]:
-        """`stream` from the penultimate stage's map (B, context, h, w) of the new frame, see `Trunk.back_step`."""
+        """`stream` from the new frame's context map (B, context, h, w), see `Trunk.back_step`."""
         Z, caches = self.trunk.back_step(context, state.caches)
         result, state = self.step(Z, context.mean((2, 3)), state)
         return result, replace(state, caches=tuple(caches))
 
     def chunk_of_maps(self, maps: Tensor, state: State) -> tuple[ClipResult, State]:
-        """`forward_chunk` from maps (B, n, context, h, w)."""
+        """`forward_chunk` from context maps (B, n, context, h, w)."""
         return self._chunk(self.stream_map, maps, state)
 
     def forward_chunk(self, clip: Tensor, state: State) -> tuple[ClipResult, State]:

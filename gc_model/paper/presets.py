@@ -27,10 +27,10 @@ SWITCHES = {
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that determines the shapes and the function of a `GlimpseClouds` network."""
+    """Everything that determines the shapes and the function of a network; defaults are the paper's unless noted."""
 
     preset: str
-    trunk: str  # timm architecture; its 1 x 1 convolutions stay, its k x k become 3 x k x k
+    trunk: str  # timm architecture; see `gc_model.paper.inflated`
     mean: tuple[float, float, float]  # of the trunk's ImageNet training, RGB, in 0..255
     std: tuple[float, float, float]
     omega: int  # hidden size of the attention GRU
@@ -45,7 +45,7 @@ class Config:
     alpha: float = 0.5  # temperature of the soft assignment (Eq 10)
     temporal: Temporal = "causal"  # the paper's is "centered", which only a window can have
     readout: Readout = "mean"  # "last" is Eq 11-12 to the letter
-    reset_after: int = 8  # frames after which the state starts anew; 0 carries it on
+    reset_after: int = 8  # frames after which the state is reset to zeros; 0: it is carried on
     size: int = 224  # side of the input in pixels
     resize: int = 256  # side of the frame the input is the central crop of
     fit: Fit = "stretch"  # how a frame becomes a square: see trt_build.preprocess
@@ -55,18 +55,12 @@ class Config:
     # The rows of the paper's tables; the defaults are the paper's model.
     model: str = "clouds"  # see MODELS
     attention: str = "learned"  # "saliency": without the workers' r; "random"
-    metric_init: str = "covariance"  # "random": L is drawn, not calibrated
+    metric_init: str = "covariance"  # "random": L is drawn, not set from training clips
     metric_trainable: bool = True
     encoding: str = "hadamard"  # "concat": v = [z, Lambda(l)]
     global_head: bool = False  # average with the global model's logits
-    c3d: tuple[int, ...] = (
-        64,
-        128,
-        256,
-        512,
-        512,
-        4096,
-    )  # channels of C3D's five groups and its two dense layers
+    # Channels of C3D's five groups and its two dense layers.
+    c3d: tuple[int, ...] = (64, 128, 256, 512, 512, 4096)
     c3d_size: int = 112  # side of C3D's input in pixels
 
     def __post_init__(self) -> None:
@@ -100,7 +94,7 @@ class Config:
         return self.temporal == "causal" and self.readout == "mean" and self.model != "c3d"
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values; `Config.from_json` reads it back."""
+        """As plain JSON values, which `Config.from_json` reads."""
         return asdict(self)
 
     @classmethod
@@ -158,7 +152,7 @@ PRESETS: dict[str, Config] = {
 
 
 def preset(name: str, **changes: Any) -> Config:
-    """The preset `name` with `changes` to its fields; `temporal="centered"` and the like.
+    """The preset `name` with some fields changed, for example `temporal="centered"`.
 
     Raises DataError for an unknown preset.
     """

@@ -43,18 +43,18 @@ def trunk_of(config: Config) -> Trunk:
 
 
 def for_robot(model: Network) -> GlimpseClouds:
-    """`model` where it is what a bundle describes: glimpses, workers and a memory. Raises DataError."""
+    """`model`, which must be what a bundle describes: glimpses, workers and a memory. Raises DataError otherwise."""
     config = model.config
     if type(model) is not GlimpseClouds or config.attention == "random":
         what = config.model if config.model != "clouds" else f"attention={config.attention}"
         raise DataError(
-            f"{what} is a row of the paper's tables, no model for a robot: train without that switch"
+            f"{what} is a row of the paper's tables, not a model for a robot: train without that switch"
         )
     return model
 
 
 class Headless(Network):
-    """A network without glimpses: its l and p are empty, its state only what its subclass keeps in h and z."""
+    """A network without glimpses: l and p are empty, and the state is only what a subclass keeps in h and z."""
 
     def initial_state(self, batch: int, *, streaming: bool = False) -> State:
         none = self.zeros(batch, 0)
@@ -66,7 +66,7 @@ class Headless(Network):
 
 
 class Global(Headless):
-    """f and a classifier over global average pooling: the mean of the frames' logits is that of the clip's features."""
+    """f and a classifier over global average pooling; the frames' mean logits are the logits of the mean features."""
 
     def __init__(self, config: Config, trunk: Trunk):
         super().__init__(config, trunk)
@@ -79,7 +79,7 @@ class Global(Headless):
 
 
 class FrameLSTM(Headless):
-    """A 2-D network a frame, then an LSTM (Donahue et al. 2015)."""
+    """A 2-D network on every frame, then an LSTM (Donahue et al. 2015)."""
 
     def __init__(self, config: Config, trunk: Trunk):
         super().__init__(config, trunk)
@@ -98,7 +98,7 @@ class FrameLSTM(Headless):
 
 
 class GlimpseSum(GlimpseClouds):
-    """Learned glimpses, but summed and given to one recurrent network: no memory, no workers."""
+    """Learned glimpses, summed and given to one recurrent network: no memory, no separate workers."""
 
     def __init__(self, config: Config, trunk: Trunk):
         super().__init__(config, trunk)
@@ -120,8 +120,8 @@ class GlimpseSum(GlimpseClouds):
 class GlimpseTubes(GlimpseClouds):
     """Glimpse g of every frame forms one tube that worker g alone follows.
 
-    The paper does not spell its "3D tubes" baseline out; this is the clouds with their soft assignment over time
-    replaced by a fixed correspondence from frame to frame, everything else equal.
+    The paper does not spell out its "3D tubes" baseline; this is the clouds with a fixed correspondence from frame to
+    frame in place of the soft assignment over time, everything else equal.
     """
 
     def __init__(self, config: Config, trunk: Trunk):

@@ -22,11 +22,11 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a user of the model must know beside its weights.
+    """What a user of the model must know in addition to its weights.
 
     labels: class names in the order of the logits. window_s: seconds that the T frames of a window span, so that
-    frames are sampled at T / window_s Hz. temperature and unknown_threshold: see calibration. provenance: how the
-    model came to be.
+    frames are sampled at T / window_s Hz. temperature and unknown_threshold: see
+    `gc-model calibrate`. provenance: how the model was made.
     """
 
     labels: list[str]
@@ -50,7 +50,7 @@ def save(run: Path, model: Network, recipe: Recipe) -> None:
 
 
 def load(run: Path) -> tuple[Network, Recipe]:
-    """The model in evaluation mode and its recipe. Raises DataError where the run is not complete."""
+    """The model in evaluation mode and its recipe. Raises DataError if the run is not complete."""
     config, recipe = read_description(run)
     model = build(config)
     try:
@@ -66,7 +66,7 @@ def load(run: Path) -> tuple[Network, Recipe]:
 
 
 def read_description(run: Path) -> tuple[Config, Recipe]:
-    """Only the description of a trained model."""
+    """Configuration and recipe of a trained model, without its weights. Raises DataError."""
     path = run / "model.json"
     if not path.is_file():
         raise DataError(

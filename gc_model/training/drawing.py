@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures for people: the confusion matrix, and where a clip's glimpses were taken (Figure 3 of the paper)."""
+"""Figures: the confusion matrix, and where a clip's glimpses were taken (Figure 3 of the paper)."""
 
 from __future__ import annotations
 

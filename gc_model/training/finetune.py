@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Going on from a trained model: the same network, for other labels where there are any."""
+"""Starting from a trained model: the same network, with other labels if the data has others."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ CLASSIFIERS = ("readout.", "global_head.")
 
 
 @torch.no_grad()
-def go_on_from(model: Network, labels: Sequence[str], run: Path) -> list[str]:
-    """Fill `model` with the weights of `run`. Returns the labels that the run did not know.
+def start_from(model: Network, labels: Sequence[str], run: Path) -> list[str]:
+    """Load the weights of `run` into `model`. Returns the labels that the run did not know.
 
-    Everything but the classifiers is taken as it is, the calibrated metric too. A classifier keeps the weights of the
-    classes that both know, by name; new classes start small. With the same labels it is the same function. Raises
-    DataError where `run` is another network.
+    Everything but the classifiers is taken as it is, the metric too. A classifier keeps the weights of the classes that
+    both know, by name; new classes start with small weights. With the same labels it is the same function. Raises
+    DataError if `run` is another network.
     """
     before, recipe = checkpoint.load(run)
     weights, mine = before.state_dict(), model.state_dict()
@@ -29,16 +29,18 @@ def go_on_from(model: Network, labels: Sequence[str], run: Path) -> list[str]:
     here, there = torch.tensor([k for k, _ in known]), torch.tensor([k for _, k in known])
     for name in [n for n in weights if n.startswith(CLASSIFIERS) and n in mine]:
         old = weights[name]
-        # A plain Linear has its classes first, the workers' read-outs have them last.
+        # Classes are the first axis of a plain Linear, the last of the workers' read-outs.
         axis = 0 if name.startswith("global_head.") or old.dim() <= 2 else -1
-        # As drawn, but smaller: no two new classes are the same, and none outvotes a class that is known.
+        # Random but small: no two new classes are equal, and none outvotes a class that is known.
         fresh = mine[name] * (0.1 if name.endswith("weight") else 0.0)
         if known and _same_but_classes(old, fresh, axis):
             fresh.index_copy_(axis, here, old.index_select(axis, there))
         weights[name] = fresh
     wrong = [n for n, v in mine.items() if n not in weights or weights[n].shape != v.shape]
     if wrong := wrong + [n for n in weights if n not in mine]:
-        raise DataError(f"{run} is another network ({wrong[0]}): leave the switches as they were")
+        raise DataError(
+            f"{run} is another network ({wrong[0]} differs): use the switches that it was trained with"
+        )
     model.load_state_dict(weights)
     return [label for label in labels if label not in recipe.labels]
 

@@ -39,7 +39,7 @@ class SafetensorsIO(CheckpointIO):
                 tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
         except Exception as error:
             raise DataError(
-                f"{path} cannot be resumed from ({error}): delete it to start this stage anew"
+                f"{path} cannot be resumed from ({error}): delete it to repeat this stage"
             ) from error
         return _unpack(tree, tensors)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training run reads: its clips, or what a frozen front made of them, one after the other or by themselves."""
+"""The samples of a training run: clips or cached features of the frozen trunk, one by one or as streams."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STANDARDISE_CLIPS = 64
 
 
 class Loaders:
-    """The clips of one run as training samples, held-out samples, and what the passes between the stages see."""
+    """Training samples, held-out samples, and the plain clips for the passes between the stages of one run."""
 
     def __init__(
         self,
@@ -53,9 +53,9 @@ class Loaders:
         self.cache, self.model = cache, model
 
     def freeze_front(self, options: TrainOptions) -> None:
-        """From here on samples are what the frozen part of the trunk makes of them, where `options` freeze one.
+        """Replace the clips by cached features of the frozen part of the trunk, if `options` freeze one.
 
-        Called again when more of it freezes, the whole goes on from the maps that are there.
+        Called again when more of the trunk freezes: Z is then computed from the cached context maps.
         """
         training: TrainingClips | FrozenFront = self.plain
         held_out: TestClips | FrozenFront | None = self.sub_sequences
@@ -67,23 +67,23 @@ class Loaders:
         if options.freeze_stages < LAST_STAGE_ONLY:
             return
         path = self.cache.folder / f"front.{self.front_key(whole)}"
-        number = rank(options.devices)  # processes do not write into each other's file
+        number = rank(options.devices)  # every process has a file of its own
         path = path.with_name(f"{path.name}.{number}") if number else path
         self.samples = FrozenFront(training, self.model, path, options.views, whole)
         if held_out:
             self.held_out = FrozenFront(held_out, self.model, self.samples.neighbour("val"), 0, whole)
 
     def front_key(self, whole: bool) -> str:
-        """Of everything that frozen features depend on: runs that share a cache must not share these by mistake."""
+        """A hash of everything that the features depend on, since several runs may share one cache."""
         o, plain = self.options, self.plain
         names = [c.name for c in plain.clips], [c.name for c in self.middles.clips]
         return front_key(self.model, [names, o.window_s, o.seed, o.views, asdict(plain.augment)], whole)
 
     def streams(self) -> Loaders:
-        """The same clips one after the other; from stored features where a part of the trunk is frozen.
+        """The same clips one after the other, from cached features if a part of the trunk is frozen.
 
-        Where each frame's features are its own, they are put together from those of the clips. Where a frozen trunk
-        looks back in time, whole streams are stored instead, one a view and clip.
+        If the frozen part sees one frame at a time, the streams are joined from the features of the clips. If it looks
+        back in time, the features of whole streams are cached instead, one stream for every view and clip.
         """
         other = copy.copy(self)
         chunks = self.options.stream_chunks
@@ -99,7 +99,7 @@ class Loaders:
         return other
 
     def continuous(self) -> Iterator[tuple[Tensor, int]]:
-        """The held-out clips (T, 3, S, S) in a drawn order that is always the same, with their labels."""
+        """The held-out clips (T, 3, S, S) with their labels, in a random order that is always the same."""
         for i in np.random.default_rng(self.options.seed).permutation(len(self.middles)):
             sample = self.middles[int(i)]
             yield sample["clip"][0], sample["label"]
@@ -118,18 +118,18 @@ class Loaders:
         return DataLoader(self.held_out, max(1, self.options.batch // 4)) if self.held_out else None
 
     def shown(self) -> Tensor:
-        """One clip (T, 3, S, S) for pictures, a held-out one where there are any."""
+        """The clip (T, 3, S, S) whose glimpses are drawn: a held-out one if there is any."""
         clip: Tensor = (self.middles if len(self.middles) else self.fixed)[0]["clip"][0]
         return clip
 
     def start_clips(self, at_most: int = START_CLIPS) -> Iterator[Tensor]:
-        """Training clips (1, T, 3, S, S) as they are, spread over all of them."""
+        """Training clips (1, T, 3, S, S) without augmentation, at even distances through the list."""
         for i in self._spread(at_most):
             yield self.fixed[i]["clip"]
 
     @torch.no_grad()
     def start_features(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Z and c of the same clips; from the store where the whole trunk is frozen."""
+        """Z and c of the same clips, cached if the whole trunk is frozen."""
         if isinstance(self.samples, FrozenFront) and self.samples.whole:
             stored = FrozenFront(self.fixed, self.model, self.samples.neighbour("fixed"), 0, whole=True)
             for i in self._spread(START_CLIPS):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is set from training clips and not trained: the scale of Z, and D and the min-max constants.
+"""What training clips set before anything is trained on it: the scale of Z, the start of D, the min-max constants.
 
 The paper takes D from an inverse covariance. Here L becomes the symmetric square root of the inverse of a
-shrunk covariance of the glimpse features v, so that D = L^T L exists and is well conditioned whatever the number
-of clips, and the running minimum and maximum are those of the distances it then gives.
+shrunk covariance of the glimpse features v, so that D = L^T L exists and is well conditioned for any number of
+clips. The running minimum and maximum become those of the distances that this D gives.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from gc_model.paper.network import Network
 
 @torch.no_grad()
 def standardise_trunk(model: Network, clips: Iterable[Tensor]) -> bool:
-    """Give every channel of Z mean 0 and deviation 1 over clips (B, T, 3, H, W); whether the trunk allows it.
+    """Give every channel of Z mean 0 and deviation 1 over clips (B, T, 3, H, W). Returns whether the trunk allows it.
 
-    Pooled over space, as glimpses see it. A trunk that ends in batch norm (EfficientNet's does) takes it up in that
-    norm's scale and shift: no operation is added, and the recurrent cells start on inputs of the size they are made
-    for. One that ends in an activation or a sum (ResNet's) is left as it is.
+    Both are of Z pooled over space, as glimpses see it. In a trunk that ends in batch norm (EfficientNet's does) they
+    go into that norm's scale and shift: no operation is added, and the recurrent cells start with inputs of the size
+    they are made for. A trunk that ends in an activation or a sum (ResNet's) is left as it is.
     """
     model.eval()
     norms = [m for m in model.trunk.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -46,7 +46,8 @@ def standardise_trunk(model: Network, clips: Iterable[Tensor]) -> bool:
     wanted = (Z - mean[:, None, None].to(Z)) / deviation[:, None, None].to(Z)
     if torch.allclose(model.features(clip)[0], wanted, rtol=1e-3, atol=1e-3):
         return True
-    last.weight.copy_(before[0])  # something follows the norm
+    # Something follows the norm: as before.
+    last.weight.copy_(before[0])
     last.bias.copy_(before[1])
     return False
 
@@ -55,7 +56,7 @@ def standardise_trunk(model: Network, clips: Iterable[Tensor]) -> bool:
 def start_metric(model: GlimpseClouds, features: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """Set L, phi_min and phi_max of `model` from clips' features Z (B, T, D, h, w) and c (B, T, context).
 
-    Returns what was found, for the log.
+    With `metric_init="random"` L stays as it is. Returns number of samples, shrinkage and both constants, for the log.
     """
     model.eval()
     features = list(features)
@@ -66,9 +67,9 @@ def start_metric(model: GlimpseClouds, features: Iterable[tuple[Tensor, Tensor]]
     metric = model.assignment.metric
     if model.config.metric_init == "covariance":
         metric.L.weight.copy_(inverse_root)
-    # The constants last, since distances depend on L: a second pass over the features already at hand.
+    # The constants last, since distances depend on L.
     distances = torch.cat([_distances(model, Z, c) for Z, c in features])
-    # The extremes of many clips would squeeze nearly all distances into a corner; the 1 % tails are clamped.
+    # The extremes of many clips would squeeze nearly all distances together; the 1 % tails are clamped.
     tails = torch.quantile(
         distances[:: max(1, len(distances) // 1_000_000)], torch.tensor([0.01, 0.99]).to(distances)
     )
@@ -95,7 +96,7 @@ def shrunk_covariance(v: Tensor) -> tuple[Tensor, float]:
 
 
 def _glimpses(model: GlimpseClouds, Z: Tensor, c: Tensor) -> Tensor:
-    """v (B, T, G, D) of one fold with the model's present attention."""
+    """v (B, T, G, D) of the clips, with the attention as it is."""
     collected: list[Tensor] = []
     hook = model.assignment.register_forward_pre_hook(lambda _, args: collected.append(args[0]))
     try:
@@ -106,7 +107,7 @@ def _glimpses(model: GlimpseClouds, Z: Tensor, c: Tensor) -> Tensor:
 
 
 def _distances(model: GlimpseClouds, Z: Tensor, c: Tensor) -> Tensor:
-    """All distances between glimpses and filled memory entries met in one fold, flat."""
+    """All distances between glimpses and filled memory entries in a fold over the clips, flat."""
     found: list[Tensor] = []
     metric = model.assignment.metric
     state = model.initial_state(Z.shape[0])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a model is trained: what `gc-model train` takes and writes into the run."""
+"""How a model is trained: what `gc-model train` takes with `--set`, and what options.json of a run holds."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-LAST_STAGE_ONLY = 4  # this many frozen stages leave only the one behind the context map to train; more, none
+# With so many frozen stages only the one behind the context map trains; with more, none.
+LAST_STAGE_ONLY = 4
 
 
 class TrainOptions(BaseModel):
-    """Defaults suit some hundred clips of one's own on a CPU; the paper's values are named where they differ."""
+    """Options of a training. The defaults suit some hundred clips and a CPU; the paper's values are noted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: Path
     layout: Literal["clips", "ntu", "nucla"] = "clips"
-    protocol: str = ""  # of ntu: cross-subject, cross-view; of nucla: V3, V2, V1
-    joints: Path | None = (
-        None  # of one's own clips, as `gc-model joints` writes them: L_P and L_G are on with them
-    )
+    protocol: str = ""  # --split: cross-subject or cross-view of ntu; V3, V2 or V1 of nucla
+    # Of layout "clips", as `gc-model joints` writes them; L_P and L_G need joints.
+    joints: Path | None = None
     subjects: list[str] | None = None  # train on these people only
     classes: list[str] | None = None
     preset: str = "edge"
@@ -29,7 +29,7 @@ class TrainOptions(BaseModel):
     fit: Literal["stretch", "square", "pad"] = "stretch"
     weights: Path | None = None  # 2-D ImageNet checkpoint; None = what an installed package brings
     from_scratch: bool = False
-    # Rows of the paper's tables, see `presets.Config`; None: as the preset (or the run started from) has it.
+    # Rows of the paper's tables, see `presets.Config`; None: as in the preset, or in the run to start from.
     model: str | None = None
     attention: str | None = None
     metric_init: str | None = None
@@ -38,13 +38,11 @@ class TrainOptions(BaseModel):
     global_head: bool | None = None
     glimpses: int | None = None
     workers: int | None = None
-    start: Path | None = None  # a run to go on from: its network, and its weights where classes agree
+    start: Path | None = None  # a run to start from: its network, and its weights where classes agree
     window_s: float = Field(default=4.0, gt=0)
     epochs1: int = Field(default=20, ge=0)
     epochs2: int = Field(default=20, ge=0)
-    epochs3: int = Field(
-        default=0, ge=0
-    )  # on streams, after which the state may be carried on (reset_after=0)
+    epochs3: int = Field(default=0, ge=0)  # on streams; after them the state is carried on (reset_after=0)
     stream_chunks: int = Field(default=3, ge=2, le=4)  # streams of 2 to 4 times T frames
     batch: int = Field(default=8, ge=1)  # paper: 40
     lr: float = Field(default=1e-4, gt=0)
@@ -56,14 +54,14 @@ class TrainOptions(BaseModel):
     dropout: float = Field(default=0.3, ge=0, lt=1)  # before the classifier of stage 1
     pose_weight: float = Field(default=1.0, ge=0)
     glimpse_weight: float = Field(default=0.05, ge=0)
-    separation: float = Field(
-        default=1.0, ge=0
-    )  # of L_G1 beside L_G2; less where joints lie close, as a hand's do
-    # The first resolutions of the trunk keep their weights. With 4 only the last stage trains, with 5 the head alone;
-    # what is frozen is computed once for each of `views` augmented views of a clip, which saves most of the time.
+    # Of L_G1 relative to L_G2; less for joints that lie close together, as a hand's do.
+    separation: float = Field(default=1.0, ge=0)
+    # So many of the trunk's resolutions keep their weights. With 4 only the last one trains, with 5 the head alone; in
+    # both cases the frozen part is computed once for each of `views` augmented views of a clip, which saves most of
+    # the time.
     freeze_stages: int = Field(default=0, ge=0, le=5)
-    freeze_stages2: int | None = Field(default=None, ge=0, le=5)  # from stage 2 on; None: as before it
-    standardise: bool = True  # the channels of Z over the training clips, where a pretrained trunk allows it
+    freeze_stages2: int | None = Field(default=None, ge=0, le=5)  # from stage 2 on; None: as in stage 1
+    standardise: bool = True  # channels of Z over the training clips, if a pretrained trunk allows it
     views: int = Field(default=8, ge=1)
     trunk_statistics: Literal["auto", "train", "frozen"] = "auto"  # of batch norm in stage 1
     flip: bool = True
@@ -85,21 +83,21 @@ class TrainOptions(BaseModel):
 
     @property
     def head_alone(self) -> bool:
-        """Whether stage 1 would train nothing but its classifier, which networks without a global head throw away."""
+        """Whether stage 1 would train only its classifier, which a network without a global head does not keep."""
         return self.freeze_stages > LAST_STAGE_ONLY and not self.loss_weights[0] > 0
 
     @property
     def switches(self) -> dict[str, Any]:
-        """The fields of `Config` that were asked for."""
+        """The fields of `Config` that these options set."""
         names = ("model", "attention", "metric_init", "metric_trainable", "encoding", "global_head")
         asked = {n: getattr(self, n) for n in names} | {"G": self.glimpses, "C": self.workers}
         return {k: v for k, v in asked.items() if v is not None}
 
     @property
     def loss_weights(self) -> tuple[float, float, float]:
-        """Of L_P, of L_G, and of L_G1 within that.
+        """Weights of L_P, of L_G, and of L_G1 within L_G.
 
-        Without joints in the picture all are off: L_G1 alone would drive glimpses to the edges.
+        All are zero for data without joints: L_G1 alone would drive the glimpses to the edges.
         """
         known = self.layout == "ntu" or self.joints is not None
         return (self.pose_weight, self.glimpse_weight, self.separation) if known else (0.0, 0.0, 0.0)
@@ -109,7 +107,7 @@ class TrainOptions(BaseModel):
     def _scale_is_a_range(cls, scale: tuple[float, float]) -> tuple[float, float]:
         if not 0 < scale[0] <= scale[1] <= 4:
             raise ValueError(
-                f"{scale[0]:g} to {scale[1]:g} is no range of crop sizes; the default is 0.55 to 1.1"
+                f"{scale[0]:g} to {scale[1]:g} is not a range of crop sizes; the default is 0.55 to 1.1"
             )
         return scale
 

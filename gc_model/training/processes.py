@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several training processes: which one this is, and what only the first does.
+"""Several training processes: which one this is, and waiting for the one that prepares the run.
 
 Lightning starts the processes of one node itself, torchrun or SLURM those of several. Where the first has prepared the
 run before it starts the others, they find everything there; where all start together, they wait for a file. Lightning's
@@ -39,12 +39,12 @@ def accelerator() -> torch.device:
 
 
 def tell_prepared(out: Path, values: dict[str, Any]) -> None:
-    """The first process: the run directory is ready, and this is what the others must know."""
+    """In the first process: announce that the run directory is ready, and what the others must know."""
     write_atomically(out / PREPARED, json.dumps(values))
 
 
 def wait_prepared(out: Path, timeout_s: float = 24 * 3600.0) -> dict[str, Any]:
-    """The others: wait for it. A data set may take hours to decode; whoever started us ends us where it fails."""
+    """In the others: wait for the first, whose decoding may take hours. If it fails, the launcher ends this process."""
     end = time.monotonic() + timeout_s
     while not (out / PREPARED).is_file():
         if time.monotonic() > end:

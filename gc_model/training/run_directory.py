@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a training run: who may write there, what it was asked for, and its weights between the stages.
+"""The files of a training run: options and clips, checked when it is resumed, and the weights between its stages.
 
-Every file appears under its name when it is whole.
+Every file has its name only when it is whole.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trt_build.files import replacing, write_atomically
 
 
 def check_run(options: TrainOptions, out: Path, resume: bool) -> None:
-    """Whether `out` may be written to: new without `resume`, started with the same options with it."""
+    """Raise DataError unless `out` may be written to: new without `resume`, with it started with the same options."""
     path = out / "options.json"
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file: choose another --out")
@@ -40,11 +40,11 @@ def check_run(options: TrainOptions, out: Path, resume: bool) -> None:
             )
         return
     if resume:
-        raise DataError(f"{out} holds no run to resume: leave --resume away to start one")
+        raise DataError(f"{out} holds no run to resume: leave out --resume to start one")
 
 
 def start_run(options: TrainOptions, out: Path, training: Sequence[Clip], validation: Sequence[Clip]) -> None:
-    """Write down what the run is; for a resumed one, check that the clips are the same."""
+    """Write options and clips of the run; for a resumed one, check that the clips are the same. Raises DataError."""
     path = out / "clips.json"
     names = {"training": [c.name for c in training], "validation": [c.name for c in validation]}
     if path.is_file():
@@ -53,7 +53,7 @@ def start_run(options: TrainOptions, out: Path, training: Sequence[Clip], valida
             found, known = ({n for part in of.values() for n in part} for of in (names, before))
             which = next(iter(sorted(found ^ known)), "another split")
             raise DataError(
-                f"the clips changed since {out} was started ({which}): restore them, or start anew"
+                f"the clips changed since {out} was started ({which}): restore them, or choose another --out"
             )
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -64,24 +64,24 @@ def start_run(options: TrainOptions, out: Path, training: Sequence[Clip], valida
 
 
 def save_part(model: Network, path: Path, also: Mapping[str, Tensor] | None = None) -> None:
-    """The weights as they are, and `also` what the model has not, under their name when whole."""
+    """Write the model's weights as they are, and the tensors of `also`, which the model does not have."""
     with replacing(path, durable=True) as part:
         save_file({k: v.contiguous() for k, v in {**(also or {}), **model.state_dict()}.items()}, part)
 
 
 def load_front(model: Network, path: Path) -> None:
-    """What stage 1 trains, from another run's."""
+    """Load what stage 1 trains from the weights of another run."""
     kept = ("trunk.", "pose.", "global_head.")
     values = {k: v for k, v in load_file(path).items() if k.startswith(kept)}
     model.load_state_dict({k: v for k, v in values.items() if k in model.state_dict()}, strict=False)
 
 
 def load_part(model: Network, path: Path) -> bool:
-    """Whether `path` is there; its weights are then in `model`. Raises DataError for a damaged file."""
+    """Load the weights of `path` into `model`; False if there is no such file. Raises DataError for a damaged one."""
     if not path.is_file():
         return False
     try:
         model.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError) as error:
-        raise DataError(f"{path} is damaged ({error}): delete it to do this stage again") from None
+        raise DataError(f"{path} is damaged ({error}): delete it to repeat this stage") from None
     return True

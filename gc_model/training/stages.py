@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two training stages as Lightning modules (section 4 of the paper)."""
+"""The two training stages of the paper as Lightning modules (its section 4)."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from trt_build.errors import DataError
 
 
 class Stage(pl.LightningModule):
-    """What both stages share: the optimiser, the schedule, frozen parts, validation on fixed sub-sequences."""
+    """What all stages share: optimiser, schedule, frozen parts, validation on fixed sub-sequences."""
 
     def __init__(self, model: Network, options: TrainOptions, epochs: int, frozen_statistics: bool):
         super().__init__()
         self.model, self.options, self.epochs = model, options, epochs
         self.frozen_statistics = frozen_statistics
-        self.shown: Tensor | None = None  # (T, 3, S, S): the log gets pictures of the glimpses in this clip
+        self.shown: Tensor | None = None  # (T, 3, S, S): the clip whose glimpses are drawn into the log
         freeze_stages(model, options.freeze_stages)
 
     def logits(self, Z: Tensor, c: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class Stage(pl.LightningModule):
         raise NotImplementedError
 
     def features(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """From clips, or from what a frozen front made of them; sub-sequences of a clip count as batch."""
+        """Z and c of a batch of clips, context maps or cached features; sub-sequences of a clip join the batch axis."""
         if "Z" in batch:
             Z, c = (batch[name].to(self.model.mean.dtype) for name in ("Z", "c"))
             return Z.flatten(0, -5), c.flatten(0, -3)
@@ -52,32 +52,32 @@ class Stage(pl.LightningModule):
         return self.model.features_of(x.to(self.model.mean.dtype))
 
     def on_train_start(self) -> None:
-        # A run that had stopped early and was killed afterwards has stopped: one more epoch would change its result.
+        # A run that was killed after it had stopped early stays stopped: one more epoch would change its result.
         if any(
             isinstance(c, EarlyStopping) and c.stopped_epoch for c in self.trainer.early_stopping_callbacks
         ):
             self.trainer.should_stop = True
 
     def on_train_epoch_start(self) -> None:
-        # A function of the epoch alone, so that a resumed run goes on exactly as the first would have.
+        # A function of the epoch alone, so that a resumed run repeats exactly what an uninterrupted one does.
         factor = cosine(self.current_epoch, self.epochs) if self.options.schedule == "cosine" else 1.0
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
-        # Lightning leaves the mode as it finds it, and the calibration pass before stage 2 evaluates.
+        # Lightning leaves the mode as it is, and the start of D before stage 2 sets evaluation mode.
         self.train()
         if self.frozen_statistics:
             freeze_statistics(self.model.trunk)
 
     def on_train_batch_start(self, batch: Any, index: int) -> None:
-        # Dropout's draws, too, follow from the epoch. Not at its start: the loader draws a number of its own before
-        # that in the first epoch of a process, and after it in the others.
+        # The draws of dropout, too, follow from the epoch alone. Not seeded at its start: the loader draws a number of
+        # its own before that in the first epoch of a process, and after it in the others.
         if index == 0:
             torch.manual_seed(self.options.seed * 100_003 + self.current_epoch)
 
     def on_train_epoch_end(self) -> None:
-        # Before any checkpoint of this epoch is written: a diverged network must not replace a good one.
+        # Before a checkpoint of this epoch is written: a diverged network must not replace a good one.
         for name in ("loss", "val_loss"):
             loss = self.trainer.callback_metrics.get(name)
             if loss is not None and not torch.isfinite(loss):
@@ -88,7 +88,7 @@ class Stage(pl.LightningModule):
         self.show()
 
     def show(self) -> None:
-        """A picture for the log; stage 1 has no glimpses to show."""
+        """Draw into the log; stage 1 has no glimpses to draw."""
 
     def configure_optimizers(self) -> Any:
         trunk = [p for p in self.model.trunk.parameters() if p.requires_grad]
@@ -118,7 +118,7 @@ class Stage(pl.LightningModule):
     def _report(self, terms: dict[str, Tensor], logits: Tensor, labels: Tensor) -> Tensor:
         n = len(labels)
         for name, value in terms.items():
-            # Synchronised: every process must come to the same judgement of a loss that diverged.
+            # Synchronised, so that all processes see the same loss when it diverges.
             self.log(
                 name, value.detach(), on_step=False, on_epoch=True, prog_bar=name == "loss", batch_size=n,
                 sync_dist=True,
@@ -131,13 +131,13 @@ class Stage(pl.LightningModule):
 
 
 class TrunkStage(Stage):
-    """Stage 1: f alone, L_D + L_P, a classifier over global average pooling that is thrown away afterwards."""
+    """Stage 1: f alone with L_D + L_P and a classifier over global average pooling."""
 
     def __init__(self, model: Network, options: TrainOptions, frozen_statistics: bool):
         super().__init__(model, options, options.epochs1, frozen_statistics)
         for parameter in model.head_parameters():
             parameter.requires_grad_(False)
-        # A global model keeps its classifier; the others throw it away.
+        # A global model keeps its classifier; for the others it is removed after this stage.
         self.classifier = model.global_head or nn.Linear(model.trunk.channels, model.config.classes)
         self.classifier.requires_grad_(True)
         self.dropout = options.dropout
@@ -203,14 +203,14 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def freeze_statistics(trunk: Trunk) -> None:
-    """Batch norm with the statistics it has; its scale and shift still train."""
+    """Batch norm keeps the statistics it has; its scale and shift still train."""
     for module in trunk.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
 
 
 def freeze_stages(model: Network, stages: int) -> None:
-    """The stem and the first `stages` resolutions of the trunk keep their weights: less to train on a small set."""
+    """The stem and the first `stages` resolutions of the trunk keep their weights: less to train with few clips."""
     if not stages:
         return
     frozen = {id(p) for p in model.trunk.first_parameters(stages)}

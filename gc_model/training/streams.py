@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fine-tune after which a model may carry its state on: long clips in chunks.
+"""Fine-tuning on long clips in chunks, so that a model may carry its state from window to window.
 
-A model trained on windows has only ever started from zeros; what it makes of a state that has seen another activity
-is undefined. Here it sees streams of several clips, T frames at a time, each chunk going on from the state that the
-last one left, without its history.
+A model trained on windows always starts from zeros; with a state that has seen another activity its results are
+undefined. Here it sees streams of several clips, T frames at a time; each chunk starts from the state after the last
+one, detached.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from gc_model.training.options import TrainOptions
 from gc_model.training.stages import Stage, train_head
 from trt_build.errors import DataError
 
-RAMP = 4  # frames until a new activity counts in full: no one knows it from its first frame
+RAMP = 4  # frames until a new activity counts in full: its first frame alone does not tell it
 
 
 def check_streams(config: Config) -> None:
     """Raises DataError for a network whose state cannot be carried on."""
     if not config.streams:
         raise DataError(
-            "epochs3: only a causal model that reads every frame streams; train with --set temporal=causal"
+            "epochs3: streams need a causal model that reads every frame; train with --set temporal=causal"
         )
 
 
 class StreamClips(Dataset[Sample]):
     """Clips one after the other: {"clip": uint8 (chunks * T, 3, S, S), "labels": (chunks * T,), "age": the same}.
 
-    Indexed by (epoch, clip): that clip and `chunks` others, cut so that activities change anywhere in a chunk. age: how
-    many frames of its activity a frame is the last of, from 1. Every draw follows from (seed, epoch, clip).
-    base: with stored features of frames that do not see each other, "maps" or "Z" and "c" take the place of "clip".
+    Indexed by (epoch, clip): that clip and `chunks` others, cut so that activities change anywhere in a chunk. age: the
+    frame's number within its activity, from 1. Every draw follows from (seed, epoch, clip).
+    base: samples of the clips. From stored features of single frames, "maps" or "Z" and "c" replace "clip".
     """
 
     def __init__(self, base: TrainingClips | FrozenFront, chunks: int):
@@ -55,7 +55,7 @@ class StreamClips(Dataset[Sample]):
 
     @property
     def clip_shape(self) -> tuple[int, ...]:
-        """Of "clip", where the base has pictures."""
+        """Of "clip", for a base of frames."""
         assert isinstance(self.base, TrainingClips)
         return (self.chunks * self.T, *self.base.clip_shape[1:])
 
@@ -68,7 +68,7 @@ class StreamClips(Dataset[Sample]):
         return frames | self.beside(which)
 
     def beside(self, which: tuple[int, int]) -> Sample:
-        """The sample `which` without its pictures."""
+        """The sample `which` without its frames."""
         clips, cut = self._drawn(which)
         labels = torch.tensor([self._labels[k] for k in clips]).repeat_interleave(self.T)
         change = torch.cat([torch.tensor([True]), labels[1:] != labels[:-1]])
@@ -77,18 +77,20 @@ class StreamClips(Dataset[Sample]):
         return {"labels": labels[cut], "age": age[cut]}
 
     def _drawn(self, which: tuple[int, int]) -> tuple[list[int], slice]:
-        """Which clips, one after the other, and which frames of them all."""
+        """The clips, one after the other, and the range of their frames that is taken."""
         epoch, i = which
-        rng = np.random.default_rng((self.seed, epoch, i, 1))  # not the draws of the clips themselves
+        # The fourth number keeps these draws apart from those of the clips themselves.
+        rng = np.random.default_rng((self.seed, epoch, i, 1))
         others = rng.integers(0, len(self.base), self.chunks)
         first = int(rng.integers(0, self.T))
         return [i, *(int(k) for k in others)], slice(first, first + self.chunks * self.T)
 
 
 class HeldOutStreams(Dataset[Sample]):
-    """Every held-out clip behind one of another class, always the same: {"clip": uint8 (2 T, 3, S, S), "label": int}.
+    """Every held-out clip after one of another class: {"clip": uint8 (2 T, 3, S, S), "label": int}.
 
-    base: of one sub-sequence a clip. Where all clips are of one class, any other clip comes before.
+    The pairs are always the same. base: held-out clips with one sub-sequence each. If all are of one class, any other
+    clip comes first.
     """
 
     def __init__(self, base: TestClips, seed: int):
@@ -110,7 +112,7 @@ class HeldOutStreams(Dataset[Sample]):
 
 
 class StreamStage(Stage):
-    """L_D of every frame over carried state; the trunk's statistics stay, everything on the robot trains."""
+    """Stage 3: L_D of every frame with carried state; trunk and head train, batch-norm statistics stay."""
 
     def __init__(self, model: Network, options: TrainOptions):
         super().__init__(model, options, options.epochs3, frozen_statistics=True)
@@ -141,7 +143,7 @@ class StreamStage(Stage):
         return self._report({"L_D": loss, "loss": loss}, torch.cat(logits, 1).flatten(0, 1), labels.flatten())
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
-        """The second clip of two, read as the node reads it: from its last T frames."""
+        """Judge the second of two clips as the node does, from its last T frames."""
         before, clip = batch["clip"].split(self.model.config.T, 1)
         state = self.model.initial_state(len(clip), streaming=True)
         _result, state = self.model.forward_chunk(before, state)
@@ -157,10 +159,10 @@ def frame_loss(y: Tensor, labels: Tensor, age: Tensor, smoothing: float = 0.0) -
 
 @torch.no_grad()
 def stream_accuracy(model: Network, clips: Iterable[tuple[Tensor, int]]) -> dict[str, Any]:
-    """Accuracy of (clip (T, 3, S, S), label) in one continuous stream, by windows from zeros and by carried state.
+    """Accuracy over one continuous stream of (clip (T, 3, S, S), label), with carried state and as windows from zeros.
 
-    Each clip is judged once, after its last frame, from the mean of its T frames' logits in either way; the first has
-    nothing before it and is left out.
+    Each clip is judged once, after its last frame, from the mean of its T frames' logits in either way. The first clip
+    is left out, since nothing comes before it.
     """
     model.eval()
     state = model.initial_state(1, streaming=True)

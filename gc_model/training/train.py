@@ -31,7 +31,7 @@ from gc_model.paper.network import Network
 from gc_model.paper.presets import Config, preset
 from gc_model.paper.variants import build
 from gc_model.training import checkpoint
-from gc_model.training.finetune import go_on_from
+from gc_model.training.finetune import start_from
 from gc_model.training.fit import calm_lightning, fit
 from gc_model.training.loaders import STANDARDISE_CLIPS, Loaders
 from gc_model.training.metric_start import standardise_trunk, start_metric
@@ -160,7 +160,7 @@ def _network(config: Config, options: TrainOptions, labels: Sequence[str]) -> tu
     if weights:
         load_imagenet(model.trunk, weights)
     if options.start:
-        go_on_from(model, labels, options.start)
+        start_from(model, labels, options.start)
     return model, weights
 
 

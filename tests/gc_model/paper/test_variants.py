@@ -107,7 +107,7 @@ def test_unknown_switches_are_refused(wrong):
     "switches", [{"model": "global"}, {"model": "glimpse_sum"}, {"attention": "random"}], ids=str
 )
 def test_a_row_of_the_tables_is_not_exported_as_a_robots_model(switches):
-    with pytest.raises(DataError, match="no model for a robot"):
+    with pytest.raises(DataError, match="not a model for a robot"):
         for_robot(network(**switches))
     kept = network(encoding="concat")
     assert for_robot(kept) is kept

@@ -74,7 +74,7 @@ def test_a_half_written_file_is_refused_with_the_remedy(tmp_path, keep):
     path = saved(tmp_path / "last.ckpt")
     data = path.read_bytes()
     path.write_bytes(data[: keep if isinstance(keep, int) else int(len(data) * keep)])
-    with pytest.raises(DataError, match=r"last\.ckpt.*delete it to start this stage anew"):
+    with pytest.raises(DataError, match=r"last\.ckpt.*delete it to repeat this stage"):
         io.SafetensorsIO().load_checkpoint(path)
 
 

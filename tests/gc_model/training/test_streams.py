@@ -13,7 +13,7 @@ from gc_model.data.frames import FrameCache, index_clips
 from gc_model.paper.presets import preset
 from gc_model.paper.variants import build
 from gc_model.training import checkpoint
-from gc_model.training.finetune import go_on_from
+from gc_model.training.finetune import start_from
 from gc_model.training.loaders import Loaders
 from gc_model.training.options import TrainOptions
 from gc_model.training.stages import freeze_statistics
@@ -178,7 +178,7 @@ def test_a_step_of_the_fine_tune_moves_trunk_and_head_but_not_the_pose_or_the_st
 def test_going_on_with_the_same_labels_is_the_same_function():
     model, recipe = checkpoint.load(run())
     other = build(model.config).eval()
-    assert go_on_from(other, recipe.labels, run()) == []
+    assert start_from(other, recipe.labels, run()) == []
     clip = noise(1, 8, 64)
     with torch.no_grad():
         assert torch.equal(model(clip).logits, other(clip).logits)
@@ -189,7 +189,7 @@ def test_new_labels_make_a_new_read_out_and_known_ones_keep_their_weights_by_nam
     labels = ["sit", "red", "wave", "blue"]
     torch.manual_seed(0)
     model = build(preset("tiny", classes=4)).eval()
-    assert go_on_from(model, labels, run()) == ["sit", "wave"]
+    assert start_from(model, labels, run()) == ["sit", "wave"]
     clip = noise(2, 8, 64)
     with torch.no_grad():
         a, b = old(clip), model(clip)

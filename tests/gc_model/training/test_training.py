@@ -265,7 +265,7 @@ def test_a_process_killed_by_the_system_is_resumed_with_the_same_bits(tmp_path):
 def test_an_occupied_directory_is_not_trained_over(tmp_path):
     with pytest.raises(DataError, match="--resume"):
         train(uninterrupted())
-    with pytest.raises(DataError, match=r"leave --resume away"):
+    with pytest.raises(DataError, match=r"leave out --resume"):
         train(tmp_path / "new", resume=True)
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="another --out"):
