@@ -44,7 +44,7 @@ def generate_launch_description():
                 choices=["bag", "now"],
                 description="Header stamps as recorded, or shifted to the time of playing.",
             ),
-            switch("evaluate", True, "Evaluate the bag after playing it."),
+            switch("evaluate", True, "Evaluate the bag after playing it:"),
             DeclareLaunchArgument(
                 "out", default_value="evaluation", description="Directory of the evaluation's report."
             ),

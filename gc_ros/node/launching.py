@@ -49,7 +49,7 @@ def share(*parts: str) -> PathJoinSubstitution:
 def switch(name: str, default: bool, description: str) -> DeclareLaunchArgument:
     """An argument that is true or false, in any usual spelling; `truth` reads it."""
     return DeclareLaunchArgument(
-        name, default_value="true" if default else "false", description=f"true or false. {description}"
+        name, default_value="true" if default else "false", description=f"{description} true or false."
     )
 
 
@@ -106,9 +106,9 @@ def node_arguments() -> list[DeclareLaunchArgument]:
 def live_arguments() -> list[DeclareLaunchArgument]:
     """Arguments for a node that runs until it is stopped."""
     return [
-        switch("use_sim_time", False, "Follow /clock (simulation, ros2 bag play --clock)."),
-        switch("respawn", True, "Start the node again when it dies or, with exit_on_failure, gives up."),
-        switch("build_only", False, "Build the engine for this machine, then end; nothing is respawned."),
+        switch("use_sim_time", False, "Follow /clock (simulation, ros2 bag play --clock):"),
+        switch("respawn", True, "Start the node again when it dies or, with exit_on_failure, gives up:"),
+        switch("build_only", False, "Build the engine for this machine, then end; nothing is respawned:"),
     ]
 
 

@@ -3,7 +3,11 @@
 
 Constructors take what the real ones take and nothing else, so a misspelt option is an error here too. `Run` does with
 a launch file what `ros2 launch` does up to starting processes: these it notes, with the command, the environment and
-the parameters; a test says how each of them ends.
+the parameters; a test says how each of them ends, and learns whether it would be started again.
+
+As seen in the real one (launch 3.7.1, launch_ros 0.28.0): the arguments of a launch file that is included in a group
+are gone once the group has been visited (`grouped`); a second Shutdown is an error; what a handler raises ends the
+launch as a failure; ShutdownProcess keeps a process that has ended from being started again.
 """
 
 from __future__ import annotations
@@ -67,14 +71,6 @@ class PathJoinSubstitution(Substitution):
 
     def perform(self, context: Context) -> str:
         return os.path.join(*(text(context, part) for part in self.parts))
-
-
-class PythonExpression(Substitution):
-    def __init__(self, expression: Any, python_modules: Any = ("math",)) -> None:
-        self.expression = expression
-
-    def perform(self, context: Context) -> str:
-        return str(eval(text(context, self.expression), {"__builtins__": {}}))
 
 
 class FindPackageShare(Substitution):
@@ -157,15 +153,6 @@ class DeclareLaunchArgument(Action):
         return []
 
 
-class SetEnvironmentVariable(Action):
-    def __init__(self, name: Any, value: Any) -> None:
-        self.name, self.value = name, value
-
-    def execute(self, context: Context) -> list[Action]:
-        context.environment[text(context, self.name)] = text(context, self.value)
-        return []
-
-
 class OpaqueFunction(Action):
     def __init__(self, *, function: Any, args: Any = (), kwargs: Any = None) -> None:
         self.call = lambda context: function(context, *args, **(kwargs or {}))
@@ -179,7 +166,38 @@ class Shutdown(Action):
         self.reason = reason
 
     def execute(self, context: Context) -> list[Action]:
+        if context.is_shutdown:  # launch_ros ends its own node a second time
+            raise RuntimeError("Cannot shutdown a ROS adapter that is not running")
         context.is_shutdown, context.reason = True, self.reason
+        return []
+
+
+class LogInfo(Action):
+    def __init__(self, *, msg: Any) -> None:
+        self.msg = msg
+
+    def execute(self, context: Context) -> list[Action]:
+        context.logged.append(text(context, self.msg))
+        return []
+
+
+class ShutdownProcess:
+    def __init__(self, *, process_matcher: Any) -> None:
+        self.process_matcher = process_matcher
+
+
+def matches_action(target_action: Any) -> Any:
+    return lambda action: action is target_action
+
+
+class EmitEvent(Action):
+    def __init__(self, *, event: ShutdownProcess) -> None:
+        self.event = event
+
+    def execute(self, context: Context) -> list[Action]:
+        for process in context.processes:
+            if self.event.process_matcher(process.action):
+                process.respawn = False
         return []
 
 
@@ -188,12 +206,14 @@ class ExecuteProcess(Action):
         self, *, cmd: Any, output: str = "log", respawn: Any = False, respawn_delay: float | None = None,
         emulate_tty: bool = False, name: Any = None, additional_env: Any = None, on_exit: Any = None,
     ) -> None:  # fmt: skip
-        self.cmd, self.respawn = cmd, respawn
+        self.cmd, self.respawn, self.additional_env = cmd, respawn, additional_env or {}
+        assert on_exit is None, "the stub knows RegisterEventHandler(OnProcessExit(...)) alone"
 
     def execute(self, context: Context) -> list[Action]:
         command = [text(context, part) for part in self.cmd]
         respawn = typed(context, self.respawn, bool)
-        context.processes.append(Process(self, command, dict(context.environment), respawn))
+        added = {text(context, name): text(context, value) for name, value in self.additional_env.items()}
+        context.processes.append(Process(self, command, {**context.environment, **added}, respawn))
         return []
 
 
@@ -208,7 +228,11 @@ class LifecycleNode(ExecuteProcess):
     def execute(self, context: Context) -> list[Action]:
         super().execute(context)
         process = context.processes[-1]
-        namespace = "/" + text(context, self.namespace).lstrip("/")
+        namespace = text(context, self.namespace)
+        if not namespace.startswith("/"):
+            namespace = (
+                f"{context.launch_configurations.get('ros_namespace', '')}/{namespace}".rstrip("/") or "/"
+            )
         process.command += ["--ros-args", "-r", f"__node:={self.name}", "-r", f"__ns:={namespace}"]
         for item in self.parameters:
             if isinstance(item, dict):
@@ -217,7 +241,7 @@ class LifecycleNode(ExecuteProcess):
                 file = context.folder / f"launch_params_{len(list(context.folder.iterdir()))}"
                 file.write_text(yaml.safe_dump({"/**": {"ros__parameters": values}}))
                 process.command += ["--params-file", str(file)]
-            else:
+            elif Path(text(context, item)).is_file():  # the real one warns and starts the node without it
                 process.command += ["--params-file", text(context, item)]
         for source, target in self.remappings:
             process.remappings[text(context, source)] = text(context, target)
@@ -277,16 +301,19 @@ class Context:
         self.processes: list[Process] = []
         self.handlers: list[OnProcessExit] = []
         self.is_shutdown, self.reason = False, ""
+        self.logged: list[str] = []
 
 
 MODULES: dict[str, tuple[Any, ...]] = {
     "launch": (LaunchDescription,),
     "launch.actions": (
-        DeclareLaunchArgument, ExecuteProcess, OpaqueFunction, RegisterEventHandler, SetEnvironmentVariable, Shutdown,
+        DeclareLaunchArgument, EmitEvent, ExecuteProcess, LogInfo, OpaqueFunction, RegisterEventHandler, Shutdown,
     ),
     "launch.event_handlers": (OnProcessExit,),
+    "launch.events": (matches_action,),
+    "launch.events.process": (ShutdownProcess,),
     "launch.substitutions": (
-        EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution, PythonExpression, TextSubstitution,
+        EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution, TextSubstitution,
     ),
     "launch_ros": (),
     "launch_ros.actions": (LifecycleNode,),
@@ -308,18 +335,31 @@ def installed() -> Iterator[None]:
 
 
 class Run:
-    """A launch file with arguments, run until the processes it starts at once."""
+    """A launch file with arguments, run until the processes it starts at once.
+
+    grouped: included as nav2 includes others, in a GroupAction with PushRosNamespace("robot1").
+    """
 
     def __init__(
-        self, path: Path, folder: Path, environment: dict[str, str] | None = None, **arguments: str
+        self,
+        path: Path,
+        folder: Path,
+        environment: dict[str, str] | None = None,
+        *,
+        grouped: bool = False,
+        **arguments: str,
     ) -> None:
         used.clear()
         with installed():
             self.description = runpy.run_path(str(path))["generate_launch_description"]()
         self.declared = [e for e in self.description.entities if isinstance(e, DeclareLaunchArgument)]
         self.context = Context(folder, arguments, dict(environment or {}))
+        if grouped:
+            self.context.launch_configurations["ros_namespace"] = "/robot1"
         with installed():
             self._visit(self.description.entities)
+        if grouped:
+            self.context.launch_configurations.clear()
 
     def _visit(self, entities: list[Action]) -> None:
         for entity in entities:
@@ -329,9 +369,10 @@ class Run:
     def processes(self) -> list[Process]:
         return self.context.processes
 
-    def end(self, process: Process, code: int = 0) -> None:
-        """The process has ended: what is registered for that happens."""
-        for handler in self.context.handlers:
+    def end(self, process: Process, code: int = 0) -> bool:
+        """The process has ended: what is registered for that happens. Whether it is started again."""
+        for handler in list(self.context.handlers):
             if handler.target is process.action:
                 with installed():
                     self._visit(list(handler.on_exit(Exit(process.action, code), self.context) or []))
+        return process.respawn and not self.context.is_shutdown

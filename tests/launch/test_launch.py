@@ -20,7 +20,7 @@ from tests.launch.stub import ROOT, Process, Run
 
 FILES = sorted((ROOT / "launch").glob("*.launch.py"))
 NEEDED = {"bag.launch.py": {"bag": "p3"}}  # arguments without a default
-PROFILE = "FASTRTPS_DEFAULT_PROFILES_FILE"
+PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
 
 @pytest.fixture(params=FILES, ids=lambda path: path.name)
@@ -28,8 +28,8 @@ def path(request: pytest.FixtureRequest) -> Path:
     return Path(request.param)
 
 
-def run(name: str, tmp_path: Path, **arguments: str) -> Run:
-    return Run(ROOT / "launch" / name, tmp_path, **{**NEEDED.get(name, {}), **arguments})
+def run(name: str, tmp_path: Path, *, grouped: bool = False, **arguments: str) -> Run:
+    return Run(ROOT / "launch" / name, tmp_path, grouped=grouped, **{**NEEDED.get(name, {}), **arguments})
 
 
 def node_of(launched: Run) -> Process:
@@ -43,9 +43,6 @@ def test_there_is_a_launch_file_for_one_camera_for_several_and_for_a_bag() -> No
 
 def test_every_argument_is_declared_once_described_and_used(path: Path, tmp_path: Path) -> None:
     launched = run(path.name, tmp_path)
-    for process in list(launched.processes):  # handlers use arguments, too
-        if process.words[0] == "gc-ros":
-            launched.end(process)
     names = [argument.name for argument in launched.declared]
     assert len(set(names)) == len(names)
     assert set(names) == stub.used
@@ -60,14 +57,48 @@ def test_choices_are_those_of_the_parameters_and_a_wrong_one_is_refused(path: Pa
     assert {"image_transport", "log_level"} <= {argument.name for argument in chosen}
     for argument in chosen:
         if argument.name in BY_NAME and BY_NAME[argument.name].choices:
-            assert tuple(argument.choices) == BY_NAME[argument.name].choices
+            assert tuple(c for c in argument.choices if c) == BY_NAME[argument.name].choices
         with pytest.raises(RuntimeError, match=argument.name):
             run(path.name, tmp_path, **{argument.name: "nonsense"})
-    switches = {argument.name for argument in run(path.name, tmp_path).declared if argument.default == "true"}
-    switches |= {
-        argument.name for argument in run(path.name, tmp_path).declared if argument.default == "false"
+
+
+def switches(launched: Run) -> list[str]:
+    return [argument.name for argument in launched.declared if argument.default in ("true", "false")]
+
+
+@pytest.mark.parametrize(
+    ("spelling", "means"),
+    [("True", True), ("1", True), ("on", True), ("FALSE", False), ("0", False), ("no", False)],
+)
+def test_a_switch_may_be_spelt_in_any_usual_way(
+    path: Path, spelling: str, means: bool, tmp_path: Path
+) -> None:
+    names = switches(run(path.name, tmp_path))
+    launched = run(path.name, tmp_path, autostart=spelling, **dict.fromkeys(names, spelling))
+    parameters = node_of(launched).parameters
+    for name in {"autostart", "use_sim_time", "build_only"} & {*names, "autostart"}:
+        assert parameters[name] is means, name
+    for name in [*names, "autostart"]:
+        with pytest.raises(RuntimeError, match=f'"{name}" is "perhaps"; it must be true or false'):
+            run(path.name, tmp_path, **{name: "perhaps"})
+
+
+def test_arguments_that_are_not_given_are_left_to_the_parameter_file(path: Path, tmp_path: Path) -> None:
+    given = {
+        "backend": "openvino",
+        "precision": "bf16",
+        "device": "cuda:1",
+        "mode": "step",
+        "autostart": "false",
     }
-    assert switches <= {argument.name for argument in chosen}, "true or false only"
+    assert not given.keys() & node_of(run(path.name, tmp_path)).parameters.keys()
+    parameters = node_of(run(path.name, tmp_path, **given)).parameters
+    assert {name: parameters[name] for name in given} == {**given, "autostart": False}
+
+
+def test_a_parameter_file_that_does_not_exist_is_refused(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"no parameter file /nowhere\.yaml"):
+        run(path.name, tmp_path, params_file="/nowhere.yaml")
 
 
 def test_every_parameter_handed_over_exists_in_the_node_and_is_legal(path: Path, tmp_path: Path) -> None:
@@ -95,17 +126,20 @@ def test_parameters_come_from_config_and_the_arguments_come_after_them(path: Pat
     assert (ROOT / "bundles" / "people" / "bundle.json").is_file()
 
 
-def test_the_fast_dds_profile_is_in_the_environment_of_every_process(path: Path, tmp_path: Path) -> None:
+def test_the_fast_dds_profile_reaches_our_processes_and_no_other(path: Path, tmp_path: Path) -> None:
     ours = str(ROOT / "config" / "fastdds.xml")
     assert Path(ours).is_file()
     for environment, arguments, expected in (
         ({}, {}, ours),
-        ({PROFILE: "/robot.xml"}, {}, "/robot.xml"),  # the robot's own is left in force
-        ({PROFILE: "/robot.xml"}, {"fastdds_profile": "/mine.xml"}, "/mine.xml"),
+        ({PROFILES[0]: "/robot.xml"}, {}, "/robot.xml"),  # the robot's own is left in force
+        ({PROFILES[1]: "/robot.xml"}, {}, "/robot.xml"),
+        ({PROFILES[0]: "/robot.xml"}, {"fastdds_profile": "/mine.xml"}, "/mine.xml"),
     ):
         launched = Run(path, tmp_path, environment, **{**NEEDED.get(path.name, {}), **arguments})
         assert launched.processes
-        assert {process.environment[PROFILE] for process in launched.processes} == {expected}
+        for process in launched.processes:
+            assert {process.environment[name] for name in PROFILES} == {expected}
+        assert launched.context.environment == environment, "what comes after is another's"
 
 
 def test_reading_a_launch_file_starts_nothing_and_asks_no_network(path: Path, tmp_path: Path) -> None:
@@ -122,7 +156,7 @@ def test_reading_a_launch_file_starts_nothing_and_asks_no_network(path: Path, tm
             elif isinstance(node, ast.ImportFrom):
                 names = [node.module or ""]
             for name in names:
-                allowed = {"launch", "launch_ros", "gc_ros", "re", "typing", "collections", "__future__"}
+                allowed = {"launch", "launch_ros", "gc_ros", "pathlib", "typing", "collections", "__future__"}
                 assert name.split(".")[0] in allowed, f"{source.name} imports {name}"
 
 
@@ -135,12 +169,45 @@ def test_a_live_node_is_respawned_unless_it_only_builds(name: str, tmp_path: Pat
     assert node_of(run(name, tmp_path)).parameters["build_only"] is False
 
 
-@pytest.mark.parametrize("name", ["activity.launch.py", "multi_camera.launch.py"])
-def test_a_build_that_fails_ends_the_launch_as_a_failure_and_a_node_that_dies_does_not(
-    name: str, tmp_path: Path
+LIVE = pytest.mark.parametrize("name", ["activity.launch.py", "multi_camera.launch.py"])
+ANYWHERE = pytest.mark.parametrize("grouped", [False, True], ids=["alone", "in a group"])
+
+
+@LIVE
+@ANYWHERE
+def test_a_node_that_dies_is_started_again_and_harms_nobody(name: str, grouped: bool, tmp_path: Path) -> None:
+    launched = run(name, tmp_path, grouped=grouped)
+    for code in (3, -9, 1, 0):
+        assert launched.end(node_of(launched), code)
+    assert f"__ns:={'/robot1' if grouped else '/'}" in node_of(launched).words
+
+
+@LIVE
+@ANYWHERE
+def test_wrong_use_is_not_tried_again_and_harms_nobody(name: str, grouped: bool, tmp_path: Path) -> None:
+    launched = run(name, tmp_path, grouped=grouped)
+    assert not launched.end(node_of(launched), 2)
+    assert not launched.context.is_shutdown
+    assert any("not started again" in line for line in launched.context.logged)
+
+
+@LIVE
+@ANYWHERE
+def test_without_respawn_a_failure_of_the_node_is_that_of_the_launch(
+    name: str, grouped: bool, tmp_path: Path
 ) -> None:
-    live, builder = run(name, tmp_path), run(name, tmp_path, build_only="true")
-    live.end(node_of(live), 3)  # it is respawned
+    launched = run(name, tmp_path, grouped=grouped, respawn="false")
+    launched.end(node_of(launched), 0)
+    with pytest.raises(RuntimeError, match="the node ended with exit code 3"):
+        launched.end(node_of(launched), 3)
+    with pytest.raises(RuntimeError, match="the node ended with exit code 2"):
+        launched.end(node_of(launched), 2)
+
+
+@LIVE
+@ANYWHERE
+def test_a_build_that_fails_ends_the_launch_as_a_failure(name: str, grouped: bool, tmp_path: Path) -> None:
+    builder = run(name, tmp_path, grouped=grouped, build_only="true")
     builder.end(node_of(builder), 0)
     with pytest.raises(RuntimeError, match="the build ended with exit code 3"):
         builder.end(node_of(builder), 3)
@@ -182,8 +249,9 @@ def test_cameras_that_cannot_be_are_refused_by_name(
         run("multi_camera.launch.py", tmp_path, **arguments)
 
 
-def test_a_bag_is_played_then_evaluated_then_all_ends(tmp_path: Path) -> None:
-    launched = run("bag.launch.py", tmp_path, rate="2.0", bundle="mine", out="report")
+@ANYWHERE
+def test_a_bag_is_played_then_evaluated_then_all_ends(grouped: bool, tmp_path: Path) -> None:
+    launched = run("bag.launch.py", tmp_path, grouped=grouped, rate="2.0", bundle="mine", out="report")
     node, play = launched.processes
     assert play.words == ["gc-ros", "play", "p3", "--topic", "/image", "--rate", "2.0", "--stamps", "bag"]
     assert node.respawn is False and node.parameters["exit_on_failure"] is True
@@ -197,7 +265,19 @@ def test_a_bag_is_played_then_evaluated_then_all_ends(tmp_path: Path) -> None:
     ]  # fmt: skip
     launched.end(evaluate)
     assert launched.context.is_shutdown
+    launched.end(node, 0)  # the shutdown ends it, and that asks for no second one
     launched.end(node, -2)  # what the shutdown does to it is no failure
+
+
+@pytest.mark.parametrize("first", ["the node", "the player", "ctrl-c"])
+def test_whatever_ends_first_the_launch_is_shut_down_once(first: str, tmp_path: Path) -> None:
+    launched = run("bag.launch.py", tmp_path, evaluate="False")
+    node, play = launched.processes
+    if first == "ctrl-c":
+        launched.context.is_shutdown = True
+    for process in (node, play) if first == "the node" else (play, node):
+        launched.end(process, -2 if first == "ctrl-c" else 0)
+    assert launched.context.is_shutdown and len(launched.processes) == 2
 
 
 def test_truth_and_the_least_accuracy_reach_the_evaluation(tmp_path: Path) -> None:
