@@ -25,11 +25,22 @@ except ImportError:  # Humble
 
 from gc_ros.media.images import Refusal, picture_of
 from gc_ros.node import graph, ros_messages
-from gc_ros.node.diagnostics import CameraFacts, Status, judge_camera
+from gc_ros.node.diagnostics import (
+    REFUSED_S,
+    RESETS_S,
+    STAMPS_S,
+    CameraFacts,
+    Recent,
+    Status,
+    judge_camera,
+)
 from gc_ros.node.results import Job, Results
 from gc_ros.node.ros_messages import CompressedImage, Image
-from gc_ros.recognition.recognizer import Recognizer
+from gc_ros.recognition.recognizer import Counters, Recognizer
 from trt_build.errors import ImageError
+
+# Resets that the images cause; the others are somebody's wish.
+_BREAKS_OF_STREAM = ("gap", "backward", "size change", "encoding change")
 
 
 class Camera:
@@ -53,8 +64,10 @@ class Camera:
         self._compressed = setting("image_transport") == "compressed"
         self._type: Any = CompressedImage if self._compressed else Image
         self._type_name = f"sensor_msgs/msg/{self._type.__name__}"
-        self._relative = f"{prefix}image/compressed" if self._compressed else f"{prefix}image"
-        self.topic = node.resolve_topic_name(self._relative)
+        raw = f"{prefix}image"
+        self._remap = f"{raw}/compressed" if self._compressed else raw  # the topic's name in a remapping
+        self._name = graph.compressed_topic(node, raw) if self._compressed else raw
+        self.topic = node.resolve_topic_name(self._name)
         self.results = Results(node, prefix, recognizer.info.model_id, setting, lambda: self.refused)
         self._subscription: Any = None
         self.enabled = True
@@ -64,9 +77,11 @@ class Camera:
         self._incompatible: str | None = None
         self._image_bytes = 0
         self.received = self.refused = self._zero_stamps = 0
-        self._reported = (0, 0)
         self.first_refusal: str | None = None
-        self._refusal_lately: str | None = None  # the first since the last report
+        self._lately = {"received": Recent(REFUSED_S), "refused": Recent(REFUSED_S)}
+        self._lately |= {name: Recent(STAMPS_S) for name in ("stamped", "repeated", "zero stamp")}
+        self._breaks: dict[str, Recent] = {}  # by reason
+        self._counts_before = recognizer.counters()
         self._epoch = recognizer.epoch
         self._stamps: deque[int] = deque(maxlen=60)
         self.failures_in_row = 0  # engine runs with this camera, touched by the inference thread
@@ -113,7 +128,7 @@ class Camera:
         self._stalled, self._incompatible = False, None
         self._subscription = self._node.create_subscription(
             self._type,
-            self._relative,
+            self._name,
             self._on_image,
             # rclpy writes overrides into the profile it is given: without a copy one camera's would be every other's.
             copy.copy(qos_profile_sensor_data),
@@ -144,6 +159,7 @@ class Camera:
         began = time.perf_counter()
         self._arrival = time.monotonic()
         self.received += 1
+        self._lately["received"].add()
         self._image_bytes = len(message.data)
         if self._stalled:
             self._stalled = False
@@ -151,6 +167,10 @@ class Camera:
         picture = picture_of(message, compressed=self._compressed)
         if isinstance(picture, Refusal):
             self._refuse(picture.reason)
+            return
+        wrong_stamp = ros_messages.refuse_stamp(message.header.stamp)
+        if wrong_stamp:
+            self._refuse(wrong_stamp)
             return
         stamp_ns = self._stamp(message)
         encoding = message.format if self._compressed else message.encoding
@@ -165,8 +185,8 @@ class Camera:
         if self.recognizer.epoch != self._epoch:
             self._after_reset(stamp_ns)
         self._stamps.append(stamp_ns)
-        self.results.watch(picture, stamp_ns)
         if window is not None:
+            self.results.watch(picture, stamp_ns)  # a result may be about this very frame, and about no other
             self._submit(self.name, Job(window, decode_s, began))
 
     def _stamp(self, message: Any) -> int:
@@ -178,13 +198,14 @@ class Camera:
                 f"images on {self.topic} have no stamp; their arrival time is used"
             )
         self._zero_stamps += 1
+        self._lately["zero stamp"].add()
         # Under simulated time without /clock the node's clock stands at zero.
         return int(self._node.get_clock().now().nanoseconds) or time.time_ns()
 
     def _refuse(self, reason: str) -> None:
         self.refused += 1
         self.first_refusal = self.first_refusal or reason
-        self._refusal_lately = self._refusal_lately or reason
+        self._lately["refused"].add(remark=reason)
         self._node.get_logger().warning(
             f"image on {self.topic} dropped: {reason}", throttle_duration_sec=10.0
         )
@@ -220,23 +241,22 @@ class Camera:
         """Level, message and values of this camera, asked once a second."""
         silent = self._silent_s()
         publishers, elsewhere = graph.Publishers(), []
-        # The graph is asked only when the camera is silent.
-        if silent is not None and silent > self._setting("stall_timeout_s"):
+        stalled = silent is not None and silent > self._setting("stall_timeout_s")
+        # Asking who they are costs more than counting them.
+        if stalled or (self._running and self._node.count_publishers(self.topic) > 1):
             publishers = graph.publishers_of(self._node, self.topic, self._type_name)
             # The middleware's event tells too, but only once: the graph tells what is so now.
-            if self._incompatible is None and not publishers.reliable_enough:
+            if stalled and self._incompatible is None and not publishers.reliable_enough:
                 self._incompatible = "RELIABILITY"
-            if not publishers.fitting:
+            if stalled and not publishers.fitting:
                 elsewhere = graph.topics_of(self._node, self._type_name)
-        counts = self.recognizer.counters()
-        received_before, refused_before = self._reported
-        self._reported = (self.received, self.refused)
-        refusal_lately, self._refusal_lately = self._refusal_lately, None
+        counts = self._note_counts()
+        lately = self._lately
         period = self.recognizer.camera_period_s
         latencies = self.results.latencies
         facts = CameraFacts(
             topic=self.topic,
-            remap=self._relative,
+            remap=self._remap,
             type_name=self._type_name,
             active=self._running,
             enabled=self.enabled,
@@ -249,10 +269,15 @@ class Camera:
             stall_timeout_s=self._setting("stall_timeout_s"),
             received=self.received,
             refused=self.refused,
-            refused_lately=self.refused - refused_before,
-            received_lately=self.received - received_before,
             first_refusal=self.first_refusal,
-            refusal_lately=refusal_lately,
+            refused_lately=lately["refused"].count,
+            received_lately=lately["received"].count,
+            refusal_lately=lately["refused"].remark,
+            stamped_lately=lately["stamped"].count,
+            repeated_lately=lately["repeated"].count,
+            zero_stamps_lately=lately["zero stamp"].count,
+            breaks_lately={reason: breaks.count for reason, breaks in self._breaks.items()},
+            publisher_names=publishers.nodes,
             rate_hz=1 / period if period and not self._stalled else None,
             lost_share=lost_share(list(self._stamps)),
             image_bytes=self._image_bytes,
@@ -260,7 +285,8 @@ class Camera:
             warmup=self.recognizer.warmup,
             zero_stamps=self._zero_stamps,
             waiting_for_clock=waiting_for_clock,
-            age_s=latencies.last("age"),
+            age_s=self.results.age.remark,
+            unpublished=self.results.unpublished.remark,
             max_age_s=self._setting("max_age_s"),
             counts={
                 "images sampled": counts.frames_sampled,
@@ -272,6 +298,18 @@ class Camera:
             latency=latencies.values("age", "decode", "preprocess", "queue", "inference"),
         )
         return judge_camera(facts)
+
+    def _note_counts(self) -> Counters:
+        """The recogniser's counts; what is new since the last report goes into the windows of the conditions."""
+        now = self.recognizer.counters()
+        before, self._counts_before = self._counts_before, now
+        self._lately["stamped"].add(now.frames_received - before.frames_received)
+        self._lately["repeated"].add(now.dropped.get("duplicate", 0) - before.dropped.get("duplicate", 0))
+        for reason, n in now.resets.items():
+            if reason in _BREAKS_OF_STREAM:
+                breaks = self._breaks.setdefault(reason, Recent(RESETS_S))
+                breaks.add(n - before.resets.get(reason, 0))
+        return now
 
 
 def lost_share(stamps: list[int]) -> float | None:

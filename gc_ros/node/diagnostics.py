@@ -1,20 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """What /diagnostics says: facts in, level and text out. No ROS import, so every sentence has its test without ROS.
 
-A node that is silent must say why, and what to type. The first sentence that applies is the message; all figures
-are in the values whatever the message says.
+A node that is silent must say why, and what to type. Each condition is judged over a window of its own, so that it
+ends when its cause does and hides no other. The worst that holds now is the message, the first of several as bad; the
+others are in the value `also`, and all figures are in the values whatever the message says.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 OK, WARN, ERROR = 0, 1, 2
 SHM_SEGMENT = 500_000  # bytes; what Fast DDS's default shared-memory segment of 512 KiB can hold
+
+
+STAMPS_S = 5.0  # windows of the conditions, seconds: what is wrong with the images' stamps,
+REFUSED_S = 5.0  # images that are refused,
+RESETS_S = 10.0  # breaks in the stream,
+AGE_S = 5.0  # the age of results, and results that cannot be published
+_REPEATED = 0.1  # share of the images whose stamp came already that is no accident
+_BREAKS = 3  # breaks within their window that are no accident
 
 
 @dataclass(frozen=True)
@@ -44,10 +55,15 @@ class CameraFacts:
     stall_timeout_s: float = 2.0
     received: int = 0
     refused: int = 0
-    refused_lately: int = 0  # since the last report
-    received_lately: int = 0
     first_refusal: str | None = None
-    refusal_lately: str | None = None  # the first reason since the last report
+    refused_lately: int = 0  # within REFUSED_S, and
+    received_lately: int = 0  # of so many images
+    refusal_lately: str | None = None  # the newest reason
+    stamped_lately: int = 0  # images that reached the recogniser within STAMPS_S
+    repeated_lately: int = 0  # of these, with a stamp that came already
+    zero_stamps_lately: int = 0
+    breaks_lately: Mapping[str, int] = field(default_factory=dict)  # by reason, within RESETS_S
+    publisher_names: Sequence[str] = ()  # nodes, where more than one publishes
     rate_hz: float | None = None  # by the image stamps
     lost_share: float | None = None  # of the images, judged by their stamps
     image_bytes: int = 0
@@ -55,16 +71,24 @@ class CameraFacts:
     warmup: tuple[int, int] = (0, 0)
     zero_stamps: int = 0
     waiting_for_clock: bool = False
-    age_s: float | None = None  # of the newest result
+    age_s: float | None = None  # of the newest result within AGE_S
+    unpublished: str | None = None  # why a result within AGE_S could not be published
     max_age_s: float = 0.0
     counts: Mapping[str, int] = field(default_factory=dict)
     latency: Mapping[str, str] = field(default_factory=dict)
 
 
+Condition = tuple[int, str]  # level and message
+
+
 def judge_camera(f: CameraFacts) -> Status:
     """Level, message and values of one camera."""
-    level, message = _camera_message(f)
+    holding = _conditions(f)
+    # max takes the first of several as bad.
+    worst = max(holding, key=lambda condition: condition[0])
+    also = [message for level, message in holding if level > OK and message != worst[1]]
     values = {
+        "also": "; ".join(also) or "none",
         "topic": f.topic,
         "images received": str(f.received),
         "images refused": str(f.refused),
@@ -76,54 +100,100 @@ def judge_camera(f: CameraFacts) -> Status:
         **{name: str(count) for name, count in f.counts.items()},
         **f.latency,
     }
-    return Status(level, message, values)
+    return Status(*worst, values)
 
 
-def _camera_message(f: CameraFacts) -> tuple[int, str]:
+def _conditions(f: CameraFacts) -> list[Condition]:
+    """All that hold now."""
     if not f.active:
-        return OK, "not active"
+        return [(OK, "not active")]
     if not f.enabled:
-        return OK, "disabled by ~/enable"
+        return [(OK, "disabled by ~/enable")]
     stalled = f.silent_s is not None and f.silent_s > f.stall_timeout_s
-    if stalled and not f.publishers and f.other_types:
-        return (
-            ERROR,
-            f"{f.topic} is published as {', '.join(f.other_types)}, this node needs {f.type_name}{_hint(f)}",
+    holding = [_silence(f)] if stalled else [*_images(f), *_stamps(f), *_results(f)]
+    if f.waiting_for_clock:
+        holding.append(
+            (WARN, "use_sim_time is set but nothing publishes /clock; running on the images' stamps")
         )
-    if f.incompatible_policy and stalled:
+    n, T = f.warmup
+    if n < T:
+        holding.append((OK, f"warming up, {n} of {T}"))
+    holding.append((OK, "running" if f.rate_hz is None else f"running at {f.rate_hz:.1f} Hz"))
+    return holding
+
+
+def _silence(f: CameraFacts) -> Condition:
+    """Why no image comes."""
+    if not f.publishers and f.other_types:
+        types = ", ".join(f.other_types)
+        return ERROR, f"{f.topic} is published as {types}, this node needs {f.type_name}{_hint(f)}"
+    if f.incompatible_policy:
         policy = f.incompatible_policy.lower()
         fix = {"reliability": "best_effort", "durability": "volatile"}.get(policy, "system_default")
         return ERROR, (
             f"a publisher on {f.topic} does not offer the QoS {policy} this node asks for; "
             f"start the node with -p {f.qos_parameter}{policy}:={fix}"
         )
-    if stalled and not f.publishers:
+    if not f.publishers:
         return WARN, f"no publisher on {f.topic}{_hint(f)}"
-    if stalled:
-        text = f"no image on {f.topic} for {f.silent_s:.1f} s, though {f.publishers} publisher(s) are matched"
-        return WARN, text + ("" if f.big_segment else _segment_hint())
-    if f.received_lately and f.refused_lately == f.received_lately:
-        return ERROR, f"every image is refused: {f.refusal_lately}"
-    if f.refused_lately:
-        return WARN, f"{f.refused_lately} of {f.received_lately} images refused: {f.refusal_lately}"
-    if f.lost_share is not None and f.lost_share > 0.3 and f.image_bytes > SHM_SEGMENT and not f.big_segment:
-        return WARN, f"about {f.lost_share:.0%} of the images are lost on the way{_segment_hint()}"
-    if f.waiting_for_clock:
-        return WARN, "use_sim_time is set but nothing publishes /clock; running on the images' stamps"
-    if f.zero_stamps:
-        return (
+    text = f"no image on {f.topic} for {f.silent_s:.1f} s, though {f.publishers} publisher(s) are matched"
+    return WARN, text + ("" if f.big_segment else _segment_hint())
+
+
+def _images(f: CameraFacts) -> Iterator[Condition]:
+    """What is wrong with the images that come."""
+    if f.refused_lately and f.refused_lately >= f.received_lately:
+        yield ERROR, f"every image is refused: {f.refusal_lately}"
+    elif f.refused_lately:
+        yield WARN, f"{f.refused_lately} of {f.received_lately} images refused: {f.refusal_lately}"
+    if len(f.publisher_names) > 1:
+        yield (
             WARN,
-            f"{f.zero_stamps} images had no stamp, their arrival time was used; let the driver fill header.stamp",
+            (
+                f"{len(f.publisher_names)} publishers on {f.topic} ({', '.join(sorted(f.publisher_names)[:5])}); their "
+                "images end up in one window: stop all but one, or remap"
+            ),
         )
+    if f.lost_share is not None and f.lost_share > 0.3 and f.image_bytes > SHM_SEGMENT and not f.big_segment:
+        yield WARN, f"about {f.lost_share:.0%} of the images are lost on the way{_segment_hint()}"
+
+
+def _stamps(f: CameraFacts) -> Iterator[Condition]:
+    """What is wrong with the images' stamps."""
+    if f.repeated_lately > _REPEATED * f.stamped_lately:
+        yield (
+            WARN,
+            (
+                f"{f.repeated_lately} of {f.stamped_lately} images dropped, their stamp came already; "
+                "let the driver fill header.stamp"
+            ),
+        )
+    if f.zero_stamps_lately:
+        yield (
+            WARN,
+            (
+                f"{f.zero_stamps_lately} images had no stamp, their arrival time was used; "
+                "let the driver fill header.stamp"
+            ),
+        )
+    breaks = sum(f.breaks_lately.values())
+    if breaks >= _BREAKS:
+        reasons = ", ".join(f"{reason} {n}" for reason, n in f.breaks_lately.items() if n)
+        yield WARN, f"the window started again {breaks} times in {RESETS_S:.0f} s ({reasons})"
+
+
+def _results(f: CameraFacts) -> Iterator[Condition]:
+    """What is wrong with the results."""
+    if f.unpublished:
+        yield ERROR, f"results cannot be published: {f.unpublished}"
     if f.max_age_s and f.age_s is not None and f.age_s > f.max_age_s:
-        return WARN, (
-            f"results are {f.age_s:.1f} s old by this clock (max_age_s {f.max_age_s:g}); "
-            "for a bag set use_sim_time and play with --clock, or set max_age_s:=0"
+        yield (
+            WARN,
+            (
+                f"results are {f.age_s:.1f} s old by this clock (max_age_s {f.max_age_s:g}); "
+                "for a bag set use_sim_time and play with --clock, or set max_age_s:=0"
+            ),
         )
-    n, T = f.warmup
-    if n < T:
-        return OK, f"warming up, {n} of {T}"
-    return OK, "running" if f.rate_hz is None else f"running at {f.rate_hz:.1f} Hz"
 
 
 def _hint(f: CameraFacts) -> str:
@@ -171,6 +241,38 @@ def judge_engine(f: EngineFacts) -> Status:
     return Status(OK, f.state, values)
 
 
+class Recent:
+    """What happened within the last `window_s` seconds of the steady clock: how often, and the newest remark."""
+
+    def __init__(self, window_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._window_s, self._clock = window_s, clock
+        self._happened: deque[tuple[float, int, Any]] = deque()
+
+    def add(self, times: int = 1, remark: Any = None) -> None:
+        """It has happened, so many times."""
+        if times:
+            self._happened.append((self._clock(), times, remark))
+        self._forget()
+
+    @property
+    def count(self) -> int:
+        """How often it has happened."""
+        self._forget()
+        return sum(times for _, times, _ in tuple(self._happened))
+
+    @property
+    def remark(self) -> Any:
+        """What was last said about it, or None."""
+        self._forget()
+        newest = tuple(self._happened)[-1:]
+        return newest[0][2] if newest else None
+
+    def _forget(self) -> None:
+        oldest = self._clock() - self._window_s
+        while self._happened and self._happened[0][0] < oldest:
+            self._happened.popleft()
+
+
 class Latencies:
     """The last results' times by stage, as percentiles; n/a before the first."""
 
@@ -183,11 +285,6 @@ class Latencies:
         for stage, value in seconds.items():
             if value == value:
                 self._stages.setdefault(stage, deque(maxlen=self._kept)).append(value)
-
-    def last(self, stage: str) -> float | None:
-        """The newest time of a stage in seconds, None before the first."""
-        values = self._stages.get(stage)
-        return values[-1] if values else None
 
     def values(self, *stages: str) -> dict[str, str]:
         """`{stage} ms p50/p99` of each stage."""

@@ -17,13 +17,26 @@ from rclpy.utilities import get_rmw_implementation_identifier
 class Publishers:
     """Who publishes a topic.
 
-    fitting: how many do so with the wanted type. other_types: types of the others. reliable_enough: whether any of the
-    fitting ones offers the reliability that the node asks for, or there is none.
+    fitting: how many do so with the wanted type. nodes: their nodes' names. other_types: types of the others.
+    reliable_enough: whether any of the fitting ones offers the reliability that the node asks for, or there is none.
     """
 
     fitting: int = 0
+    nodes: Sequence[str] = ()
     other_types: Sequence[str] = ()
     reliable_enough: bool = True
+
+
+def compressed_topic(node: LifecycleNode, name: str) -> str:
+    """The name to subscribe to for the compressed images of the topic `name`.
+
+    As image_transport has it: what `name` is after remapping, plus /compressed; a remapping of `name`/compressed
+    itself comes first.
+    """
+    own = f"{name}/compressed"
+    if node.resolve_topic_name(own) != node.resolve_topic_name(own, only_expand=True):
+        return own
+    return f"{node.resolve_topic_name(name)}/compressed"
 
 
 def publishers_of(node: LifecycleNode, topic: str, type_name: str) -> Publishers:
@@ -32,6 +45,7 @@ def publishers_of(node: LifecycleNode, topic: str, type_name: str) -> Publishers
     fitting = [info for info in infos if info.topic_type == type_name]
     return Publishers(
         fitting=len(fitting),
+        nodes=[f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in fitting],
         other_types=sorted({info.topic_type for info in infos} - {type_name}),
         reliable_enough=not fitting or any(_offers_enough(node, topic, info) for info in fitting),
     )

@@ -22,6 +22,7 @@ from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import SetBool, Trigger
 
+from gc_ros.node import ros_messages
 from gc_ros.node.camera import Camera
 from gc_ros.node.diagnostics import EngineFacts, judge_engine
 from gc_ros.node.inference import Inference
@@ -254,13 +255,14 @@ class ActivityRecognition(LifecycleNode):
             last_error=self._last_error,
             busy_s=self._inference.busy_s if self._inference else 0.0,
         )
-        name = self.get_name()
+        name = self.get_fully_qualified_name().lstrip("/")
         message = DiagnosticArray()
-        message.header.stamp = self.get_clock().now().to_msg()
+        message.header.stamp = ros_messages.to_time(int(self.get_clock().now().nanoseconds))
         message.status = [to_diagnostic(f"{name}: engine", facts.model_id, judge_engine(facts))]
         for camera in self._cameras:
             label = f"{name}: camera {camera.name}".rstrip()
-            message.status.append(to_diagnostic(label, facts.model_id, camera.diagnose(waiting_for_clock)))
+            status = camera.diagnose(waiting_for_clock)
+            message.status.append(to_diagnostic(label, camera.name or camera.topic, status))
         self._diagnostics.publish(message)
 
     def _on_clock_back(self, jump: Any) -> None:

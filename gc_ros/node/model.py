@@ -58,7 +58,7 @@ class Model:
             # A build takes minutes; a node that is silent for so long looks dead.
             say=lambda line: node.get_logger().info(f"building the engine: {line}"),
         )
-        self._label_info = node.create_publisher(gc_msg.LabelInfo, "~/label_info", ros_messages.LATCHED)
+        self._label_info = node.create_publisher(gc_msg.LabelInfo, "~/label_info", ros_messages.latched(1))
         try:
             # The first run allocates and tunes: better now than with the first window.
             self.engine.run(zeros(self.engine.inputs, self.engine.batch))

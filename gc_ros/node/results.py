@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,8 @@ from rclpy.lifecycle import LifecycleNode
 
 from gc_ros.media.images import Picture
 from gc_ros.node import foxglove, ros_messages
-from gc_ros.node.diagnostics import Latencies
-from gc_ros.node.ros_messages import LATCHED, CompressedImage, Image, gc_msg
+from gc_ros.node.diagnostics import AGE_S, Latencies, Recent
+from gc_ros.node.ros_messages import CompressedImage, Image, gc_msg
 from gc_ros.recognition import overlay
 from gc_ros.recognition.activity import Activity
 from gc_ros.recognition.intake import Window
@@ -55,7 +56,7 @@ class Results:
         self._node, self._model_id, self._setting, self._refused = node, model_id, setting, refused
         self._publishers: list[Any] = []
         self._activity = self._create(gc_msg.Activity, f"~/{prefix}activity", 10)
-        self._events = self._create(gc_msg.ActivityEvent, f"~/{prefix}events", LATCHED)
+        self._events = self._create(gc_msg.ActivityEvent, f"~/{prefix}events", ros_messages.latched(10))
         self._debug = self._create(Image, f"~/{prefix}debug/image", 1)
         self._debug_jpeg = self._create(CompressedImage, f"~/{prefix}debug/image/compressed", 1)
         # Published where the package of their message is installed.
@@ -66,6 +67,8 @@ class Results:
         self._watched: OrderedDict[int, tuple[np.ndarray, bool]] = OrderedDict()
         self._banner = overlay.Banner()
         self.latencies = Latencies()
+        self.age = Recent(AGE_S)  # the newest remark is the age of the newest result, seconds
+        self.unpublished = Recent(AGE_S)
         self.frame_id = ""  # of the newest image
 
     def _create(self, message_type: Any, topic: str, qos: Any) -> Any:
@@ -83,6 +86,24 @@ class Results:
 
     def publish(self, activity: Activity, job: Job, began: float) -> None:
         """All messages of a result. began: time.perf_counter before its first engine call."""
+        with self._guarded():
+            self._publish(activity, job, began)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """What cannot be published costs itself alone, and is said."""
+        try:
+            yield
+        except Exception as error:
+            if not self._node.context.ok():  # the process ends: nobody can be told
+                return
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            self.unpublished.add(remark=reason)
+            self._node.get_logger().error(
+                f"a result cannot be published: {reason}", throttle_duration_sec=10.0
+            )
+
+    def _publish(self, activity: Activity, job: Job, began: float) -> None:
         queue_s = began - job.began
         now_ns = int(self._node.get_clock().now().nanoseconds)
         age_s = (now_ns - activity.stamp_ns) / NS if now_ns else math.nan
@@ -101,6 +122,7 @@ class Results:
         self.publish_events(activity.events, activity.stamp_ns)
         if self._classification is not None:
             self._classification.publish(ros_messages.to_classification(activity, self.frame_id))
+        self.age.add(remark=age_s)
         self.latencies.add(
             age=age_s,
             decode=job.decode_s,
@@ -116,11 +138,10 @@ class Results:
 
     def publish_events(self, events: list[ActivityEvent], decided_ns: int | None) -> None:
         """Onsets and offsets. decided_ns: stamp of the frame that decided them; None: each event's own."""
-        if not self._node.context.ok():  # the process ends: nobody can be told
-            return
         for event in events:
             decided = event.stamp_ns if decided_ns is None else decided_ns
-            self._events.publish(ros_messages.to_event(event, decided, self.frame_id, self._model_id))
+            with self._guarded():
+                self._events.publish(ros_messages.to_event(event, decided, self.frame_id, self._model_id))
         if events:
             self._banner.add(events, decided)
 
@@ -131,8 +152,8 @@ class Results:
         return bool(self._debug.get_subscription_count() or self._debug_jpeg.get_subscription_count())
 
     def watch(self, picture: Picture, stamp_ns: int) -> None:
-        """Keep an image for the overlay while somebody subscribes to it."""
-        if not picture.ready or not self._debug_wanted:
+        """Keep the image of a result that is due, for the overlay, while somebody subscribes to it."""
+        if not self._debug_wanted:
             return
         self._watched[stamp_ns] = (picture.pixels(), picture.bgr)
         while len(self._watched) > _WATCHED:

@@ -39,15 +39,28 @@ except ImportError as error:
         "source install/setup.bash after colcon build, or run `make env` and . .venv/bin/activate"
     ) from None
 
-# Reliable, and a late subscriber gets the last messages.
-LATCHED = QoSProfile(
-    depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
-)
+_SECONDS = (-(2**31), 2**31 - 1)  # what builtin_interfaces/Time can hold
+
+
+def latched(depth: int) -> QoSProfile:
+    """Reliable, and a late subscriber gets the last `depth` messages."""
+    return QoSProfile(
+        depth=depth, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+    )
 
 
 def to_time(stamp_ns: int) -> Time:
-    """Stamp of int nanoseconds as builtin_interfaces/Time."""
+    """Stamp of int nanoseconds as builtin_interfaces/Time; the nearest there is where it holds none so far away."""
+    low, high = _SECONDS
+    stamp_ns = min(max(stamp_ns, low * NS), high * NS + NS - 1)
     return Time(sec=stamp_ns // NS, nanosec=stamp_ns % NS)
+
+
+def refuse_stamp(stamp: Time) -> str | None:
+    """Why a stamp is none, or None."""
+    if stamp.nanosec >= NS:
+        return f"stamp with {stamp.nanosec} nanoseconds, a second has {NS}; let the driver fill header.stamp"
+    return None
 
 
 def to_ns(stamp: Time) -> int:

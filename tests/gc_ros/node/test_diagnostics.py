@@ -15,6 +15,7 @@ from gc_ros.node.diagnostics import (
     CameraFacts,
     EngineFacts,
     Latencies,
+    Recent,
     judge_camera,
     judge_engine,
 )
@@ -57,7 +58,7 @@ GOOD = CameraFacts(
         ({"silent_s": 9.0, "publishers": 1}, WARN, "no image on /image for 9.0 s"),
         ({"silent_s": 9.0, "publishers": 1, "big_segment": False}, WARN, "FASTRTPS_DEFAULT_PROFILES_FILE"),
         (
-            {"refused_lately": 30, "first_refusal": "step 9", "refusal_lately": "step 3"},
+            {"refused_lately": 30, "first_refusal": "step 9", "refusal_lately": "step 3", "warmup": (0, 8)},
             ERROR,
             "every image is refused: step 3",
         ),
@@ -73,7 +74,22 @@ GOOD = CameraFacts(
         ),
         ({"lost_share": 0.8, "image_bytes": 921600}, OK, "running"),
         ({"waiting_for_clock": True}, WARN, "/clock"),
-        ({"zero_stamps": 3}, WARN, "3 images had no stamp"),
+        ({"zero_stamps": 3}, OK, "running"),
+        ({"zero_stamps_lately": 3}, WARN, "3 images had no stamp"),
+        (
+            {"stamped_lately": 52, "repeated_lately": 51},
+            WARN,
+            "51 of 52 images dropped, their stamp came already",
+        ),
+        ({"stamped_lately": 52, "repeated_lately": 1}, OK, "running"),
+        ({"breaks_lately": {"gap": 2}}, OK, "running"),
+        (
+            {"breaks_lately": {"gap": 2, "backward": 3}},
+            WARN,
+            "the window started again 5 times in 10 s (gap 2, backward 3)",
+        ),
+        ({"publishers": 2, "publisher_names": ["/b", "/a"]}, WARN, "2 publishers on /image (/a, /b)"),
+        ({"unpublished": "no"}, ERROR, "results cannot be published: no"),
         ({"age_s": 9.0, "max_age_s": 5.0}, WARN, "max_age_s:=0"),
         ({"age_s": 9.0, "max_age_s": 0.0}, OK, "running"),
     ],
@@ -93,9 +109,34 @@ def test_the_engine_says_why_it_does_not_run() -> None:
     assert row.level == ERROR and "2 failed runs in a row: not finite" in row.message
 
 
+def test_the_worst_that_holds_is_the_message_and_the_others_are_said_too() -> None:
+    both = replace(
+        GOOD, zero_stamps_lately=1, refused_lately=30, refusal_lately="step 3", waiting_for_clock=True
+    )
+    status = judge_camera(both)
+    assert (status.level, status.message) == (ERROR, "every image is refused: step 3")
+    assert "1 images had no stamp" in status.values["also"] and "/clock" in status.values["also"]
+    assert judge_camera(GOOD).values["also"] == "none"
+
+
+def test_what_happened_lately_is_forgotten_after_its_window() -> None:
+    now = 0.0
+    recent = Recent(5.0, lambda: now)
+    assert (recent.count, recent.remark) == (0, None)
+    recent.add(remark="first")
+    now = 3.0
+    recent.add(2, "second")
+    assert (recent.count, recent.remark) == (3, "second")
+    recent.add(0, "nothing")
+    now = 7.0
+    assert (recent.count, recent.remark) == (2, "second")
+    now = 8.1
+    assert (recent.count, recent.remark) == (0, None)
+
+
 def test_latencies_say_na_before_the_first_and_leave_nan_out() -> None:
     latencies = Latencies()
-    assert latencies.values("age")["age ms p50 / p99"] == "n/a" and latencies.last("age") is None
+    assert latencies.values("age")["age ms p50 / p99"] == "n/a"
     latencies.add(age=float("nan"), queue=0.002)
     latencies.add(age=0.010, queue=0.002)
     assert latencies.values("age", "queue") == {
