@@ -24,8 +24,9 @@ STAMPS_S = 5.0  # windows of the conditions, seconds: what is wrong with the ima
 REFUSED_S = 5.0  # images that are refused,
 RESETS_S = 10.0  # breaks in the stream,
 AGE_S = 5.0  # the age of results, and results that cannot be published
-_REPEATED = 0.1  # share of the images whose stamp came already that is no accident
-_BREAKS = 3  # breaks within their window that are no accident
+# Within their windows, what is no accident: stamps that came already, at least so many and that share of the images,
+_REPEATED, _REPEATED_SHARE = 3, 0.1
+_BREAKS = 6  # and breaks
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def _images(f: CameraFacts) -> Iterator[Condition]:
 
 def _stamps(f: CameraFacts) -> Iterator[Condition]:
     """What is wrong with the images' stamps."""
-    if f.repeated_lately > _REPEATED * f.stamped_lately:
+    if f.repeated_lately >= _REPEATED and f.repeated_lately > _REPEATED_SHARE * f.stamped_lately:
         yield (
             WARN,
             (
