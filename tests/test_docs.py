@@ -27,17 +27,20 @@ def sentences(path: Path, functions: set[str]) -> list[str]:
                     text = "|".join(p.value if isinstance(p, ast.Constant) else "" for p in node.values)
                     sentence = text.split(";")[0]  # what follows is advice
                     found.append(max(re.split(r"\|| \(", sentence), key=len))
-                elif isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple):
-                    text = node.value.elts[1]
-                    if isinstance(text, ast.Constant):
-                        found.append(str(text.value))
+                elif isinstance(node, ast.Tuple) and len(node.elts) == 2:  # a level and its message
+                    text = node.elts[1]
+                    if isinstance(text, ast.Constant) and isinstance(text.value, str):
+                        found.append(text.value)
     return [text.split(";")[0].strip(" ,:") for text in found if len(text) > 8]
+
+
+CONDITIONS = {"_conditions", "_silence", "_images", "_stamps", "_results", "judge_engine"}
 
 
 def test_every_diagnostic_sentence_has_its_row_in_troubleshooting() -> None:
     table = (ROOT / "docs" / "node.md").read_text().split("## Troubleshooting")[1]
-    diagnostics = sentences(ROOT / "gc_ros" / "node" / "diagnostics.py", {"_camera_message", "judge_engine"})
-    assert len(diagnostics) >= 10
+    diagnostics = sentences(ROOT / "gc_ros" / "node" / "diagnostics.py", CONDITIONS)
+    assert len(diagnostics) >= 19
     running = {"running at"}  # nothing to do
     for text in set(diagnostics) - running:
         assert text in table, text

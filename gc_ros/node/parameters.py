@@ -106,15 +106,15 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "cameras",
         ("",),
-        "Names of the cameras, each with topics of its own (front: front/image, ~/front/activity), a window and "
-        'a state; one engine runs them as one batch. [""]: one camera, topics without a name.',
+        "Names of the cameras. Each has topics of its own (front: front/image, ~/front/activity), a window and a "
+        'state; one engine runs them as one batch. [""]: one camera, topics without a name.',
         "unconfigured",
     ),
     Parameter(
         "mode",
         "auto",
-        "Way through time: window computes all frames of a window anew, step one frame with carried state; "
-        "auto: the bundle's default.",
+        "How frames become results: window computes all frames of a window for each, step one new frame with carried "
+        "state; auto: the bundle's default.",
         "unconfigured",
         choices=("auto", "window", "step"),
     ),
@@ -136,15 +136,15 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "engine_policy",
         "rebuild",
-        "When no TensorRT engine in the bundle fits this GPU, version, graph and precision; rebuild: build it while "
-        "configuring, which takes minutes; refuse: do not configure, say what to run.",
+        "What to do where no TensorRT engine in the bundle fits this GPU, version, graph and precision. rebuild: build "
+        "it while configuring, which takes minutes; refuse: do not configure, say what to run.",
         "unconfigured",
         choices=("rebuild", "refuse"),
     ),
     Parameter(
         "build_only",
         False,
-        "Open the engine that these parameters ask for, building it where it is missing, and exit: 0, or 3 on failure.",
+        "Open the engine that these parameters ask for, build it where it is missing, and exit: 0, or 3 on failure.",
         "never",
     ),
     Parameter(
@@ -207,7 +207,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "smoothing_tau_s",
         _SMOOTHING.tau_s,
         "Time constant of the smoothing of the scores that events are made from. Seconds; 0: none. A change of this or "
-        "of the three below resets nothing: what is smoothed, on or about to be is judged by the new values.",
+        "of the three below resets nothing; the new values hold from the next result on.",
         "at once",
         0.0,
         60.0,
@@ -223,7 +223,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "offset_threshold",
         _SMOOTHING.offset,
-        "Smoothed score below which it ends; not above onset_threshold.",
+        "Smoothed score below which an activity ends; not above onset_threshold.",
         "at once",
         0.0,
         1.0,
