@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the node costs besides the engine, beside a bare rclpy node that answers each image with an empty message.
+"""The cost of the node without its engine, against a bare rclpy node that answers each image with an empty message.
 
 Latency: from `publish` of an image to the receipt of its message, less the engine's own time. CPU: of the process a
 camera frame, less the engine's (one thread). A result for every frame, and at 8 Hz as models usually sample.

@@ -24,9 +24,9 @@ STAMPS_S = 5.0  # windows of the conditions, seconds: what is wrong with the ima
 REFUSED_S = 5.0  # images that are refused,
 RESETS_S = 10.0  # breaks in the stream,
 AGE_S = 5.0  # the age of results, and results that cannot be published
-# Within their windows, what is no accident: stamps that came already, at least so many and that share of the images,
+# Fewer than these, within their windows, are accidents: images whose stamp came already, their share, and breaks.
 _REPEATED, _REPEATED_SHARE = 3, 0.1
-_BREAKS = 6  # and breaks
+_BREAKS = 6
 
 
 @dataclass(frozen=True)

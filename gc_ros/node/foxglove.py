@@ -26,10 +26,11 @@ def annotations_type() -> Any:
 
 
 def to_annotations(activity: Activity, stamp: Any, event: ActivityEvent | None = None) -> Any:
-    """A box a glimpse, as thick as the share that the workers take from it, with its number and that share; the
-    label and its score, and an event, as text.
+    """The result as foxglove_msgs/ImageAnnotations.
 
-    stamp: of the newest frame, builtin_interfaces/Time, so that Foxglove draws on that very frame.
+    Each glimpse is a box whose lines are the thicker the more the workers take from it, with its number and that share;
+    the label with its score, and an event, are text. stamp: builtin_interfaces/Time of the newest frame, so that
+    Foxglove draws on that very frame.
     """
     from foxglove_msgs.msg import Color, ImageAnnotations, Point2, PointsAnnotation, TextAnnotation
 

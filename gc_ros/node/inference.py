@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inference beside the executor: a thread with one slot a camera, and the engine with all cameras on it.
+"""The inference thread: one slot a camera, and the engine that all cameras share.
 
 What arrives while a call runs replaces what waits. So the image callback never waits, the newest window wins, and the
 age of a result stays bounded by one inference.
@@ -21,8 +21,8 @@ from trt_build.engine import Engine
 class InferenceThread:
     """A thread that calls `work` with everything that waits, the newest item of each key.
 
-    work: gets {key: item}. Where it returns True it is not done and is called again at once, with what has arrived
-        meanwhile, be that nothing.
+    work: gets {key: item}. Where it returns True it is called again at once, with the items that have arrived
+        meanwhile or none.
     failed: gets an exception of `work`; the thread lives on.
     """
 

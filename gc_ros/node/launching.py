@@ -133,7 +133,7 @@ def profile(context: Any) -> dict[str, str]:
 def activity_node(
     context: Any, parameters: Mapping[str, Any], remappings: Iterable[tuple[str, str]], **options: Any
 ) -> LifecycleNode:
-    """The node with the arguments of `node_arguments`; parameters: beside those, options: of the launch action."""
+    """The node with the arguments of `node_arguments`; parameters: in addition, options: of the launch action."""
     params_file = argument(context, "params_file")
     if not Path(params_file).is_file():  # launch would start the node without it
         raise RuntimeError(f"no parameter file {params_file}; give params_file:= an existing one")

@@ -49,7 +49,9 @@ class ActivityRecognition(LifecycleNode):
         self._failure: str | None = None
         self._model: Model | None = None  # while configured
         self._inference: Inference | None = None  # while active
-        self._failures = 0  # engine runs, and rows of them, that failed
+        self._failures = (
+            0  # engine calls that failed since the node was configured, and results that were not finite
+        )
         self._last_error: str | None = None
         self._settings = Settings(self, lambda: self._model is not None, self._apply_settings)
         self._answer_impossible_transitions()
@@ -106,9 +108,9 @@ class ActivityRecognition(LifecycleNode):
         """Load and check the bundle, open the engine, run it once."""
         try:
             self._model = Model(self, self._settings, self._open_engine, self._submit)
-        except Exception as error:  # rclpy would swallow it without a word
+        except Exception as error:  # rclpy swallows it without a log
             self._failure = one_line(error)
-            if self.context.ok():  # else a signal ended it in the midst of whatever failed
+            if self.context.ok():  # else a signal interrupted it
                 self.get_logger().fatal(self._failure)
             return TransitionCallbackReturn.FAILURE
         self._failure, self._failures, self.state = None, 0, "inactive"
@@ -146,7 +148,7 @@ class ActivityRecognition(LifecycleNode):
         return self._safely(self._release)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """As deactivate and clean up together."""
+        """Deactivate and clean up."""
         self.state = "finalized"
         return self._safely(self._release)
 
@@ -308,7 +310,7 @@ def spin(node: ActivityRecognition, executor: Executor) -> None:
         except ExternalShutdownException:
             return
         except Exception as error:
-            if not node.context.ok():  # a signal ended it in the midst of whatever failed
+            if not node.context.ok():  # a signal interrupted it
                 return
             if not isinstance(error, RCLError):
                 raise

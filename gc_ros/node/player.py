@@ -29,14 +29,16 @@ def play(
     reliable: bool = True,
     published: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Publish one image topic of a bag under its own name (remap: ROS arguments of the process) and return 0.
+    """Publish one image topic of a bag under its own name and return 0; ROS arguments of the process remap it.
 
-    rate: 2.0 plays twice as fast. topic: None = the only image topic there is.
-    stamps: "bag" = header stamps as recorded, whatever the rate; "now" = the time at which each image is due, so
-    that ages are those of a camera.
-    wait_s: how long to wait for a subscriber. reliable: offer reliable delivery, which best-effort subscribers
-    (cameras' usual QoS) take too; False offers best effort only, as camera drivers do.
-    published: called after each image with its recorded stamp and the one it was published with, ns.
+    rate: 2.0 plays twice as fast. topic: None: the bag's only image topic.
+    stamps: "bag": header stamps as recorded, whatever the rate; "now": the time at which each image is due, so that
+        ages are those of a camera.
+    wait_s: how long to wait for a subscriber.
+    reliable: offer reliable delivery, which best-effort subscribers (cameras' usual QoS) take too; False: offer best
+        effort only, as camera drivers do.
+    published: called after each image with its recorded stamp and the one it was published with, nanoseconds.
+
     Raises DataError when the bag cannot be read, has no images, or nobody subscribes.
     """
     import rclpy

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The SROS2 policy of the node: the topics and services it uses, all of them and no other.
+"""The SROS2 policy of the node: exactly the topics and services it uses.
 
     python -m gc_ros.node.security > config/sros2.policy.xml
     python -m gc_ros.node.security --cameras front,left --remap front/image:=/front/image_raw > mine.policy.xml
@@ -48,7 +48,7 @@ _ROS_SERVICES = (
 
 @dataclass(frozen=True)
 class Names:
-    """Fully qualified names, sorted. The node calls no service and has no action."""
+    """Fully qualified names, sorted. The node calls no services and has no actions."""
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
@@ -122,7 +122,7 @@ def as_policy(allowed: Names, *, namespace: str = "/") -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the policy; exit code 2 for names that cannot be."""
+    """Print the policy; exit code 2 for impossible names."""
     parser = argparse.ArgumentParser(
         prog="python -m gc_ros.node.security", description="The node's SROS2 policy."
     )
@@ -137,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
     if reason:
         parser.error(reason)
     if not re.fullmatch(r"/?([A-Za-z_][A-Za-z0-9_]*/?)*", options.namespace):
-        parser.error(f"{options.namespace!r} is no ROS namespace; use letters, digits, _ and /")
+        parser.error(f"{options.namespace!r} is not a ROS namespace; use letters, digits, _ and /")
     pairs = [rule.split(":=", 1) for rule in options.remap]
     if any(len(pair) != 2 for pair in pairs):
         parser.error("give --remap as FROM:=TO, for example image:=/camera/image_raw")

@@ -18,8 +18,11 @@ from trt_build.preprocess import glimpse_to_pixels
 
 @dataclass(frozen=True)
 class Glimpse:
-    """Where one glimpse looks: a box in pixels of the original image, clipped to it, and how much each worker
-    takes from it (`weights`, length C; over the glimpses of a frame each worker's weights sum to 1)."""
+    """Where one glimpse looks, and how much each worker takes from it.
+
+    x0, y0, x1, y1: a box in pixels of the original image, clipped to it. weights: one a worker (C); over the glimpses
+    of a frame each worker's weights sum to 1.
+    """
 
     x0: float
     y0: float
@@ -32,9 +35,8 @@ class Glimpse:
 class Activity:
     """One result: the activity in the window of T sampled frames that ends with the newest one.
 
-    score is the calibrated probability of `label`; status is "unknown" when it is below the open-set
-    threshold (label and index then still name the best class). A caller that knows the time may replace it
-    by "late".
+    score: calibrated probability of `label`. status: "unknown" where the score is below the open-set threshold (label
+    and index still name the best class then); a caller that knows the time may replace it by "late".
     """
 
     stamp_ns: int  # of the newest frame; equals window_end_ns

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several cameras on one engine: every engine call takes whatever cameras have work at that moment.
+"""Several cameras on one engine: every engine call takes the cameras that have work at that moment.
 
-Nobody is waited for. A camera whose work comes a moment late joins the next call; one that is dead or slow is
-simply not `active`, its row of the batch means nothing and its state stays as it is. In mode `step` a camera
-with a backlog needs several calls in a row, and the others join each of them.
+No camera is waited for. One whose work comes a moment late joins the next call; one that is dead or slow is not
+`active`: its row of the batch means nothing and its state stays as it is. In mode `step` a camera with a backlog needs
+several calls in a row, and the others join each of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trt_build.errors import EngineError
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one camera's work: an activity, or None without one, or the error that was its own."""
+    """The outcome of one camera's work: an activity, or None, or the error that is this camera's alone."""
 
     key: str
     ticket: Any  # as given to `add`
@@ -39,10 +39,10 @@ class _Running:
 
 
 class Batch:
-    """Feeds the recognisers, by camera name, through the one engine they share, one slot each.
+    """Runs the recognisers, by camera name, on the one engine they share, one slot each.
 
-    `run` belongs to one thread; nothing else may use the engine meanwhile. After a `run` that raised, the
-    next one starts with what has been added since.
+    `run` belongs to one thread, and nothing else may use the engine meanwhile. After a `run` that raised, the next one
+    starts with what has been added since.
     """
 
     def __init__(self, engine: Engine, recognizers: Mapping[str, Recognizer]) -> None:
@@ -61,15 +61,15 @@ class Batch:
         return bool(self._waiting or self._running)
 
     def add(self, key: str, window: Window, ticket: Any = None) -> None:
-        """Work of a camera for the next `run`; what still waits of the same camera is forgotten."""
+        """Add work of a camera for the next `run`; work of the same camera that still waits is forgotten."""
         self._waiting[key] = (window, ticket)
 
     def run(self) -> list[Outcome]:
-        """One engine call, with every camera that has work; what it finished.
+        """Run the engine once for every camera that has work; return the outcomes of the work that this finished.
 
-        Work that was void before any engine call (from before a reset, overtaken) leaves nothing behind.
-        Raises EngineError when the call fails. All work of that call is lost then, and step models start
-        again, all cameras: the states of all slots are undefined.
+        Work that is void before its first engine call (from before a reset, or overtaken) has no outcome. Raises
+        EngineError where the call fails: all work of that call is lost then and, of a step model, the state of every
+        camera, because the states of all slots are undefined.
         """
         self._begin()
         if not self._running:
@@ -93,14 +93,14 @@ class Batch:
             except StopIteration as done:
                 outcomes.append(Outcome(key, running.ticket, running.began, done.value))
                 del self._running[key]
-            except EngineError as error:  # not finite: this camera's row alone
+            except EngineError as error:  # not finite, in this camera's row alone
                 self._recognizers[key].lose_state()
                 outcomes.append(Outcome(key, running.ticket, running.began, None, error))
                 del self._running[key]
         return outcomes
 
     def _begin(self) -> None:
-        """Start what waits, camera by camera, unless its earlier work still goes on."""
+        """Start the work that waits, except that of cameras whose earlier work is not finished."""
         for key in [key for key in self._waiting if key not in self._running]:
             window, ticket = self._waiting.pop(key)
             recognizer = self._recognizers[key]

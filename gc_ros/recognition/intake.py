@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The image callback's half of a recogniser: sample, resize, store, count, and forget at every break.
+"""The image callback's half of a recogniser: it samples, resizes, stores and counts frames, and forgets at a break.
 
 What leaves here is a `Window`, work for the engine's half in `gc_ros.recognition.turns`. Both halves share one
 lock, which is never held while an engine runs.
@@ -19,15 +19,16 @@ from gc_ros.media.images import Picture
 from gc_ros.recognition.sampler import Sampler
 from trt_build.bundle import Bundle
 
-_QUEUE_WINDOWS = 8  # step frames that may wait, in windows of T: some seconds, then the engine is too slow
+# Step frames that may wait, in windows of T: some seconds. With more the engine is too slow for the camera.
+_QUEUE_WINDOWS = 8
 
 
 @dataclass(frozen=True)
 class Window:
-    """Work for `infer`. In mode step it only says that frames are waiting; `frames` is empty then."""
+    """Work for `Recognizer.infer`. In mode step it says only that frames wait, and `frames` is empty."""
 
     epoch: int
-    number: int  # of the result that is due, counting all that ever were
+    number: int  # of the result that is due, counted from the first
     stamps: tuple[int, ...]
     frames: tuple[NDArray[np.uint8], ...] = field(repr=False)  # T x (S, S, 3), read-only by agreement
     width: int
@@ -48,13 +49,13 @@ class Counters:
 
     @property
     def frames_dropped(self) -> int:
-        """Frames that were of no use: duplicates, old stamps, bad images."""
+        """Frames that were useless: duplicates, old stamps, bad images."""
         return sum(self.dropped.values())
 
 
 @dataclass(frozen=True)
 class StepFrame:
-    """One sampled frame on its way into the step engine: (S, S, 3) uint8."""
+    """A sampled frame that waits for the step engine: image uint8 (S, S, 3)."""
 
     stamp_ns: int
     image: NDArray[np.uint8] = field(repr=False)
@@ -70,7 +71,7 @@ def signature_of(picture: Picture, encoding: str) -> Signature:
 
 
 class Intake:
-    """Sampled frames of one camera. broken: called under the lock at every reset."""
+    """The sampled frames of one camera. broken: called under the lock at every reset."""
 
     def __init__(
         self,
@@ -97,7 +98,7 @@ class Intake:
         self._resets: Counter[str] = Counter()
 
     def offer(self, picture: Picture, stamp_ns: int, encoding: str) -> Window | None:
-        """See `Recognizer.offer`. Pixels are asked for only where the frame is taken, and before it counts."""
+        """See `Recognizer.offer`. A picture is decoded only where its frame is taken, and before the frame counts."""
         width, height = picture.width, picture.height
         signature = signature_of(picture, encoding)
         if not picture.ready:
@@ -122,7 +123,7 @@ class Intake:
             if not decision.take:
                 return None
             epoch = self.epoch
-        # Its pixels are not there yet only where somebody reset between the two looks above.
+        # Decodes only where a reset came between the two looks at the sampler above.
         frame = picture.prepared(self.info.preprocess)
         with self.lock:
             if not self.is_current(epoch):  # somebody reset meanwhile: this frame is from before
@@ -130,14 +131,14 @@ class Intake:
             return self._store(StepFrame(stamp_ns, frame, picture.prepare_s), width, height)
 
     def refuse(self) -> None:
-        """Count an image that is none."""
+        """Count an image that cannot be used."""
         with self.lock:
             self._frames_received += 1
             self._dropped["image"] += 1
 
     def _store(self, frame: StepFrame, width: int, height: int) -> Window | None:
         if self.mode == "step" and len(self._queue) >= _QUEUE_WINDOWS * self.info.T:
-            # A hole in the stream would be hidden in the state for ever: start again, and say so.
+            # Leaving frames out would be hidden in the state for ever: start again, and say so.
             self.reset("overload", sampler=False)
         self.sampled += 1
         self._total_sampled += 1

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The picture of a result: glimpses on the camera image, a banner when an activity begins or ends, and beside it
-the label, the best classes and the workers.
+"""The picture of a result: the camera image with its glimpses, and a panel with the label, the best classes and the
+workers; a banner where an activity begins or ends.
 
-Colours stand for glimpses. A worker's row shows what
-it takes from each glimpse; a glimpse's tag says how much of all that the workers take comes from it, and its frame
-is the thicker for it. Plain NumPy and OpenCV.
+Colours stand for glimpses. A glimpse's tag shows the share of all that the workers take which comes from it, and so
+does the thickness of its frame. A worker's row shows what it takes from each glimpse. Plain NumPy and OpenCV.
 """
 
 from __future__ import annotations
@@ -39,9 +38,10 @@ _FINE = 2  # the panel is drawn this much larger and scaled down, which makes He
 
 
 class Banner:
-    """Which event the picture shows: the newest, for two seconds of the stream from when it was decided.
+    """Which event the picture shows: the newest, for two seconds of the stream after it was decided.
 
-    By stamps, so a bag at any rate shows the same. One writer; a reader in another thread sees the old or the new.
+    It goes by stamps, so a bag played at any rate shows the same. There is one writer; a reader in another thread sees
+    the event before or the event after.
     """
 
     def __init__(self) -> None:
@@ -71,12 +71,11 @@ def draw(
     warmup: tuple[int, int] | None = None,
     height: int | None = None,
 ) -> Canvas:
-    """Camera image (H, W, 3) RGB uint8 and its newest result -> RGB picture (height, width + panel, 3),
-    even sizes.
+    """The picture of a camera image and its newest result: RGB uint8 (height, width + panel, 3) of even size.
 
-    assignment: (C, G), default: that of the activity. activity=None draws the panel of a recogniser that
-    has no result yet, with warmup = (n, T). event: onset or offset to announce on the picture.
-    height: of the picture; default: the image's, between 480 and 720 pixels.
+    image_rgb: uint8 (H, W, 3). activity: None draws the panel of a recogniser that has no result yet, with warmup =
+    (n, T). assignment: (C, G); default: the activity's. event: onset or offset to announce. height: of the picture,
+    pixels; default: the image's, between 480 and 720. Raises ImageError for an unusable image.
     """
     check_image(image_rgb)
     rows, columns = image_rgb.shape[:2]
@@ -144,7 +143,7 @@ def _tag(
     unit: float,
     others: Sequence[tuple[int, int]],
 ) -> tuple[int, int]:
-    """A glimpse's number and share at (x, y), or beside the tags that lie there. Returns its place."""
+    """Draw a glimpse's number and share at (x, y), or next to the tags that are there; returns its place."""
     size, wide = round(22 * unit), round(66 * unit)
     x, y = max(min(x, view.shape[1] - wide), 0), max(min(y, view.shape[0] - size), 0)
     x = _free(x, wide, view.shape[1], [a for a, b in others if abs(b - y) < size])
@@ -156,14 +155,14 @@ def _tag(
 
 
 def _free(x: int, wide: int, room: int, taken: Sequence[int]) -> int:
-    """Where a tag of this width may stand in its row: at x, else to the right while there is room, else to the left."""
+    """The place of a tag of this width in its row: x, else to the right while there is room, else to the left."""
     places = [x, *sorted(a + wide for a in taken), *sorted((a - wide for a in taken), reverse=True)]
     clear = (c for c in places if 0 <= c <= room - wide and all(abs(c - a) >= wide for a in taken))
     return next(clear, x)
 
 
 def _announce(view: Canvas, event: ActivityEvent) -> None:
-    """A band over the foot of the picture: what began or ended, and its smoothed score."""
+    """Draw a band over the foot of the picture: what began or ended, and its smoothed score."""
     height, width = view.shape[:2]
     unit = min(height / 480, width / 220)
     narrow = width < 400 * unit  # a portrait: score below the label, not beside it
@@ -263,7 +262,7 @@ def _workers(panel: Canvas, weights: NDArray[np.float64], x0: int, x1: int, y: f
 
 
 def _bar(panel: Canvas, x0: int, x1: int, y: int, thick: int, colour: Colour) -> None:
-    """A bar with round ends."""
+    """Draw a bar with round ends."""
     r = thick // 2
     cv2.line(panel, (x0 + r, y + r), (max(x1 - r, x0 + r), y + r), colour, thick, cv2.LINE_AA)
 
@@ -280,8 +279,7 @@ def _text(
     room: int | None = None,
     bold: bool = False,
 ) -> None:
-    """Write `text`, baseline at y, capitals of `pixels`; what does not fit into `room` shrinks, then is
-    cut."""
+    """Write text with its baseline at y, capitals `pixels` high; what exceeds `room` is made smaller, then cut."""
     # Hershey fonts know ASCII only.
     text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode() or "?"
     thick = max(1, round(pixels / (9 if bold else 14)))

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which camera frames the model sees: by their stamps, on a grid at the rate the model was trained at.
 
-The grid starts at the first frame after a reset: due times t0, t0 + 1/rate, t0 + 2/rate, ... For each due
-time the first frame at or after it is taken, where a frame a quarter of the camera's own period early still
-counts, so that jitter does not push the choice a whole frame on. A frame is taken once; a camera slower
-than the grid is taken frame by frame. So cameras of any rate give the same samples to within one period of
-theirs.
+The grid starts at the first frame after a reset: due times t0, t0 + 1/rate, t0 + 2/rate, ... For each due time the
+first frame at or after it is taken. A frame that is early by at most a quarter of the camera's own period counts as on
+time, so that jitter does not delay the choice by a whole frame. A frame is taken once; of a camera slower than the
+grid every frame is taken. So cameras of any rate give the same samples to within one of their periods.
 """
 
 from __future__ import annotations
@@ -17,17 +16,19 @@ from statistics import median
 
 from gc_ros.stamps import NS
 
-_PERIODS_KEPT = 15  # recent camera periods; their median shrugs off single drops and late frames
-_OLD_RUN = 3  # so many old frames in a row, in order among themselves, are a stream that went back
+# Recent camera periods: their median ignores single dropped and late frames.
+_PERIODS_KEPT = 15
+# So many old frames in a row, in order among themselves, are a stream that jumped back.
+_OLD_RUN = 3
 
 
 @dataclass(frozen=True)
 class Decision:
     """What to do with one frame.
 
-    take: it belongs to the window. reset: why everything before it must be forgotten first, or None.
-    drop: why it is no use at all ("duplicate", "old"), or None. A frame that is only between two due times
-    has take=False and no reason.
+    take: the frame belongs to the window; False without a reason to drop it: it lies between two due times.
+    reset: why everything before it must be forgotten first ("gap", "backward"), or None.
+    drop: why it is useless ("duplicate", "old"), or None.
     """
 
     take: bool
@@ -38,10 +39,13 @@ class Decision:
 class Sampler:
     """Decides by stamps alone, frame by frame, in the order of arrival.
 
-    rate_hz: samples a second. max_frame_gap_s: a longer step between two frames is a break ("gap"); None =
-    three sampling periods, at least half a second. A stamp more than one sampling period back is a break
-    too ("backward"); a smaller step back is a frame that came late ("old"), unless three such frames in a
-    row go forward among themselves. Stamps are int nanoseconds of any clock.
+    rate_hz: samples a second.
+    max_frame_gap_s: a longer step between two frames is a break ("gap"). None: three sampling periods, at least half a
+        second.
+
+    A stamp more than one sampling period back is a break too ("backward"). A smaller step back is a frame that came
+    late ("old"), unless three such frames in a row are in order among themselves. Stamps are int nanoseconds of any
+    clock.
     """
 
     def __init__(self, rate_hz: float, max_frame_gap_s: float | None = None) -> None:
@@ -73,7 +77,7 @@ class Sampler:
 
     def would_take(self, stamp_ns: int) -> bool:
         """Whether `decide` would take the frame; decides nothing."""
-        # As copy.copy, which takes ten times as long; a reader asks this for every image.
+        # What copy.copy does, in a tenth of the time; a reader asks this for every image.
         trial = object.__new__(Sampler)
         vars(trial).update(vars(self))
         trial._periods, trial._old = self._periods.copy(), self._old.copy()
@@ -99,8 +103,7 @@ class Sampler:
         return Decision(take=True)
 
     def _tolerance(self) -> float:
-        # Never more than a quarter of the grid either, or a camera slower than the grid would swallow due
-        # times.
+        # At most a quarter of the grid, too, or a camera slower than the grid would swallow due times.
         return min(median(self._periods), self._period) / 4
 
     def _begin(self, stamp_ns: int, reason: str | None = None) -> Decision:
