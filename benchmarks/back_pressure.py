@@ -23,6 +23,7 @@ import numpy as np
 from rig import NodeProcess, harness, percentiles, report, toy
 
 from gc_ros.node import ros_messages
+from gc_ros.stamps import NS
 from trt_build.bundle import load_bundle
 
 Image = harness.Image
@@ -49,9 +50,9 @@ class Listener:
             )
 
     def _note(self, name: str, message: Any) -> None:
-        age_s = (time.time_ns() - ros_messages.to_ns(message.header.stamp)) / 1e9
+        age_s = (time.time_ns() - ros_messages.to_ns(message.header.stamp)) / NS
         start, end = ros_messages.to_ns(message.window_start), ros_messages.to_ns(message.window_end)
-        self.results[name].append((age_s, (end - start) / 1e9, message))
+        self.results[name].append((age_s, (end - start) / NS, message))
 
     def stream(self, rates: dict[str, float], seconds: float) -> dict[str, int]:
         """All cameras at their rates at once, each phase-shifted, 0 Hz is dead; frames sent by camera."""

@@ -25,6 +25,7 @@ import numpy as np
 from rig import Clock, NodeProcess, harness, percentiles, report, toy
 
 from gc_ros.node import ros_messages
+from gc_ros.stamps import NS
 
 SIZES = ((640, 480), (1280, 720))
 _BARE = """
@@ -86,7 +87,7 @@ def measure(make: Any, width: int, height: int, seconds: float, hz: float) -> di
         stream(frames)
         time.sleep(0.3)
         spent = process.cpu_s() - before
-        ages = [(now - stamp) / 1e9 - engine for now, stamp, engine in received]
+        ages = [(now - stamp) / NS - engine for now, stamp, engine in received]
         engine_s = sum(engine for _, _, engine in received)
         return {
             "latency_less_engine_ms": percentiles(ages),

@@ -20,6 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import numpy as np
 from rig import NodeProcess, harness, report, toy
 
+from gc_ros.stamps import NS
+
 RATE_HZ = 30.0
 _WARM = 0.25  # of the run; allocators and DDS histories fill up first
 
@@ -46,7 +48,7 @@ def run(frames: int, activations: int, width: int = 320, height: int = 240) -> d
             peer.wait_for_camera()
             for number in range(frames // activations):
                 heard = len(peer.activities)
-                peer.publish(pixels, int((sent + 1) * harness.NS / RATE_HZ), "bgr8")
+                peer.publish(pixels, int((sent + 1) * NS / RATE_HZ), "bgr8")
                 sent += 1
                 if number < 7:  # the window fills
                     time.sleep(0.01)

@@ -43,6 +43,7 @@ from gc_ros.media.video_writer import VideoWriter  # noqa: E402
 from gc_ros.recognition import overlay  # noqa: E402
 from gc_ros.recognition.activity import Activity, Glimpse, stream_label  # noqa: E402
 from gc_ros.recognition.smoothing import ActivityEvent  # noqa: E402
+from gc_ros.stamps import NS  # noqa: E402
 from trt_build.bundle import Bundle, load_bundle  # noqa: E402
 from trt_build.errors import DataError, GlimpseError  # noqa: E402
 
@@ -138,7 +139,7 @@ class Demo:
         first = next(stamp for stamp, _, _ in read_bag_images(bag))
         with open(table, newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                start, end = (first + round(float(row[name]) * 1e9) for name in ("start_s", "end_s"))
+                start, end = (first + round(float(row[name]) * NS) for name in ("start_s", "end_s"))
                 self.truth.append((start, end, row["label"]))
                 self.clips.append(row["clip"])
 
@@ -210,7 +211,7 @@ class Demo:
         status = {message.STATUS_OK: "", message.STATUS_UNKNOWN: "unknown", message.STATUS_LATE: "late"}[
             message.status
         ]
-        seconds = (recorded - self.truth[0][0]) / 1e9
+        seconds = (recorded - self.truth[0][0]) / NS
         mark = "right" if message.label == truth else "WRONG"
         print(
             f"{seconds:7.2f} s  {message.label:<16} {message.score:4.2f} {status:<8} truth {truth:<16} {mark}  "
@@ -227,7 +228,7 @@ class Demo:
         if decided is None or stamp is None:
             return
         kind: Literal["onset", "offset"] = "onset" if message.kind == message.ONSET else "offset"
-        seconds = (decided - self.truth[0][0]) / 1e9
+        seconds = (decided - self.truth[0][0]) / NS
         print(f"{seconds:7.2f} s  {message.label} {'began' if kind == 'onset' else 'ended'}", flush=True)
         event = ActivityEvent(kind, message.label, message.class_index, stamp, message.score)
         self.events.setdefault(decided, []).append(event)
@@ -269,12 +270,12 @@ class Demo:
         with VideoWriter(self.out / "demo.mp4") as video:
             starts = {start for start, _, _ in self.truth}
             for stamp, image, encoding in read_bag_images(bag):
-                if before is None or stamp in starts or stamp - before > GAP_S * 0.9e9:
+                if before is None or stamp in starts or stamp - before > GAP_S * 0.9 * NS:
                     result, since = None, stamp
                 before = stamp
                 result = self.results.get(stamp, result)
                 banner.add(self.events.get(stamp, ()), stamp)
-                sampled = min(int((stamp - since) / 1e9 * self.info.rate_hz) + 1, T - 1)
+                sampled = min(int((stamp - since) / NS * self.info.rate_hz) + 1, T - 1)
                 rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if encoding == "bgr8" else image
                 warmup = None if result else (sampled, T)
                 picture = overlay.draw(rgb, result, warmup=warmup, event=banner.at(stamp))
