@@ -3,7 +3,7 @@
 
 The precision is that of the ONNX graph that `graphs.precision` writes. TensorRT 10 and later and TensorRT-RTX compile
 it as a strongly typed network. TensorRT 8.6 gets the FP16 flag, and each layer the type that the graph gives its
-result.
+result. `builder` says what else the builder is told.
 """
 
 from __future__ import annotations
@@ -18,13 +18,22 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
 from trt_build.bundle import LoadedBundle
 from trt_build.engines import nvidia
+from trt_build.engines.builder import (
+    compiles_at_load,
+    configure,
+    constrain,
+    creation_flags,
+    sm,
+    strongly_typed,
+)
 from trt_build.engines.cuda import load_cuda
 from trt_build.engines.sidecar import (
     ANY_GPU,
+    BUILD_VERSION,
     EngineRefused,
     Io,
     Sidecar,
@@ -84,15 +93,11 @@ def _check_target(trt: Any, backend: str, capability: str, device: int) -> None:
                 f"{backend} builds for the GPU it runs on ({own}), not for {capability}; build on the target, or use "
                 "tensorrt_rtx"
             )
-    elif not hasattr(names, _sm(capability)):
+    elif not hasattr(names, sm(capability)):
         known = ", ".join(sorted(n.lower() for n in dir(names) if n.startswith("SM")))
         raise EngineError(
-            f"{backend} {trt.__version__} has no target {_sm(capability).lower()}; it has {known}"
+            f"{backend} {trt.__version__} has no target {sm(capability).lower()}; it has {known}"
         )
-
-
-def _sm(capability: str) -> str:
-    return "SM" + capability.replace(".", "")
 
 
 def build_engine(
@@ -126,6 +131,7 @@ def build_engine(
         progress.now(f"writing {len(plan) / 1e6:.0f} MB")
         sidecar = Sidecar(
             **{name: getattr(wanted, name) for name in Wanted.__dataclass_fields__},
+            build_version=BUILD_VERSION,
             onnx_sha256=hashlib.sha256(serialized).hexdigest(),
             flags=flags,
             inputs=[_io(value) for value in model.graph.input],
@@ -153,10 +159,7 @@ def _compile(
     log = nvidia.log_of(trt)
     log.take()
     builder = trt.Builder(log)
-    typed = strongly_typed(trt)
-    kinds = trt.NetworkDefinitionCreationFlag
-    creation = 1 << int(kinds.STRONGLY_TYPED if typed else kinds.EXPLICIT_BATCH)
-    network = builder.create_network(creation)
+    network = builder.create_network(creation_flags(trt))
     parser = trt.OnnxParser(network, log)
     progress.now("parsing")
     if not parser.parse(serialized):
@@ -164,22 +167,10 @@ def _compile(
         raise EngineError(
             f"{wanted.backend} {trt.__version__} cannot parse the graph: {reasons or log.take()}"
         )
-    config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # what the layer report needs
-    flags = [f"workspace {workspace_mb} MiB"]
-    if typed:
-        flags.append("strongly typed")
-    elif wanted.precision == "fp16":
-        config.set_flag(trt.BuilderFlag.FP16)
-        config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    config, flags = configure(trt, builder, wanted, workspace_mb)
+    if wanted.precision == "fp16" and not strongly_typed(trt):
         constrain(trt, network, tensor_types(model))
-        flags.append("FP16, OBEY_PRECISION_CONSTRAINTS")
-    if wanted.gpu == ANY_GPU and hasattr(config, "set_compute_capability"):
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(trt.ComputeCapability, _sm(wanted.compute_capability)), 0)
-        flags.append(f"target {_sm(wanted.compute_capability).lower()}")
-    cache, cache_path = _timing_cache(config, folder, wanted)
+    cache, cache_path = _timing_cache(trt, config, folder, wanted)
     monitor = _monitor(trt, progress)
     if monitor is not None and hasattr(config, "progress_monitor"):
         config.progress_monitor = monitor
@@ -193,30 +184,15 @@ def _compile(
     return memoryview(plan), flags, network.num_layers
 
 
-def strongly_typed(trt: Any) -> bool:
-    """Whether the graph's types become the engine's; TensorRT 8.6 has no such networks."""
-    return hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+def _timing_cache(trt: Any, config: Any, folder: Path, wanted: Wanted) -> tuple[Any, Path]:
+    """(cache, its file): kernel timings of earlier builds for this GPU and version; TensorRT checks that they fit.
 
-
-def constrain(trt: Any, network: Any, types: dict[str, int]) -> None:
-    """For TensorRT 8.6: give every layer the precision that the graph gives its result."""
-    precisions: dict[int, Any] = {TensorProto.FLOAT: trt.float32, TensorProto.FLOAT16: trt.float16}
-    skip = (trt.LayerType.CONSTANT, trt.LayerType.SHAPE)
-    for i in range(network.num_layers):
-        layer = network.get_layer(i)
-        if layer.type in skip or layer.num_outputs == 0:
-            continue
-        kind = precisions.get(types.get(layer.get_output(0).name, TensorProto.UNDEFINED))
-        if kind is not None:
-            layer.precision = kind
-            for j in range(layer.num_outputs):
-                layer.set_output_type(j, kind)
-
-
-def _timing_cache(config: Any, folder: Path, wanted: Wanted) -> tuple[Any, Path]:
-    """(cache, its file): kernel timings of earlier builds for this GPU and version; TensorRT checks that they fit."""
+    None where kernels are compiled at load: nothing is timed, and asking for a cache needs a GPU.
+    """
     gpu = wanted.stem.split(f"-{wanted.precision}-")[0]
     path = folder / f"{gpu}.timing"
+    if compiles_at_load(trt):
+        return None, path
     try:
         old = path.read_bytes()
     except OSError:

@@ -26,6 +26,9 @@ ENGINES = "engines"
 SCHEMA_VERSION = 1
 # Version of `trt_build.graphs.precision`'s policy: raise it when the graph made from the same bundle changes.
 GRAPH_VERSION = 1
+# Version of `trt_build.engines.builder`'s settings: raise it when an engine built with the old ones must not be used.
+# 2: TF32 cleared, so that FP32 is FP32. Sidecars of version 1 do not name it.
+BUILD_VERSION = 2
 ANY_GPU = "any"  # built ahead of time for a compute capability
 
 
@@ -70,6 +73,7 @@ class Sidecar(BaseModel):
 
     schema_version: int = SCHEMA_VERSION
     graph_version: int = GRAPH_VERSION
+    build_version: int = 1
     backend: str
     mode: str
     precision: str
@@ -131,6 +135,7 @@ def check_plan(path: Path, wanted: Wanted) -> Sidecar:
     pairs: list[tuple[str, object, object]] = [
         ("sidecar schema", sidecar.schema_version, SCHEMA_VERSION),
         ("graph version", sidecar.graph_version, GRAPH_VERSION),
+        ("build version", sidecar.build_version, BUILD_VERSION),
         *((name.replace("_", " "), getattr(sidecar, name), getattr(wanted, name)) for name in _COMPARED),
     ]
     if sidecar.gpu != ANY_GPU:

@@ -20,7 +20,15 @@ import numpy as np
 import onnxruntime as ort
 
 from trt_build.bundle import LoadedBundle
-from trt_build.engines.sidecar import Io, Sidecar, Wanted, plan_path, wanted_sources, write_plan
+from trt_build.engines.sidecar import (
+    BUILD_VERSION,
+    Io,
+    Sidecar,
+    Wanted,
+    plan_path,
+    wanted_sources,
+    write_plan,
+)
 
 GPU = SimpleNamespace(name=b"Double 9000", major=8, minor=9, totalGlobalMem=8 << 30)
 VERSION = "10.3.0"
@@ -326,6 +334,7 @@ def install_plan(
     }
     sidecar = Sidecar(
         **vars(wanted),
+        build_version=BUILD_VERSION,
         onnx_sha256="0",
         flags=[],
         half_layers=[],

@@ -20,9 +20,10 @@ from trt_build.bundle import LoadedBundle, file_sha256, load_bundle
 from trt_build.cli import app
 from trt_build.engines import compile as build_module
 from trt_build.engines import nvidia
-from trt_build.engines.compile import constrain, strongly_typed, wanted_engine
+from trt_build.engines.compile import wanted_engine
 from trt_build.engines.sidecar import (
     ANY_GPU,
+    BUILD_VERSION,
     EngineRefused,
     Sidecar,
     Wanted,
@@ -61,6 +62,7 @@ def wanted_of(bundle: LoadedBundle, **changes: Any) -> Wanted:
 def sidecar_of(wanted: Wanted, **changes: Any) -> Sidecar:
     fields = {
         **vars(wanted),
+        "build_version": BUILD_VERSION,
         "onnx_sha256": "0",
         "flags": [],
         "inputs": [],
@@ -110,6 +112,16 @@ def test_an_engine_of_another_graph_is_refused_naming_the_file(cached) -> None:
     sources = {**wanted.sources, "step.onnx": "f" * 64}
     with pytest.raises(EngineRefused, match=r"sha256 of step.onnx.*ffffffffffff"):
         find_plan(bundle, wanted_of(bundle, sources=sources))
+
+
+def test_an_engine_built_with_tf32_is_refused_though_its_old_sidecar_reads(cached) -> None:
+    bundle, wanted, path = cached
+    side = path.with_suffix(".json")
+    old = json.loads(side.read_text())
+    del old["build_version"]  # no sidecar had it while TF32 was on
+    side.write_text(json.dumps(old))
+    with pytest.raises(EngineRefused, match=r"build version is 1, but 2 is needed.*trt-build build"):
+        find_plan(bundle, wanted)
 
 
 @pytest.mark.parametrize(
@@ -204,6 +216,8 @@ def test_the_command_builds_an_engine_whose_sidecar_is_right(
     assert json.loads(path.with_suffix(".json").read_text()) == told
     assert told["trt_version"] == tensorrt_rtx.__version__ and told["compute_capability"] == "8.9"
     assert told["gpu"] == "any" and told["precision"] == "fp16" and "strongly typed" in told["flags"]
+    assert "TF32 off" in told["flags"]
+    assert not list(path.parent.glob("*.timing")), "TensorRT-RTX times nothing while it builds"
     assert told["sources"] == {n: file_sha256(bundle.path / n) for n in ("window.onnx", "weights.bin")}
     assert told["plan_bytes"] == path.stat().st_size and told["plan_sha256"] == file_sha256(path)
     assert told["inputs"] == [{"name": "frames", "shape": [2, 8, 8, 8, 3], "dtype": "uint8"}]
@@ -295,36 +309,6 @@ def test_old_and_unknown_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -
     for version in ("8.6.2", "10.3.0", "11.0.0"):
         monkeypatch.setattr(nvidia, "need", lambda *_, v=version: SimpleNamespace(__version__=v))
         assert nvidia.load("tensorrt").__version__ == version
-
-
-def test_tensorrt_8_gets_every_layers_precision_from_the_graph() -> None:
-    class Layer(SimpleNamespace):
-        num_outputs = 1
-
-        def get_output(self, i: int) -> Any:
-            return SimpleNamespace(name=self.output)
-
-        def set_output_type(self, i: int, kind: str) -> None:
-            self.type_of_output = kind
-
-    trt = SimpleNamespace(
-        float32="f32",
-        float16="f16",
-        LayerType=SimpleNamespace(CONSTANT=1, SHAPE=2),
-        NetworkDefinitionCreationFlag=SimpleNamespace(EXPLICIT_BATCH=0),
-    )
-    layers = [
-        Layer(type=3, output="y"),
-        Layer(type=3, output="p"),
-        Layer(type=1, output="w"),
-        Layer(type=3, output="?"),
-    ]
-    network = SimpleNamespace(num_layers=len(layers), get_layer=layers.__getitem__)
-    constrain(trt, network, {"y": 10, "p": 1, "w": 10})  # ONNX's FLOAT16 and FLOAT
-    assert (layers[0].precision, layers[1].precision) == ("f16", "f32")
-    assert (layers[0].type_of_output, layers[1].type_of_output) == ("f16", "f32")
-    assert not hasattr(layers[2], "precision") and not hasattr(layers[3], "precision")
-    assert not strongly_typed(trt)
 
 
 @rtx

@@ -220,6 +220,20 @@ def test_the_real_engine_follows_onnxruntime(
 
 
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt_rtx"])
+@pytest.mark.parametrize(("mode", "lead"), [("step", (1,)), ("window", (1, 8))])
+def test_the_real_engine_in_fp32_is_fp32(cuda: Cuda, backend: str, mode: str, lead: tuple[int, ...]) -> None:
+    """With TF32 the logits differ ten times as much."""
+    bundle = load_bundle(PEOPLE)
+    engine, reference = real(bundle, mode, backend, precision="fp32"), open_engine(bundle, mode)
+    rng = np.random.default_rng(0)
+    name = next(iter(engine.inputs))
+    for _ in range(16):
+        image = {name: rng.integers(0, 256, (*lead, 224, 224, 3), np.uint8)}
+        assert np.abs(engine.run(image)["logits"] - reference.run(image)["logits"]).max() <= 2e-4
+    engine.close()
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt_rtx"])
 def test_the_real_engine_reports_its_half_layers(cuda: Cuda, backend: str) -> None:
     from trt_build.graphs.precision import half_nodes, mixed_precision
 
