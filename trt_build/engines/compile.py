@@ -30,6 +30,7 @@ from trt_build.engines.builder import (
     sm,
     strongly_typed,
 )
+from trt_build.engines.capabilities import check_capability
 from trt_build.engines.cuda import load_cuda
 from trt_build.engines.sidecar import (
     ANY_GPU,
@@ -78,7 +79,7 @@ def wanted_engine(
         except EngineError as error:
             hint = " or name one: --target sm89" if backend == "tensorrt_rtx" else ""
             raise EngineError(f"an engine is built for a GPU, but there is none: {error}{hint}") from None
-        nvidia.check_capability(trt, backend, found)
+        check_capability(trt, backend, found)
         gpu, capability = found.name, found.compute_capability
     sources = wanted_sources(bundle, mode)
     return Wanted(backend, mode, precision, batch, trt.__version__, gpu, capability, sources)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What TensorRT and TensorRT-RTX share: finding the module, its version, its log, and which GPUs it supports."""
+"""What TensorRT and TensorRT-RTX share: finding the module, its version, its log, and the GPU."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load(backend: str) -> Any:
     if backend not in REMEDIES:
         raise EngineError(f"{backend!r} does not build engines; use {' or '.join(REMEDIES)}")
     trt = need(backend, REMEDIES[backend])
-    major, minor = version_of(trt)
+    major, minor = numbers_of(trt.__version__)[:2]
     if (major, minor) < OLDEST[backend] or major > NEWEST[backend]:
         low = ".".join(map(str, OLDEST[backend]))
         raise EngineError(
@@ -43,10 +43,9 @@ def load(backend: str) -> Any:
     return trt
 
 
-def version_of(trt: Any) -> tuple[int, int]:
-    """(major, minor)."""
-    numbers = re.findall(r"\d+", trt.__version__)
-    return int(numbers[0]), int(numbers[1])
+def numbers_of(version: str) -> tuple[int, ...]:
+    """(10, 13, 3, 9) of "10.13.3.9"."""
+    return tuple(int(number) for number in re.findall(r"\d+", version))
 
 
 @functools.cache
@@ -72,25 +71,6 @@ def log_of(trt: Any) -> Any:
             return real[0] if real else "no reason given"
 
     return Log()
-
-
-def check_capability(trt: Any, backend: str, gpu: Gpu) -> None:
-    """Raise EngineError where this TensorRT has no code for the GPU: TensorRT-RTX leaves out data-centre GPUs.
-
-    It would build an engine all the same and then refuse to load it.
-    """
-    names = getattr(trt, "ComputeCapability", None)
-    if names is None:  # TensorRT reports it itself when it builds
-        return
-    known = sorted(int(n[2:]) for n in dir(names) if re.fullmatch(r"SM\d+", n))
-    own = int(gpu.compute_capability.replace(".", ""))
-    # GPUs newer than all of these work: TensorRT-RTX compiles an engine's kernels when it is opened.
-    if known and own not in known and own < known[-1]:
-        raise EngineError(
-            f"{backend} {trt.__version__} does not support the {gpu.name} (compute capability "
-            f"{gpu.compute_capability}), only {', '.join(f'sm{n}' for n in known)} and newer; use backend tensorrt, or "
-            "onnxruntime with device cuda"
-        )
 
 
 def parse_target(text: str) -> str:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from trt_build.bundle import INT8, LoadedBundle, graph_name
 from trt_build.engine import PRECISIONS
+from trt_build.engines import nvidia
+from trt_build.engines.capabilities import check_capability
+from trt_build.engines.cuda import load_cuda
 from trt_build.errors import EngineError
 
 
@@ -36,7 +39,7 @@ def candidates(bundle: LoadedBundle) -> list[str]:
         found.append("onnxruntime:fp16")
     quantised = graph_name(bundle.info.default_mode, INT8) in bundle.info.sha256
     found += ["onnxruntime:int8"] * quantised
-    found += [f"{name}:fp16" for name in ("tensorrt", "tensorrt_rtx") if _gpu_with(name)]
+    found += [f"{name}:fp16" for name in ("tensorrt", "tensorrt_rtx") if _gpu_with(name) and _loads(name)]
     try:
         import openvino
     except ImportError:
@@ -49,6 +52,15 @@ def candidates(bundle: LoadedBundle) -> list[str]:
 
 def _gpu_with(module: str) -> bool:
     return importlib.util.find_spec(module) is not None and Path("/dev/nvidiactl").exists()
+
+
+def _loads(backend: str) -> bool:
+    """Whether this TensorRT runs on the first GPU."""
+    try:
+        check_capability(nvidia.load(backend), backend, load_cuda().gpu())
+    except EngineError:
+        return False
+    return True
 
 
 def _has_cuda_provider() -> bool:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from trt_build.bundle import LoadedBundle
 from trt_build.engine import TensorSpec, check_inputs, check_signature, expected_io, idle_slots, split_states
 from trt_build.engines import nvidia
+from trt_build.engines.capabilities import check_capability
 from trt_build.engines.cuda import load_cuda
 from trt_build.engines.device_buffers import DeviceBuffers
 from trt_build.engines.layers import Layer, read_layer_report
@@ -60,7 +61,7 @@ class TrtEngine:
         try:
             self._cuda.use()
             gpu = self._cuda.gpu()
-            nvidia.check_capability(self._trt, backend, gpu)
+            check_capability(self._trt, backend, gpu)
             plan, sidecar = open_plan(
                 bundle,
                 mode,

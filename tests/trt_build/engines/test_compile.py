@@ -228,26 +228,6 @@ def test_the_command_builds_an_engine_whose_sidecar_is_right(
     assert call(*arguments, "--force").exit_code == 0 and path.stat().st_mtime_ns != stamp
 
 
-@pytest.mark.parametrize(
-    ("capability", "supported"),
-    [("9.0", False), ("7.0", False), ("8.9", True), ("12.0", True), ("13.0", True)],
-)
-def test_a_gpu_that_tensorrt_rtx_leaves_out_is_refused_before_anything_is_built(
-    capability: str, supported: bool
-) -> None:
-    """Seen on an H200: it builds the engine, and then refuses to load it."""
-    trt = SimpleNamespace(
-        __version__="1.7.1", ComputeCapability=SimpleNamespace(CURRENT=0, SM80=1, SM89=2, SM120=3, NONE=4)
-    )
-    gpu = nvidia.Gpu(0, "NVIDIA H200", capability, 1 << 30)
-    if supported:
-        return nvidia.check_capability(trt, "tensorrt_rtx", gpu)
-    with pytest.raises(
-        EngineError, match=r"H200 .*capability .*only sm80, sm89, sm120 and newer; use backend"
-    ):
-        nvidia.check_capability(trt, "tensorrt_rtx", gpu)
-
-
 @rtx
 @pytest.mark.slow
 def test_two_builders_at_once_leave_one_good_engine(make_bundle: Callable[..., LoadedBundle]) -> None:

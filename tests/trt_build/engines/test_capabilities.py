@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GPUs that a TensorRT leaves out are refused before anything is built, and the message names the version that does."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from trt_build.engines import nvidia, targets
+from trt_build.engines.capabilities import TABLE, check_capability
+from trt_build.errors import EngineError
+
+
+def module(version: str) -> Any:
+    """TensorRT-RTX has a list of targets, TensorRT has not; `tensorrt_names.json` shows both."""
+    if not version.startswith("1."):
+        return SimpleNamespace(__version__=version)
+    names = ["SM75", "SM80", "SM86", "SM89", "SM120"] + ["SM121"] * (version >= "1.5")
+    return SimpleNamespace(
+        __version__=version,
+        ComputeCapability=SimpleNamespace(**dict.fromkeys([*names, "CURRENT", "NONE"], 0)),
+    )
+
+
+def gpu(capability: str, name: str = "NVIDIA H200") -> nvidia.Gpu:
+    return nvidia.Gpu(0, name, capability, 1 << 30)
+
+
+@pytest.mark.parametrize(
+    ("backend", "version", "capability"),
+    [
+        ("tensorrt_rtx", "1.4.0.76", "9.0"),
+        ("tensorrt_rtx", "1.7.1.116", "8.9"),
+        ("tensorrt_rtx", "1.7.1.116", "12.1"),
+        ("tensorrt_rtx", "1.7.1.116", "13.0"),
+        ("tensorrt", "10.3.0", "8.7"),
+        ("tensorrt", "10.16.2.10", "8.7"),
+        ("tensorrt", "11.4.1", "8.7"),
+        ("tensorrt", "10.13.3", "9.0"),
+    ],
+)
+def test_what_is_known_to_load_is_taken(backend: str, version: str, capability: str) -> None:
+    check_capability(module(version), backend, gpu(capability))
+
+
+@pytest.mark.parametrize(
+    ("backend", "version", "capability", "words"),
+    [
+        ("tensorrt_rtx", "1.7.1.116", "9.0", r"1\.7\.1\.116 .*H200 .*9\.0\): 1\.7 refused .*'tensorrt-rtx==1\.4\.\*'"),
+        ("tensorrt_rtx", "1.5.0.114", "9.0", r"lists only sm75.*sm121.*'tensorrt-rtx==1\.4\.\*', backend tensorrt"),
+        ("tensorrt_rtx", "1.4.0.76", "8.7", r"lists only sm75.*10\.3 of JetPack 6.*backend tensorrt"),
+        ("tensorrt_rtx", "1.4.0.76", "7.0", r"use backend tensorrt, or onnxruntime with device cuda"),
+        ("tensorrt", "10.13.3.9", "8.7", r"no code for sm_87.*use TensorRT 10\.3 .* or TensorRT 10\.16 of"),
+    ],
+)  # fmt: skip
+def test_what_does_not_load_is_refused_and_the_message_names_what_would(
+    backend: str, version: str, capability: str, words: str
+) -> None:
+    with pytest.raises(EngineError, match=words):
+        check_capability(module(version), backend, gpu(capability))
+
+
+def test_every_row_of_the_table_has_a_source_and_no_two_contradict_each_other() -> None:
+    for row in TABLE:
+        assert row.source and row.capabilities
+        for other in TABLE:
+            for capability in {*row.capabilities} & {*other.capabilities}:
+                both = other.holds(row.backend, row.first, capability)
+                assert not both or row.loads == other.loads, (row, other)
+
+
+def test_verify_and_bench_leave_out_a_tensorrt_that_does_not_load_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trt = module("1.7.1.116")
+    monkeypatch.setattr(nvidia, "load", lambda backend: trt)
+    monkeypatch.setattr(targets, "load_cuda", lambda: SimpleNamespace(gpu=lambda: gpu("9.0")))
+    assert not targets._loads("tensorrt_rtx")
+    trt.__version__ = "1.4.0.76"
+    assert targets._loads("tensorrt_rtx")
