@@ -29,11 +29,6 @@ def creation_flags(trt: Any) -> int:
     return 0
 
 
-def compiles_at_load(trt: Any) -> bool:
-    """Whether kernels are compiled when the engine is opened, as in TensorRT-RTX; `runtime_cache` keeps them."""
-    return hasattr(trt, "IRuntimeCache")
-
-
 def configure(trt: Any, builder: Any, wanted: Wanted, workspace_mb: int) -> tuple[Any, list[str]]:
     """(a builder config for `wanted`, the flags it has, for the sidecar)."""
     config = builder.create_builder_config()

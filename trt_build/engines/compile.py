@@ -23,7 +23,6 @@ from onnx import helper
 from trt_build.bundle import LoadedBundle
 from trt_build.engines import nvidia
 from trt_build.engines.builder import (
-    compiles_at_load,
     configure,
     constrain,
     creation_flags,
@@ -72,6 +71,7 @@ def wanted_engine(
         raise EngineError(f"batch is {batch}; it must be at least 1")
     if target is not None:
         gpu, capability = ANY_GPU, nvidia.parse_target(target)
+        multiprocessors, memory = 0, 0
         _check_target(trt, backend, capability, device)
     else:
         try:
@@ -81,8 +81,20 @@ def wanted_engine(
             raise EngineError(f"an engine is built for a GPU, but there is none: {error}{hint}") from None
         check_capability(trt, backend, found)
         gpu, capability = found.name, found.compute_capability
+        multiprocessors, memory = found.multiprocessors, found.memory
     sources = wanted_sources(bundle, mode)
-    return Wanted(backend, mode, precision, batch, trt.__version__, gpu, capability, sources)
+    return Wanted(
+        backend,
+        mode,
+        precision,
+        batch,
+        trt.__version__,
+        gpu,
+        capability,
+        sources,
+        multiprocessors,
+        memory,
+    )
 
 
 def _check_target(trt: Any, backend: str, capability: str, device: int) -> None:
@@ -192,7 +204,7 @@ def _timing_cache(trt: Any, config: Any, folder: Path, wanted: Wanted) -> tuple[
     """
     gpu = wanted.stem.split(f"-{wanted.precision}-")[0]
     path = folder / f"{gpu}.timing"
-    if compiles_at_load(trt):
+    if nvidia.compiles_at_load(trt):
         return None, path
     try:
         old = path.read_bytes()

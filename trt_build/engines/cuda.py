@@ -63,7 +63,13 @@ class Cuda:
             )
         found = self.call("cudaGetDeviceProperties", self.device)
         name = found.name.decode() if isinstance(found.name, bytes) else str(found.name)
-        return Gpu(self.device, name.strip("\0 "), f"{found.major}.{found.minor}", int(found.totalGlobalMem))
+        return Gpu(
+            self.device,
+            name.strip("\0 "),
+            f"{found.major}.{found.minor}",
+            int(found.totalGlobalMem),
+            int(found.multiProcessorCount),
+        )
 
     def malloc(self, size: int) -> int:
         return int(self.call("cudaMalloc", size))

@@ -21,12 +21,13 @@ NEWEST = {"tensorrt": 11, "tensorrt_rtx": 1}  # major versions
 
 @dataclass(frozen=True)
 class Gpu:
-    """A CUDA device."""
+    """A CUDA device. Name and capability do not tell two of a kind apart: every Jetson AGX Orin is called "Orin"."""
 
     index: int
     name: str
     compute_capability: str  # "8.7"
     memory: int  # bytes
+    multiprocessors: int
 
 
 def load(backend: str) -> Any:
@@ -46,6 +47,11 @@ def load(backend: str) -> Any:
 def numbers_of(version: str) -> tuple[int, ...]:
     """(10, 13, 3, 9) of "10.13.3.9"."""
     return tuple(int(number) for number in re.findall(r"\d+", version))
+
+
+def compiles_at_load(trt: Any) -> bool:
+    """Whether kernels are compiled when the engine is opened, as in TensorRT-RTX; `runtime_cache` keeps them."""
+    return hasattr(trt, "IRuntimeCache")
 
 
 @functools.cache

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from trt_build.bundle import LoadedBundle
@@ -12,6 +14,16 @@ from trt_build.engines.sidecar import EngineRefused, Sidecar, Wanted, find_plan,
 from trt_build.errors import EngineError, need
 
 POLICIES = ("rebuild", "refuse")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan whose sidecar fits: its bytes, where it lies, and what this machine wanted."""
+
+    data: bytes
+    path: Path
+    sidecar: Sidecar
+    wanted: Wanted
 
 
 def open_plan(
@@ -25,8 +37,8 @@ def open_plan(
     gpu: Gpu,
     trt: Any,
     say: Callable[[str], None],
-) -> tuple[bytes, Sidecar]:
-    """The plan and its sidecar; a plan is read only after its sidecar agrees with bundle, version and GPU.
+) -> Plan:
+    """The plan for this GPU, read only after its sidecar agrees with bundle, version and GPU.
 
     precision: "fp16", "fp32", or "auto" for FP16. policy: "rebuild" or "refuse" where no plan fits. trt: the module of
     `backend`. say: called with progress lines of a build. Raises EngineError.
@@ -42,6 +54,8 @@ def open_plan(
         gpu.name,
         gpu.compute_capability,
         wanted_sources(bundle, mode),
+        gpu.multiprocessors,
+        gpu.memory,
     )
     try:
         path, sidecar = find_plan(bundle, wanted)
@@ -53,6 +67,6 @@ def open_plan(
 
         path, sidecar = build_engine(bundle, wanted, say=say)
     try:
-        return path.read_bytes(), sidecar
+        return Plan(path.read_bytes(), path, sidecar, wanted)
     except OSError as error:
         raise EngineError(f"{path}: cannot be read ({error.strerror}); build it again") from None

@@ -57,6 +57,8 @@ class Wanted:
     gpu: str  # name as the driver gives it, or ANY_GPU
     compute_capability: str  # "8.7"
     sources: dict[str, str]  # file in the bundle -> sha256
+    multiprocessors: int = 0  # of the GPU; 0 with ANY_GPU
+    memory: int = 0  # of the GPU in bytes; 0 with ANY_GPU
 
     @property
     def stem(self) -> str:
@@ -82,6 +84,8 @@ class Sidecar(BaseModel):
     gpu: str
     compute_capability: str
     sources: dict[str, str]
+    multiprocessors: int = 0  # 0: for any GPU, or from before this was recorded
+    memory: int = 0
     onnx_sha256: str  # of the graph as handed to the parser
     flags: list[str]
     inputs: list[Io]
@@ -139,7 +143,7 @@ def check_plan(path: Path, wanted: Wanted) -> Sidecar:
         *((name.replace("_", " "), getattr(sidecar, name), getattr(wanted, name)) for name in _COMPARED),
     ]
     if sidecar.gpu != ANY_GPU:
-        pairs.append(("GPU", sidecar.gpu, wanted.gpu))
+        pairs += _same_gpu(sidecar, wanted)
     for name in sorted({*sidecar.sources, *wanted.sources}):
         have, want = (hashes.get(name, "none") for hashes in (sidecar.sources, wanted.sources))
         pairs.append((f"sha256 of {name}", have[:12], want[:12]))
@@ -154,21 +158,36 @@ def check_plan(path: Path, wanted: Wanted) -> Sidecar:
     return sidecar
 
 
+def _same_gpu(sidecar: Sidecar, wanted: Wanted) -> list[tuple[str, object, object]]:
+    """Pairs that must be equal; what one side does not know is not compared."""
+    pairs: list[tuple[str, object, object]] = [("GPU", sidecar.gpu, wanted.gpu)]
+    if sidecar.multiprocessors and wanted.multiprocessors:
+        pairs.append(("number of multiprocessors", sidecar.multiprocessors, wanted.multiprocessors))
+    # A driver or a boot option moves the memory that a GPU reports a little; a larger module has twice as much.
+    if sidecar.memory and wanted.memory and abs(sidecar.memory - wanted.memory) > wanted.memory / 8:
+        pairs.append(("GPU memory", f"{sidecar.memory / 1e9:.1f} GB", f"{wanted.memory / 1e9:.1f} GB"))
+    return pairs
+
+
 _COMPARED = ("backend", "mode", "precision", "batch", "trt_version", "compute_capability")
 
 
 def write_plan(path: Path, plan: bytes | memoryview, sidecar: Sidecar) -> None:
-    """Write plan and sidecar so that a kill at any moment leaves no pair that passes the checks.
+    """Write a plan and its sidecar as `write_pair` does."""
+    write_pair(path, plan, path.with_suffix(".json"), sidecar.model_dump_json(indent=2) + "\n")
 
-    The old sidecar is removed first and the new one written last. Call it with the lock held. Raises EngineError.
+
+def write_pair(path: Path, data: bytes | memoryview, side: Path, record: str) -> None:
+    """Write a file and its record so that a kill at any moment leaves no pair that passes the checks.
+
+    The old record is removed first and the new one written last. Call it with the lock held. Raises EngineError.
     """
-    side = path.with_suffix(".json")
     try:
         for stale in path.parent.glob("*.part"):
             stale.unlink(missing_ok=True)
         side.unlink(missing_ok=True)
-        write_atomically(path, plan, durable=True)
-        write_atomically(side, sidecar.model_dump_json(indent=2) + "\n", durable=True)
+        write_atomically(path, data, durable=True)
+        write_atomically(side, record, durable=True)
     except OSError as error:
         raise EngineError(
             f"{path}: cannot be written ({error.strerror}); free space or choose another disk"

@@ -23,7 +23,9 @@ from trt_build.engines.capabilities import check_capability
 from trt_build.engines.cuda import load_cuda
 from trt_build.engines.device_buffers import DeviceBuffers
 from trt_build.engines.layers import Layer, read_layer_report
-from trt_build.engines.plan import open_plan
+from trt_build.engines.loading import deserialise
+from trt_build.engines.plan import Plan, open_plan
+from trt_build.engines.runtime_cache import KernelCache, kernel_cache
 from trt_build.engines.sidecar import Sidecar
 from trt_build.errors import BundleError, EngineError
 
@@ -57,12 +59,13 @@ class TrtEngine:
         self._graphs: list[tuple[Any, Counter[str]]] = []
         self._runtime: Any = None
         self._engine: Any = None
+        self._kernels: KernelCache | None = None
         self._context: Any = None
         try:
             self._cuda.use()
             gpu = self._cuda.gpu()
             check_capability(self._trt, backend, gpu)
-            plan, sidecar = open_plan(
+            plan = open_plan(
                 bundle,
                 mode,
                 backend=backend,
@@ -73,32 +76,37 @@ class TrtEngine:
                 trt=self._trt,
                 say=say,
             )
-            self._deserialise(plan)
-            self._signature(bundle, mode, sidecar)
+            self._load(plan, say)
+            self._signature(bundle, mode, plan.sidecar)
             self._buffers.allocate(self.inputs, self.outputs, self.states)
             self._bind(self._buffers.addresses())
-            graph = self._record_graphs() if cuda_graph else "no CUDA graph"
+            ways = [self._record_graphs() if cuda_graph else self._run_once()]
+            if self._kernels is not None:
+                self._kernels.keep()
+                ways.append(self._kernels.state)
         except BaseException:
             with contextlib.suppress(EngineError):
                 self.close()
             raise
-        self.precision = sidecar.precision
+        self.precision = plan.sidecar.precision
         self.description = (
-            f"{backend} {self._trt.__version__} {gpu.name}, {mode}, {self.precision}, batch {batch}, {graph}, "
-            f"{self.device_bytes / 1e6:.0f} MB on the device"
+            f"{backend} {self._trt.__version__} {gpu.name}, {mode}, {self.precision}, batch {batch}, "
+            f"{', '.join(ways)}, {self.device_bytes / 1e6:.0f} MB on the device"
         )
 
     # -- opening -------------------------------------------------------------------------------------------------
 
-    def _deserialise(self, plan: bytes) -> None:
+    def _load(self, plan: Plan, say: Callable[[str], None]) -> None:
         self._log.take()
         self._runtime = self._trt.Runtime(self._log)
-        self._engine = self._runtime.deserialize_cuda_engine(plan)
-        if self._engine is None:
-            raise EngineError(
-                f"deserialize_cuda_engine failed: {self._log.take()}; build it again with trt-build build --force"
-            )
-        self._context = self._engine.create_execution_context()
+        self._engine = deserialise(self._trt, self._runtime, plan, self._log)
+        self._kernels = kernel_cache(self._trt, self._engine, plan.path, plan.sidecar, plan.wanted)
+        if self._kernels is None:
+            self._context = self._engine.create_execution_context()
+        else:
+            if self._kernels.reason:
+                say(f"compiling the engine's kernels for this GPU: {self._kernels.reason}")
+            self._context = self._engine.create_execution_context(self._kernels.config)
         if self._context is None:
             raise EngineError(f"create_execution_context failed: {self._log.take()}; free GPU memory")
 
@@ -146,6 +154,12 @@ class TrtEngine:
         for _ in range(2 if self.states else 1):
             self._step()
             self._buffers.synchronize()
+            # TensorRT-RTX can say beforehand; elsewhere the capture itself shows it.
+            able = getattr(self._context, "is_stream_capturable", None)
+            if able is not None and not able(int(self._buffers.stream)):
+                self._drop_graphs()
+                how = "no CUDA graph (TensorRT says that this network cannot be recorded)"
+                break
             before = Counter(self.transfers)
             try:
                 with self._cuda.capture(self._buffers.stream) as made:
@@ -156,11 +170,22 @@ class TrtEngine:
                 break
             self._graphs.append((made[0], self.transfers - before))
             self._buffers.swap()
+        self._start_again()
+        return how
+
+    def _run_once(self) -> str:
+        """Run every kernel without a capture. Returns, for the description, how steps will run."""
+        self._step()
+        self._buffers.synchronize()
+        self._start_again()
+        return "no CUDA graph"
+
+    def _start_again(self) -> None:
+        """Forget what opening has run: states of zero, no copies counted."""
         self._buffers.current = 0
         self._buffers.reset()
         self._buffers.synchronize()
         self.transfers.clear()
-        return how
 
     # -- running -------------------------------------------------------------------------------------------------
 
@@ -232,6 +257,8 @@ class TrtEngine:
             attempt(self._cuda.destroy_graph, graph)
         self._graphs = []
         self._context = None
+        if self._kernels is not None:
+            self._kernels.close()
         self._engine = None
         self._runtime = None
         self._buffers.free(attempt)

@@ -30,9 +30,10 @@ from trt_build.engines.sidecar import (
     write_plan,
 )
 
-GPU = SimpleNamespace(name=b"Double 9000", major=8, minor=9, totalGlobalMem=8 << 30)
+GPU = SimpleNamespace(name=b"Double 9000", major=8, minor=9, totalGlobalMem=8 << 30, multiProcessorCount=16)
 VERSION = "10.3.0"
 PLAN = b"a plan"
+KERNELS = b"compiled kernels"
 
 
 class cudaError_t(enum.IntEnum):
@@ -227,6 +228,34 @@ class FakeTensorRT:
         return shape, np.dtype(kinds[value.type])
 
 
+class FakeRtx(FakeTensorRT):
+    """What TensorRT-RTX adds: kernels compiled at load and a cache of them, and questions before loading and recording.
+
+    compiled: how often kernels were compiled. offered: what was handed to the cache. invalid: diagnostics of the plan.
+    """
+
+    __version__ = "1.4.0.76"
+    IRuntimeCache = object
+
+    class EngineValidity(enum.IntEnum):
+        VALID = 0
+        SUBOPTIMAL = 1
+        INVALID = 2
+
+    class EngineInvalidityDiagnostics(enum.IntEnum):
+        VERSION_MISMATCH = 1
+        UNSUPPORTED_CC = 2
+        OLD_CUDA_DRIVER = 4
+
+    def __init__(self, cudart: FakeCudart, bundle: LoadedBundle, mode: str, batch: int) -> None:
+        super().__init__(cudart, bundle, mode, batch)
+        self.compiled, self.invalid = 0, 0
+        self.offered: list[bytes] = []
+
+    def get_engine_validity(self, plan: bytes) -> tuple[Any, int]:
+        return (self.EngineValidity.INVALID if self.invalid else self.EngineValidity.VALID), self.invalid
+
+
 class _Living:
     """Notes its birth, and at its end that everything made from it has gone before."""
 
@@ -249,6 +278,11 @@ class _Runtime(_Living):
     def __init__(self, trt: FakeTensorRT, log: Any) -> None:
         super().__init__(trt)
         self.log = log
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "get_engine_validity" and hasattr(self.trt, name):
+            return self.trt.get_engine_validity
+        raise AttributeError(name)
 
     def deserialize_cuda_engine(self, plan: bytes) -> Any:
         self.trt.deserialised.append(plan)
@@ -278,11 +312,50 @@ class _Engine(_Living):
     def get_tensor_mode(self, name: str) -> str:
         return "in" if name in self.trt.inputs else "out"
 
-    def create_execution_context(self) -> _Context:
+    def __getattr__(self, name: str) -> Any:
+        if name == "create_runtime_config" and hasattr(self.trt, "IRuntimeCache"):
+            return lambda: _RuntimeConfig(self.trt)
+        raise AttributeError(name)
+
+    def create_execution_context(self, config: _RuntimeConfig | None = None) -> _Context:
+        if hasattr(self.trt, "IRuntimeCache"):
+            assert config is not None and config.cache is not None, "kernels are compiled at every start"
+            if not config.cache.kernels:
+                self.trt.compiled += 1
+                config.cache.kernels = KERNELS
         return _Context(self.trt)
 
     def create_engine_inspector(self) -> Any:
         return SimpleNamespace(get_engine_information=lambda form: self.trt.report)
+
+
+class _RuntimeConfig(_Living):
+    kind = "runtime config"
+    cache: _RuntimeCache | None = None
+
+    def create_runtime_cache(self) -> _RuntimeCache:
+        return _RuntimeCache(self.trt)
+
+    def set_runtime_cache(self, cache: _RuntimeCache) -> bool:
+        self.cache = cache
+        return True
+
+
+class _RuntimeCache:
+    """Takes what this double has serialized, and nothing where "deserialize" is refused (another driver)."""
+
+    def __init__(self, trt: FakeTensorRT) -> None:
+        self.trt, self.kernels = trt, b""
+
+    def deserialize(self, kernels: bytes) -> bool:
+        self.trt.offered.append(bytes(kernels))
+        if "deserialize" in self.trt.refuses:
+            return False
+        self.kernels = bytes(kernels)
+        return True
+
+    def serialize(self) -> bytes:
+        return self.kernels
 
 
 class _Context(_Living):
@@ -291,6 +364,11 @@ class _Context(_Living):
     def __init__(self, trt: FakeTensorRT) -> None:
         super().__init__(trt)
         self.addresses: dict[str, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "is_stream_capturable" and hasattr(self.trt, "IRuntimeCache"):
+            return lambda stream: "capture" not in self.trt.refuses
+        raise AttributeError(name)
 
     def set_tensor_address(self, name: str, pointer: int) -> bool:
         if pointer % 256:
@@ -327,7 +405,8 @@ def install_plan(
 ) -> tuple[Path, Sidecar]:
     """Put `PLAN` and its sidecar where an engine for this GPU is looked for."""
     sources = wanted_sources(bundle, mode)
-    wanted = Wanted("tensorrt", mode, "fp16", trt.batch, VERSION, gpu, compute_capability, sources)
+    backend = "tensorrt_rtx" if isinstance(trt, FakeRtx) else "tensorrt"
+    wanted = Wanted(backend, mode, "fp16", trt.batch, trt.__version__, gpu, compute_capability, sources)
     ios = {
         side: [Io(name=n, shape=list(trt.spec(n)[0]), dtype="any") for n in names]
         for side, names in (("inputs", trt.inputs), ("outputs", trt.outputs))

@@ -11,7 +11,6 @@ import pytest
 
 from trt_build.engines import nvidia
 from trt_build.engines.builder import (
-    compiles_at_load,
     configure,
     constrain,
     creation_flags,
@@ -116,7 +115,7 @@ def test_a_network_is_typed_where_the_flag_exists_or_fp16_does_not(
     assert ("FP16" in {flag.name for flag in config.flags}) == half
     assert ("strongly typed" in told) == typed
     allocation = "REQUIRE_USER_ALLOCATION" in {flag.name for flag in config.flags}
-    assert allocation == version.startswith("rtx") == compiles_at_load(trt)
+    assert allocation == version.startswith("rtx") == nvidia.compiles_at_load(trt)
 
 
 def test_tensorrt_8_gets_every_layers_precision_from_the_graph() -> None:

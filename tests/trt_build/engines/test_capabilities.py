@@ -25,7 +25,7 @@ def module(version: str) -> Any:
 
 
 def gpu(capability: str, name: str = "NVIDIA H200") -> nvidia.Gpu:
-    return nvidia.Gpu(0, name, capability, 1 << 30)
+    return nvidia.Gpu(0, name, capability, 1 << 30, 132)
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,37 @@ def test_an_engine_for_something_else_is_refused_naming_both_sides(cached, field
     assert str(getattr(wanted, field)) in str(caught.value) and str(value) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("multiprocessors", 14, r"number of multiprocessors is 16, but 14 is needed"),
+        ("memory", 32 << 30, r"GPU memory is 65\.9 GB, but 34\.4 GB is needed"),
+    ],
+)
+def test_an_engine_of_another_module_with_the_same_name_is_refused(
+    make_bundle: Callable[..., LoadedBundle], field: str, value: int, words: str
+) -> None:
+    """Every AGX Orin is called Orin and has 8.7: the 32 GB module has fewer multiprocessors than that of 64 GB."""
+    bundle = make_bundle()
+    orin = {"gpu": "Orin", "multiprocessors": 16, "memory": 65_900_000_000}
+    wanted = wanted_of(bundle, **orin)
+    path = plan_path(bundle, wanted)
+    path.parent.mkdir()
+    write_plan(path, PLAN, sidecar_of(wanted))
+    assert find_plan(bundle, wanted_of(bundle, **orin | {"memory": 64_500_000_000}))[0] == path, "same module"
+    with pytest.raises(EngineRefused, match=words):
+        find_plan(bundle, wanted_of(bundle, **orin | {field: value}))
+
+
+def test_a_sidecar_from_before_the_modules_were_told_apart_still_reads(cached) -> None:
+    bundle, _, path = cached
+    side = path.with_suffix(".json")
+    old = json.loads(side.read_text())
+    del old["multiprocessors"], old["memory"]
+    side.write_text(json.dumps(old))
+    assert find_plan(bundle, wanted_of(bundle, multiprocessors=16, memory=1 << 36))[0] == path
+
+
 def test_an_engine_of_another_graph_is_refused_naming_the_file(cached) -> None:
     bundle, wanted, _ = cached
     sources = {**wanted.sources, "step.onnx": "f" * 64}

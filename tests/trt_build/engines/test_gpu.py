@@ -8,6 +8,7 @@ frame before it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -230,6 +231,16 @@ def test_the_real_engine_in_fp32_is_fp32(cuda: Cuda, backend: str, mode: str, le
     for _ in range(16):
         image = {name: rng.integers(0, 256, (*lead, 224, 224, 3), np.uint8)}
         assert np.abs(engine.run(image)["logits"] - reference.run(image)["logits"]).max() <= 2e-4
+    engine.close()
+
+
+def test_a_second_opening_compiles_no_kernels(cuda: Cuda) -> None:
+    bundle = load_bundle(PEOPLE)
+    real(bundle, "step", "tensorrt_rtx").close()
+    began = time.perf_counter()
+    engine = real(bundle, "step", "tensorrt_rtx")
+    assert "kernels from the cache" in engine.description
+    assert time.perf_counter() - began < 2.0
     engine.close()
 
 
