@@ -294,7 +294,7 @@ class _Runtime(_Living):
 
 class _Engine(_Living):
     kind = "engine"
-    device_memory_size_v2 = 1000
+    device_memory_size = device_memory_size_v2 = 1000
 
     @property
     def num_io_tensors(self) -> int:
