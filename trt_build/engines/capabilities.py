@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from trt_build.engines.nvidia import Gpu, numbers_of
@@ -40,6 +41,7 @@ class Row:
 
 
 _MATRIX = "NVIDIA's support matrix of TensorRT-RTX"
+_MIGRATION = "NVIDIA's page on migrating to TensorRT 11 on JetPack"
 _JETPACK_6 = "TensorRT 10.3 of JetPack 6.1 or 6.2"
 _JETPACK_7 = "TensorRT 10.16 of JetPack 7.2"
 TABLE = (
@@ -58,7 +60,8 @@ TABLE = (
         "10.13.3 has no code for sm_87 (github.com/NVIDIA-ISAAC-ROS/isaac-ros-cli, issue 22)",
     ),
     Row("tensorrt", ("8.7",), (10, 16), (10, 16), True, "JetPack 7.2 on Orin", _JETPACK_7),
-    Row("tensorrt", ("8.7",), (11, 4, 1), None, True, "JetPack 7.2.2"),
+    Row("tensorrt", ("8.7",), (11, 0), (11, 4, 0), False, f"11.0 to 11.4.0 do not support JetPack ({_MIGRATION})"),
+    Row("tensorrt", ("8.7",), (11, 4, 1), None, True, f"JetPack 7.2.2 on AGX Orin ({_MIGRATION})"),
 )  # fmt: skip
 
 
@@ -89,6 +92,32 @@ def instead(backend: str, capability: str) -> str:
             f"use {' or '.join(others)}" if others else "use another version, or onnxruntime with device cuda"
         )
     return f"use {', '.join([*others, 'backend tensorrt'])}, or onnxruntime with device cuda"
+
+
+def remedy(trt: Any, backend: str, reported: str) -> str:
+    """What helps where TensorRT reports an error: "; ..." to append to it, or nothing where we know no remedy."""
+    missing = re.search(r"Target GPU SM (\d+)(\d) is not supported", reported)
+    driver = re.search(r"CUDA initialization failure|driver version is insufficient", reported)
+    if (missing or driver) and _is_jetson() and not _from_jetpack(trt):
+        return (
+            "; this is pip's TensorRT, built for servers: pip uninstall it with its -bindings and -libs, and take "
+            "JetPack's (apt install python3-libnvinfer)"
+        )
+    if missing:
+        capability = f"{missing[1]}.{missing[2]}"
+        return f"; {backend} {trt.__version__} has no code for this GPU: {instead(backend, capability)}"
+    if driver:
+        return "; check nvidia-smi: the driver must be at least as new as the CUDA that this TensorRT was built for"
+    return ""
+
+
+def _is_jetson() -> bool:
+    return Path("/etc/nv_tegra_release").exists()
+
+
+def _from_jetpack(trt: Any) -> bool:
+    """Whether the module is the Debian package's; pip installs elsewhere, as root below /usr/local."""
+    return str(getattr(trt, "__file__", "")).startswith("/usr/lib/")
 
 
 def _not_listed(trt: Any, capability: str) -> str | None:

@@ -29,7 +29,7 @@ from trt_build.engines.builder import (
     sm,
     strongly_typed,
 )
-from trt_build.engines.capabilities import check_capability
+from trt_build.engines.capabilities import check_capability, remedy
 from trt_build.engines.cuda import load_cuda
 from trt_build.engines.sidecar import (
     ANY_GPU,
@@ -171,7 +171,7 @@ def _compile(
     trt = nvidia.load(wanted.backend)
     log = nvidia.log_of(trt)
     log.take()
-    builder = trt.Builder(log)
+    builder = _new_builder(trt, wanted.backend, log)
     network = builder.create_network(creation_flags(trt))
     parser = trt.OnnxParser(network, log)
     progress.now("parsing")
@@ -190,11 +190,24 @@ def _compile(
     progress.now(f"compiling {network.num_layers} layers")
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise EngineError(f"{wanted.backend} {trt.__version__} cannot compile the graph: {log.take()}")
+        why = log.take()
+        raise EngineError(
+            f"{wanted.backend} {trt.__version__} cannot compile the graph: {why}{remedy(trt, wanted.backend, why)}"
+        )
     if cache is not None:
         with contextlib.suppress(OSError, TypeError):  # without it the next build is only slower
             write_atomically(cache_path, memoryview(config.get_timing_cache().serialize()))
     return memoryview(plan), flags, network.num_layers
+
+
+def _new_builder(trt: Any, backend: str, log: Any) -> Any:
+    try:
+        return trt.Builder(log)
+    except TypeError as error:  # pybind11 says only that there is no object
+        why = log.take()
+        raise EngineError(
+            f"{backend} {trt.__version__} cannot start: {why}{remedy(trt, backend, why)}"
+        ) from error
 
 
 def _timing_cache(trt: Any, config: Any, folder: Path, wanted: Wanted) -> tuple[Any, Path]:

@@ -42,10 +42,19 @@ class Cuda:
         code, *results = getattr(self._rt, name)(*arguments)
         if int(code) != 0:
             label = getattr(code, "name", f"error {int(code)}")
-            raise EngineError(
-                f"{name} failed: {label} ({self._text(code)}); {_REMEDIES.get(label, _OTHERWISE)}"
-            )
+            raise EngineError(f"{name} failed: {label} ({self._text(code)}); {self._remedy(label)}")
         return results[0] if len(results) == 1 else (tuple(results) or None)
+
+    def _remedy(self, label: str) -> str:
+        if label == "cudaErrorInsufficientDriver":
+            (_, driver), (_, ours) = self._rt.cudaDriverGetVersion(), self._rt.cudaRuntimeGetVersion()
+            if 0 < driver // 1000 < ours // 1000:
+                has, needs = (f"{version // 1000}.{version % 1000 // 10}" for version in (driver, ours))
+                return (
+                    f"the driver is for CUDA {has} and cuda-bindings for CUDA {needs}: "
+                    f"pip install 'cuda-bindings=={driver // 1000}.*', or update the NVIDIA driver"
+                )
+        return _REMEDIES.get(label, _OTHERWISE)
 
     def _text(self, code: Any) -> str:
         _, text = self._rt.cudaGetErrorString(code)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trt_build.engines.capabilities import instead
+from trt_build.engines.capabilities import instead, remedy
 from trt_build.engines.plan import Plan
 from trt_build.errors import EngineError
 
@@ -25,10 +25,22 @@ def deserialise(trt: Any, runtime: Any, plan: Plan, log: Any) -> Any:
     check_validity(trt, runtime, plan)
     engine = runtime.deserialize_cuda_engine(plan.data)
     if engine is None:
-        raise EngineError(
-            f"deserialize_cuda_engine failed: {log.take()}; build it again with trt-build build --force"
-        )
+        why = log.take()
+        what = remedy(trt, plan.wanted.backend, why) or "; build it again with trt-build build --force"
+        raise EngineError(f"deserialize_cuda_engine failed: {why}{what}")
     return engine
+
+
+def new_runtime(trt: Any, backend: str, log: Any) -> Any:
+    """TensorRT's runtime. Raises EngineError where it cannot start on this machine."""
+    log.take()
+    try:
+        return trt.Runtime(log)
+    except TypeError as error:  # pybind11 says only that there is no object
+        why = log.take()
+        raise EngineError(
+            f"{backend} {trt.__version__} cannot start: {why}{remedy(trt, backend, why)}"
+        ) from error
 
 
 def check_validity(trt: Any, runtime: Any, plan: Plan) -> None:

@@ -114,6 +114,14 @@ class FakeCudart:
     def cudaGetErrorString(self, code: Any) -> Any:
         return cudaError_t.cudaSuccess, b"as injected"
 
+    driver, runtime = 13000, 13000
+
+    def cudaDriverGetVersion(self) -> int:
+        return self.driver
+
+    def cudaRuntimeGetVersion(self) -> int:
+        return self.runtime
+
     def cudaSetDevice(self, device: int) -> None:
         assert device == 0
 

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from trt_build.engines import nvidia, targets
+from trt_build.engines import capabilities, loading, nvidia, targets
+from trt_build.engines import compile as compile_module
 from trt_build.engines.capabilities import TABLE, check_capability
 from trt_build.errors import EngineError
 
@@ -38,6 +40,7 @@ def gpu(capability: str, name: str = "NVIDIA H200") -> nvidia.Gpu:
         ("tensorrt", "10.3.0", "8.7"),
         ("tensorrt", "10.16.2.10", "8.7"),
         ("tensorrt", "11.4.1", "8.7"),
+        ("tensorrt", "11.4.0.106", "8.9"),
         ("tensorrt", "10.13.3", "9.0"),
     ],
 )
@@ -52,6 +55,7 @@ def test_what_is_known_to_load_is_taken(backend: str, version: str, capability: 
         ("tensorrt_rtx", "1.5.0.114", "9.0", r"lists only sm75.*sm121.*'tensorrt-rtx==1\.4\.\*', backend tensorrt"),
         ("tensorrt_rtx", "1.4.0.76", "8.7", r"lists only sm75.*10\.3 of JetPack 6.*backend tensorrt"),
         ("tensorrt_rtx", "1.4.0.76", "7.0", r"use backend tensorrt, or onnxruntime with device cuda"),
+        ("tensorrt", "11.4.0.106", "8.7", r"11\.0 to 11\.4\.0 do not support JetPack .*use TensorRT 10\.3"),
         ("tensorrt", "10.13.3.9", "8.7", r"no code for sm_87.*use TensorRT 10\.3 .* or TensorRT 10\.16 of"),
     ],
 )  # fmt: skip
@@ -60,6 +64,51 @@ def test_what_does_not_load_is_refused_and_the_message_names_what_would(
 ) -> None:
     with pytest.raises(EngineError, match=words):
         check_capability(module(version), backend, gpu(capability))
+
+
+NO_CODE = "Error Code 9: API Usage Error (Target GPU SM 87 is not supported by this TensorRT release.)"
+
+
+@pytest.mark.parametrize(
+    ("reported", "jetson", "file", "words"),
+    [
+        (NO_CODE, False, "", r"10\.13\.3 has no code for this GPU: use TensorRT 10\.3 of JetPack"),
+        (NO_CODE, True, "/usr/lib/python3/dist-packages/tensorrt/__init__.py", r"use TensorRT 10\.3 of JetPack"),
+        (NO_CODE, True, "/usr/local/lib/python3.10/dist-packages/tensorrt/__init__.py", r"pip uninstall.*libnvinfer"),
+        (
+            "CUDA initialization failure with error: 35", True,
+            "/home/r/.local/lib/python3.10/site-packages/tensorrt/__init__.py", r"pip uninstall.*libnvinfer",
+        ),
+        ("CUDA initialization failure with error: 35", False, "", r"nvidia-smi: the driver must be at least as new"),
+        ("Error Code 9: out of anything", True, "", r"^$"),
+    ],
+)  # fmt: skip
+def test_what_tensorrt_reports_comes_with_a_remedy(
+    monkeypatch: pytest.MonkeyPatch, reported: str, jetson: bool, file: str, words: str
+) -> None:
+    monkeypatch.setattr(capabilities, "_is_jetson", lambda: jetson)
+    trt = SimpleNamespace(__version__="10.13.3", __file__=file)
+    assert re.search(words, capabilities.remedy(trt, "tensorrt", reported))
+
+
+@pytest.mark.parametrize("what", ["Builder", "Runtime"])
+def test_a_tensorrt_that_cannot_start_says_why(what: str) -> None:
+    class Log:
+        said = ["nothing yet", "CUDA initialization failure with error: 35"]
+
+        def take(self) -> str:
+            return self.said.pop()
+
+    def nothing(log: Any) -> None:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    trt = SimpleNamespace(__version__="10.3.0", **{what: nothing})
+    log = Log()
+    start = {"Builder": compile_module._new_builder, "Runtime": loading.new_runtime}[what]
+    if what == "Runtime":
+        log.said.append("an older error")
+    with pytest.raises(EngineError, match=r"10\.3\.0 cannot start: CUDA initialization failure.*nvidia-smi"):
+        start(trt, "tensorrt", log)
 
 
 def test_every_row_of_the_table_has_a_source_and_no_two_contradict_each_other() -> None:

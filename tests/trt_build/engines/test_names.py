@@ -144,7 +144,11 @@ def test_the_doubles_above_notice_a_name_that_is_not_there(
 def test_every_name_we_write_exists_in_some_version() -> None:
     """Also names that are only asked for, which a typing error would turn into an answer of no."""
     known = set().union(*NAMES.values())
-    members = {name.partition(".")[2] for name in known} | {name for name in known if "." not in name}
+    members = (
+        {"__file__"}
+        | {name.partition(".")[2] for name in known}
+        | {name for name in known if "." not in name}
+    )
     written: set[str] = set()
     for path in Path(engines.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -7,7 +7,6 @@ Without a GPU these run on tests.trt_build.engines.gpu_double; test_gpu.py has w
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +18,6 @@ from tests.trt_build.engines.gpu_double import PLAN, FakeCudart, FakeTensorRT, c
 from trt_build.bundle import LoadedBundle
 from trt_build.engines import nvidia
 from trt_build.engines.cuda import Cuda
-from trt_build.engines.layers import not_half, read_layer_report
 from trt_build.engines.open import open_engine
 from trt_build.engines.sidecar import Wanted, write_plan
 from trt_build.engines.trt import TrtEngine
@@ -156,6 +154,27 @@ def test_a_failing_call_while_opening_names_itself_and_leaks_nothing(rig, call, 
     r.assert_clean()
 
 
+@pytest.mark.parametrize(
+    ("driver", "remedy"),
+    [
+        (
+            12060,
+            r"driver is for CUDA 12\.6 and cuda-bindings for CUDA 13\.0: pip install 'cuda-bindings==12\.\*'",
+        ),
+        (13000, r"install or update the NVIDIA driver"),
+        (0, r"install or update the NVIDIA driver"),
+    ],
+)
+def test_cuda_bindings_of_a_newer_major_than_the_driver_are_told_from_a_missing_driver(
+    rig, driver: int, remedy: str
+) -> None:
+    r = rig()
+    r.cudart.driver = driver
+    r.cudart.fail["cudaSetDevice"] = cudaError_t.cudaErrorInsufficientDriver
+    with pytest.raises(EngineError, match=remedy):
+        r.open()
+
+
 @pytest.mark.parametrize("call", ["cudaGraphLaunch", "cudaStreamSynchronize"])
 def test_a_failing_step_names_its_call_and_the_engine_still_closes(rig, call: str) -> None:
     r = rig()
@@ -225,23 +244,3 @@ def test_results_outlive_the_engine(rig) -> None:
     out = engine.run(frame(7))["logits"]
     engine.close()
     assert out.max() == 8 * 7
-
-
-def test_the_layer_report_finds_what_is_not_half() -> None:
-    def layer(name: str, kind: str, metadata: str = "") -> str:
-        tensors = [{"Name": "t", "Format/Datatype": kind}]
-        entry = {"Name": name, "LayerType": "x", "Inputs": tensors, "Outputs": tensors, "Metadata": metadata}
-        return json.dumps(entry)
-
-    text = ",".join(
-        [
-            layer("/a/Conv + /a/Relu", "Half NHWC8"),
-            layer("/a/Conv_1", "Row major linear FP32"),
-            layer("__myl_Fused", "Float16", "[ONNX Layer: /c/Gemm]"),
-        ]
-    )
-    layers = read_layer_report(f'{{"Layers": [{text}]}}')
-    assert not_half(layers, ["/a/Conv", "/c/Gemm"]) == []
-    assert not_half(layers, ["/a/Conv", "/a/Conv_1", "/absent"]) == ["/a/Conv_1", "/absent"]
-    with pytest.raises(EngineError, match="names only"):
-        read_layer_report('{"Layers": ["conv1"]}')
