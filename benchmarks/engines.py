@@ -54,17 +54,24 @@ _TRUNK = ("/blocks", "/conv", "/bn", "/layer", "/maxpool", "/act", "next_cache")
 _PRODUCT = 2048  # side of the square matrices whose product stands for the processor's peak
 
 
-def random_bundle(name: str, folder: Path) -> LoadedBundle:
-    """A bundle of the preset with random weights, INT8 included, with ranges measured on noise."""
+def untrained_bundle(name: str, folder: Path) -> LoadedBundle:
+    """A bundle of the preset in folder/bundle with the weights that training starts with, every temporal tap in use."""
     torch.manual_seed(0)
     config = preset(name)
     labels = [f"class{i}" for i in range(config.classes)]
     model = build(config)
     use_taps(model)  # zero taps would be exported as 2-D convolutions
     checkpoint.save(folder / "run", model, checkpoint.Recipe(labels, window_s=4.0))
-    bundle = export_bundle(folder / "run", folder / "bundle")
+    return export_bundle(folder / "run", folder / "bundle")
+
+
+def random_bundle(name: str, folder: Path) -> LoadedBundle:
+    """`untrained_bundle` with INT8 graphs, whose ranges are measured on noise."""
+    bundle, config = untrained_bundle(name, folder), preset(name)
     shape = (2 * config.T, config.size, config.size, 3)
-    noise = Footage("noise", labels[0], np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+    noise = Footage(
+        "noise", bundle.info.labels[0], np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    )
     return quantize_bundle(bundle, [noise], spare=False)
 
 

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""scripts/gpu_check.sh on a stand-in: every step runs, or is skipped with the reason; nothing is lost on the way."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.trt_build.engines.gpu_double import FakeCudart, FakeRtx, install_plan
+from trt_build.bundle import LoadedBundle
+from trt_build.engines import nvidia
+from trt_build.engines.cuda import Cuda
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "gpu_check.sh"
+VERSIONS = dict.fromkeys(("tensorrt_rtx", "tensorrt", "onnxruntime", "onnx", "torch", "numpy"), "1")
+NO_GPU = {"gpu": None, "why": "a processor only", "versions": VERSIONS}
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gpu_check", SCRIPT.with_suffix(".py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def check_of(script: ModuleType, monkeypatch: pytest.MonkeyPatch, out: Path, seconds: float = 60) -> object:
+    monkeypatch.setattr(script, "facts", lambda: NO_GPU)
+    return script.Check(out, seconds, False)
+
+
+def test_each_step_is_written_at_once_with_what_it_came_to(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    check = check_of(script, monkeypatch, tmp_path / "found.json")
+
+    def steps() -> dict[str, dict[str, object]]:
+        return json.loads((tmp_path / "found.json").read_text())["steps"]
+
+    check.step("good", lambda: 5)
+    assert steps()["good"]["status"] == "ok" and steps()["good"]["result"] == 5
+    check.step("needs a gpu", check.need_gpu)
+    assert steps()["needs a gpu"]["reason"] == "no GPU: a processor only"
+    fails = [sys.executable, "-c", "import sys; print('why', file=sys.stderr); sys.exit(3)"]
+    check.step("bad", lambda: check.run(fails, 20))
+    assert steps()["bad"]["status"] == "failed" and steps()["bad"]["reason"] == "exit code 3: why"
+    assert list(steps()) == ["good", "needs a gpu", "bad"]
+
+
+def test_a_step_that_hangs_is_stopped_with_its_children_and_the_rest_is_skipped(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    check = check_of(script, monkeypatch, tmp_path / "found.json", seconds=7)
+    began = time.monotonic()
+    check.step("hangs", lambda: check.run(["bash", "-c", "sleep 60 & sleep 60"], 1))
+    assert time.monotonic() - began < 5 and check.steps["hangs"]["reason"] == "stopped after 1 s"
+    time.sleep(max(0.0, began + 2.5 - time.monotonic()))
+    check.step("late", lambda: pytest.fail("ran though the time was up"))
+    assert check.steps["late"] == {"status": "skipped", "reason": "no time left", "seconds": 0.0}
+
+
+def test_recorded_and_launched_steps_are_timed_on_the_doubles(
+    script: ModuleType, make_bundle: Callable[..., LoadedBundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, cudart = make_bundle(), FakeCudart()
+    trt = FakeRtx(cudart, bundle, "step", 1)
+    monkeypatch.setattr(nvidia, "load", lambda backend: trt)
+    monkeypatch.setattr("trt_build.engines.trt.load_cuda", lambda device=0: Cuda(cudart, device))
+    install_plan(bundle, trt, "step", "Double 9000", "8.9")
+    order = {"bundle": str(bundle.path), "mode": "step", "precision": "fp16", "batch": 1}
+    found = script.time_both_ways(order | {"backend": "tensorrt_rtx"})
+    assert found["graph"]["p50_ms"] > 0 and found["launched"]["p99_ms"] >= found["launched"]["p50_ms"]
+    assert "CUDA graph" in found["description"] and not cudart.leaks
+    launches, runs = cudart.calls.count("cudaGraphLaunch"), script.CALLS + script.CALLS // script.TURN
+    assert launches == runs and cudart.calls.count("cudaMemcpyAsync") > 2 * runs
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_whole_script_on_a_stand_in(make_bundle: Callable[..., LoadedBundle], tmp_path: Path) -> None:
+    bundle = make_bundle("colours")
+    out = tmp_path / "found.json"
+    command = [str(SCRIPT), "--stand-in", "--bundle", str(bundle.path), "--preset", "", "--out", str(out)]
+    environment = {"PYTHON": sys.executable, "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    command += ["--calls", "5", "--seconds", "360"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=390)
+    found = json.loads(out.read_text())
+    steps, name = found["steps"], bundle.path.name
+    assert done.returncode == 0, (done.stderr, steps)
+    if found["gpu"] is not None:
+        pytest.skip("a machine with a GPU runs the real thing: scripts/gpu_check.sh")
+    assert found["why"] and found["stand_in"] and found["versions"]["numpy"]
+    assert steps["pytest"]["status"] == "ok" and not steps["pytest"]["result"]["failed"]
+    assert any("needs an NVIDIA GPU" in reason for reason in steps["pytest"]["result"]["skipped"])
+    if found["versions"]["tensorrt_rtx"]:
+        assert [s["precision"] for s in steps[f"{name} build"]["result"]] == ["fp16"] * 2 + ["fp32"] * 2
+    for turn in ("first", "second"):
+        engines = steps[f"{name} bench, {turn}"]["result"]["engines"]
+        assert {e["engine"] for e in engines} == {"onnxruntime:fp16", "onnxruntime:fp32"}
+    assert steps[f"{name} verify"]["status"] == "ok", steps[f"{name} verify"]
+    for batch in (1, 4, 16):
+        timed = steps[f"{name} step fp16 x{batch}"]
+        assert timed["status"] == "skipped" and timed["reason"].startswith("no GPU: ")
+    assert not (bundle.path / "engines").exists(), "the bundle given was touched"
+
+
+def test_the_script_names_no_path_of_one_machine() -> None:
+    for path in (SCRIPT, SCRIPT.with_suffix(".py")):
+        text = path.read_text(encoding="utf-8")
+        assert not any(place in text for place in ("/work", "/tmp", "/home", "../shared")), path
