@@ -11,11 +11,11 @@ import pytest
 from trt_build.engines.layers import not_half, read_layer_report
 from trt_build.errors import EngineError
 
-REPORTS = Path(__file__).with_name("reports")
+HERE = Path(__file__).parent
 
 
 def report(name: str) -> str:
-    return (REPORTS / f"{name}.json").read_text(encoding="utf-8")
+    return (HERE / f"report_{name}.json").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("form", ["tensorrt_8.6", "tensorrt_10", "tensorrt_11", "tensorrt_rtx_1.7"])
