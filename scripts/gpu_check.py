@@ -9,10 +9,11 @@ each, so that a machine that goes away leaves what was found so far. Steps:
     NAME bench, first         `trt-build bench`: fresh processes, whose start compiles kernels
     NAME bench, second        the same again, with the kernels that the first kept
     NAME verify               against ONNX Runtime in FP32 on painted clips
+    engines                   all others built and opened side by side, as many as there are processors
     NAME MODE PRECISION xN    recorded as a CUDA graph and launched one by one, N cameras: times in turn, in ms
 
-for the bundles given (default: bundles/people) and for `paper`, exported untrained where PyTorch is there: times and
-errors of precision do not need trained weights, labels do.
+for the bundles given (default: bundles/people). `paper`, exported untrained where PyTorch is there, has one bench and
+the last three: times and errors of precision do not need trained weights, labels do.
 """
 
 from __future__ import annotations
@@ -21,129 +22,19 @@ import argparse
 import importlib.util
 import json
 import os
-import platform
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from gpu_runner import PRECISIONS, ROOT, Check, Skipped, facts
+
 BATCHES = (1, 4, 16)
-PRECISIONS = ("fp16", "fp32")
-CALLS = 200  # of each way to run, in a timing
-TURN = 10  # calls of one way before the other takes its turn
+_TIMING = [sys.executable, str(Path(__file__).with_name("gpu_timing.py"))]
 _TRT_BUILD = [sys.executable, "-c", "from trt_build.cli import main; main()"]
 _GC_MODEL = [sys.executable, "-c", "from gc_model.cli import main; main()"]
-
-
-class Skipped(Exception):
-    """A step cannot run here; the text is the reason."""
-
-
-class Check:
-    """Runs steps until the time is up and writes what they found."""
-
-    def __init__(self, out: Path | None, seconds: float, stand_in: bool) -> None:
-        self._out, self._end, self.stand_in = out, time.monotonic() + seconds, stand_in
-        self.facts = facts()
-        self.backend = "tensorrt_rtx" if self.facts["versions"]["tensorrt_rtx"] else "tensorrt"
-        self.steps: dict[str, dict[str, Any]] = {}
-
-    @property
-    def targets(self) -> list[str]:
-        """Engines of verify and bench; the stand-in has the processor's."""
-        backend = "onnxruntime" if self.stand_in else self.backend
-        return [f"{backend}:{precision}" for precision in PRECISIONS]
-
-    def need_gpu(self) -> None:
-        if self.facts["gpu"] is None:
-            raise Skipped(f"no GPU: {self.facts['why']}")
-        if not self.facts["versions"][self.backend]:
-            raise Skipped("neither tensorrt_rtx nor tensorrt can be imported")
-
-    def step(self, name: str, work: Callable[[], Any]) -> Any:
-        """Run one step; its result, or None where it did not come to one."""
-        began = time.monotonic()
-        found: dict[str, Any]
-        try:
-            if self.left() < 5:
-                raise Skipped("no time left")
-            found = {"status": "ok", "result": work()}
-        except Skipped as reason:
-            found = {"status": "skipped", "reason": str(reason)}
-        except (RuntimeError, OSError, ValueError, KeyError) as error:
-            found = {"status": "failed", "reason": str(error)}
-        self.steps[name] = found | {"seconds": round(time.monotonic() - began, 1)}
-        print(f"{name}: {found['status']} {found.get('reason', '')}"[:300], file=sys.stderr, flush=True)
-        self.write()
-        return found.get("result")
-
-    def left(self) -> float:
-        return self._end - time.monotonic()
-
-    def run(self, command: list[str], most: float, codes: tuple[int, ...] = (0,)) -> str:
-        """A command's standard output. Raises RuntimeError with its last lines, or where it takes too long."""
-        limit = min(most, self.left())
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-        try:
-            output, errors = process.communicate(timeout=limit)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # its children too: bench and pytest have some
-            process.communicate()
-            raise RuntimeError(f"stopped after {limit:.0f} s") from None
-        if process.returncode not in codes:
-            said = [line for line in (errors or output).splitlines() if line.strip()]
-            raise RuntimeError(f"exit code {process.returncode}: {' | '.join(said[-3:])}")
-        return output
-
-    def write(self) -> None:
-        text = json.dumps({**self.facts, "stand_in": self.stand_in, "steps": self.steps}, indent=1)
-        if self._out is not None:
-            part = self._out.with_name(f".{self._out.name}.part")
-            part.write_text(text + "\n", encoding="utf-8")
-            part.replace(self._out)
-
-
-def facts() -> dict[str, Any]:
-    """The machine: GPU or why there is none, versions of what matters, load."""
-    from trt_build.engines.cuda import load_cuda
-    from trt_build.errors import GlimpseError
-
-    found: dict[str, Any] = {"gpu": None, "why": ""}
-    try:
-        cuda = load_cuda()
-        gpu = cuda.gpu()
-        driver = cuda.call("cudaDriverGetVersion")
-        found["gpu"] = vars(gpu) | {"cuda_driver": f"{driver // 1000}.{driver % 1000 // 10}"}
-    except GlimpseError as error:
-        found["why"] = str(error)
-    modules = ("tensorrt_rtx", "tensorrt", "onnxruntime", "onnx", "torch", "numpy")
-    return found | {
-        "versions": {name: _version(name) for name in modules},
-        "python": platform.python_version(),
-        "processors": os.cpu_count(),
-        "load": os.getloadavg()[0],
-    }
-
-
-def _version(module: str) -> str | None:
-    """Asked in another process: some of these modules take memory and seconds."""
-    program = f"import {module}; print({module}.__version__)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-    return done.stdout.strip().splitlines()[-1] if done.returncode == 0 else None
 
 
 def tests(check: Check, folder: Path) -> dict[str, Any]:
@@ -174,7 +65,7 @@ def tests(check: Check, folder: Path) -> dict[str, Any]:
     return found
 
 
-def build(check: Check, bundle: Path, batch: int = 1) -> list[dict[str, Any]]:
+def build(check: Check, bundle: Path) -> list[dict[str, Any]]:
     """`trt-build build` of both modes in both precisions; without a GPU for sm89, which TensorRT-RTX can."""
     if not check.facts["versions"][check.backend]:
         raise Skipped("neither tensorrt_rtx nor tensorrt can be imported")
@@ -183,7 +74,7 @@ def build(check: Check, bundle: Path, batch: int = 1) -> list[dict[str, Any]]:
         check.need_gpu()
     found = []
     for precision in PRECISIONS:
-        options = ["--backend", check.backend, "--precision", precision, "--batch", str(batch), "--json"]
+        options = ["--backend", check.backend, "--precision", precision, "--json"]
         text = check.run([*_TRT_BUILD, "build", str(bundle), *options, *target], 120)
         for sidecar in json.loads(text):
             if "TF32 off" not in sidecar["flags"]:
@@ -227,43 +118,74 @@ def verify(check: Check, bundle: Path, clips: Path, frames: int, trained: bool) 
     }
 
 
-def timing(check: Check, bundle: Path, mode: str, precision: str, batch: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Case:
+    """An engine to time, in a copy of its bundle, so that no two builders wait for one lock."""
+
+    name: str
+    source: Path
+    mode: str
+    precision: str
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.mode} {self.precision} x{self.batch}"
+
+    def order(self, check: Check, folder: Path) -> str:
+        """What a process is told; makes the copy, of links, where it is not there yet."""
+        copy = folder / "cases" / str(self).replace(" ", "-")
+        if not copy.exists():
+            leave = shutil.ignore_patterns("engines")
+            shutil.copytree(self.source, copy, copy_function=os.link, ignore=leave)
+        options = {"mode": self.mode, "precision": self.precision, "batch": self.batch}
+        return json.dumps({"bundle": str(copy), "backend": check.backend, **options})
+
+
+def cases_of(name: str, bundle: Path) -> list[Case]:
+    """The smaller batches first."""
+    modes = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))["modes"]
+    return [
+        Case(name, bundle, mode, precision, batch)
+        for batch in BATCHES
+        for precision in PRECISIONS
+        for mode in modes
+    ]
+
+
+def open_all(check: Check, cases: list[Case], folder: Path) -> dict[str, Any]:
+    """Build and open engines side by side, in groups of as many as there are processors; seconds of each."""
     check.need_gpu()
-    order = {"bundle": str(bundle), "mode": mode, "precision": precision, "batch": batch}
-    text = check.run([sys.executable, __file__, "--time", json.dumps(order | {"backend": check.backend})], 90)
-    return json.loads(text.splitlines()[-1])
-
-
-def time_both_ways(order: dict[str, Any]) -> dict[str, Any]:
-    """Milliseconds of a step recorded as a CUDA graph and launched, in turn; made in a process of its own."""
-    import numpy as np
-
-    from trt_build.bundle import load_bundle
-    from trt_build.engines.trt import TrtEngine
-
-    bundle = load_bundle(order.pop("bundle"))
-    mode = order.pop("mode")
-    began = time.perf_counter()
-    engines = {"graph": TrtEngine(bundle, mode, cuda_graph=True, **order)}
-    opening = time.perf_counter() - began
-    engines["launched"] = TrtEngine(bundle, mode, cuda_graph=False, **order)
-    rng = np.random.default_rng(0)
-    spec = next(iter(engines["graph"].inputs.values()))
-    frames = {spec.name: rng.integers(0, 256, spec.sized(engines["graph"].batch), np.uint8)}
-    times: dict[str, list[float]] = {way: [] for way in engines}
-    for _ in range(CALLS // TURN):
-        for way, engine in engines.items():
-            engine.run(frames)
-            for _ in range(TURN):
-                began = time.perf_counter()
-                engine.run(frames)
-                times[way].append((time.perf_counter() - began) * 1e3)
-    found: dict[str, Any] = {"open_s": round(opening, 2), "description": engines["graph"].description}
-    for way, ms in times.items():
-        found[way] = {f"p{q}_ms": round(float(np.percentile(ms, q)), 4) for q in (50, 90, 99)}
-    for engine in engines.values():
-        engine.close()
+    found: dict[str, Any] = {}
+    failed: list[str] = []
+    size = max(os.cpu_count() or 1, 1)
+    for start in range(0, len(cases), size):
+        group = cases[start : start + size]
+        running = [check.spawn([*_TIMING, "open", case.order(check, folder)]) for case in group]
+        for case, process in zip(group, running, strict=True):
+            try:
+                found[str(case)] = json.loads(check.finish(process, 150).splitlines()[-1])
+            except RuntimeError as error:
+                failed.append(f"{case}: {error}")
+            else:
+                if case.batch == 1:  # for bench and verify
+                    _share(Path(json.loads(case.order(check, folder))["bundle"]), case.source)
+    if failed:
+        raise RuntimeError("; ".join(failed))
     return found
+
+
+def _share(copy: Path, bundle: Path) -> None:
+    """Link the engines of a copy into its bundle; each has all that its check needs beside it."""
+    (bundle / "engines").mkdir(exist_ok=True)
+    for file in (copy / "engines").glob("*.*"):
+        if not (bundle / "engines" / file.name).exists():
+            os.link(file, bundle / "engines" / file.name)
+
+
+def timing(check: Check, case: Case, folder: Path) -> dict[str, Any]:
+    check.need_gpu()
+    text = check.run([*_TIMING, "time", case.order(check, folder)], 90)
+    return json.loads(text.splitlines()[-1])
 
 
 def paint(check: Check, folder: Path) -> Path:
@@ -273,14 +195,10 @@ def paint(check: Check, folder: Path) -> Path:
     return folder
 
 
-def untrained(check: Check, preset: str, folder: Path) -> Path:
-    """A bundle of a preset with the weights that training starts with, every temporal tap in use."""
-    if check.facts["versions"]["torch"] is None:
-        raise Skipped("PyTorch is not installed: give an exported bundle with --bundle")
-    program = "import sys; from pathlib import Path; from benchmarks.engines import untrained_bundle; "
-    program += f"untrained_bundle({preset!r}, Path({str(folder)!r}))"
-    check.run([sys.executable, "-c", program], 150)
-    return folder / "bundle"
+def untrained(preset: str, folder: Path) -> list[str]:
+    """The command that makes folder/bundle of a preset, with the weights that training starts with."""
+    program = "from pathlib import Path; from benchmarks.engines import untrained_bundle; "
+    return [sys.executable, "-c", f"{program}untrained_bundle({preset!r}, Path({str(folder)!r}))"]
 
 
 def work(check: Check, options: argparse.Namespace, folder: Path) -> None:
@@ -289,39 +207,35 @@ def work(check: Check, options: argparse.Namespace, folder: Path) -> None:
     bundles = {path.name: folder / "bundles" / path.name for path in options.bundle}
     for path in options.bundle:
         shutil.copytree(path, bundles[path.name], ignore=shutil.ignore_patterns("engines"))
+    exporting = None
+    if options.preset and check.facts["versions"]["torch"]:  # beside the tests, which time nothing
+        exporting = check.spawn(untrained(options.preset, folder / options.preset))
     check.step("pytest", lambda: tests(check, folder))
     clips = folder / "clips"
     check.step("clips", lambda: str(paint(check, clips)))
-
-    def look(name: str, bundle: Path, frames: int, trained: bool) -> None:
-        check.step(f"{name} build", lambda: build(check, bundle))
-        check.step(f"{name} bench, first", lambda: bench(check, bundle, options.calls))
-        check.step(f"{name} bench, second", lambda: bench(check, bundle, options.calls))
-        check.step(f"{name} verify", lambda: verify(check, bundle, clips, frames, trained))
-
-    def both_ways(name: str, bundle: Path, batch: int) -> None:
-        modes = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))["modes"]
-        for precision in PRECISIONS:
-            for mode in modes:
-                check.step(
-                    f"{name} {mode} {precision} x{batch}",
-                    lambda mode=mode, precision=precision: timing(check, bundle, mode, precision, batch),  # type: ignore[misc]
-                )
-
     for name, bundle in bundles.items():
-        look(name, bundle, 256, True)
-        both_ways(name, bundle, 1)
-    if options.preset:
-        made = check.step(
-            f"{options.preset} export", lambda: str(untrained(check, options.preset, folder / options.preset))
-        )
-        if made:
-            bundles[options.preset] = Path(made)
-            look(options.preset, Path(made), 48, False)
-            both_ways(options.preset, Path(made), 1)
-    for batch in BATCHES[1:]:
-        for name, bundle in bundles.items():
-            both_ways(name, bundle, batch)
+        check.step(f"{name} build", lambda bundle=bundle: build(check, bundle))  # type: ignore[misc]
+        for turn in ("first", "second"):
+            check.step(f"{name} bench, {turn}", lambda bundle=bundle: bench(check, bundle, options.calls))  # type: ignore[misc]
+        check.step(f"{name} verify", lambda bundle=bundle: verify(check, bundle, clips, 256, True))  # type: ignore[misc]
+    cases = [case for name, bundle in bundles.items() for case in cases_of(name, bundle)]
+
+    def exported() -> str:
+        if exporting is None:
+            raise Skipped("PyTorch is not installed: give an exported bundle with --bundle")
+        check.finish(exporting, 150)
+        return str(folder / options.preset / "bundle")
+
+    made = check.step(f"{options.preset} export", exported) if options.preset else None
+    if made:
+        cases += cases_of(options.preset, Path(made))
+    cases.sort(key=lambda case: case.batch)
+    check.step("engines", lambda: open_all(check, cases, folder))
+    for case in cases:
+        check.step(str(case), lambda case=case: timing(check, case, folder))  # type: ignore[misc]
+    if made:
+        check.step(f"{options.preset} bench", lambda: bench(check, Path(made), options.calls))
+        check.step(f"{options.preset} verify", lambda: verify(check, Path(made), clips, 48, False))
 
 
 def main() -> int:
@@ -336,15 +250,14 @@ def main() -> int:
     parser.add_argument(
         "--stand-in", action="store_true", help="ONNX Runtime on the processor in verify and bench"
     )
-    parser.add_argument("--time", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.time:
-        print(json.dumps(time_both_ways(json.loads(options.time))))
-        return 0
     options.bundle = options.bundle or [ROOT / "bundles" / "people"]
-    check = Check(options.out, options.seconds, options.stand_in)
+    check = Check(facts(), options.out, options.seconds, options.stand_in)
     with tempfile.TemporaryDirectory() as folder:
-        work(check, options, Path(folder))
+        try:
+            work(check, options, Path(folder))
+        finally:
+            check.close()
     if options.out is None:
         print(json.dumps({**check.facts, "stand_in": options.stand_in, "steps": check.steps}, indent=1))
     return int(any(step["status"] == "failed" for step in check.steps.values()))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -24,24 +25,27 @@ VERSIONS = dict.fromkeys(("tensorrt_rtx", "tensorrt", "onnxruntime", "onnx", "to
 NO_GPU = {"gpu": None, "why": "a processor only", "versions": VERSIONS}
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_check", SCRIPT.with_suffix(".py"))
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, SCRIPT.with_name(f"{name}.py"))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
     spec.loader.exec_module(module)
     return module
 
 
-def check_of(script: ModuleType, monkeypatch: pytest.MonkeyPatch, out: Path, seconds: float = 60) -> object:
-    monkeypatch.setattr(script, "facts", lambda: NO_GPU)
-    return script.Check(out, seconds, False)
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    load("gpu_runner")
+    return load("gpu_check")
 
 
-def test_each_step_is_written_at_once_with_what_it_came_to(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    check = check_of(script, monkeypatch, tmp_path / "found.json")
+def check_of(script: ModuleType, out: Path, seconds: float = 60) -> Any:
+    return script.Check(dict(NO_GPU), out, seconds, False)
+
+
+def test_each_step_is_written_at_once_with_what_it_came_to(script: ModuleType, tmp_path: Path) -> None:
+    check = check_of(script, tmp_path / "found.json")
 
     def steps() -> dict[str, dict[str, object]]:
         return json.loads((tmp_path / "found.json").read_text())["steps"]
@@ -57,21 +61,24 @@ def test_each_step_is_written_at_once_with_what_it_came_to(
 
 
 def test_a_step_that_hangs_is_stopped_with_its_children_and_the_rest_is_skipped(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    script: ModuleType, tmp_path: Path
 ) -> None:
-    check = check_of(script, monkeypatch, tmp_path / "found.json", seconds=7)
+    check = check_of(script, tmp_path / "found.json", seconds=7)
     began = time.monotonic()
     check.step("hangs", lambda: check.run(["bash", "-c", "sleep 60 & sleep 60"], 1))
     assert time.monotonic() - began < 5 and check.steps["hangs"]["reason"] == "stopped after 1 s"
     time.sleep(max(0.0, began + 2.5 - time.monotonic()))
+    running = check.spawn(["sleep", "60"])
+    check.close()
+    assert running.wait(5) == -9, "left behind"
     check.step("late", lambda: pytest.fail("ran though the time was up"))
     assert check.steps["late"] == {"status": "skipped", "reason": "no time left", "seconds": 0.0}
 
 
 def test_recorded_and_launched_steps_are_timed_on_the_doubles(
-    script: ModuleType, make_bundle: Callable[..., LoadedBundle], monkeypatch: pytest.MonkeyPatch
+    make_bundle: Callable[..., LoadedBundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle, cudart = make_bundle(), FakeCudart()
+    bundle, cudart, script = make_bundle(), FakeCudart(), load("gpu_timing")
     trt = FakeRtx(cudart, bundle, "step", 1)
     monkeypatch.setattr(nvidia, "load", lambda backend: trt)
     monkeypatch.setattr("trt_build.engines.trt.load_cuda", lambda device=0: Cuda(cudart, device))
@@ -81,7 +88,43 @@ def test_recorded_and_launched_steps_are_timed_on_the_doubles(
     assert found["graph"]["p50_ms"] > 0 and found["launched"]["p99_ms"] >= found["launched"]["p50_ms"]
     assert "CUDA graph" in found["description"] and not cudart.leaks
     launches, runs = cudart.calls.count("cudaGraphLaunch"), script.CALLS + script.CALLS // script.TURN
+    opened = script.open_once(order | {"backend": "tensorrt_rtx"})
+    assert opened["s"] >= 0 and "kernels from the cache" in opened["description"]
     assert launches == runs and cudart.calls.count("cudaMemcpyAsync") > 2 * runs
+
+
+def test_engines_are_opened_side_by_side_each_in_a_copy_of_its_own(
+    script: ModuleType,
+    make_bundle: Callable[..., LoadedBundle],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    check = check_of(script, tmp_path / "found.json")
+    check.facts |= {"gpu": {"name": "Double 9000"}}
+    made = make_bundle().path
+    cases = script.cases_of("toy", made)
+    assert {case.batch for case in cases} == {1, 4, 16} and len(cases) == 12
+    told: list[dict[str, str]] = []
+    echo = "import json, sys; print(json.dumps({'s': 1, 'bundle': json.loads(sys.argv[1])['bundle']}))"
+
+    def spawn(command: list[str]) -> subprocess.Popen[str]:
+        told.append(json.loads(command[-1]))
+        engines = Path(told[-1]["bundle"]) / "engines"
+        engines.mkdir(exist_ok=True)
+        (engines / "of-one-camera.plan").write_text("a plan")
+        return script.Check.spawn(check, [sys.executable, "-c", echo, command[-1]])
+
+    monkeypatch.setattr(check, "spawn", spawn)
+    found = script.open_all(check, cases, tmp_path)
+    assert list(found) == [str(case) for case in cases]
+    folders = {order["bundle"] for order in told}
+    assert (made / "engines" / "of-one-camera.plan").exists(), "bench would build it again"
+    assert len(folders) == 12 and all((Path(folder) / "bundle.json").exists() for folder in folders)
+    monkeypatch.setattr(check, "finish", lambda *_: (_ for _ in ()).throw(RuntimeError("stopped after 1 s")))
+    with pytest.raises(
+        RuntimeError, match="toy window fp16 x1: stopped after 1 s; toy step fp16 x1: stopped"
+    ):
+        script.open_all(check, cases[:2], tmp_path)
 
 
 @pytest.mark.slow
@@ -107,6 +150,7 @@ def test_the_whole_script_on_a_stand_in(make_bundle: Callable[..., LoadedBundle]
         engines = steps[f"{name} bench, {turn}"]["result"]["engines"]
         assert {e["engine"] for e in engines} == {"onnxruntime:fp16", "onnxruntime:fp32"}
     assert steps[f"{name} verify"]["status"] == "ok", steps[f"{name} verify"]
+    assert steps["engines"]["status"] == "skipped" and steps["engines"]["reason"].startswith("no GPU: ")
     for batch in (1, 4, 16):
         timed = steps[f"{name} step fp16 x{batch}"]
         assert timed["status"] == "skipped" and timed["reason"].startswith("no GPU: ")
@@ -114,6 +158,6 @@ def test_the_whole_script_on_a_stand_in(make_bundle: Callable[..., LoadedBundle]
 
 
 def test_the_script_names_no_path_of_one_machine() -> None:
-    for path in (SCRIPT, SCRIPT.with_suffix(".py")):
+    for path in SCRIPT.parent.glob("gpu_*"):
         text = path.read_text(encoding="utf-8")
         assert not any(place in text for place in ("/work", "/tmp", "/home", "../shared")), path
