@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gc_model.data.frames import index_clips, labels_of
 from gc_model.data.joint_tables import joint_names, read_table, table_of
-from gc_model.evaluation.evaluate import Judged, report
+from gc_model.evaluation.report import Judged, report
 
 FINGERS = [[0, *range(first, first + 4)] for first in (1, 5, 9, 13, 17)]  # from the wrist
 WRIST, INDEX, MIDDLE, PINKY, THUMB = 0, 5, 9, 17, (2, 4)

@@ -112,6 +112,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Accuracy of a run on labelled clips; every clip counts."""
+    from gc_model.evaluation.evaluate import EvaluateOptions
     from gc_model.evaluation.evaluate import evaluate as evaluate_run
 
     if judge not in JUDGES:
@@ -127,17 +128,16 @@ def evaluate(
     for file in (out, confusion):
         if file and not file.parent.is_dir():
             raise DataError(f"{file.parent}: no such directory to write {file.name} into")
-    result = evaluate_run(
-        run,
+    options = EvaluateOptions(
         data,
-        subjects=names(subjects),
-        protocol=JUDGES[judge],
         layout=layout,
         split=split,
+        subjects=names(subjects),
+        protocol=JUDGES[judge],
         mode=mode or None,
         groups=members,
-        progress=not as_json,
     )
+    result = evaluate_run(run, options, progress=not as_json)
     if out:
         out.write_text(json.dumps(result, indent=1))
     if confusion:
@@ -249,7 +249,7 @@ def ablate(
         rows=names(rows) or [],
         protocols=names(splits) or [""],
         seeds=numbers,
-        test={"subjects": people} if people else None,
+        test_subjects=people,
         progress=not quiet,
         tell=lambda line: typer.echo(line, err=True),
     )

@@ -10,6 +10,7 @@ OUT/table.json, table.md      written anew after every run
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import statistics
 import time
@@ -18,8 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gc_model.evaluation.evaluate import EvaluateOptions, evaluate
 from gc_model.training.options import TrainOptions
+from gc_model.training.train import train
 from trt_build.errors import DataError
+from trt_build.files import write_atomically
 
 DEFAULT = "clouds"
 
@@ -80,51 +84,52 @@ def ablate(
     rows: Sequence[str] = (),
     protocols: Sequence[str] = ("",),
     seeds: Sequence[int] = (0,),
-    test: dict[str, Any] | None = None,
+    test_subjects: Sequence[str] | None = None,
     progress: bool = True,
     tell: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Run what is missing below `out` and return the table. base: the options that all rows share.
 
-    test: arguments of `evaluate` beside run and data, for data without a protocol (subjects). Raises DataError for
-    unknown rows, or an `out` begun with other options.
+    rows: names of `ROWS`, none for all. protocols: splits of the data set. test_subjects: the people to test on, for
+    data without splits. tell: called with a line after every run. Raises DataError for unknown rows, or an `out` begun
+    with other options.
     """
-    from gc_model.evaluation.evaluate import evaluate
-    from gc_model.training.train import train
-
     rows = list(rows) or list(ROWS)
     if unknown := [r for r in rows if r not in ROWS]:
         raise DataError(f'unknown row "{unknown[0]}": choose from {", ".join(ROWS)}')
-    _check(base, out, test or {})
-    for row in rows:
-        for protocol in protocols:
-            for seed in seeds:
-                run = out / row / f"{protocol or 'test'}-{seed}"
-                if (run / "report.json").is_file():
-                    continue
-                options = base.model_copy(
-                    update=ROWS[row].changes | {"protocol": protocol, "seed": seed, "preset": base.preset}
-                )
-                began = time.monotonic()
-                train(
-                    options, run, resume=(run / "options.json").is_file(), progress=progress,
-                    shared_cache=out / "cache", first_stage=out / "stage1" / f"{_first_stage(options)}.safetensors",
-                )  # fmt: skip
-                report = evaluate(
-                    run, base.data, layout=base.layout, split=protocol, progress=progress, cache=out / "cache",
-                    **(test or {}),
-                )  # fmt: skip
-                report["minutes"] = round((time.monotonic() - began) / 60, 2)
-                _write(run / "report.json", json.dumps(report))
-                # Checkpoints of a finished run: many runs would fill the disk.
-                for part in ("stage1", "stage2", "stage3"):
-                    for file in (run / part).glob("*.ckpt"):
-                        file.unlink()
-                tell(
-                    f"{row} {protocol} seed {seed}: {100 * report['accuracy']:.1f} %, {report['minutes']} min"
-                )
-                table(out, base.layout)
+    _check(base, out, {"subjects": list(test_subjects)} if test_subjects else {})
+    for row, protocol, seed in itertools.product(rows, protocols, seeds):
+        run = out / row / f"{protocol or 'test'}-{seed}"
+        if (run / "report.json").is_file():
+            continue
+        options = base.model_copy(
+            update=ROWS[row].changes | {"protocol": protocol, "seed": seed, "preset": base.preset}
+        )
+        judging = EvaluateOptions(
+            base.data, layout=base.layout, split=protocol, subjects=test_subjects, cache=out / "cache"
+        )
+        found = _run(options, judging, run, out, progress)
+        tell(f"{row} {protocol} seed {seed}: {100 * found['accuracy']:.1f} %, {found['minutes']} min")
+        table(out, base.layout)
     return table(out, base.layout)
+
+
+def _run(
+    options: TrainOptions, judging: EvaluateOptions, run: Path, out: Path, progress: bool
+) -> dict[str, Any]:
+    """Train and judge one run, write its report and return it."""
+    began = time.monotonic()
+    first_stage = out / "stage1" / f"{_first_stage(options)}.safetensors"
+    resume = (run / "options.json").is_file()
+    train(options, run, resume=resume, progress=progress, shared_cache=out / "cache", first_stage=first_stage)
+    found = evaluate(run, judging, progress=progress)
+    found["minutes"] = round((time.monotonic() - began) / 60, 2)
+    write_atomically(run / "report.json", json.dumps(found))
+    # Checkpoints of a finished run: many runs would fill the disk.
+    for part in ("stage1", "stage2", "stage3"):
+        for file in (run / part).glob("*.ckpt"):
+            file.unlink()
+    return found
 
 
 def _first_stage(options: TrainOptions) -> str:
@@ -156,7 +161,7 @@ def _check(base: TrainOptions, out: Path, test: dict[str, Any]) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{out} cannot be written ({error.strerror}): choose another --out") from None
-    _write(path, json.dumps(asked, indent=1))
+    write_atomically(path, json.dumps(asked, indent=1))
 
 
 def table(out: Path, layout: str) -> dict[str, Any]:
@@ -189,8 +194,8 @@ def table(out: Path, layout: str) -> dict[str, Any]:
             {"row": name, "title": row.title, "paper": paper, "ours": ours, "minutes": round(minutes, 1)}
         )
     result = {"protocols": protocols, "rows": lines}
-    _write(out / "table.json", json.dumps(result, indent=1))
-    _write(out / "table.md", markdown(result))
+    write_atomically(out / "table.json", json.dumps(result, indent=1))
+    write_atomically(out / "table.md", markdown(result))
     return result
 
 
@@ -223,9 +228,3 @@ def markdown(result: dict[str, Any]) -> str:
             cells.append("" if ours is None else f"{ours['mean']:.1f}{spread} ({ours['seeds']})")
         lines.append("| " + " | ".join([*cells, f"{line['minutes']:g}"]) + " |")
     return "\n".join(lines) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text)
-    part.replace(path)

@@ -24,7 +24,7 @@ from gc_model.data.joints import MIRRORED, centre_matrix, to_frame, to_input
 from gc_model.data.prepare import prepare
 from gc_model.data.samples import TrainingClips
 from gc_model.evaluation.ablate import ROWS, ablate, markdown
-from gc_model.evaluation.evaluate import evaluate
+from gc_model.evaluation.evaluate import EvaluateOptions, evaluate
 from gc_model.paper.presets import preset
 from gc_model.training.options import TrainOptions
 from gc_model.training.train import train
@@ -257,7 +257,9 @@ def test_both_stages_use_the_joints_of_ntu(tmp_path, monkeypatch):
     }
     names = json.loads((tmp_path / "run" / "clips.json").read_text())
     assert not any("P003" in n for n in names["training"])
-    result = evaluate(tmp_path / "run", ntu_people(), layout="ntu", split="cross_subject", progress=False)
+    result = evaluate(
+        tmp_path / "run", EvaluateOptions(ntu_people(), layout="ntu", split="cross_subject"), progress=False
+    )
     assert result["clips"] == 4 and not result["problems"]
 
 
@@ -280,7 +282,7 @@ def test_n_ucla_trains_on_folders_of_pictures_without_pose_and_glimpse_losses(tm
     )
     summary = train(options(data, layout="nucla", protocol="V3"), tmp_path / "run", progress=False)
     assert summary["clips"] == 8 and not summary["left_out"]
-    result = evaluate(tmp_path / "run", data, layout="nucla", split="V3", progress=False)
+    result = evaluate(tmp_path / "run", EvaluateOptions(data, layout="nucla", split="V3"), progress=False)
     assert result["clips"] == 4 and not result["problems"]
     assert set(nucla.NAMES) == set(nucla.CLASSES)
 
@@ -292,7 +294,7 @@ def test_a_truncated_test_video_is_counted_and_named_not_dropped(tmp_path):
     truncated(victim, tmp_path / "half.avi", 0.6)
     shutil.move(tmp_path / "half.avi", victim)
     train(options(data, epochs1=0, epochs2=0), tmp_path / "run", progress=False)
-    result = evaluate(tmp_path / "run", data, layout="ntu", progress=False)
+    result = evaluate(tmp_path / "run", EvaluateOptions(data, layout="ntu"), progress=False)
     name = victim.name.removesuffix("_rgb.avi")
     assert result["clips"] == 4 and list(result["problems"]) == [name]
 
@@ -343,7 +345,7 @@ def test_the_ablation_runs_rows_resumes_and_sets_the_papers_figures_beside_ours(
     assert text == markdown(result) and "86.6" in text and "-0.8 to the full model" in text and "(2)" in text
     # The two rows share the first stage of each seed, and D stayed where the calibration left it.
     assert len(list((tmp_path / "out" / "stage1").glob("*.safetensors"))) == 2
-    monkeypatch.setattr("gc_model.training.train.train", None)
+    monkeypatch.setattr("gc_model.evaluation.ablate.train", None)
     assert ablate(base, tmp_path / "out", tell=told.append, **asked) == result and len(told) == 4
     from safetensors.torch import load_file
 
@@ -379,7 +381,9 @@ def test_rows_on_a_frozen_trunk_share_its_features_and_are_judged_as_without_the
     for row in asked["rows"]:
         run = tmp_path / "out" / row / "cross_subject-0"
         report = json.loads((run / "report.json").read_text())
-        plain = evaluate(run, ntu_people(), layout="ntu", split="cross_subject", progress=False)
+        plain = evaluate(
+            run, EvaluateOptions(ntu_people(), layout="ntu", split="cross_subject"), progress=False
+        )
         assert {k: report[k] for k in ("clips", "predictions")} == {
             k: plain[k] for k in ("clips", "predictions")
         }

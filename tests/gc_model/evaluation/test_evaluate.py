@@ -13,7 +13,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 
 from gc_model.data.frames import Clip, decode, index_clips
 from gc_model.data.sampling import test_indices as fixed_indices
-from gc_model.evaluation.evaluate import NONE, Judged, evaluate, report
+from gc_model.evaluation.evaluate import EvaluateOptions, evaluate
+from gc_model.evaluation.report import NONE, Judged, report
 from gc_model.export.torch_engine import TorchEngine, bundle_info
 from gc_model.training import checkpoint
 from gc_ros.media.video import read_video
@@ -90,13 +91,13 @@ def test_groups_sum_their_members_scores():
     ],
 )
 def test_groups_must_partition_the_labels_and_are_checked_before_the_judging(monkeypatch, groups, word):
-    monkeypatch.setattr("gc_model.evaluation.evaluate._judge", None)
+    monkeypatch.setattr("gc_model.evaluation.evaluate._judged", None)
     with pytest.raises(DataError, match=word):
-        evaluate(run(), colours(), groups=groups, progress=False)
+        evaluate(run(), EvaluateOptions(colours(), groups=groups), progress=False)
 
 
 def test_the_clips_protocol_averages_the_logits_of_five_fixed_sub_sequences():
-    result = evaluate(run(), colours(), subjects=["a"], progress=False)
+    result = evaluate(run(), EvaluateOptions(colours(), subjects=["a"]), progress=False)
     model, recipe = checkpoint.load(run())
     preprocess = bundle_info(model.config, recipe).preprocess
     assert result["clips"] == 6 and not result["problems"]
@@ -126,13 +127,15 @@ def streamed(mode: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("mode", ["window", "step"])
 def test_the_stream_protocol_is_the_robots_recogniser(mode):
-    result = evaluate(run(), colours(), subjects=["a"], protocol="stream", mode=mode, progress=False)
+    result = evaluate(
+        run(), EvaluateOptions(colours(), subjects=["a"], protocol="stream", mode=mode), progress=False
+    )
     assert result["predictions"] == streamed(mode) and result["mode"] == mode
     assert len(set(result["predictions"].values())) > 1
 
 
 def test_subjects_choose_the_clips_that_count():
-    result = evaluate(run(), colours(), subjects=["b"], protocol="stream", progress=False)
+    result = evaluate(run(), EvaluateOptions(colours(), subjects=["b"], protocol="stream"), progress=False)
     assert result["clips"] == 6 and not any(
         name.endswith(("0.mp4", "2.mp4")) for name in result["predictions"]
     )
@@ -156,7 +159,7 @@ def damaged():
 
 
 def test_no_test_clip_is_dropped_those_that_do_not_decode_are_wrong_and_named(damaged):
-    result = evaluate(run(), damaged, progress=False)
+    result = evaluate(run(), EvaluateOptions(damaged), progress=False)
     bad = {"red/broken.mp4", "red/half.mp4", "red/empty.mp4"}
     assert result["clips"] == 7 and np.sum(result["confusion"]) == 7
     assert set(result["problems"]) == bad and all(name in result["problems"][name] for name in bad)
@@ -166,7 +169,7 @@ def test_no_test_clip_is_dropped_those_that_do_not_decode_are_wrong_and_named(da
 
 
 def test_a_clip_shorter_than_a_window_shows_its_last_frame_until_the_window_is_full(damaged):
-    result = evaluate(run(), damaged, protocol="stream", progress=False)
+    result = evaluate(run(), EvaluateOptions(damaged, protocol="stream"), progress=False)
     assert result["clips"] == 7 and result["held"] == ["red/short.mp4"]
     assert set(result["problems"]) == {f"red/{n}.mp4" for n in ("broken", "half", "empty")}
     model, recipe = checkpoint.load(run())
@@ -183,8 +186,8 @@ def test_a_clip_shorter_than_a_window_shows_its_last_frame_until_the_window_is_f
 
 def test_a_clip_is_judged_alike_whatever_else_is_judged(damaged):
     alone, among = (
-        evaluate(run(), colours(), subjects=["a"], progress=False),
-        evaluate(run(), colours(), progress=False),
+        evaluate(run(), EvaluateOptions(colours(), subjects=["a"]), progress=False),
+        evaluate(run(), EvaluateOptions(colours()), progress=False),
     )
     assert alone["predictions"].items() <= among["predictions"].items()
 
@@ -194,7 +197,7 @@ def test_a_class_the_model_does_not_know_is_named(tmp_path):
     text = (data / "clips.csv").read_text().replace(",green,", ",pink,")
     (data / "clips.csv").write_text(text)
     with pytest.raises(DataError, match=r'"pink".*blue, green, red'):
-        evaluate(run(), data, progress=False)
+        evaluate(run(), EvaluateOptions(data), progress=False)
 
 
 @pytest.mark.parametrize(
@@ -202,19 +205,21 @@ def test_a_class_the_model_does_not_know_is_named(tmp_path):
 )
 def test_unknown_protocols_and_modes_are_refused(wrong, words):
     with pytest.raises(DataError, match=words):
-        evaluate(run(), colours(), progress=False, **({"protocol": "stream"} | wrong))
+        evaluate(run(), EvaluateOptions(colours(), **({"protocol": "stream"} | wrong)), progress=False)
 
 
 def test_a_centered_model_is_evaluated_by_windows_only(tmp_path):
     centered = untrained(tmp_path / "run", temporal="centered")
-    result = evaluate(centered, colours(), subjects=["a"], protocol="stream", progress=False)
+    result = evaluate(centered, EvaluateOptions(colours(), subjects=["a"], protocol="stream"), progress=False)
     assert result["mode"] == "window" and result["clips"] == 6
     with pytest.raises(DataError, match='"step" is not one of this model'):
-        evaluate(centered, colours(), protocol="stream", mode="step", progress=False)
+        evaluate(centered, EvaluateOptions(colours(), protocol="stream", mode="step"), progress=False)
 
 
 def test_the_result_is_plain_json_and_names_no_folder():
-    text = json.dumps(evaluate(run(), colours(), subjects=["a"], protocol="stream", progress=False))
+    text = json.dumps(
+        evaluate(run(), EvaluateOptions(colours(), subjects=["a"], protocol="stream"), progress=False)
+    )
     assert str(scratch()) not in text
 
 
@@ -231,11 +236,11 @@ def test_the_torch_engine_starts_anew_after_a_reset():
 
 def test_a_continuous_stream_carries_its_state_and_says_what_windows_give():
     model, _ = checkpoint.load(run())
-    result = evaluate(run(), colours(), protocol="continuous", progress=False)
+    result = evaluate(run(), EvaluateOptions(colours(), protocol="continuous"), progress=False)
     assert result["clips"] == 12 and not result["problems"] and result["mode"] == "carried"
     clips = index_clips(colours())
     assert list(result["predictions"]) != [c.name for c in clips]  # in a drawn order, always the same
-    assert evaluate(run(), colours(), protocol="continuous", progress=False) == result
+    assert evaluate(run(), EvaluateOptions(colours(), protocol="continuous"), progress=False) == result
     # Against the recurrence by hand.
     by_name, state, right = {c.name: c for c in clips}, model.initial_state(1, streaming=True), 0
     squares = bundle_info(model.config, checkpoint.load(run())[1]).preprocess

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from gc_model.data.frames import Clip, decode
 from gc_model.data.samples import sub_sequences
-from gc_model.evaluation.evaluate import Judged, report
+from gc_model.evaluation.report import Judged, report
 from gc_model.export.torch_engine import bundle_info
 from gc_model.training import checkpoint
 from gc_model.training.drawing import confusion_png, glimpse_strip

@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
 
 from gc_model.evaluation.confidence import calibrate_run
-from gc_model.evaluation.evaluate import PROTOCOLS, evaluate
+from gc_model.evaluation.evaluate import PROTOCOLS, EvaluateOptions, evaluate
 from gc_model.training import checkpoint
 from gc_model.training.options import TrainOptions
 from gc_model.training.train import train
@@ -55,12 +55,12 @@ def test_every_stage_trains_on_the_gpu_and_what_comes_out_is_judged_there(tmp_pa
     assert all(torch.isfinite(p).all() for p in model.parameters())
     calibrate_run(tmp_path / "run", colours(), subjects=["a"], progress=False)
     for protocol in PROTOCOLS:
-        report = evaluate(tmp_path / "run", colours(), protocol=protocol, progress=False)
+        report = evaluate(tmp_path / "run", EvaluateOptions(colours(), protocol=protocol), progress=False)
         assert report["clips"] == 12
 
 
 def test_an_evaluation_on_the_gpu_says_what_one_on_the_cpu_says(monkeypatch):
-    there = evaluate(run(), colours(), progress=False)
+    there = evaluate(run(), EvaluateOptions(colours()), progress=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    here = evaluate(run(), colours(), progress=False)
+    here = evaluate(run(), EvaluateOptions(colours()), progress=False)
     assert there["accuracy"] == here["accuracy"] and there["confusion"] == here["confusion"]

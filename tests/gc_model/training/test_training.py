@@ -144,9 +144,9 @@ def test_the_loss_goes_down_in_both_stages_and_training_clips_are_recognised(tmp
     for name, values in losses.items():
         assert len(values) == 45
         assert sum(values[-6:]) < 0.7 * sum(values[:6]), (name, values)
-    from gc_model.evaluation.evaluate import evaluate
+    from gc_model.evaluation.evaluate import EvaluateOptions, evaluate
 
-    assert evaluate(tmp_path / "run", people(), progress=False)["accuracy"] >= 10 / 12
+    assert evaluate(tmp_path / "run", EvaluateOptions(people()), progress=False)["accuracy"] >= 10 / 12
 
 
 @pytest.mark.parametrize(
