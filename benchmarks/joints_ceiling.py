@@ -23,7 +23,8 @@ from sklearn.ensemble import ExtraTreesClassifier
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gc_model.data.frames import index_clips, labels_of
+from gc_model.data import own
+from gc_model.data.clip import labels_of
 from gc_model.data.joint_tables import joint_names, read_table, table_of
 from gc_model.evaluation.report import Judged, report
 
@@ -86,7 +87,7 @@ def main() -> None:
     parser.add_argument("--groups", type=Path, help="coarser classes, as for gc-model evaluate")
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
-    clips = index_clips(arguments.data)
+    clips = own.clips(arguments.data)
     names = joint_names(table_of(arguments.joints, clips[0].name))
     if len(names) != 21:
         parser.error(f"{arguments.joints} has {len(names)} joints; hands have 21")

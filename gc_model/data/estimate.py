@@ -21,9 +21,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gc_model.data.frames import CacheError, Clip, index_clips
+from gc_model.data import own
+from gc_model.data.clip import LabelledClip
+from gc_model.data.frames import CacheError
 from gc_model.data.joint_tables import table_of, write_table
-from gc_ros.media.video import read_video
 from trt_build.errors import DataError, GlimpseError
 
 FINGERS = ("thumb", "index", "middle", "ring", "pinky")
@@ -72,7 +73,7 @@ def estimate(
 
     if what not in KINDS:
         raise DataError(f'unknown joints "{what}": choose {" or ".join(KINDS)}')
-    clips = index_clips(data, subjects=subjects)
+    clips = own.clips(data, subjects=subjects)
     _mediapipe()
     missing = [c for c in clips if not table_of(out, c.name).is_file()]
     frames = seen = 0
@@ -91,7 +92,7 @@ def estimate(
                 continue
             except BrokenProcessPool:
                 raise CacheError(
-                    f"a process was killed near {jobs[job].path}, often for want of memory: "
+                    f"a process was killed near {jobs[job].path}, often because memory ran out: "
                     "start again with --workers 1"
                 ) from None
             frames, seen = frames + n, seen + found
@@ -107,14 +108,14 @@ def estimate(
     }
 
 
-def write_joints(clip: Clip, table: Path, what: str) -> tuple[int, int]:
+def write_joints(clip: LabelledClip, table: Path, what: str) -> tuple[int, int]:
     """The table of one clip, every frame of it. Returns (frames, those with a body). Raises DataError."""
     names: Sequence[str] = HAND if what == "hands" else tuple(BODY)
     rows: list[tuple[int, int, NDArray[np.float64]]] = []
     size, frames, seen = (1, 1), 0, 0
     cv2.setNumThreads(1)
     with _hands() if what == "hands" else _body() as bodies_in:
-        for image, _ in read_video(clip.path):
+        for image, _ in clip.read(clip.path):
             size = (image.shape[1], image.shape[0])
             bodies = bodies_in(_enlarged(image))
             rows += [(frames, number, points * size) for number, points in bodies]

@@ -1,16 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labelled clips on disk: an index, and a cache of decoded frames.
-
-Two ways to say what a clip shows: a folder `class/clip`, or a CSV with the columns path and class, and if it
-knows them subject and session. A folder with a `clips.csv` is read through it.
-"""
+"""Decoded frames of clips, and their cache on disk."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import multiprocessing
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -20,55 +15,24 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gc_ros.media.clips import Clip, find_clips
+from gc_model.data.clip import LabelledClip, ReadFrames
+from gc_ros.media.video import read_video
 from trt_build.bundle import Preprocess
 from trt_build.errors import DataError, GlimpseError
+from trt_build.files import replacing, write_atomically
 from trt_build.preprocess import model_input
 
 
-def index_clips(
-    data: Path,
-    *,
-    subjects: Sequence[str] | None = None,
-    classes: Sequence[str] | None = None,
-) -> list[Clip]:
-    """All clips of a folder or CSV, sorted by name; optionally of some subjects or classes only.
-
-    Raises DataError where there is nothing to read, a filter names something that does not exist, or files that
-    the CSV names are missing.
-    """
-    if not data.exists():
-        raise DataError(f"{data}: no such folder or CSV of clips")
-    clips = find_clips([data], subjects, classes)
-    if data.is_file() and not clips[0].tabled:
-        raise DataError(f"{data}: one video is no data set; give a folder class/clip.mp4, or a CSV of clips")
-    return sorted(clips, key=lambda c: c.name)
-
-
-def labels_of(clips: Sequence[Clip]) -> list[str]:
-    return sorted({c.label for c in clips})
-
-
-def split_validation(clips: Sequence[Clip], fraction: float) -> tuple[list[Clip], list[Clip]]:
-    """(training, validation): the clips whose hashed names fall below `fraction`, the same on every machine."""
-
-    def place(clip: Clip) -> float:
-        return int.from_bytes(hashlib.sha256(clip.name.encode()).digest()[:8], "big") / 2**64
-
-    return [c for c in clips if place(c) >= fraction], [c for c in clips if place(c) < fraction]
-
-
 @dataclass(frozen=True)
-class Frames:
+class DecodedClip:
     """Decoded frames of one clip: images uint8 (n, R, R, 3) RGB, times (n,) seconds from the first.
 
-    numbers: (n,) of the frames in the file, from 0; joints: (n, 2, 25, 2) as `joints.read_joints` has them, or None.
+    numbers: (n,) of the frames in the file, from 0.
     """
 
     images: NDArray[np.uint8]
     times: NDArray[np.float64]
     numbers: NDArray[np.int64]
-    joints: NDArray[np.float32] | None = None
 
 
 class CacheError(GlimpseError):
@@ -87,36 +51,27 @@ class FrameCache:
     preprocess: Preprocess
     max_fps: float = 12.0
 
-    def joints(self, clip: Clip, frames: Frames) -> NDArray[np.float32] | None:
-        """The joints (n, 2, 25, 2) of `frames` as fractions of the R x R frame; None for a clip that cannot have any.
-
-        Text is slow to read: what was read is kept beside the frames. An unreadable skeleton is all NaN, as a missing
-        one is: the pictures still count (see `skeleton_problems`).
-        """
-        from gc_model.data.joints import read_joints
-
-        # Of this very file of joints: one's own clips may get better ones.
-        source = getattr(clip, "skeleton", None)
-        stat = source.stat() if source is not None and source.is_file() else None
-        key = repr((str(source), stat and (stat.st_size, stat.st_mtime_ns)))
-        suffix = f".{hashlib.sha256(key.encode()).hexdigest()[:8]}.joints.npz"
-        return read_joints(clip, frames, self._entry(clip).with_suffix(suffix), self.preprocess)
-
-    def read(self, clip: Clip) -> Frames:
+    def read(self, clip: LabelledClip) -> DecodedClip:
         """From the cache, decoding first where it is not there. Raises DataError for what cannot be decoded."""
         entry = self._entry(clip)
         frames = self._load(entry)
         if frames is None:
-            self._write(entry, decode(clip.path, self.preprocess, self.max_fps))
+            self._write(entry, decode(clip.path, self.preprocess, self.max_fps, clip.read))
             frames = self._load(entry)
             assert frames is not None
         return frames
 
-    def fill(self, clips: Sequence[Clip], *, workers: int = 2, progress: bool = True) -> dict[str, str]:
+    def neighbour(self, clip: LabelledClip, suffix: str) -> Path:
+        """A file beside the frames of a clip, for what is kept of it."""
+        return self._entry(clip).with_suffix(suffix)
+
+    def fill(
+        self, clips: Sequence[LabelledClip], *, workers: int = 2, progress: bool = True
+    ) -> dict[str, str]:
         """Decode in parallel whatever is missing. Returns the clips that failed, by name, with the reason."""
         from rich.progress import track
 
-        missing: list[Clip] = []
+        missing: list[LabelledClip] = []
         failed: dict[str, str] = {}
         for clip in clips:
             try:
@@ -137,19 +92,19 @@ class FrameCache:
                     failed[jobs[job].name] = str(error)
                 except BrokenProcessPool:
                     raise CacheError(
-                        f"a decoding process was killed near {jobs[job].path}, often for want of memory: "
+                        f"a decoding process was killed near {jobs[job].path}, often because memory ran out: "
                         "free some, or use smaller videos, and start again"
                     ) from None
         return failed
 
-    def _fill_one(self, clip: Clip) -> None:
+    def _fill_one(self, clip: LabelledClip) -> None:
         import cv2
 
         cv2.setNumThreads(1)
         self.read(clip)
 
     @staticmethod
-    def _load(entry: Path) -> Frames | None:
+    def _load(entry: Path) -> DecodedClip | None:
         """An entry, or None where it is not there or damaged (a full disk, a power cut): it is decoded again."""
         try:
             values = json.loads(entry.with_suffix(".json").read_text())
@@ -159,9 +114,9 @@ class FrameCache:
             images = np.load(entry.with_suffix(".npy"), mmap_mode="r")
         except (OSError, ValueError, EOFError, KeyError):
             return None
-        return Frames(images, times, numbers) if len(images) == len(times) > 0 else None
+        return DecodedClip(images, times, numbers) if len(images) == len(times) > 0 else None
 
-    def _entry(self, clip: Clip) -> Path:
+    def _entry(self, clip: LabelledClip) -> Path:
         try:
             stat = clip.path.stat()
         except OSError as error:
@@ -175,32 +130,27 @@ class FrameCache:
         )
         return self.folder / hashlib.sha256(repr(identity).encode()).hexdigest()[:24]
 
-    def _write(self, entry: Path, frames: Frames) -> None:
-        part = self.folder / f"{entry.name}.{os.getpid()}.part.npy"
+    def _write(self, entry: Path, frames: DecodedClip) -> None:
+        times = [round(float(t), 6) for t in frames.times]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            np.save(part, frames.images)
-            os.replace(part, entry.with_suffix(".npy"))
-            part = part.with_suffix(".json")
-            times = [round(float(t), 6) for t in frames.times]
-            part.write_text(json.dumps({"times": times, "numbers": frames.numbers.tolist()}))
-            os.replace(part, entry.with_suffix(".json"))
+            with replacing(entry.with_suffix(".npy"), suffix=".npy") as part:
+                np.save(part, frames.images)
+            # Last: an entry counts from here on.
+            numbers = json.dumps({"times": times, "numbers": frames.numbers.tolist()})
+            write_atomically(entry.with_suffix(".json"), numbers)
         except OSError as error:
-            if self.folder.is_dir():
-                part.unlink(missing_ok=True)
             raise CacheError(
                 f"{self.folder}: cannot keep decoded frames ({error.strerror}); it must be writable, with room"
             ) from None
 
 
-def decode(path: Path, preprocess: Preprocess, max_fps: float) -> Frames:
+def decode(path: Path, preprocess: Preprocess, max_fps: float, read: ReadFrames = read_video) -> DecodedClip:
     """Frames of a video through the robot's own reader and resize, at most `max_fps` of them a second."""
-    from gc_model.data.datasets import read_frames
-
     whole = preprocess.model_copy(update={"size": preprocess.resize})
     images, times, numbers = [], [], []
     start = due = None
-    for number, (image, stamp_ns) in enumerate(read_frames(path)):
+    for number, (image, stamp_ns) in enumerate(read(path)):
         start = stamp_ns if start is None else start
         t = (stamp_ns - start) / 1e9
         if due is not None and t < due - 1e-3:
@@ -211,4 +161,4 @@ def decode(path: Path, preprocess: Preprocess, max_fps: float) -> Frames:
         numbers.append(number)
     if not images:
         raise DataError(f"{path}: no frame could be decoded; check the file with a player or remove it")
-    return Frames(np.stack(images), np.asarray(times), np.asarray(numbers))
+    return DecodedClip(np.stack(images), np.asarray(times), np.asarray(numbers))

@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gc_model.data import ntu
+from gc_model.data.clip import BODIES, JOINTS
 from trt_build.errors import DataError
+from trt_build.files import replacing
 
 FIXED = ("frame", "body", "width", "height")
 SUFFIX = ".joints.csv"
@@ -40,9 +41,9 @@ def joint_names(path: Path) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: not a readable CSV ({error}); write it again") from None
     names = tuple(c.removesuffix("_x") for c in columns[len(FIXED) :: 2])
-    if tuple(columns) != (*FIXED, *columns_of(names)) or not 0 < len(set(names)) == len(names) <= ntu.JOINTS:
+    if tuple(columns) != (*FIXED, *columns_of(names)) or not 0 < len(set(names)) == len(names) <= JOINTS:
         raise DataError(
-            f"{path}: needs the columns {','.join(FIXED)} and NAME_x,NAME_y of 1 to {ntu.JOINTS} joints, has "
+            f"{path}: needs the columns {','.join(FIXED)} and NAME_x,NAME_y of 1 to {JOINTS} joints, has "
             f"{','.join(columns[:8]) or 'none'}"
         )
     return names
@@ -54,7 +55,7 @@ def columns_of(names: Iterable[str]) -> list[str]:
 
 def mirrored_joints(names: Sequence[str]) -> tuple[int, ...]:
     """Which of the 25 joints a mirrored picture makes of each. Raises DataError for a side without the other."""
-    order = list(range(ntu.JOINTS))
+    order = list(range(JOINTS))
     sides = {"left_": "right_", "right_": "left_"}
     for i, name in enumerate(names):
         side = next((s for s in sides if name.startswith(s)), None)
@@ -90,7 +91,7 @@ def read_table(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
                 raise DataError(
                     f"{where}: {len(points)} coordinates of {len(names)} joints; write the table again"
                 )
-            if not (0 <= frame < 1_000_000 and 0 <= body < ntu.BODIES and width > 0 and height > 0):
+            if not (0 <= frame < 1_000_000 and 0 <= body < BODIES and width > 0 and height > 0):
                 raise DataError(
                     f"{where}: frame {frame}, body {body}, {width}x{height}: bodies are 0 and 1, the rest not negative"
                 )
@@ -100,9 +101,7 @@ def read_table(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
             rows.append((frame, body))
             values.append(points)
     extent = np.array(size or (1, 1), np.float32)
-    joints = np.full(
-        (max((f for f, _ in rows), default=-1) + 1, ntu.BODIES, ntu.JOINTS, 2), np.nan, np.float32
-    )
+    joints = np.full((max((f for f, _ in rows), default=-1) + 1, BODIES, JOINTS, 2), np.nan, np.float32)
     for (frame, body), points in zip(rows, values, strict=True):
         joints[frame, body, : len(names)] = np.asarray(points, np.float32).reshape(-1, 2) / extent
     return joints, extent
@@ -116,11 +115,9 @@ def write_table(
 ) -> None:
     """rows: (frame, body, points (joints, 2) in pixels of a picture of `size`, NaN where unknown). Atomic."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    with part.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([*FIXED, *columns_of(names)])
         for frame, body, points in rows:
             cells = ["" if np.isnan(v) else f"{v:.2f}" for v in np.asarray(points, float).ravel()]
             writer.writerow([frame, body, *size, *cells])
-    part.replace(path)

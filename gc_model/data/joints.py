@@ -7,65 +7,67 @@ Joints outside the crop keep their place outside it.
 
 from __future__ import annotations
 
-import os
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gc_model.data import joint_tables, ntu
-from gc_model.data.frames import Clip, Frames
+from gc_model.data.clip import BODIES, JOINTS, JointSource, LabelledClip
+from gc_model.data.frames import DecodedClip, FrameCache
 from trt_build.bundle import Preprocess
 from trt_build.errors import DataError
+from trt_build.files import replacing
 from trt_build.preprocess import region
 
-# Which joint a mirrored picture makes of each: left and right change places.
-MIRRORED = (0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15, 20, 23, 24, 21, 22)
 
+def joints_of(clip: LabelledClip, frames: DecodedClip, cache: FrameCache) -> NDArray[np.float32] | None:
+    """The joints (n, 2, 25, 2) of decoded frames, as fractions of the R x R frame; None where the data set has none.
 
-def read_joints(clip: Clip, frames: Frames, kept: Path, preprocess: Preprocess) -> NDArray[np.float32] | None:
-    """(n, 2, 25, 2) of the frames' numbers, as fractions of the resized frame; None where the layout has no joints.
-
-    kept: where the whole clip's joints lie once they were read. A missing or damaged skeleton gives NaN.
+    A missing or damaged file gives NaN: the pictures still count. Text is slow to read, so that what was read is kept
+    beside the frames.
     """
-    if not getattr(clip, "has_joints", False):
+    source, n = clip.joints, len(frames.numbers)
+    if source is None:
         return None
-    skeleton: Path | None = getattr(clip, "skeleton", None)
-    if skeleton is None:
-        return _unknown(len(frames.numbers))
-    try:
-        with np.load(kept) as file:
-            joints, size = file["joints"], file["size"]
-    except (OSError, ValueError, EOFError, KeyError):
-        try:
-            joints, size = _read(skeleton)
-        except DataError:
-            joints, size = _unknown(0), np.ones(2, np.float32)
-        part = kept.with_name(f"{kept.name}.{os.getpid()}.part.npz")
-        part.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(part, joints=joints, size=size)
-        os.replace(part, kept)
+    if source.file is None:
+        return _unknown(n)
+    joints, size = _read(source, source.file, cache.neighbour(clip, _suffix(source.file)))
     if not len(joints):
-        return _unknown(len(frames.numbers))
-    if skeleton.suffix == ".csv":  # ends with the last body that was seen
-        found = joints[np.minimum(frames.numbers, len(joints) - 1)]
+        return _unknown(n)
+    found = joints[np.minimum(frames.numbers, len(joints) - 1)]
+    if not source.last_stands:
         found[frames.numbers >= len(joints)] = np.nan
-    else:
-        # Recorders stop a frame apart now and then; the nearest known frame stands for one that is not there.
-        found = joints[np.minimum(frames.numbers, len(joints) - 1)]
-    return to_frame(found, float(size[0]), float(size[1]), preprocess)
+    return to_frame(found, float(size[0]), float(size[1]), cache.preprocess)
+
+
+def _suffix(file: Path) -> str:
+    """Of what is kept of this very file: one's own clips may get better joints."""
+    stat = file.stat() if file.is_file() else None
+    key = repr((str(file), stat and (stat.st_size, stat.st_mtime_ns)))
+    return f".{hashlib.sha256(key.encode()).hexdigest()[:8]}.joints.npz"
+
+
+def _read(source: JointSource, file: Path, kept: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What `source.read` gives for the file, from `kept` where it is there; no frames for a damaged file."""
+    try:
+        with np.load(kept) as stored:
+            return stored["joints"], stored["size"]
+    except (OSError, ValueError, EOFError, KeyError):
+        pass
+    try:
+        joints, size = source.read(file)
+    except DataError:
+        joints, size = _unknown(0), np.ones(2, np.float32)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(kept, suffix=".npz") as part:
+        np.savez(part, joints=joints, size=size)
+    return joints, size
 
 
 def _unknown(frames: int) -> NDArray[np.float32]:
-    return np.full((frames, ntu.BODIES, ntu.JOINTS, 2), np.nan, np.float32)
-
-
-def _read(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Joints as fractions of the picture, and the picture's (width, height)."""
-    if path.suffix == ".csv":
-        return joint_tables.read_table(path)
-    return ntu.read_skeleton(path).joints, np.array(ntu.COLOUR_SIZE, np.float32)
+    return np.full((frames, BODIES, JOINTS, 2), np.nan, np.float32)
 
 
 def to_frame(joints: NDArray[np.float32], width: float, height: float, p: Preprocess) -> NDArray[np.float32]:
@@ -80,7 +82,7 @@ def to_input(
     matrix: NDArray[np.float64],
     R: int,
     size: int,
-    mirrored: Sequence[int] = MIRRORED,
+    mirrored: Sequence[int],
 ) -> NDArray[np.float32]:
     """Fractions of the R x R frame through an affine map (2, 3) of pixel centres to [-1, 1] over the size x size input.
 
@@ -96,18 +98,3 @@ def centre_matrix(R: int, size: int) -> NDArray[np.float64]:
     """The central crop as such a map."""
     border = (R - size) // 2
     return np.array([[1.0, 0.0, -border], [0.0, 1.0, -border]])
-
-
-def skeleton_problems(clips: Sequence[Clip]) -> dict[str, str]:
-    """Clips whose skeleton is missing or damaged, by name, with the reason."""
-    problems: dict[str, str] = {}
-    for clip in clips:
-        path = getattr(clip, "skeleton", None)
-        if path is None:
-            problems[clip.name] = "no skeleton"
-            continue
-        try:
-            _read(path)
-        except DataError as error:
-            problems[clip.name] = str(error)
-    return problems

@@ -14,13 +14,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gc_model.data.clip import BODIES, JOINTS, JointSource, LabelledClip, class_names
 from trt_build.errors import DataError
 
 TRAINING_SUBJECTS = frozenset({1, 2, 4, 5, 8, 9, 13, 14, 15, 16, 17, 18, 19, 25, 27, 28, 31, 34, 35, 38})
 TRAINING_CAMERAS = frozenset({2, 3})
 SPLITS = ("cross-subject", "cross-view")
 COLOUR_SIZE = (1920, 1080)  # the colour coordinates of a joint are pixels of this picture
-BODIES, JOINTS = 2, 25
+# Which joint a mirrored picture makes of each: left and right change places.
+MIRRORED = (0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15, 20, 23, 24, 21, 22)
 # Class A001 first.
 NAMES = (
     """
@@ -85,19 +87,29 @@ def find(root: Path) -> list[tuple[Name, Path, Path | None]]:
     return [(name, videos[name], skeletons.get(name.stem)) for name in sorted(videos, key=lambda n: n.stem)]
 
 
-@dataclass(frozen=True)
-class Skeletons:
-    """Joints (frames, 2, 25, 2) as fractions of the picture, x then y, NaN where unknown; valid (frames, 2)."""
+def clips(root: Path, split: str) -> list[LabelledClip]:
+    """All clips below `root`, their classes by a `classes.csv` there or as published."""
+    names = class_names(root)
+    return [
+        LabelledClip(
+            video, n.stem, names.get(n.action) or class_name(n.action), f"p{n.performer:03}",
+            trains=n.trains(split), joints=JointSource(skeleton, read_skeleton, MIRRORED, last_stands=True),
+        )
+        for n, video, skeleton in find(root)
+    ]  # fmt: skip
 
-    joints: NDArray[np.float32]
-    valid: NDArray[np.bool_]
+
+def prepared(clip: LabelledClip) -> tuple[Path, Path]:
+    """Where `gc-model prepare` writes a clip and its skeleton: in the folders of the published archives."""
+    return Path("nturgb+d_rgb", f"{clip.name}_rgb.avi"), Path("nturgb+d_skeletons", f"{clip.name}.skeleton")
 
 
-def read_skeleton(path: Path) -> Skeletons:
-    """Read a `.skeleton` file; at most two bodies, by id over the whole clip, those that move most first.
+def read_skeleton(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Joints (frames, 2, 25, 2) of a `.skeleton` file and the picture's (width, height), as `JointSource.read`.
 
-    Several bodies come and go in a file, and furniture is taken for one now and then: motion tells them apart.
-    Raises DataError, naming the line, for a file that is cut short or is not of this format.
+    At most two bodies, by id over the whole clip, those that move most first: several come and go in a file, and now
+    and then furniture is taken for one. Raises DataError, naming the line, for a file that is cut short or is not of
+    this format.
     """
     lines = _Lines(path)
     frames = lines.integer("the number of frames")
@@ -118,7 +130,7 @@ def read_skeleton(path: Path) -> Skeletons:
     joints = np.full((frames, BODIES, JOINTS, 2), np.nan, np.float32)
     for b, track in enumerate(chosen):
         joints[:, b] = track / np.array(COLOUR_SIZE, np.float32)
-    return Skeletons(joints, np.asarray(np.isfinite(joints).any(axis=(2, 3))))
+    return joints, np.array(COLOUR_SIZE, np.float32)
 
 
 def _motion(track: NDArray[np.float32]) -> float:

@@ -10,9 +10,17 @@ Ten classes, ten subjects, three views. There are no 2-D joints: pose and glimps
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from gc_model.data.clip import LabelledClip, class_names
+from gc_ros.media.video import read_video
+from gc_ros.stamps import NS
 from trt_build.errors import DataError
 
 CLASSES = (1, 2, 3, 4, 5, 6, 8, 9, 11, 12)
@@ -66,6 +74,33 @@ def find(root: Path) -> list[tuple[Name, Path]]:
             view, subject, episode = (int(part) for part in match.groups())
             found.setdefault(Name(int(video.parent.name[1:]), subject, episode, view), video)
     return [(n, found[n]) for n in sorted(found, key=lambda n: n.stem) if n.action in CLASSES]
+
+
+def clips(root: Path, split: str) -> list[LabelledClip]:
+    """All clips below `root`, their classes by a `classes.csv` there or as published."""
+    names = class_names(root)
+    return [
+        LabelledClip(
+            path, n.stem, names.get(n.action) or NAMES[n.action], f"s{n.subject:02}",
+            trains=n.trains(split), read=read_pictures if path.is_dir() else read_video,
+        )
+        for n, path in find(root)
+    ]  # fmt: skip
+
+
+def prepared(clip: LabelledClip) -> tuple[Path, None]:
+    """Where `gc-model prepare` writes a clip: as a video, whatever it was."""
+    action, subject, episode, view = clip.name.split("_")  # a01_s01_e00_v01
+    return Path("multiview_action_videos", action, f"{view}_{subject}_{episode}.avi"), None
+
+
+def read_pictures(folder: Path) -> Iterator[tuple[NDArray[np.uint8], int]]:
+    """(frame RGB, stamp in nanoseconds) of the pictures in a folder. Raises DataError."""
+    for file, t in frame_files(folder):
+        image = cv2.imread(str(file), cv2.IMREAD_COLOR)
+        if image is None:
+            raise DataError(f"{file}: not a picture that can be read; get the clip again")
+        yield np.asarray(image[..., ::-1], np.uint8), round(t * NS)
 
 
 def frame_files(folder: Path) -> list[tuple[Path, float]]:

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`gc-model prepare`: a data set rescaled once, so that training need not decode 1920 x 1080 again and again.
+"""`gc-model prepare` rescales the videos of a data set once, so that training does not decode 1920 x 1080 every time.
 
 Videos become R x R (the paper's 256 x 256) under their own names and in their own layout; skeletons, whose
 coordinates are read as fractions of the picture, are copied as they are. A clip that does not decode to its end is
-copied undecoded: whoever trains or evaluates on the result meets the same damage, names it and counts it.
+copied as it is: whoever trains or evaluates on the result meets the same damage, names it and counts it.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import multiprocessing
 import os
@@ -23,12 +22,14 @@ from typing import Any
 import av
 import cv2
 
-from gc_model.data import nucla
-from gc_model.data.datasets import index, read_frames
-from gc_model.data.frames import CacheError, Clip
-from gc_ros.media.video import NS
+from gc_model.data import nucla, own
+from gc_model.data.clip import LabelledClip
+from gc_model.data.datasets import DATA_SETS, OWN, index
+from gc_model.data.frames import CacheError
+from gc_ros.stamps import NS
 from trt_build.bundle import Preprocess
 from trt_build.errors import DataError
+from trt_build.files import replacing, write_atomically
 from trt_build.preprocess import model_input
 
 CLOCK = 90_000  # ticks a second: the presentation times of the original are kept
@@ -36,10 +37,10 @@ TICK = Fraction(1, CLOCK)
 
 
 @dataclass(frozen=True)
-class Job:
-    """One clip, where it goes below the output, and the file that says it is whole."""
+class Rescaling:
+    """One clip, the file that it becomes, and how its frames become squares."""
 
-    clip: Clip
+    clip: LabelledClip
     target: Path
     fit: Preprocess
 
@@ -60,7 +61,7 @@ def prepare(
     """
     from rich.progress import track
 
-    if layout != "clips" and fit != "stretch":
+    if layout != OWN and fit != "stretch":
         raise DataError(
             "only --fit stretch keeps the joints of a data set where they belong; leave --fit away"
         )
@@ -71,7 +72,7 @@ def prepare(
     try:
         out.mkdir(parents=True, exist_ok=True)
         _same(out / "prepare.json", {"layout": layout, "size": size, "fit": fit})
-        jobs = [Job(c, out / _target(layout, data, c), how) for c in clips]
+        jobs = [Rescaling(c, out / _place(layout, c)[0], how) for c in clips]
         _copy_tables(layout, data, out, clips)
         missing = [j for j in jobs if not j.target.is_file()]
         damaged: dict[str, str] = dict(_state(out)["damaged"])
@@ -80,7 +81,7 @@ def prepare(
             spawn = multiprocessing.get_context("spawn")
             count = min(workers or len(os.sched_getaffinity(0)), len(missing))
             with ProcessPoolExecutor(count, mp_context=spawn) as pool:
-                running = {pool.submit(make, j): j for j in missing}
+                running = {pool.submit(rescale, j): j for j in missing}
                 for done in track(as_completed(running), "preparing", len(running), disable=not progress):
                     if problem := done.result():
                         damaged[running[done].clip.name] = problem
@@ -95,30 +96,27 @@ def prepare(
     return result
 
 
-def make(job: Job) -> str:
+def rescale(job: Rescaling) -> str:
     """Write one clip, by rename. Returns what is wrong with it, or "" for a whole one."""
     cv2.setNumThreads(1)  # the processes are the parallelism
     job.target.parent.mkdir(parents=True, exist_ok=True)
-    part = job.target.with_name(f".{job.target.name}.part")
-    try:
-        _rescale(job, part)
-        problem = ""
-    except DataError as error:
-        problem = str(error)
-        if job.clip.path.is_file():
-            shutil.copyfile(job.clip.path, part)
-        else:
-            part.write_bytes(
-                b""
-            )  # a folder of pictures that cannot be read: an empty video cannot be read either
-    os.replace(part, job.target)
-    return problem
+    with replacing(job.target) as part:
+        try:
+            _write_video(job, part)
+        except DataError as error:
+            if job.clip.path.is_file():
+                shutil.copyfile(job.clip.path, part)
+            else:
+                # A folder of pictures that cannot be read: an empty video cannot be read either.
+                part.write_bytes(b"")
+            return str(error)
+    return ""
 
 
-def _rescale(job: Job, part: Path) -> None:
+def _write_video(job: Rescaling, part: Path) -> None:
     kind = {".avi": "avi", ".mkv": "matroska", ".webm": "matroska"}.get(job.target.suffix.lower(), "mp4")
     # AVI knows no times of single frames, so its frames keep their number and the file its mean rate.
-    frames = read_frames(job.clip.path)
+    frames = job.clip.read(job.clip.path)
     first, second = next(frames), next(frames, None)
     with av.open(str(part), "w", format=kind) as box:
         # MPEG-4 in AVI, as NTU RGB+D itself: H.264 there would come back a frame late.
@@ -162,32 +160,24 @@ def _chain(first: Any, second: Any, rest: Any) -> Any:
     yield from rest
 
 
-def _target(layout: str, data: Path, clip: Clip) -> Path:
-    if layout == "ntu":
-        return Path("nturgb+d_rgb") / f"{clip.name}_rgb.avi"
-    if layout == "nucla":
-        a, s, e, v = clip.name.split("_")  # a01_s01_e00_v01
-        return Path("multiview_action_videos") / a / f"{v}_{s}_{e}.avi"
-    return Path(clip.name)
+def _place(layout: str, clip: LabelledClip) -> tuple[Path, Path | None]:
+    """Where the clip and its joints lie below the output."""
+    return (Path(clip.name), None) if layout == OWN else DATA_SETS[layout].prepared(clip)
 
 
-def _copy_tables(layout: str, data: Path, out: Path, clips: Sequence[Clip]) -> None:
+def _copy_tables(layout: str, data: Path, out: Path, clips: Sequence[LabelledClip]) -> None:
     root = data if data.is_dir() else data.parent
     if (root / "classes.csv").is_file():
         shutil.copyfile(root / "classes.csv", out / "classes.csv")
-    if layout == "ntu":
-        folder = out / "nturgb+d_skeletons"
-        folder.mkdir(exist_ok=True)
-        for clip in clips:
-            source: Path | None = getattr(clip, "skeleton", None)
-            if source is not None and not (target := folder / source.name).is_file():
-                shutil.copyfile(source, part := target.with_name(f".{target.name}.part"))
-                os.replace(part, target)
-    if layout == "clips":
-        with (out / "clips.csv").open("w", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(["path", "class", "subject"])
-            table.writerows([c.name, c.label, c.subject] for c in clips)
+    for clip in clips:
+        _, target = _place(layout, clip)
+        if target is None or clip.joints is None or clip.joints.file is None or (out / target).is_file():
+            continue
+        (out / target).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(out / target) as part:
+            shutil.copyfile(clip.joints.file, part)
+    if layout == OWN:
+        own.write_table(out, clips)
 
 
 def _state(out: Path) -> dict[str, Any]:
@@ -198,9 +188,7 @@ def _state(out: Path) -> dict[str, Any]:
 
 
 def _note(out: Path, values: dict[str, Any]) -> None:
-    part = out / ".prepare.json.part"
-    part.write_text(json.dumps(_state(out) | values, indent=1))
-    os.replace(part, out / "prepare.json")
+    write_atomically(out / "prepare.json", json.dumps(_state(out) | values, indent=1))
 
 
 def _same(path: Path, how: dict[str, Any]) -> None:

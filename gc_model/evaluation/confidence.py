@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_curve
 from torch import Tensor
 
+from gc_model.data.clip import LabelledClip
 from gc_model.data.datasets import index
 from gc_model.data.frames import decode
 from gc_model.data.samples import sub_sequences
@@ -26,7 +27,6 @@ from gc_model.export.torch_engine import bundle_info
 from gc_model.paper.network import Network
 from gc_model.training import checkpoint
 from gc_model.training.processes import accelerator
-from gc_ros.media.clips import Clip
 from trt_build.errors import DataError
 from trt_build.files import write_atomically
 
@@ -127,7 +127,7 @@ def open_set_threshold(known: Tensor, unknown: Tensor | None) -> float:
 
 def _validation(
     run: Path, data: Path, recipe: checkpoint.Recipe, subjects: Sequence[str] | None
-) -> tuple[list[Clip], str]:
+) -> tuple[list[LabelledClip], str]:
     trained = recipe.provenance.get("options", {})
     clips = index(trained.get("layout", "clips"), data, trained.get("protocol", ""), subjects=subjects)
     clips = [c for c in clips if c.label in recipe.labels]
@@ -150,7 +150,12 @@ def _validation(
 
 @torch.no_grad()
 def _windows(
-    model: Network, recipe: checkpoint.Recipe, clips: Sequence[Clip], progress: bool, *, labelled: bool = True
+    model: Network,
+    recipe: checkpoint.Recipe,
+    clips: Sequence[LabelledClip],
+    progress: bool,
+    *,
+    labelled: bool = True,
 ) -> tuple[Tensor, Tensor, dict[str, str]]:
     """Logits (n, classes) and labels (n,) of the five windows of every clip, and the clips that failed."""
     from rich.progress import track
@@ -159,7 +164,9 @@ def _windows(
     logits, labels, failed = [torch.empty(0, len(recipe.labels))], [], {}
     for clip in track(clips, "windows", disable=not progress):
         try:
-            parts = sub_sequences(decode(clip.path, preprocess, max_fps=1e9).images, model.config)
+            parts = sub_sequences(
+                decode(clip.path, preprocess, max_fps=1e9, read=clip.read).images, model.config
+            )
         except DataError as error:
             failed[clip.name] = str(error)
             continue

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from gc_model.data.clip import LabelledClip
 from gc_model.data.datasets import index
-from gc_model.data.frames import Clip
 from gc_model.evaluation.judges import CarriedState, Judge, Robot, five_sub_sequences, stored_sub_sequences
 from gc_model.evaluation.report import Groups, Judged, report
 from gc_model.export.torch_engine import bundle_info
@@ -93,7 +93,11 @@ def evaluate(run: Path, options: EvaluateOptions, *, progress: bool = True) -> d
 
 
 def _judge_for(
-    options: EvaluateOptions, model: Network, info: Bundle, recipe: checkpoint.Recipe, clips: Sequence[Clip]
+    options: EvaluateOptions,
+    model: Network,
+    info: Bundle,
+    recipe: checkpoint.Recipe,
+    clips: Sequence[LabelledClip],
 ) -> Judge:
     if options.protocol == "stream":
         return Robot(model, info, options.mode or info.default_mode)
@@ -106,14 +110,14 @@ def _judge_for(
     return five_sub_sequences(model, info, options.cache)
 
 
-def _judged(judge: Judge, clip: Clip) -> Judged:
+def _judged(judge: Judge, clip: LabelledClip) -> Judged:
     try:
         return Judged(clip, judge(clip))
     except DataError as error:
         return Judged(clip, None, str(error))
 
 
-def _track(clips: Sequence[Clip], progress: bool) -> Any:
+def _track(clips: Sequence[LabelledClip], progress: bool) -> Any:
     from rich.progress import track
 
     return track(clips, "evaluating", disable=not progress)

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gc_model.data.clip import LabelledClip
 from gc_model.data.datasets import index
-from gc_model.data.frames import Clip, FrameCache
-from gc_model.data.joints import centre_matrix, to_input
+from gc_model.data.frames import FrameCache
+from gc_model.data.joints import centre_matrix, joints_of, to_input
 from gc_model.data.samples import centre, to_tensor
 from gc_model.data.sampling import test_indices
 from gc_model.export.torch_engine import bundle_info
@@ -115,20 +116,21 @@ def look(
 
 @torch.no_grad()
 def _one(
-    model: Network, cache: FrameCache, clip: Clip
+    model: Network, cache: FrameCache, clip: LabelledClip
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float32] | None]:
     """T frames over the whole clip (T, S, S, 3), their l (T, G, 4), their joints in the input or None."""
     frames, config = cache.read(clip), model.config
     at = test_indices(len(frames.images), config.T, 0, 1)
     images = centre(frames.images, config)[at]
     l = model(to_tensor(images)[None]).l[0].double().cpu().numpy()
-    joints = cache.joints(clip, frames)
-    if joints is not None:
-        joints = to_input(joints[at], centre_matrix(config.resize, config.size), config.resize, config.size)
-    return images, l, joints
+    joints = joints_of(clip, frames, cache)
+    if clip.joints is None or joints is None:
+        return images, l, None
+    crop, mirrored = centre_matrix(config.resize, config.size), clip.joints.mirrored
+    return images, l, to_input(joints[at], crop, config.resize, config.size, mirrored)
 
 
-def _different(clips: Sequence[Clip], n: int) -> list[Clip]:
+def _different(clips: Sequence[LabelledClip], n: int) -> list[LabelledClip]:
     """n clips, of as many classes as there are."""
     seen: dict[str, int] = {}
     turns = []

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gc_model.data.datasets import read_frames
-from gc_model.data.frames import Clip, FrameCache, decode
-from gc_model.data.samples import FrozenFront, TestClips, front_key, sub_sequences
+from gc_model.data.clip import LabelledClip
+from gc_model.data.frames import FrameCache, decode
+from gc_model.data.frozen_front import FrozenFront, front_key
+from gc_model.data.samples import TestClips, sub_sequences
 from gc_model.data.sampling import SUB_SEQUENCES
 from gc_model.evaluation.report import Judged
 from gc_model.export.torch_engine import TorchEngine
@@ -22,7 +23,7 @@ from gc_ros.recognition.recognizer import Recognizer, stream_label
 from trt_build.bundle import Bundle, LoadedBundle
 from trt_build.errors import DataError
 
-Judge = Callable[[Clip], NDArray[np.float64]]
+Judge = Callable[[LabelledClip], NDArray[np.float64]]
 
 
 def scores_of(logits: Tensor, info: Bundle) -> NDArray[np.float64]:
@@ -37,8 +38,8 @@ def five_sub_sequences(model: Network, info: Bundle, cache: Path | None = None) 
     at_once = SUB_SEQUENCES if model.mean.is_cuda else 1  # together they outgrow a processor's cache
 
     @torch.no_grad()
-    def judge(clip: Clip) -> NDArray[np.float64]:
-        frames = kept.read(clip) if kept else decode(clip.path, info.preprocess, max_fps=1e9)
+    def judge(clip: LabelledClip) -> NDArray[np.float64]:
+        frames = kept.read(clip) if kept else decode(clip.path, info.preprocess, max_fps=1e9, read=clip.read)
         parts = sub_sequences(frames.images, model.config).split(at_once)
         return scores_of(torch.cat([model(part).logits for part in parts]).mean(0), info)
 
@@ -46,7 +47,7 @@ def five_sub_sequences(model: Network, info: Bundle, cache: Path | None = None) 
 
 
 def stored_sub_sequences(
-    model: Network, info: Bundle, cache: Path, clips: Sequence[Clip], front_alone: bool
+    model: Network, info: Bundle, cache: Path, clips: Sequence[LabelledClip], front_alone: bool
 ) -> Judge:
     """As `five_sub_sequences`, from cached features in float16 that runs with the same frozen trunk share.
 
@@ -60,7 +61,7 @@ def stored_sub_sequences(
     at = {c.name: i for i, c in enumerate(clips)}
 
     @torch.no_grad()
-    def judge(clip: Clip) -> NDArray[np.float64]:
+    def judge(clip: LabelledClip) -> NDArray[np.float64]:
         sample = front[at[clip.name]]
         logits = model.fold(sample["Z"].to(model.mean), sample["c"].to(model.mean))[0].logits.mean(0)
         return scores_of(logits, info)
@@ -76,10 +77,10 @@ class Robot:
         self.bundle, self.engine = LoadedBundle(Path(), info), TorchEngine(model, info, mode)
         self.held: list[str] = []
 
-    def __call__(self, clip: Clip) -> NDArray[np.float64]:
+    def __call__(self, clip: LabelledClip) -> NDArray[np.float64]:
         recognizer = Recognizer(self.bundle, self.engine, mode=self.mode, owns_engine=False)
         image, stamp, results = None, 0, []
-        for image, stamp in read_frames(clip.path):
+        for image, stamp in clip.read(clip.path):
             results.append(recognizer.push(image, stamp, bgr=False))
         if image is not None and recognizer.warmup[0] < self.info.T:
             self.held.append(clip.name)
@@ -103,8 +104,8 @@ class CarriedState:
         self.windows: list[Judged] = []
 
     @torch.no_grad()
-    def __call__(self, clip: Clip) -> NDArray[np.float64]:
-        images = decode(clip.path, self.info.preprocess, max_fps=1e9).images
+    def __call__(self, clip: LabelledClip) -> NDArray[np.float64]:
+        images = decode(clip.path, self.info.preprocess, max_fps=1e9, read=clip.read).images
         frames = sub_sequences(images, self.model.config, 1)
         result, self.state = self.model.forward_chunk(frames, self.state)
         self.windows.append(Judged(clip, scores_of(self.model(frames).logits[0], self.info)))

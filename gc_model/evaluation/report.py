@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gc_ros.media.clips import Clip
+from gc_model.data.clip import LabelledClip
 from trt_build.errors import DataError
 
 NONE = "(no result)"
@@ -21,7 +21,7 @@ NONE = "(no result)"
 class Judged:
     """One clip: its scores (K,) over the model's labels, or the reason why there are none."""
 
-    clip: Clip
+    clip: LabelledClip
     scores: NDArray[np.float64] | None
     problem: str = ""
 

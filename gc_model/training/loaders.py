@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gc_model.data.augment import Augment
-from gc_model.data.frames import Clip, FrameCache
-from gc_model.data.samples import EpochSampler, FrozenFront, TestClips, TrainingClips, front_key
+from gc_model.data.clip import LabelledClip
+from gc_model.data.frames import FrameCache
+from gc_model.data.frozen_front import FrozenFront, front_key
+from gc_model.data.samples import EpochSampler, TestClips, TrainingClips
 from gc_model.paper.network import Network
 from gc_model.training.options import LAST_STAGE_ONLY, TrainOptions
 from gc_model.training.processes import rank
@@ -33,8 +35,8 @@ class Loaders:
         model: Network,
         labels: Sequence[str],
         cache: FrameCache,
-        training: Sequence[Clip],
-        validation: Sequence[Clip],
+        training: Sequence[LabelledClip],
+        validation: Sequence[LabelledClip],
     ):
         self.options = options
         config = model.config

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gc_model.data.frames import Clip
+from gc_model.data.clip import LabelledClip
 from gc_model.paper.network import Network
 from gc_model.training.options import TrainOptions
 from trt_build.errors import DataError
@@ -43,7 +43,9 @@ def check_run(options: TrainOptions, out: Path, resume: bool) -> None:
         raise DataError(f"{out} holds no run to resume: leave out --resume to start one")
 
 
-def start_run(options: TrainOptions, out: Path, training: Sequence[Clip], validation: Sequence[Clip]) -> None:
+def start_run(
+    options: TrainOptions, out: Path, training: Sequence[LabelledClip], validation: Sequence[LabelledClip]
+) -> None:
     """Write options and clips of the run; for a resumed one, check that the clips are the same. Raises DataError."""
     path = out / "clips.json"
     names = {"training": [c.name for c in training], "validation": [c.name for c in validation]}

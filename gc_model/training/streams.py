@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gc_model.data.samples import FrozenFront, Sample, TestClips, TrainingClips
+from gc_model.data.frozen_front import FrozenFront
+from gc_model.data.samples import Sample, TestClips, TrainingClips
 from gc_model.paper.network import Network
 from gc_model.paper.presets import Config
 from gc_model.training.options import TrainOptions

@@ -24,8 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gc_model.data.clip import LabelledClip, labels_of, split_validation
 from gc_model.data.datasets import index
-from gc_model.data.frames import Clip, FrameCache, labels_of, split_validation
+from gc_model.data.frames import FrameCache
 from gc_model.paper.clouds import GlimpseClouds
 from gc_model.paper.network import Network
 from gc_model.paper.presets import Config, preset
@@ -96,8 +97,8 @@ class _Samples:
     config: Config
     labels: Sequence[str]
     cache: FrameCache
-    training: Sequence[Clip]
-    validation: Sequence[Clip]
+    training: Sequence[LabelledClip]
+    validation: Sequence[LabelledClip]
     failed: Mapping[str, str]
 
 
@@ -137,8 +138,8 @@ def _config(options: TrainOptions, classes: int) -> Config:
 
 
 def _split(
-    clips: Sequence[Clip], failed: Mapping[str, str], labels: Sequence[str], options: TrainOptions
-) -> tuple[list[Clip], list[Clip]]:
+    clips: Sequence[LabelledClip], failed: Mapping[str, str], labels: Sequence[str], options: TrainOptions
+) -> tuple[list[LabelledClip], list[LabelledClip]]:
     """(training, validation) without the clips that failed. Raises DataError for a class with nothing to train on."""
     good = [c for c in clips if c.name not in failed]
     training, validation = split_validation(good, options.val_fraction)
@@ -279,6 +280,6 @@ class _Run:
         return checkpoint.Recipe(list(self.samples.labels), options.window_s, provenance=provenance)
 
 
-def _shorter_than_a_window(clips: Sequence[Clip], cache: FrameCache, window_s: float, T: int) -> int:
+def _shorter_than_a_window(clips: Sequence[LabelledClip], cache: FrameCache, window_s: float, T: int) -> int:
     """How many clips the robot would never have a result of: T frames at T / window_s Hz span more than they do."""
     return sum(cache.read(c).times[-1] < window_s * (T - 1) / T - 1e-3 for c in clips)

@@ -124,3 +124,18 @@ def bundle() -> Path:
 
     export_bundle(run(), scratch() / "bundle")
     return scratch() / "bundle"
+
+
+def tiny_options(data: Path, **changes: Any) -> Any:
+    """TrainOptions of the shortest training on NTU's layout."""
+    from gc_model.training.options import TrainOptions
+
+    plain = {
+        "data": data,
+        "layout": "ntu",
+        "preset": "tiny",
+        "epochs1": 1,
+        "epochs2": 1,
+        "from_scratch": True,
+    }
+    return TrainOptions(**(plain | {"val_fraction": 0.0, "batch": 4} | changes))

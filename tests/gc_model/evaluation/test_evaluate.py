@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
 
-from gc_model.data.frames import Clip, decode, index_clips
+from gc_model.data import own
+from gc_model.data.clip import LabelledClip
+from gc_model.data.frames import decode
 from gc_model.data.sampling import test_indices as fixed_indices
 from gc_model.evaluation.evaluate import EvaluateOptions, evaluate
 from gc_model.evaluation.report import NONE, Judged, report
@@ -39,7 +41,9 @@ LABELS = list(COLOURS)
 def judged(truth: list[int], scores: list) -> list[Judged]:
     return [
         Judged(
-            Clip(f"{i}.mp4", f"{i}.mp4", LABELS[t]), None if s is None else np.array(s), "" if s else "broken"
+            LabelledClip(f"{i}.mp4", f"{i}.mp4", LABELS[t]),
+            None if s is None else np.array(s),
+            "" if s else "broken",
         )
         for i, (t, s) in enumerate(zip(truth, scores, strict=True))
     ]
@@ -101,7 +105,7 @@ def test_the_clips_protocol_averages_the_logits_of_five_fixed_sub_sequences():
     model, recipe = checkpoint.load(run())
     preprocess = bundle_info(model.config, recipe).preprocess
     assert result["clips"] == 6 and not result["problems"]
-    for clip in index_clips(colours(), subjects=["a"]):
+    for clip in own.clips(colours(), subjects=["a"]):
         frames = decode(clip.path, preprocess, 1e9).images[:, 4:-4, 4:-4]
         with torch.no_grad():
             logits = [
@@ -117,7 +121,7 @@ def streamed(mode: str) -> dict[str, str]:
     model, recipe = checkpoint.load(run())
     info = bundle_info(model.config, recipe)
     labels = {}
-    for clip in index_clips(colours(), subjects=["a"]):
+    for clip in own.clips(colours(), subjects=["a"]):
         recognizer = Recognizer(LoadedBundle(run(), info), TorchEngine(model, info, mode), mode=mode)
         results = [recognizer.push(image, stamp, bgr=False) for image, stamp in read_video(clip.path)]
         scores = np.mean([r.scores for r in results if r is not None], axis=0)
@@ -164,7 +168,7 @@ def test_no_test_clip_is_dropped_those_that_do_not_decode_are_wrong_and_named(da
     assert result["clips"] == 7 and np.sum(result["confusion"]) == 7
     assert set(result["problems"]) == bad and all(name in result["problems"][name] for name in bad)
     assert all(result["predictions"][name] == NONE for name in bad)
-    right = sum(result["predictions"][c.name] == c.label for c in index_clips(damaged))
+    right = sum(result["predictions"][c.name] == c.label for c in own.clips(damaged))
     assert result["accuracy"] == pytest.approx(right / 7)
 
 
@@ -238,7 +242,7 @@ def test_a_continuous_stream_carries_its_state_and_says_what_windows_give():
     model, _ = checkpoint.load(run())
     result = evaluate(run(), EvaluateOptions(colours(), protocol="continuous"), progress=False)
     assert result["clips"] == 12 and not result["problems"] and result["mode"] == "carried"
-    clips = index_clips(colours())
+    clips = own.clips(colours())
     assert list(result["predictions"]) != [c.name for c in clips]  # in a drawn order, always the same
     assert evaluate(run(), EvaluateOptions(colours(), protocol="continuous"), progress=False) == result
     # Against the recurrence by hand.

@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
 
 from gc_model.cli import app
+from gc_model.data.clip import LabelledClip
 from gc_model.data.joint_tables import table_of, write_table
 from gc_model.evaluation.glimpses import _different, nearest_joint
 from gc_model.training.options import TrainOptions
-from gc_ros.media.clips import Clip
 from gc_ros.recognition.palette import GLIMPSE_COLOURS
 from tests.gc_model.runs import colours, ntu_people, scratch
 
@@ -36,7 +36,8 @@ def test_the_nearest_known_joint_of_the_same_frame_counts():
 
 def test_the_picture_takes_one_clip_of_every_class_before_a_second_of_any(tmp_path):
     clips = [
-        Clip(tmp_path / n, n, label, "") for n, label in (("1", "a"), ("2", "a"), ("3", "b"), ("4", "a"))
+        LabelledClip(tmp_path / n, n, label, "")
+        for n, label in (("1", "a"), ("2", "a"), ("3", "b"), ("4", "a"))
     ]
     assert [c.name for c in _different(clips, 3)] == ["1", "3", "2"]
 

@@ -13,7 +13,8 @@ pytest.importorskip("tensorboard", reason="pip install -e '.[train]'")
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gc_model.data.frames import Clip, decode
+from gc_model.data.clip import LabelledClip
+from gc_model.data.frames import decode
 from gc_model.data.samples import sub_sequences
 from gc_model.evaluation.report import Judged, report
 from gc_model.export.torch_engine import bundle_info
@@ -26,7 +27,7 @@ from trt_build.errors import DataError
 
 
 def judged(label, scores):
-    return Judged(Clip(None, f"{label}{scores}", label), None if scores is None else np.array(scores))
+    return Judged(LabelledClip(None, f"{label}{scores}", label), None if scores is None else np.array(scores))
 
 
 @pytest.mark.parametrize("lost", [False, True])

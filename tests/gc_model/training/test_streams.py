@@ -7,9 +7,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
 
+from gc_model.data import frozen_front, own
 from gc_model.data import samples as dataset
 from gc_model.data.augment import Augment
-from gc_model.data.frames import FrameCache, index_clips
+from gc_model.data.frames import FrameCache
 from gc_model.paper.presets import preset
 from gc_model.paper.variants import build
 from gc_model.training import checkpoint
@@ -29,7 +30,7 @@ TINY = preset("tiny", classes=3)
 
 def streams(chunks=3):
     cache = FrameCache(scratch() / "cache", Preprocess(size=TINY.size, resize=TINY.resize))
-    plain = dataset.TrainingClips(index_clips(colours()), list(COLOURS), cache, TINY, 4.0, Augment(), 0)
+    plain = dataset.TrainingClips(own.clips(colours()), list(COLOURS), cache, TINY, 4.0, Augment(), 0)
     return StreamClips(plain, chunks)
 
 
@@ -49,7 +50,7 @@ def test_a_stream_is_chunks_of_clips_whose_activities_change_anywhere():
 
 def test_a_held_out_clip_is_always_judged_behind_the_same_one_of_another_class():
     cache = FrameCache(scratch() / "cache", Preprocess(size=TINY.size, resize=TINY.resize))
-    clips = index_clips(colours())
+    clips = own.clips(colours())
     middles = dataset.TestClips(clips, list(COLOURS), cache, TINY, sub_sequences=1)
     held_out = HeldOutStreams(middles, seed=0)
     assert len(held_out) == 12
@@ -104,10 +105,12 @@ def test_stored_features_of_a_frozen_trunk_give_the_streams_that_pictures_give(t
         parameter.requires_grad_(False)
     pictures = StreamClips(plain, 3)
     if frozen == "all":  # streams are stored
-        stored = dataset.FrozenFront(pictures, model, tmp_path / "front", views=2, whole=True)
+        stored = frozen_front.FrozenFront(pictures, model, tmp_path / "front", views=2, whole=True)
         assert torch.equal(stored[3, 2]["age"], pictures[1, 2]["age"]), "view 1 is that of epoch 1"
     else:  # clips are
-        stored = StreamClips(dataset.FrozenFront(plain, model, tmp_path / "front", views=2, whole=whole), 3)
+        stored = StreamClips(
+            frozen_front.FrozenFront(plain, model, tmp_path / "front", views=2, whole=whole), 3
+        )
     options = TrainOptions(data="x", preset="tiny", epochs3=1, freeze_stages=5 if whole else 4)
     losses = []
     for source in (pictures, stored):
@@ -135,12 +138,12 @@ def test_what_a_frozen_trunk_makes_of_clips_is_stored_or_of_whole_streams_where_
         torch.nn.init.ones_(model.trunk.inflated[alive].weight)
     options = TrainOptions(data=colours(), preset="tiny", epochs3=1, freeze_stages=frozen, views=2)
     cache = FrameCache(scratch() / "cache", Preprocess(size=TINY.size, resize=TINY.resize))
-    data = Loaders(options, model, list(COLOURS), cache, index_clips(colours()), [])
+    data = Loaders(options, model, list(COLOURS), cache, own.clips(colours()), [])
     data.freeze_front(options)
     samples = data.streams().samples
     kinds = {
-        "clips": (StreamClips, dataset.FrozenFront),
-        "streams": (dataset.FrozenFront, StreamClips),
+        "clips": (StreamClips, frozen_front.FrozenFront),
+        "streams": (frozen_front.FrozenFront, StreamClips),
         "nothing": (StreamClips, dataset.TrainingClips),
     }
     assert (type(samples), type(samples.base)) == kinds[expected]

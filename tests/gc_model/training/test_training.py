@@ -19,8 +19,9 @@ train_module = pytest.importorskip(
 
 from safetensors.torch import load_file
 
-from gc_model.data import samples as dataset
-from gc_model.data.frames import FrameCache, index_clips, labels_of, split_validation
+from gc_model.data import frozen_front, own
+from gc_model.data.clip import labels_of, split_validation
+from gc_model.data.frames import FrameCache
 from gc_model.paper.network import Network
 from gc_model.paper.presets import preset
 from gc_model.paper.variants import build
@@ -360,7 +361,7 @@ def after_one_epoch(stage: training.Stage, folder: Path) -> tuple[dict, dict]:
     """The state before and after one epoch of a stage on the people."""
     settings = options(val_fraction=0.0)
     cache_ = FrameCache(decoded(), Preprocess(size=64, resize=72))
-    clips = index_clips(people())
+    clips = own.clips(people())
     data = loaders.Loaders(settings, stage.model, labels_of(clips), cache_, clips, [])
     before = {k: v.clone() for k, v in stage.model.state_dict().items()}
     fit_module.fit(stage, data, folder, settings, progress=False)
@@ -497,7 +498,7 @@ def test_a_trunk_frozen_after_stage_1_keeps_what_it_learned_there_and_is_resumed
 
 
 def test_runs_that_share_a_cache_share_frozen_features_only_where_they_are_the_same():
-    model, clips = small_model(), index_clips(people())
+    model, clips = small_model(), own.clips(people())
     squares = Preprocess(size=model.config.size, resize=model.config.resize, fit="stretch")
 
     def key(**changes) -> str:
@@ -515,20 +516,20 @@ def test_runs_that_share_a_cache_share_frozen_features_only_where_they_are_the_s
 
 def test_maps_are_shared_by_trunks_that_differ_behind_them_alone():
     model = small_model()
-    maps, whole = (dataset.front_key(model, [], w) for w in (False, True))
+    maps, whole = (frozen_front.front_key(model, [], w) for w in (False, True))
     assert maps != whole
     net = model.trunk.net
     for name, shared in (("layer4", True), ("layer3", False)):
         batch_norm = next(m for m in net.get_submodule(name).modules() if hasattr(m, "running_mean"))
         with torch.no_grad():
             batch_norm.running_mean += 1
-        assert (dataset.front_key(model, [], whole=False) == maps) is shared
-        assert dataset.front_key(model, [], whole=True) != whole
+        assert (frozen_front.front_key(model, [], whole=False) == maps) is shared
+        assert frozen_front.front_key(model, [], whole=True) != whole
 
 
 def test_the_split_that_training_uses_leaves_no_clip_out():
     names = json.loads((uninterrupted() / "clips.json").read_text())
-    clips = index_clips(people())
+    clips = own.clips(people())
     training_clips, validation = split_validation(clips, 0.2)
     assert names == {"training": [c.name for c in training_clips], "validation": [c.name for c in validation]}
     assert len(clips) == 12

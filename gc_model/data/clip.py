@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a clip is here: a video and its class, how its frames and joints are read, and what it is used for."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gc_ros.media.clips import Clip
+from gc_ros.media.video import read_video
+from trt_build.errors import DataError
+
+BODIES, JOINTS = 2, 25  # of a frame, at most
+
+ReadFrames = Callable[[Path], Iterator[tuple[NDArray[np.uint8], int]]]
+ReadJoints = Callable[[Path], tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+
+@dataclass(frozen=True)
+class JointSource:
+    """Where the joints of a clip are, and how they are read.
+
+    file: None where this clip lacks what the others of its data set have. read: joints (frames, 2, 25, 2) of a file as
+    fractions of the picture, x then y, NaN where unknown, and the picture's (width, height); raises DataError.
+    mirrored: which joint takes the place of each in a mirrored picture. last_stands: whether frames after the last one
+    of the file have its joints, for recorders that stop a frame apart.
+    """
+
+    file: Path | None
+    read: ReadJoints
+    mirrored: tuple[int, ...]
+    last_stands: bool
+
+
+@dataclass(frozen=True)
+class LabelledClip(Clip):
+    """A clip whose label is known. path: a video, or whatever `read` takes.
+
+    read: yields (frame uint8 (H, W, 3) RGB, stamp in nanoseconds); raises DataError. trains: whether the split has it
+    in its training part. joints: None where the data set has none.
+    """
+
+    read: ReadFrames = field(default=read_video, kw_only=True)
+    trains: bool = field(default=True, kw_only=True)
+    joints: JointSource | None = field(default=None, kw_only=True)
+
+
+def labelled(clip: Clip, **more: Any) -> LabelledClip:
+    """What the finder of clips found, with the fields that it does not know."""
+    return LabelledClip(clip.path, clip.name, clip.label, clip.subject, tabled=clip.tabled, **more)
+
+
+def labels_of(clips: Sequence[Clip]) -> list[str]:
+    """The classes of clips, sorted."""
+    return sorted({c.label for c in clips})
+
+
+def class_names(folder: Path) -> dict[int, str]:
+    """The classes of a `classes.csv` (number,class) in the folder, as `gc-model synth` writes one; {} without it."""
+    table = folder / "classes.csv"
+    if not table.is_file():
+        return {}
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            return {int(row["number"]): row["class"] for row in csv.DictReader(file)}
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(f"{table}: not a table of number,class ({error}); repair or remove it") from None
+
+
+def split_validation(
+    clips: Sequence[LabelledClip], fraction: float
+) -> tuple[list[LabelledClip], list[LabelledClip]]:
+    """(training, validation): the clips whose hashed names fall below `fraction`, the same on every machine."""
+
+    def place(clip: Clip) -> float:
+        return int.from_bytes(hashlib.sha256(clip.name.encode()).digest()[:8], "big") / 2**64
+
+    return [c for c in clips if place(c) >= fraction], [c for c in clips if place(c) < fraction]

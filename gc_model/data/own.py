@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One's own clips: a folder `class/clip` or a table of clips, as every command finds them, and their joints."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from gc_model.data import joint_tables
+from gc_model.data.clip import JointSource, LabelledClip, labelled
+from gc_ros.media.clips import find_clips
+from trt_build.errors import DataError
+
+
+def clips(
+    data: Path, *, subjects: Sequence[str] | None = None, classes: Sequence[str] | None = None
+) -> list[LabelledClip]:
+    """All clips of a folder or CSV, sorted by name; of some subjects or classes only where they are named.
+
+    The log counts what the finder passed over. Raises DataError where there is nothing to read, a filter names what
+    does not exist, or files that the CSV names are missing.
+    """
+    if not data.exists():
+        raise DataError(f"{data}: no such folder or CSV of clips")
+    found = find_clips([data], subjects, classes)
+    if data.is_file() and not found[0].tabled:
+        raise DataError(f"{data}: one video is no data set; give a folder class/clip.mp4, or a CSV of clips")
+    for remark in found.remarks():
+        _warn(remark)
+    return sorted((labelled(c) for c in found), key=lambda c: c.name)
+
+
+def with_joints(found: Sequence[LabelledClip], folder: Path) -> list[LabelledClip]:
+    """The clips with their tables of joints, NaN for a clip that has none. All tables must have the same joints."""
+    tables = [joint_tables.table_of(folder, c.name) for c in found]
+    there = [t for t in tables if t.is_file()]
+    if not there:
+        raise DataError(
+            f"{folder}: no joints of these clips, {tables[0]} for one; write them with `gc-model joints`"
+        )
+    names = joint_tables.joint_names(there[0])
+    if other := next((t for t in there if joint_tables.joint_names(t) != names), None):
+        raise DataError(
+            f"{other} has other joints than {there[0]}; all tables of a folder must have the same"
+        )
+    mirrored = joint_tables.mirrored_joints(names)
+    # A table ends with the last frame in which a body was seen: what comes after it is unknown.
+    return [
+        replace(
+            c,
+            joints=JointSource(
+                t if t.is_file() else None, joint_tables.read_table, mirrored, last_stands=False
+            ),
+        )
+        for c, t in zip(found, tables, strict=True)
+    ]
+
+
+def write_table(folder: Path, found: Sequence[LabelledClip]) -> None:
+    """The clips as `folder`/clips.csv."""
+    with (folder / "clips.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "class", "subject"])
+        table.writerows([c.name, c.label, c.subject] for c in found)
+
+
+@functools.cache  # once: an evaluation of many runs reads the same clips again and again
+def _warn(remark: str) -> None:
+    logging.getLogger(__name__).warning("%s", remark)

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ablation: rows run once, share what they can, and stand beside the paper's figures."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
+pytest.importorskip("gc_model.training.train", reason="pip install -e '.[train]'", exc_type=ImportError)
+
+from gc_model.evaluation.ablate import ROWS, ablate, markdown
+from gc_model.evaluation.evaluate import EvaluateOptions, evaluate
+from tests.gc_model.runs import ntu_people, tiny_options
+from trt_build.errors import DataError
+
+
+def test_the_ablation_runs_rows_resumes_and_sets_the_papers_figures_beside_ours(tmp_path, monkeypatch):
+    base = tiny_options(ntu_people(), epochs1=1, epochs2=1)
+    asked = {
+        "rows": ["clouds", "metric_fixed"],
+        "protocols": ["cross_subject"],
+        "seeds": [0, 1],
+        "progress": False,
+    }
+    told: list[str] = []
+    result = ablate(base, tmp_path / "out", tell=told.append, **asked)
+    assert len(told) == 4 and [line["row"] for line in result["rows"]] == ["clouds", "metric_fixed"]
+    clouds = result["rows"][0]
+    assert clouds["paper"] == {"cross_subject": "86.6"} and clouds["ours"]["cross_subject"]["seeds"] == 2
+    assert (
+        clouds["ours"]["cross_subject"]["clips"] == 4
+        and clouds["ours"]["cross_subject"]["spread"] is not None
+    )
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert text == markdown(result) and "86.6" in text and "-0.8 to the full model" in text and "(2)" in text
+    # The two rows share the first stage of each seed, and D stayed where the calibration left it.
+    assert len(list((tmp_path / "out" / "stage1").glob("*.safetensors"))) == 2
+    monkeypatch.setattr("gc_model.evaluation.ablate.train", None)
+    assert ablate(base, tmp_path / "out", tell=told.append, **asked) == result and len(told) == 4
+    from safetensors.torch import load_file
+
+    fixed = tmp_path / "out" / "metric_fixed" / "cross_subject-0"
+    L = "assignment.metric.L.weight"
+    ends = [load_file(fixed / f"{n}.safetensors")[L] for n in ("calibrated", "model")]
+    assert torch.equal(*ends)
+    with pytest.raises(DataError, match="other options"):
+        ablate(tiny_options(ntu_people(), epochs1=2), tmp_path / "out", **asked)
+    with pytest.raises(DataError, match="clouds_LD_LG"):
+        ablate(base, tmp_path / "out", rows=["mlp"])
+
+
+@pytest.mark.parametrize(
+    "trunk", [{"epochs1": 0, "freeze_stages": 5}, {"epochs1": 1, "freeze_stages": 4, "freeze_stages2": 5}]
+)
+def test_rows_on_a_frozen_trunk_share_its_features_and_are_judged_as_without_them(tmp_path, trunk):
+    base = tiny_options(ntu_people(), epochs2=1, views=2, **trunk)
+    asked = {
+        "rows": ["clouds", "metric_fixed"],
+        "protocols": ["cross_subject"],
+        "seeds": [0],
+        "progress": False,
+    }
+    ablate(base, tmp_path / "out", tell=lambda _: None, **asked)
+    stored = {
+        p.name.partition(".")[2].partition(".")[2] for p in (tmp_path / "out" / "cache").glob("front.*.Z")
+    }
+    assert (
+        stored == {"Z", "fixed.Z", "test.Z"}
+        and len(list((tmp_path / "out" / "cache").glob("front.*.Z"))) == 3
+    )
+    for row in asked["rows"]:
+        run = tmp_path / "out" / row / "cross_subject-0"
+        report = json.loads((run / "report.json").read_text())
+        plain = evaluate(
+            run, EvaluateOptions(ntu_people(), layout="ntu", split="cross_subject"), progress=False
+        )
+        assert {k: report[k] for k in ("clips", "predictions")} == {
+            k: plain[k] for k in ("clips", "predictions")
+        }
+
+
+@pytest.mark.slow
+def test_the_global_model_goes_on_with_the_classifier_of_the_first_stage_that_it_shares(tmp_path):
+    from safetensors.torch import load_file
+
+    base = tiny_options(ntu_people(), epochs1=1, epochs2=0)
+    asked = {"rows": ["clouds", "global"], "protocols": ["cross_subject"], "progress": False}
+    ablate(base, tmp_path / "out", tell=lambda _: None, **asked)
+    (shared,) = (tmp_path / "out" / "stage1").glob("*.safetensors")
+    run = load_file(tmp_path / "out" / "global" / "cross_subject-0" / "model.safetensors")
+    kept = {k: v for k, v in load_file(shared).items() if k.startswith("global_head.")}
+    assert len(kept) == 2 and all(torch.equal(run[k], v) for k, v in kept.items())
+
+
+def test_rows_share_no_first_stage_where_only_the_global_model_has_one():
+    from gc_model.evaluation.ablate import _first_stage
+
+    def keys(**changes) -> set[str]:
+        base = tiny_options(Path("x"), layout="ntu", **changes)
+        return {_first_stage(base.model_copy(update=ROWS[r].changes)) for r in ("clouds_LD", "global_LD")}
+
+    assert len(keys(freeze_stages=4)) == 1 and len(keys(freeze_stages=5)) == 2
+
+
+def test_every_row_is_a_network_that_can_be_built():
+    from gc_model.training.train import _config
+
+    for name, row in ROWS.items():
+        config = _config(tiny_options(Path("x")).model_copy(update=row.changes), 3)
+        assert config.classes == 3, name
+    assert {ROWS[r].paper for r in ("clouds", "c3d")} == {(86.6, 93.2), (63.5, 70.3)}
