@@ -115,6 +115,14 @@ class TestClips(Dataset[Sample]):
         return {"label": self.index.get(self.clips[i].label, -1)}
 
 
+def loading(processes: int) -> dict[str, Any]:
+    """Arguments of a DataLoader for that many loading processes; 0: the caller's own."""
+    if not processes:
+        return {}
+    # Spawned, not forked: a fork copies video decoders without their threads, and freeing one waits for them for ever.
+    return {"num_workers": processes, "multiprocessing_context": "spawn", "persistent_workers": True}
+
+
 class EpochSampler(Sampler[tuple[int, int]]):
     """All clips once an epoch in an order drawn from (seed, epoch); Lightning calls `set_epoch`.
 

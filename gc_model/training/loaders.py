@@ -16,7 +16,7 @@ from gc_model.data.augment import Augment
 from gc_model.data.clip import LabelledClip
 from gc_model.data.frames import FrameCache
 from gc_model.data.frozen_front import FrozenFront, front_key
-from gc_model.data.samples import EpochSampler, TestClips, TrainingClips
+from gc_model.data.samples import EpochSampler, TestClips, TrainingClips, loading
 from gc_model.paper.network import Network
 from gc_model.training.options import LAST_STAGE_ONLY, TrainOptions
 from gc_model.training.processes import rank
@@ -112,8 +112,8 @@ class Loaders:
             self.samples,
             self.options.batch,
             sampler=sampler,
-            num_workers=0 if isinstance(self.samples, FrozenFront) else self.options.loaders,
             pin_memory=torch.cuda.is_available(),
+            **loading(0 if isinstance(self.samples, FrozenFront) else self.options.loaders),
         )
 
     def validation(self) -> DataLoader | None:

@@ -81,7 +81,7 @@ def test_loading_processes_do_not_change_the_samples():
     def batches(processes: int) -> list:
         sampler = dataset.EpochSampler(12, 0)
         sampler.set_epoch(1)
-        return list(torch.utils.data.DataLoader(training(), 5, sampler=sampler, num_workers=processes))
+        return list(torch.utils.data.DataLoader(training(), 5, sampler=sampler, **dataset.loading(processes)))
 
     ours, theirs = batches(0), batches(1)
     assert [len(b["label"]) for b in ours] == [5, 5, 2]
