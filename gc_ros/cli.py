@@ -43,6 +43,10 @@ def video(
     bundle: Annotated[
         Path, typer.Option("--bundle", "-b", help="Bundle directory made by trt-build export.")
     ],
+    bundle_sha256: Annotated[
+        str | None,
+        typer.Option(metavar="HEX", help="Refuse a bundle with another sha256 (trt-build info shows it)."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the overlay to this video file.")] = None,
     show: Annotated[bool, typer.Option("--show", help="Show the overlay in a window; q ends.")] = False,
     as_json: Annotated[
@@ -58,7 +62,7 @@ def video(
     ] = None,
 ) -> None:
     """Recognise the activities in a video file or in front of a camera: a line for each result, then the mean."""
-    loaded = load_bundle(bundle)
+    loaded = load_bundle(bundle, sha256=bundle_sha256)
     if mode not in (None, *loaded.info.modes):
         raise DataError(f"mode {mode!r} is not in this bundle; use one of: {', '.join(loaded.info.modes)}")
     frames = open_camera(int(source)) if source.isdigit() else read_video(source)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from trt_build.bundle import load_bundle
+
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("msg", "gc_model", "trt_build", "gc_ros", "scripts", "launch", "config", "cmake", "bundles", "tests")
 GROUPS = ("trt_build", "gc_ros_media", "gc_ros_recognition", "gc_ros_evaluation", "gc_ros_node", "launch")
@@ -45,9 +47,9 @@ def test_colcon_builds_and_its_setup_file_gives_modules_and_executable(place: st
         f"-DCMAKE_PROJECT_INCLUDE={package / 'cmake' / 'drop_missing_include_dirs.cmake'}",
         f"-DPython3_EXECUTABLE={sys.executable}",
     ]
-    done = subprocess.run(
-        [colcon, "build", "--cmake-args", *options], cwd=tmp_path, env=env, capture_output=True, text=True
-    )
+    linked = ["--symlink-install"] if place == "." else []
+    command = [colcon, "build", *linked, "--cmake-args", *options]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert done.stdout.count("Finished <<<") == 1 and "Finished <<< glimpse_clouds" in done.stdout
 
@@ -66,6 +68,8 @@ def test_colcon_builds_and_its_setup_file_gives_modules_and_executable(place: st
         assert os.access(programs / name, os.X_OK)
     for name in ("launch/activity.launch.py", "config/activity.yaml", "config/fastdds.xml"):
         assert (share / "glimpse_clouds" / name).is_file()
+    load_bundle(share / "glimpse_clouds" / "bundles" / "people")  # files, also where the rest is links
+    assert (share / "glimpse_clouds" / "config" / "activity.yaml").is_symlink() == bool(linked)
     run = f"source {install / 'setup.bash'} && {programs / 'activity_node'} --help"
     usage = subprocess.run(["bash", "-c", run], cwd="/", env=env, capture_output=True, text=True)
     assert usage.returncode == 0 and "usage: activity_node" in usage.stdout, usage.stderr

@@ -10,7 +10,8 @@
                        added by `trt-build quantize`: the same graphs in INT8, with weights of their own
     engines/           built later on the robot; not hashed here, each engine has its own sidecar
 
-`load_bundle` compares every hash before any graph is parsed, so an edited file is refused and never run.
+`load_bundle` compares every hash before any graph is parsed, so an edited file is refused and never run. Its own
+hash, `LoadedBundle.sha256`, stands for all of them: who knows it out of band can demand it.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
+import unicodedata
 from collections.abc import Iterable, Mapping
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
@@ -30,6 +33,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from trt_build.errors import BundleError
 from trt_build.files import replacing, write_atomically
+from trt_build.integrity import MAX_BYTES, again, cause, check_file, demand, depth, whole
+from trt_build.untrusted import NotRegular, read_regular, sha256_regular
 
 SCHEMA_VERSION = 1
 INFO_NAME = "bundle.json"
@@ -38,7 +43,22 @@ WEIGHTS_NAME = "weights.bin"
 INT8 = "int8"  # the precision whose graphs `trt-build quantize` adds, with weights of their own
 INT8_WEIGHTS_NAME = "weights.int8.bin"
 
+# More than any model has; a bundle that asks for more is broken or made to take the robot's memory or time.
+MAX_INFO_BYTES, MAX_INFO_DEPTH = 4 << 20, 32
+MAX_LABELS, MAX_LABEL_LENGTH = 10_000, 200
+MAX_FILES = 64
+MAX_WINDOW_BYTES = 256 << 20  # of the uint8 frames of one window
+
 Mode = Literal["window", "step"]
+# Line ends and surrogates break what prints or sends a label, the others turn the text around them.
+_UNPRINTABLE = re.compile("[\u202a-\u202e\u2066-\u2069]")
+
+
+def _printable(text: str, what: str) -> str:
+    """`text`, or ValueError where it holds control characters."""
+    if _UNPRINTABLE.search(text) or any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text):
+        raise ValueError(f"{what} {text[:40]!a} has control characters; only printable ones are allowed")
+    return text
 
 
 class _Frozen(BaseModel):
@@ -53,8 +73,8 @@ class Preprocess(_Frozen):
         "pad" adds grey along the shorter side.
     """
 
-    size: int = Field(default=224, ge=1)
-    resize: int = Field(default=256, ge=1)
+    size: int = Field(default=224, ge=1, le=4096)
+    resize: int = Field(default=256, ge=1, le=4096)
     fit: Literal["stretch", "square", "pad"] = "stretch"
 
     @model_validator(mode="after")
@@ -67,7 +87,7 @@ class Preprocess(_Frozen):
 class Calibration(_Frozen):
     """Scores are softmax(logits / temperature); below `unknown_threshold` the activity is 'unknown'."""
 
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=1e-6, le=1e6)
     unknown_threshold: float = Field(default=0.0, ge=0, le=1)
 
 
@@ -75,28 +95,38 @@ class Bundle(_Frozen):
     """Content of bundle.json. Lists are JSON lists; treat them as read-only."""
 
     schema_version: int = SCHEMA_VERSION
-    model_id: str = Field(min_length=1)
-    preset: str
-    labels: list[str] = Field(min_length=1)
-    T: int = Field(default=8, ge=1)  # frames a window
-    glimpses: int = Field(ge=1)  # G
-    workers: int = Field(ge=1)  # C
+    model_id: str = Field(min_length=1, max_length=200)
+    preset: str = Field(max_length=200)
+    labels: list[str] = Field(min_length=1, max_length=MAX_LABELS)
+    T: int = Field(default=8, ge=1, le=1024)  # frames a window
+    glimpses: int = Field(ge=1, le=256)  # G
+    workers: int = Field(ge=1, le=256)  # C
     temporal: Literal["centered", "causal"]
     modes: list[Mode] = Field(min_length=1)
     default_mode: Mode
-    reset_after: int = Field(ge=0)  # frames after which the states of `step` are reset; 0 = never
+    reset_after: int = Field(ge=0, le=1 << 31)  # frames after which the states of `step` are reset; 0 = never
     preprocess: Preprocess = Preprocess()
-    rate_hz: float = Field(gt=0)  # sampling rate of the training frames; a window covers T / rate_hz seconds
+    rate_hz: float = Field(
+        ge=0.01, le=1000
+    )  # sampling rate of the training frames; a window covers T / rate_hz seconds
     calibration: Calibration = Calibration()
     provenance: dict[str, Any] = {}
     parity: dict[str, Any] = {}
-    sha256: dict[str, str] = {}
+    sha256: dict[str, str] = Field(default={}, max_length=MAX_FILES)
+
+    @field_validator("model_id", "preset")
+    @classmethod
+    def _names_printable(cls, name: str) -> str:
+        return _printable(name, "the name")
 
     @field_validator("labels")
     @classmethod
     def _labels_distinct(cls, labels: list[str]) -> list[str]:
         if any(not label.strip() for label in labels) or len(set(labels)) != len(labels):
             raise ValueError("labels must be distinct and not empty")
+        for label in labels:
+            if len(_printable(label, "label")) > MAX_LABEL_LENGTH:
+                raise ValueError(f"label {label[:40]!a} is longer than {MAX_LABEL_LENGTH} characters")
         return labels
 
     @field_validator("sha256")
@@ -116,6 +146,10 @@ class Bundle(_Frozen):
             raise ValueError(
                 f"reset_after {self.reset_after} is shorter than a window of T = {self.T} frames"
             )
+        if self.T * self.preprocess.size**2 * 3 > MAX_WINDOW_BYTES:
+            raise ValueError(
+                f"a window of T = {self.T} frames of size {self.preprocess.size} is above {MAX_WINDOW_BYTES} bytes"
+            )
         return self
 
     @property
@@ -126,10 +160,11 @@ class Bundle(_Frozen):
 
 @dataclass(frozen=True)
 class LoadedBundle:
-    """A bundle directory whose files have been checked."""
+    """A bundle directory whose files have been checked. sha256: of bundle.json; "" where there is none."""
 
     path: Path
     info: Bundle
+    sha256: str = ""
 
     def graph(self, mode: str, precision: str = "fp32") -> Path:
         """Path of the ONNX graph of `mode` in a precision. Raises BundleError where the bundle has no such graph."""
@@ -148,11 +183,12 @@ def graph_name(mode: str, precision: str = "fp32") -> str:
     return GRAPHS[mode] if precision == "fp32" else f"{mode}.{precision}.onnx"
 
 
-def load_bundle(path: str | os.PathLike[str], verify: bool = True) -> LoadedBundle:
+def load_bundle(path: str | os.PathLike[str], verify: bool = True, sha256: str | None = None) -> LoadedBundle:
     """Read and check a bundle directory.
 
     verify: False skips the hashes, for tools that read a bundle while it is being made; schema and existence of the
         files are checked either way.
+    sha256: what that of bundle.json must be, in hex; None or "": anything.
 
     Raises BundleError.
     """
@@ -162,25 +198,23 @@ def load_bundle(path: str | os.PathLike[str], verify: bool = True) -> LoadedBund
             f"{path}: no such bundle directory; make one with: trt-build export RUN --out {path}"
         )
     try:
-        text = (path / INFO_NAME).read_text(encoding="utf-8")
+        content = read_regular(path, INFO_NAME, MAX_INFO_BYTES)
+        digest = hashlib.sha256(content).hexdigest()
+        if sha256:
+            demand(path, digest, sha256)
+        text = content.decode("utf-8")
+    except NotRegular as error:
+        raise BundleError(f"{path}: {INFO_NAME}: {error.strerror}; {whole(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path}: no readable {INFO_NAME} ({_cause(error)}); {_again(path)}") from None
+        raise BundleError(f"{path}: no readable {INFO_NAME} ({cause(error)}); {again(path)}") from None
     info = _parse(path, text)
     for name in _required(info):
         if name not in info.sha256:
-            raise BundleError(f"{path}: {INFO_NAME} has no hash of {name}; {_again(path)}")
+            raise BundleError(f"{path}: {INFO_NAME} has no hash of {name}; {again(path)}")
+    left = MAX_BYTES
     for name, expected in info.sha256.items():
-        file = path / name
-        if not file.is_file():
-            raise BundleError(f"{path}: {name} is missing; {_again(path)}")
-        if verify:
-            found = file_sha256(file)
-            if found != expected.lower():
-                raise BundleError(
-                    f"{path}: {name} was changed after export (sha256 {found[:8]}, recorded {expected[:8]}); "
-                    f"{_again(path)}"
-                )
-    return LoadedBundle(path, info)
+        left -= check_file(path, name, expected if verify else None, info.sha256.keys(), left)
+    return LoadedBundle(path, info, digest)
 
 
 def write_bundle(
@@ -214,12 +248,15 @@ def write_bundle(
         (path / stale).unlink(missing_ok=True)
     for name, source in sources.items():
         _put(path / name, source)
-    hashes = {name: file_sha256(path / name) for name in sorted(sources)}
+    try:
+        hashes = {name: sha256_regular(path, name) for name in sorted(sources)}
+    except NotRegular as error:
+        raise BundleError(f"{error.filename}: {error.strerror}; {whole(path)}") from None
     # Validated again from plain data: model_copy would carry over unchecked values.
     info = _parse(path, json.dumps({**info.model_dump(mode="json"), "sha256": hashes}))
     text = json.dumps(info.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
     _put(path / INFO_NAME, text.encode("utf-8"))
-    return LoadedBundle(path, info)
+    return LoadedBundle(path, info, hashlib.sha256(text.encode("utf-8")).hexdigest())
 
 
 def file_sha256(path: str | os.PathLike[str], stopped: threading.Event | None = None) -> str:
@@ -240,15 +277,19 @@ def _required(info: Bundle) -> list[str]:
 def _check_name(name: str) -> None:
     """Raise ValueError unless `name` is a plain relative name: a bundle must not reach outside its directory."""
     parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or "\\" in name or ".." in parts or name == INFO_NAME:
-        raise ValueError(f"{name!r} is not a file name inside a bundle")
+    inside = parts and not name.startswith("/") and "\\" not in name and ".." not in parts
+    if not inside or name != "/".join(parts) or name == INFO_NAME or len(name) > MAX_LABEL_LENGTH:
+        raise ValueError(f"{name[:80]!r} is not a file name inside a bundle")
+    _printable(name, "the file name")
 
 
 def _parse(path: Path, text: str) -> Bundle:
+    if depth(text) > MAX_INFO_DEPTH:
+        raise BundleError(f"{path}: {INFO_NAME} nests deeper than {MAX_INFO_DEPTH} levels; {again(path)}")
     try:
         data = json.loads(text)
     except ValueError as error:
-        raise BundleError(f"{path}: {INFO_NAME} is not JSON ({error}); {_again(path)}") from None
+        raise BundleError(f"{path}: {INFO_NAME} is not JSON ({error}); {again(path)}") from None
     version = data.get("schema_version") if isinstance(data, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise BundleError(
@@ -256,7 +297,7 @@ def _parse(path: Path, text: str) -> Bundle:
             "update glimpse_clouds on this machine"
         )
     if version != SCHEMA_VERSION:
-        raise BundleError(f"{path}: bundle schema {version!r} is not {SCHEMA_VERSION}; {_again(path)}")
+        raise BundleError(f"{path}: bundle schema {version!r} is not {SCHEMA_VERSION}; {again(path)}")
     try:
         return Bundle.model_validate(data)
     except ValidationError as error:
@@ -264,7 +305,7 @@ def _parse(path: Path, text: str) -> Bundle:
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         raise BundleError(
-            f"{path}: {INFO_NAME}: {where + ': ' if where else ''}{message}; {_again(path)}"
+            f"{path}: {INFO_NAME}: {where + ': ' if where else ''}{message}; {again(path)}"
         ) from None
 
 
@@ -280,14 +321,7 @@ def _put(target: Path, source: bytes | os.PathLike[str] | str) -> None:
         return
     with replacing(target) as part:
         try:
-            shutil.copyfile(source, part)
+            with open(source, "rb") as old, part.open("xb") as new:
+                shutil.copyfileobj(old, new)
         except OSError as error:
-            raise BundleError(f"{target.name}: cannot copy {os.fspath(source)} ({_cause(error)})") from None
-
-
-def _cause(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
-
-
-def _again(path: Path) -> str:
-    return f"copy or export the bundle again: trt-build export RUN --out {path}"
+            raise BundleError(f"{target.name}: cannot copy {os.fspath(source)} ({cause(error)})") from None

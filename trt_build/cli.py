@@ -95,10 +95,12 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Describe a bundle, after checking its hashes."""
-    description = load_bundle(bundle).info
+    loaded = load_bundle(bundle)
+    description = loaded.info
     if as_json:
-        typer.echo(description.model_dump_json())
+        typer.echo(json.dumps({**description.model_dump(mode="json"), "bundle_sha256": loaded.sha256}))
         return
+    typer.echo(f"{'sha256':12} {loaded.sha256}")
     values = description.model_dump(mode="json")
     for key in (
         "model_id",

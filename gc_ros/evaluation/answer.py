@@ -75,6 +75,8 @@ def as_text(summary: dict[str, Any], out: Path, resumed: int) -> str:
             f"{'n/a' if delay is None else f'{delay:.2f} s'}, false activations "
             f"{'n/a' if false is None else f'{false:.1f} an hour'}"
         )
+    made = summary["provenance"]
+    lines.append(f"bundle {made['bundle']}, sha256 {made['bundle_json_sha256']}")
     return "\n".join([*lines, f"report: {out / 'report.html'}"])
 
 

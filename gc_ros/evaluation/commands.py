@@ -24,6 +24,10 @@ def evaluate(
     bundle: Annotated[
         Path, typer.Option("--bundle", "-b", help="Bundle directory made by trt-build export.")
     ],
+    bundle_sha256: Annotated[
+        str | None,
+        typer.Option(metavar="HEX", help="Refuse a bundle with another sha256 (trt-build info shows it)."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Directory of the results.")] = Path("evaluation"),
     topic: Annotated[str | None, typer.Option(help="Image topic; default: the only one.")] = None,
     stamps: Annotated[str, typer.Option(help="header, or log (time of recording).")] = "header",
@@ -142,6 +146,7 @@ def evaluate(
             jobs=jobs,
             dask=dask,
             again=again,
+            bundle_sha256=bundle_sha256,
             said=lambda name, done, _: bar.update(task, completed=done, description=name),
             images=lambda n: bar.update(task, description=f"{n} images"),
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gc_ros.evaluation import results
-from gc_ros.evaluation.options import Options, bundle_digest
+from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.processes import OutputError, run_tasks
 from gc_ros.evaluation.running import Task, resume
 from gc_ros.evaluation.scoring import EXTRA, gather, summarise
@@ -44,18 +44,21 @@ def evaluate_many(
     jobs: int | None = None,
     dask: str | None = None,
     again: bool = False,
+    bundle_sha256: str | None = None,
     said: Callable[[str, int, int], None] | None = None,
     images: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Evaluate all sources and write summary.json, windows.jsonl and report.html into `out`.
 
     jobs: processes, None = one per core but no more than bags. dask: address of a scheduler; its workers must see
-    bags, bundle and `out` under the same paths. again: evaluate finished bags too. said(name, done, all): called after
-    each bag. images(n): called with the images read so far, where bags are evaluated in this process.
+    bags, bundle and `out` under the same paths. again: evaluate finished bags too. bundle_sha256: what that of
+    bundle.json must be. said(name, done, all): called after each bag. images(n): called with the images read so far,
+    where bags are evaluated in this process.
     Raises GlimpseError when the bundle cannot be used, `out` cannot be written, or no bag can be evaluated.
     """
     _check_tools(options)
-    info = load_bundle(bundle).info
+    loaded = load_bundle(bundle, sha256=bundle_sha256)
+    info = loaded.info
     if options.mode not in (None, *info.modes):
         raise DataError(f"mode {options.mode!r} is not in this bundle; use one of: {', '.join(info.modes)}")
     folders = results.bag_folders(out, [source.name for source in sources])
@@ -64,7 +67,7 @@ def evaluate_many(
     tempfile.TemporaryFile(dir=out).close()
     only = len(sources) == 1
     tasks = [
-        Task(source, str(bundle), options, str(folder))
+        Task(source, str(bundle), options, str(folder), loaded.sha256)
         for source, folder in zip(sources, folders, strict=True)
     ]
     records: dict[int, dict[str, Any]] = {}
@@ -133,7 +136,7 @@ def _conclude(
     options: Options,
     only: bool,
 ) -> dict[str, Any]:
-    info = load_bundle(bundle, verify=False).info
+    info = load_bundle(bundle, verify=False, sha256=ordered[0][0].bundle_sha256).info
     bags = []
     for task, record in ordered:
         rows = results.read_windows(Path(task.folder) / results.WINDOWS)
@@ -162,7 +165,7 @@ def _conclude(
         "provenance": {
             "bundle": bundle.resolve().name,
             "model_id": info.model_id,
-            "bundle_json_sha256": bundle_digest(bundle),
+            "bundle_json_sha256": ordered[0][0].bundle_sha256,
             "bundle_files_sha256": dict(sorted(info.sha256.items())),
             "engines": sorted({record["provenance"]["engine"] for _, record in ordered}),
             "options": options.as_json(),

@@ -137,4 +137,5 @@ def _on_dask(todo: Sequence[tuple[int, Task]], address: str) -> Iterator[Outcome
 def _absolute(task: Task) -> Task:
     pieces = tuple(piece.resolve() for piece in task.source.pieces)
     source = replace(task.source, path=task.source.path.resolve(), pieces=pieces)
-    return Task(source, str(Path(task.bundle).resolve()), task.options, str(Path(task.folder).resolve()))
+    bundle, folder = str(Path(task.bundle).resolve()), str(Path(task.folder).resolve())
+    return replace(task, source=source, bundle=bundle, folder=folder)

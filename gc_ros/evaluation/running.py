@@ -43,11 +43,16 @@ class Task:
     bundle: str
     options: Options
     folder: str  # of its results
+    bundle_sha256: str = ""  # of bundle.json, as the evaluation began with it; "": as it is now
+
+    @property
+    def bundle_digest(self) -> str:
+        return self.bundle_sha256 or bundle_digest(Path(self.bundle))
 
 
 def identity(task: Task, truth: Truth) -> str:
     """What a result depends on except for the bag's content."""
-    return result_key(bundle_digest(Path(task.bundle)), task.options, truth.sha256)
+    return result_key(task.bundle_digest, task.options, truth.sha256)
 
 
 def resume(task: Task, labels: list[str]) -> dict[str, Any] | None:
@@ -115,7 +120,7 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
             windows=windows,
             files=files,
             bag_sha256=content,
-            bundle_digest=bundle_digest(Path(task.bundle)),
+            bundle_digest=bundle.sha256,
             engine=engine.description,
         )
     if o.predictions == "none":
@@ -127,8 +132,7 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
 
 def _open(task: Task) -> tuple[LoadedBundle, Engine]:
     o = task.options
-    digest = bundle_digest(Path(task.bundle))
-    return _opened(task.bundle, digest, o.mode, o.backend, o.precision, o.device, o.threads)
+    return _opened(task.bundle, task.bundle_digest, o.mode, o.backend, o.precision, o.device, o.threads)
 
 
 @functools.lru_cache(maxsize=2)
@@ -141,8 +145,8 @@ def _opened(
     device: str,
     threads: int | None,
 ) -> tuple[LoadedBundle, Engine]:
-    """The bundle and its engine, kept from bag to bag. digest: of the bundle, so that a changed one is opened again."""
-    loaded = load_bundle(bundle)
+    """The bundle and its engine, kept from bag to bag. digest: what its sha256 must be."""
+    loaded = load_bundle(bundle, sha256=digest)
     engine = open_engine(
         loaded,
         mode or loaded.info.default_mode,

@@ -219,6 +219,7 @@ class EngineFacts:
     failure: str | None = None  # why it is not configured, or was deactivated
     description: str = "none"
     model_id: str = "none"
+    bundle_sha256: str = "none"  # of bundle.json
     failures: int = 0
     failures_in_row: int = 0
     last_error: str | None = None
@@ -230,6 +231,7 @@ def judge_engine(f: EngineFacts) -> Status:
     values = {
         "lifecycle state": f.state,
         "model": f.model_id,
+        "bundle sha256": f.bundle_sha256,
         "engine": f.description,
         "failed runs": str(f.failures),
         "last error": f.last_error or "none",

@@ -252,6 +252,7 @@ class ActivityRecognition(LifecycleNode):
             failure=self._failure,
             description=self._model.engine.description if self._model else "none",
             model_id=self._model.info.model_id if self._model else "none",
+            bundle_sha256=self._model.bundle_sha256 if self._model else "none",
             failures=self._failures,
             failures_in_row=self._failures_in_row,
             last_error=self._last_error,

@@ -42,8 +42,8 @@ class Model:
             raise BundleError(
                 "no bundle given; start with --ros-args -p bundle:=PATH (make one: trt-build export)"
             )
-        bundle = load_bundle(settings["bundle"])
-        self.info = bundle.info
+        bundle = load_bundle(settings["bundle"], sha256=settings["bundle_sha256"])
+        self.info, self.bundle_sha256 = bundle.info, bundle.sha256
         self._mode = self.info.default_mode if settings["mode"] == "auto" else settings["mode"]
         began = time.perf_counter()
         self.engine = open_engine(
@@ -85,7 +85,7 @@ class Model:
             raise
         info = self.info
         node.get_logger().info(
-            f"{info.model_id}: {len(info.labels)} activities, mode {self._mode}, "
+            f"{info.model_id} (bundle sha256 {bundle.sha256[:12]}): {len(info.labels)} activities, mode {self._mode}, "
             f"{info.T} frames at {info.rate_hz:g} Hz ({info.window_s:.2f} s a window); "
             f"{self.engine.description}, ready in {opened_s:.1f} s"
         )

@@ -41,6 +41,7 @@ class Parameter:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+    form: tuple[str, str] = ("", "")  # of strings: a regular expression, and the same in words
 
     def refuse(self, value: object) -> str | None:
         """Why this value is illegal, or None. An int is taken for a float, as YAML writes it."""
@@ -55,6 +56,8 @@ class Parameter:
             return f"{self.name} must be from {self.low:g} to {self.high:g}, got {value:g}"
         if self.choices and value not in self.choices:
             return f"{self.name} must be one of {', '.join(self.choices)}; got {value!r}"
+        if self.form[0] and not re.fullmatch(self.form[0], str(value)):
+            return f"{self.name} must be {self.form[1]}, got {value!r}"
         return None
 
     def _refuse_names(self, value: object) -> str | None:
@@ -104,6 +107,14 @@ PARAMETERS: tuple[Parameter, ...] = (
         "unconfigured",
     ),
     Parameter(
+        "bundle_sha256",
+        "",
+        "What the sha256 of the bundle's bundle.json must be (trt-build info shows it); with another the node does not "
+        "configure. Empty: any.",
+        "unconfigured",
+        form=("([0-9a-fA-F]{64})?", "64 hexadecimal digits or empty"),
+    ),
+    Parameter(
         "cameras",
         ("",),
         "Names of the cameras. Each has topics of its own (front: front/image, ~/front/activity), a window and a "
@@ -147,12 +158,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "Open the engine that these parameters ask for, build it where it is missing, and exit: 0, or 3 on failure.",
         "never",
     ),
-    Parameter(
-        "device",
-        "cpu",
-        "Where the engine runs: cpu, cuda or cuda:N.",
-        "unconfigured",
-    ),
+    Parameter("device", "cpu", "Where the engine runs: cpu, cuda or cuda:N.", "unconfigured"),
     Parameter(
         "threads",
         0,
@@ -328,7 +334,7 @@ def _legal(p: Parameter) -> str:
         return "one of " + ", ".join(p.choices)
     if p.low is not None and p.high is not None:
         return f"{'integer' if type(p.default) is int else 'number'} from {p.low:g} to {p.high:g}"
-    return _TYPES[type(p.default)]
+    return p.form[1] or _TYPES[type(p.default)]
 
 
 def _literal(value: Value) -> str:

@@ -100,6 +100,22 @@ def test_wrong_files_bundles_and_options_are_one_line(
     fails("video", clip, "-b", edited, words=("weights.bin", "changed after export"))
 
 
+def test_a_bundle_can_be_demanded_by_its_digest(clip: Path, colours: LoadedBundle, tmp_path: Path) -> None:
+    for command in (("video", clip), ("evaluate", clip, "--out", tmp_path / "out")):
+        fails(
+            *command, "-b", colours.path, "--bundle-sha256", "0" * 64, words=(colours.sha256, "is demanded")
+        )
+        fails(*command, "-b", colours.path, "--bundle-sha256", "abc", words=("64 hex digits",))
+    code, out, _ = run("video", clip, "-b", colours.path, "--bundle-sha256", colours.sha256)
+    assert code == 0 and "stream:" in out
+    code, out, _ = run(
+        "evaluate", clip, "-b", colours.path, "--out", tmp_path / "out", "--bundle-sha256", colours.sha256
+    )
+    assert code == 0 and f"sha256 {colours.sha256}" in out
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["provenance"]["bundle_json_sha256"] == colours.sha256
+
+
 def test_a_window_without_a_desktop_is_one_line(
     clip: Path, colours: LoadedBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from tests import command_line
 from tests.toy import toy_bundle
+from trt_build.bundle import file_sha256
 from trt_build.cli import app
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -44,6 +45,8 @@ def test_info_says_what_a_bundle_is_in_words_and_as_json(tmp_path):
     assert text.exit_code == data.exit_code == 0
     assert "toy-numbers" in text.stdout and "frame7" in text.stdout
     assert json.loads(data.stdout)["model_id"] == "toy-numbers"
+    digest = file_sha256(tmp_path / "b" / "bundle.json")
+    assert digest in text.stdout and json.loads(data.stdout)["bundle_sha256"] == digest
 
 
 @pytest.mark.parametrize("damage", ["absent", "edited", "missing", "json"])

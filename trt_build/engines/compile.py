@@ -41,6 +41,7 @@ from trt_build.engines.sidecar import (
     check_plan,
     locked,
     plan_path,
+    read_engine_file,
     wanted_sources,
     write_plan,
 )
@@ -49,6 +50,7 @@ from trt_build.files import write_atomically
 from trt_build.graphs.precision import engine_graph, half_nodes, tensor_types
 
 Say = Callable[[str], None]
+MAX_TIMING_BYTES = 1 << 30
 HEARTBEAT_S = 4.0  # between two progress lines: callers are promised one every 5 s
 
 
@@ -220,7 +222,7 @@ def _timing_cache(trt: Any, config: Any, folder: Path, wanted: Wanted) -> tuple[
     if nvidia.compiles_at_load(trt):
         return None, path
     try:
-        old = path.read_bytes()
+        old = read_engine_file(path, MAX_TIMING_BYTES)
     except OSError:
         old = b""
     cache = config.create_timing_cache(old) or config.create_timing_cache(b"")

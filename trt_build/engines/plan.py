@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,15 @@ from typing import Any
 
 from trt_build.bundle import LoadedBundle
 from trt_build.engines.nvidia import Gpu
-from trt_build.engines.sidecar import EngineRefused, Sidecar, Wanted, find_plan, wanted_sources
+from trt_build.engines.sidecar import (
+    MAX_PLAN_BYTES,
+    EngineRefused,
+    Sidecar,
+    Wanted,
+    find_plan,
+    read_engine_file,
+    wanted_sources,
+)
 from trt_build.errors import EngineError, need
 
 POLICIES = ("rebuild", "refuse")
@@ -67,6 +76,10 @@ def open_plan(
 
         path, sidecar = build_engine(bundle, wanted, say=say)
     try:
-        return Plan(path.read_bytes(), path, sidecar, wanted)
+        plan = read_engine_file(path, MAX_PLAN_BYTES)
     except OSError as error:
         raise EngineError(f"{path}: cannot be read ({error.strerror}); build it again") from None
+    # What is deserialised is what was checked, whoever has written in between.
+    if hashlib.sha256(plan).hexdigest() != sidecar.plan_sha256:
+        raise EngineError(f"{path}: the engine was changed while it was opened; build it again")
+    return Plan(plan, path, sidecar, wanted)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +19,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from trt_build.bundle import WEIGHTS_NAME, LoadedBundle, file_sha256
+from trt_build.bundle import WEIGHTS_NAME, LoadedBundle
 from trt_build.errors import EngineError
 from trt_build.files import write_atomically
+from trt_build.untrusted import NotRegular, open_regular, read_regular, sha256_regular
 
 ENGINES = "engines"
 SCHEMA_VERSION = 1
@@ -30,6 +32,7 @@ GRAPH_VERSION = 1
 # 2: TF32 cleared, so that FP32 is FP32. Sidecars of version 1 do not name it.
 BUILD_VERSION = 2
 ANY_GPU = "any"  # built ahead of time for a compute capability
+MAX_SIDECAR_BYTES, MAX_PLAN_BYTES = 16 << 20, 16 << 30
 
 
 class EngineRefused(EngineError):
@@ -114,6 +117,7 @@ def find_plan(bundle: LoadedBundle, wanted: Wanted) -> tuple[Path, Sidecar]:
     engine of this mode cannot be used.
     """
     own = plan_path(bundle, wanted)
+    _refuse_link(own.parent, wanted)
     ahead = own.with_name(f"{Wanted(**{**vars(wanted), 'gpu': ANY_GPU}).stem}.plan")
     for path in (own, ahead):
         if path.exists():
@@ -131,7 +135,9 @@ def check_plan(path: Path, wanted: Wanted) -> Sidecar:
     hint = build_hint(path.parent.parent, wanted)
     side = path.with_suffix(".json")
     try:
-        sidecar = Sidecar.model_validate_json(side.read_text(encoding="utf-8"))
+        sidecar = Sidecar.model_validate_json(read_engine_file(side, MAX_SIDECAR_BYTES))
+    except NotRegular as error:
+        raise EngineRefused(f"{side}: {error.strerror}; remove it, then {hint}") from None
     except OSError:
         raise EngineRefused(f"{path}: the engine has no sidecar {side.name}; {hint}") from None
     except (ValidationError, ValueError):
@@ -150,10 +156,17 @@ def check_plan(path: Path, wanted: Wanted) -> Sidecar:
     for what, found, needed in pairs:
         if found != needed:
             raise EngineRefused(f"{path}: the engine's {what} is {found}, but {needed} is needed; {hint}")
-    size = path.stat().st_size
-    if size != sidecar.plan_bytes:
-        raise EngineRefused(f"{path}: truncated: {size} bytes, the sidecar says {sidecar.plan_bytes}; {hint}")
-    if file_sha256(path) != sidecar.plan_sha256:
+    try:
+        with open_regular(path.parent.parent, f"{ENGINES}/{path.name}") as file:
+            size = os.fstat(file.fileno()).st_size
+        if size != sidecar.plan_bytes:
+            raise EngineRefused(
+                f"{path}: truncated: {size} bytes, the sidecar says {sidecar.plan_bytes}; {hint}"
+            )
+        digest = sha256_regular(path.parent.parent, f"{ENGINES}/{path.name}")
+    except OSError as error:
+        raise EngineRefused(f"{path}: cannot be read ({error.strerror}); {hint}") from None
+    if digest != sidecar.plan_sha256:
         raise EngineRefused(f"{path}: the engine was changed after it was built; {hint}")
     return sidecar
 
@@ -167,6 +180,19 @@ def _same_gpu(sidecar: Sidecar, wanted: Wanted) -> list[tuple[str, object, objec
     if sidecar.memory and wanted.memory and abs(sidecar.memory - wanted.memory) > wanted.memory / 8:
         pairs.append(("GPU memory", f"{sidecar.memory / 1e9:.1f} GB", f"{wanted.memory / 1e9:.1f} GB"))
     return pairs
+
+
+def read_engine_file(path: Path, most: int) -> bytes:
+    """The content of a file in the bundle's folder of engines, no link followed. Raises OSError."""
+    return read_regular(path.parent.parent, f"{path.parent.name}/{path.name}", most)
+
+
+def _refuse_link(folder: Path, wanted: Wanted) -> None:
+    if folder.is_symlink():
+        raise EngineRefused(
+            f"{folder}: it is a link, and engines are neither read nor written outside their bundle; remove it, then "
+            f"{build_hint(folder.parent, wanted)}"
+        )
 
 
 _COMPARED = ("backend", "mode", "precision", "batch", "trt_version", "compute_capability")
@@ -184,7 +210,8 @@ def write_pair(path: Path, data: bytes | memoryview, side: Path, record: str) ->
     """
     try:
         for stale in path.parent.glob("*.part"):
-            stale.unlink(missing_ok=True)
+            if stale.is_symlink() or not stale.is_dir():
+                stale.unlink(missing_ok=True)
         side.unlink(missing_ok=True)
         write_atomically(path, data, durable=True)
         write_atomically(side, record, durable=True)
@@ -202,8 +229,13 @@ def locked(folder: Path, on_wait: Callable[[float], None]) -> Iterator[None]:
     where the folder cannot be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        if not folder.is_symlink():
+            folder.mkdir(parents=True, exist_ok=True)
+        file = open_regular(folder.parent, f"{folder.name}/.lock", os.O_RDWR | os.O_CREAT)
+    except NotRegular as error:
+        raise EngineError(
+            f"{error.filename}: {error.strerror}; nothing is written through it: remove it, then build again"
+        ) from None
     except OSError as error:
         raise EngineError(
             f"{folder}: cannot be written ({error.strerror}); copy the bundle to a writable folder"

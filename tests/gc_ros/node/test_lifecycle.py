@@ -145,6 +145,19 @@ def test_a_spoilt_bundle_leaves_the_node_alive_and_unconfigured_with_one_fatal_l
     assert "Traceback" not in process.output
 
 
+def test_a_bundle_other_than_the_demanded_one_is_not_run_and_diagnostics_show_which_one_is(
+    tmp_path: Path,
+) -> None:
+    bundle = toy.toy_bundle(tmp_path / "bundle")
+    with running(bundle.path, bundle_sha256="0" * 64) as (node, peer):
+        status = peer.wait_for_diagnostic("engine", f"{bundle.sha256}, but {'0' * 64} is demanded")
+        assert status.level == b"\x02" and node.node.state == "unconfigured"
+        assert {v.key: v.value for v in status.values}["bundle sha256"] == "none"
+    with running(bundle.path, bundle_sha256=bundle.sha256.upper()) as (node, peer):
+        status = peer.wait_for_diagnostic("engine", "active")
+        assert {v.key: v.value for v in status.values}["bundle sha256"] == bundle.sha256
+
+
 def test_exit_on_failure_exits_with_3_when_there_is_no_bundle(tmp_path: Path) -> None:
     process = Process("--ros-args", "-p", f"bundle:={tmp_path / 'none'}", "-p", "exit_on_failure:=true")
     try:

@@ -54,6 +54,12 @@ def illegal_values() -> list[tuple[str, Any]]:
             cases.append((parameter.name, 3))
             if parameter.choices:
                 cases.append((parameter.name, "other"))
+            if parameter.form[0]:
+                cases += [
+                    (parameter.name, "0" * 63),
+                    (parameter.name, "g" * 64),
+                    (parameter.name, "0" * 64 + "\n"),
+                ]
             if parameter.name == "cameras":
                 cases += [
                     ("cameras", v)
