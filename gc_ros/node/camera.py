@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """One camera of the node: its subscription, its recogniser, its counts, and what /diagnostics says about it.
 
-The image callback decodes, resizes and stores. What comes of it is published by `results`, in the inference thread.
+The image callback resizes and stores; compressed images are first decoded in a thread of their camera, see `decoding`.
+What comes of it is published by `results`, in the inference thread.
 """
 
 from __future__ import annotations
 
 import copy
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -25,6 +28,7 @@ except ImportError:  # Humble
 
 from gc_ros.media.images import Refusal, picture_of
 from gc_ros.node import graph, ros_messages
+from gc_ros.node.decoding import Decoding
 from gc_ros.node.diagnostics import (
     REFUSED_S,
     RESETS_S,
@@ -41,6 +45,16 @@ from trt_build.errors import ImageError
 
 # Resets that the images cause; the others are somebody's wish.
 _BREAKS_OF_STREAM = ("gap", "backward", "size change", "encoding change")
+
+
+@dataclass(frozen=True)
+class _Arrived:
+    """An image message as the executor took it."""
+
+    message: Any
+    stamp_ns: int
+    began: float  # time.perf_counter
+    asked: int  # resets asked for until then: a later one makes the image void
 
 
 class Camera:
@@ -70,6 +84,12 @@ class Camera:
         self.topic = node.resolve_topic_name(self._name)
         self.results = Results(node, prefix, recognizer.info.model_id, setting, lambda: self.refused)
         self._subscription: Any = None
+        self._decoding: Decoding | None = None
+        if self._compressed:
+            self._decoding = Decoding(
+                self._take_safely, self._refuse, lambda: float(setting("decode_budget"))
+            )
+        self._refusing = threading.Lock()
         self.enabled = True
         self._running = False
         self._arrival: float | None = None
@@ -113,6 +133,8 @@ class Camera:
 
     def reset(self, reason: str) -> None:
         """Forget window and state: warm up again."""
+        if self._decoding is not None:
+            self._decoding.clear()
         events = self.recognizer.reset(reason)
         self._epoch = self.recognizer.epoch
         self.results.forget()
@@ -121,6 +143,8 @@ class Camera:
     def destroy(self) -> None:
         """Remove the camera's topics from the graph."""
         self._unsubscribe()
+        if self._decoding is not None:
+            self._decoding.stop()
         self.results.destroy()
 
     def _subscribe(self) -> None:
@@ -149,13 +173,21 @@ class Camera:
     def _on_image(self, message: Any) -> None:
         # An exception here would end the node's spin: whatever it is, it costs this image only.
         try:
-            self._take(message)
+            arrived = self._arrived(message)
         except Exception as error:
             self._refuse(f"unexpected {type(error).__name__}: {error}")
-
-    def _take(self, message: Any) -> None:
-        if self._subscription is None:  # taken by the executor before the subscription went
             return
+        if arrived is None:
+            return
+        if self._decoding is not None:
+            self._decoding.put(arrived)
+        else:
+            self._take_safely(arrived)
+
+    def _arrived(self, message: Any) -> _Arrived | None:
+        """Note that an image has come; None where nobody wants it any more."""
+        if self._subscription is None:  # taken by the executor before the subscription went
+            return None
         began = time.perf_counter()
         self._arrival = time.monotonic()
         self.received += 1
@@ -164,21 +196,36 @@ class Camera:
         if self._stalled:
             self._stalled = False
             self._node.get_logger().info(f"images on {self.topic} again")
+        wrong_stamp = ros_messages.refuse_stamp(message.header.stamp)
+        if wrong_stamp:
+            self._refuse(wrong_stamp)
+            return None
+        return _Arrived(message, self._stamp(message), began, self.recognizer.asked)
+
+    def _take_safely(self, arrived: _Arrived) -> None:
+        try:
+            self._take(arrived)
+        except Exception as error:
+            if (
+                arrived.asked == self.recognizer.asked
+            ):  # else it was stopped in the midst, and may be destroyed
+                self._refuse(f"unexpected {type(error).__name__}: {error}")
+
+    def _take(self, arrived: _Arrived) -> None:
+        message, stamp_ns = arrived.message, arrived.stamp_ns
+        began = time.perf_counter()
         picture = picture_of(message, compressed=self._compressed)
         if isinstance(picture, Refusal):
             self._refuse(picture.reason)
             return
-        wrong_stamp = ros_messages.refuse_stamp(message.header.stamp)
-        if wrong_stamp:
-            self._refuse(wrong_stamp)
-            return
-        stamp_ns = self._stamp(message)
         encoding = message.format if self._compressed else message.encoding
         decode_s = time.perf_counter() - began
         try:
-            window = self.recognizer.offer(picture, stamp_ns, encoding=encoding)
+            window = self.recognizer.offer(picture, stamp_ns, encoding=encoding, asked=arrived.asked)
         except ImageError as error:
             self._refuse(str(error))
+            return
+        if arrived.asked != self.recognizer.asked:
             return
         decode_s += picture.decode_s
         self.results.frame_id = message.header.frame_id
@@ -187,7 +234,7 @@ class Camera:
         self._stamps.append(stamp_ns)
         if window is not None:
             self.results.watch(picture, stamp_ns)  # a result may be about this very frame, and about no other
-            self._submit(self.name, Job(window, decode_s, began))
+            self._submit(self.name, Job(window, decode_s, arrived.began))
 
     def _stamp(self, message: Any) -> int:
         stamp_ns = ros_messages.to_ns(message.header.stamp)
@@ -203,9 +250,10 @@ class Camera:
         return int(self._node.get_clock().now().nanoseconds) or time.time_ns()
 
     def _refuse(self, reason: str) -> None:
-        self.refused += 1
-        self.first_refusal = self.first_refusal or reason
-        self._lately["refused"].add(remark=reason)
+        with self._refusing:  # by the executor and by the thread that decodes
+            self.refused += 1
+            self.first_refusal = self.first_refusal or reason
+            self._lately["refused"].add(remark=reason)
         self._node.get_logger().warning(
             f"image on {self.topic} dropped: {reason}", throttle_duration_sec=10.0
         )

@@ -8,6 +8,7 @@ others are in the value `also`, and all figures are in the values whatever the m
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -245,30 +246,36 @@ def judge_engine(f: EngineFacts) -> Status:
 
 
 class Recent:
-    """What happened within the last `window_s` seconds of the steady clock: how often, and the newest remark."""
+    """What happened within the last `window_s` seconds of the steady clock: how often, and the newest remark.
+
+    For several threads.
+    """
 
     def __init__(self, window_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._window_s, self._clock = window_s, clock
         self._happened: deque[tuple[float, int, Any]] = deque()
+        self._lock = threading.Lock()
 
     def add(self, times: int = 1, remark: Any = None) -> None:
         """It has happened, so many times."""
-        if times:
-            self._happened.append((self._clock(), times, remark))
-        self._forget()
+        with self._lock:
+            if times:
+                self._happened.append((self._clock(), times, remark))
+            self._forget()
 
     @property
     def count(self) -> int:
         """How often it has happened."""
-        self._forget()
-        return sum(times for _, times, _ in tuple(self._happened))
+        with self._lock:
+            self._forget()
+            return sum(times for _, times, _ in self._happened)
 
     @property
     def remark(self) -> Any:
         """What was last said about it, or None."""
-        self._forget()
-        newest = tuple(self._happened)[-1:]
-        return newest[0][2] if newest else None
+        with self._lock:
+            self._forget()
+            return self._happened[-1][2] if self._happened else None
 
     def _forget(self) -> None:
         oldest = self._clock() - self._window_s

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lifecycle node `activity_recognition`: camera images in, activity messages out.
 
-    executor thread    image callback (decode, resize, store), services, parameters, lifecycle, steady timers
+    executor thread    image callback (resize, store), services, parameters, lifecycle, steady timers
+    decoding threads   one a camera of compressed images: decode, then as the image callback
     inference thread   inference, publication of results
 
 Timers run on a steady clock: ROS-clock timers never fire under simulated time without /clock.

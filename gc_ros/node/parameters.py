@@ -160,12 +160,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter("device", "cpu", "Where the engine runs: cpu, cuda or cuda:N.", "unconfigured"),
     Parameter(
-        "threads",
-        0,
-        "CPU threads of one engine run; 0: the backend's own choice.",
-        "unconfigured",
-        0,
-        256,
+        "threads", 0, "CPU threads of one engine run; 0: the backend's own choice.", "unconfigured", 0, 256
     ),
     Parameter(
         "image_transport",
@@ -173,6 +168,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         "raw: sensor_msgs/Image on `image`; compressed: sensor_msgs/CompressedImage on `image/compressed`.",
         "unconfigured",
         choices=("raw", "compressed"),
+    ),
+    Parameter(
+        "decode_budget",
+        0.75,
+        "Part of one processor that decoding the compressed images of a camera may take; beyond it this camera loses "
+        "images, and no other does. 1: no limit.",
+        *("at once", 0.01, 1.0),
     ),
     Parameter(
         "max_frame_gap_s",

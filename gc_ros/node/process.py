@@ -110,10 +110,10 @@ def _run(arguments: Sequence[str], signalled: threading.Event) -> int:
             try_shutdown()
         except RCLError:  # the context went away under us
             pass
-        if not any(thread.name == "inference" for thread in threading.enumerate()):
+        if not any(thread.name in ("inference", "decoding") for thread in threading.enumerate()):
             ended.set()
     if not ended.is_set():
-        os._exit(code)  # an abandoned engine run would crash the interpreter's own end
+        os._exit(code)  # a native call that still runs would crash the interpreter's own end
     return code
 
 

@@ -85,6 +85,7 @@ class Intake:
         self.lock = threading.Lock()
         self.sampler = Sampler(info.rate_hz, max_frame_gap_s)
         self.epoch = 0
+        self.asked = 0  # resets from outside
         self.closed = False
         self.sampled = 0  # since the last reset
         self.results = self.skipped = 0  # counted by the engine's half
@@ -97,20 +98,24 @@ class Intake:
         self._dropped: Counter[str] = Counter()
         self._resets: Counter[str] = Counter()
 
-    def offer(self, picture: Picture, stamp_ns: int, encoding: str) -> Window | None:
+    def offer(
+        self, picture: Picture, stamp_ns: int, encoding: str, asked: int | None = None
+    ) -> Window | None:
         """See `Recognizer.offer`. A picture is decoded only where its frame is taken, and before the frame counts."""
         width, height = picture.width, picture.height
         signature = signature_of(picture, encoding)
         if not picture.ready:
             with self.lock:
                 changed = self._signature not in (None, signature)
-                due = not self.closed and (changed or self.sampler.would_take(stamp_ns))
+                due = self._wanted(asked) and (changed or self.sampler.would_take(stamp_ns))
             if due:
                 picture.pixels()
         with self.lock:
             if self.closed:
                 return None
             self._frames_received += 1
+            if not self._wanted(asked):
+                return None
             if self._signature not in (None, signature):
                 same_size = self._signature is not None and self._signature[:2] == signature[:2]
                 self.reset("encoding change" if same_size else "size change")
@@ -129,6 +134,9 @@ class Intake:
             if not self.is_current(epoch):  # somebody reset meanwhile: this frame is from before
                 return None
             return self._store(StepFrame(stamp_ns, frame, picture.prepare_s), width, height)
+
+    def _wanted(self, asked: int | None) -> bool:
+        return not self.closed and asked in (None, self.asked)
 
     def refuse(self) -> None:
         """Count an image that cannot be used."""

@@ -95,13 +95,20 @@ class Recognizer:
     # -- in the image callback -------------------------------------------------------------------------------
 
     def offer(
-        self, image: NDArray[np.uint8] | Picture, stamp_ns: int, *, bgr: bool = True, encoding: str = ""
+        self,
+        image: NDArray[np.uint8] | Picture,
+        stamp_ns: int,
+        *,
+        bgr: bool = True,
+        encoding: str = "",
+        asked: int | None = None,
     ) -> Window | None:
         """Take one camera image; return the work for `infer` that it makes due, or None.
 
         image: uint8 (H, W, 3) in the channel order `bgr` says, or a `Picture`, which is decoded only where the frame
             is sampled and knows its own channel order.
         encoding: the camera's own name of its encoding. A change of it, like a change of size, is a break.
+        asked: the property of that name when the image came; one that a `reset` has overtaken is left out.
 
         Raises ImageError for an unusable image, which changes nothing. An array is then counted as dropped; a picture
         that cannot be decoded is the caller's to count.
@@ -112,7 +119,7 @@ class Recognizer:
             except ImageError:
                 self._intake.refuse()
                 raise
-        return self._intake.offer(image, int(stamp_ns), encoding)
+        return self._intake.offer(image, int(stamp_ns), encoding, asked)
 
     @property
     def smoothing(self) -> Smoothing:
@@ -134,6 +141,7 @@ class Recognizer:
         Returns the offset of an activity that was on, if any; the next result does not repeat it.
         """
         with self._lock:
+            self._intake.asked += 1
             self._intake.reset(reason)
             return self._take_events()
 
@@ -154,6 +162,11 @@ class Recognizer:
         """(n, T): how many sampled frames the window holds since the last reset, and how many it needs."""
         with self._lock:
             return min(self._intake.sampled, self.info.T), self.info.T
+
+    @property
+    def asked(self) -> int:
+        """How often `reset` was called."""
+        return self._intake.asked
 
     @property
     def epoch(self) -> int:
