@@ -18,6 +18,7 @@ from gc_model.data.augment import Augment
 from gc_model.data.clip import LabelledClip
 from gc_model.data.frames import DecodedClip, FrameCache
 from gc_model.data.joints import joints_of, to_input
+from gc_model.data.motion import PLACES, moving_places
 from gc_model.data.sampling import SUB_SEQUENCES, test_indices, train_indices
 from gc_model.paper.presets import Config
 
@@ -40,7 +41,9 @@ class TrainingClips(Dataset[Sample]):
         window_s: float,
         augment: Augment,
         seed: int,
+        motion: bool = False,
     ):
+        self.motion = motion
         self.clips, self.cache, self.config = list(clips), cache, config
         self.window_s, self.augment, self.seed = window_s, augment, seed
         self.index = {label: i for i, label in enumerate(labels)}
@@ -75,13 +78,21 @@ class TrainingClips(Dataset[Sample]):
 
     def _truth(self, i: int, frames: DecodedClip, chosen: np.ndarray, matrix: np.ndarray) -> Sample:
         clip = self.clips[i]
-        label = {"label": self.index[clip.label]}
+        truth: Sample = {"label": self.index[clip.label]}
         joints = joints_of(clip, frames, self.cache)
-        if clip.joints is None or joints is None:
-            return label
         R, size = frames.images.shape[1], self.config.size
-        found = to_input(joints[chosen], matrix, R, size, clip.joints.mirrored)
-        return label | {"joints": torch.from_numpy(found)}
+        if clip.joints is not None and joints is not None:
+            found = to_input(joints[chosen], matrix, R, size, clip.joints.mirrored)
+            truth["joints"] = torch.from_numpy(found)
+        if self.motion:
+            # Joints are better; but clips with and without them lie in one batch, with the same keys.
+            if joints is None or np.isnan(joints).all():
+                places = moving_places(frames.images[chosen])
+            else:
+                places = np.full((len(chosen), PLACES, 2), np.nan, np.float32)
+            moved = to_input(places[:, None], matrix, R, size, range(PLACES))
+            truth["moving"] = torch.from_numpy(moved[:, 0])
+        return truth
 
 
 class TestClips(Dataset[Sample]):

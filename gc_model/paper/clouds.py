@@ -22,7 +22,9 @@ class GlimpseClouds(Network):
     def __init__(self, config: Config, trunk: Trunk):
         super().__init__(config, trunk)
         D, context = self.trunk.channels, self.trunk.context_channels
-        self.attention = Attention(D, context, config.psi, config.omega)
+        self.attention = Attention(D, context, config.psi, config.omega, config.G)
+        if config.glimpse_extent:
+            self.attention.spread_start(config.glimpse_extent)
         self.what_where = WhatWhere(D, config.lambda_hidden, concat=config.encoding == "concat")
         V = self.what_where.channels
         self.assignment = Assignment(V, config.G, config.C, config.K, config.tau, config.alpha)
@@ -68,8 +70,10 @@ class GlimpseClouds(Network):
         for g in range(self.config.G):
             if self.config.attention == "random":
                 l = random_location(c, g)
+            elif self.config.attention == "whole":
+                l = torch.cat([torch.zeros_like(c[:, :2]), torch.ones_like(c[:, :2])], -1)
             else:
-                h, l = self.attention(z, r_sum, h, c)
+                h, l = self.attention(z, r_sum, h, c, g)
             z = glimpse(Z, l)
             ls.append(l)
             vs.append(self.what_where(z, l))

@@ -9,9 +9,18 @@ Convention: l = [x, y, s^x, s^y] in the coordinates of `torch.nn.functional.affi
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gc_model.paper.shapes import merge
+
+# Where the G glimpses of a frame start, (x, y): above and to both sides of the middle, where heads and hands are.
+PLACES = {
+    1: [(0.0, -0.2)],
+    2: [(-0.35, 0.0), (0.35, 0.0)],
+    3: [(0.0, -0.4), (-0.4, 0.3), (0.4, 0.3)],
+    4: [(-0.4, -0.4), (0.4, -0.4), (-0.4, 0.4), (0.4, 0.4)],
+}
 
 
 def hat_weights(centre: Tensor, scale: Tensor, size: int, samples: int) -> Tensor:
@@ -62,24 +71,38 @@ def gru(x3: Tensor, h3: Tensor, h: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Omega and the location layer: where the next glimpse of a frame is taken (Eq 3-4)."""
+    """Omega and the location layer: where the next glimpse of a frame is taken (Eq 3-4).
 
-    def __init__(self, features: int, context: int, workers: int, hidden: int):
+    start: (G, 4), what glimpse g adds to the layer's bias. In the paper nothing but the recurrent state tells the
+    glimpses of a frame apart, and all of them start at the whole frame, where their place has next to no gradient:
+    trained so, they stay on one another. `spread_start` gives each a place and a zoom of its own to learn from.
+    """
+
+    def __init__(self, features: int, context: int, workers: int, hidden: int, G: int):
         super().__init__()
         self.omega = GRU(features + workers, hidden)
         self.locate = nn.Linear(hidden + context, 4)
+        self.start = nn.Parameter(torch.zeros(G, 4))
         with torch.no_grad():
             # The paper's +3 on the zoom: the first glimpses see nearly the whole frame.
             self.locate.bias.copy_(torch.tensor([0.0, 0.0, 3.0, 3.0]))
             self.locate.weight.mul_(0.1)
 
-    def forward(self, z: Tensor, r: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def spread_start(self, extent: float) -> None:
+        """Start glimpse g at a place of its own, its half extents s^x = s^y = `extent` of the frame's half side."""
+        places = torch.tensor(PLACES[len(self.start)])
+        zoom = torch.full((len(places), 2), extent)
+        self.start.copy_(torch.cat([torch.atanh(places), torch.logit(zoom) - self.locate.bias[2:]], -1))
+
+    def forward(self, z: Tensor, r: Tensor, h: Tensor, c: Tensor, g: int) -> tuple[Tensor, Tensor]:
         """z: (B, D) the previous glimpse, r: (B, psi) the workers' sum, h: (B, omega), c: (B, context).
 
         Returns h_g (B, omega) and l_g (B, 4). z, not v, is fed back, as Eq 3 has it.
         """
         h = self.omega(torch.cat([z, r], -1), h)
-        raw = self.locate(torch.cat([h, c], -1))
+        # One bias a glimpse: a constant in the exported graphs, so that they cost what they did.
+        raw = F.linear(torch.cat([h, c], -1), self.locate.weight, self.locate.bias + self.start[g])
         return h, torch.cat([torch.tanh(raw[:, :2]), torch.sigmoid(raw[:, 2:])], -1)
 
 

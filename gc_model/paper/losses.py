@@ -23,30 +23,34 @@ class Weights:
     pose: float = 1.0
     glimpse: float = 0.05  # Eq 16 and 17 are sums over t and g: about 30 at the start where L_D is about 4
     separation: float = 1.0  # of L_G1 relative to L_G2; the paper has no factor
+    separation_form: str = "frame"  # see `separation`
 
 
-def separation(l: Tensor) -> Tensor:
-    """L_G1: glimpses of one frame keep apart. l: (B, T, G, 4); sum over pairs g1 < g2 and t, mean over batch."""
+def separation(l: Tensor, form: str = "frame") -> Tensor:
+    """L_G1: glimpses of one frame keep apart. l: (B, T, G, 4); sum over t, mean over batch.
+
+    form: "frame", Eq 15 to the letter: 1 / (1 + the sum of all pairs' distances), one term a frame; "pairs": the sum
+    of 1 / (1 + distance), which pushes each pair by itself. One glimpse has nobody to keep apart from: zero.
+    """
     centre = l[..., :2]
     G = l.shape[-2]
-    total = l.new_zeros(l.shape[:2])
-    for g in range(G):
-        for other in range(g + 1, G):
-            # The paper writes 1 / (1 + the sum over all pairs of distances), one term a frame. There one distant
-            # glimpse lets the two others lie on each other; a term for every pair does not.
-            total = total + 1 / (1 + norm(centre[..., g, :] - centre[..., other, :]))
-    return total.sum(1).mean()
+    pairs = [norm(centre[..., g, :] - centre[..., k, :]) for g in range(G) for k in range(g + 1, G)]
+    if not pairs:
+        return l.new_zeros(())
+    distances = torch.stack(pairs)
+    terms = 1 / (1 + distances.sum(0)) if form == "frame" else (1 / (1 + distances)).sum(0)
+    return terms.sum(1).mean()
 
 
-def attraction(l: Tensor, joints: Tensor) -> Tensor:
-    """L_G2: each glimpse near some joint. joints: (B, T, bodies, J, 2), NaN where unknown.
+def attraction(l: Tensor, places: Tensor) -> Tensor:
+    """L_G2: each glimpse near some joint. places: (B, T, bodies, J, 2) or (B, T, J, 2), NaN where unknown.
 
     The minimum over *joints* of the Euclidean distance, not per axis; summed over t and g, mean over batch.
     A frame without any known joint adds nothing.
     """
-    joints = joints.flatten(2, 3)
-    known = ~joints.isnan().any(-1)  # (B, T, J)
-    distance = norm(l[..., None, :2] - torch.nan_to_num(joints)[:, :, None])  # (B, T, G, J)
+    places = places.flatten(2, -2)
+    known = ~places.isnan().any(-1)  # (B, T, J)
+    distance = norm(l[..., None, :2] - torch.nan_to_num(places)[:, :, None])  # (B, T, G, J)
     nearest = distance.masked_fill(~known[:, :, None], torch.inf).amin(-1)
     return torch.where(known.any(-1)[..., None], nearest, 0.0).sum((1, 2)).mean()
 
@@ -83,16 +87,21 @@ def total_loss(
     joints: Tensor | None,
     weights: Weights,
     label_smoothing: float = 0.0,
+    moving: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """All terms and their weighted sum "loss". labels: (B,); poses, joints: (B, T, bodies, J, 2) or None.
 
-    Without joints (a data set that has none) the pose and attraction terms are off; separation needs no joint.
+    Without joints (a data set that has none) the pose term is off, and glimpses are drawn to what moves where
+    `moving` (B, T, M, 2) says it; without either the attraction is off, too.
     """
     terms = {"L_D": F.cross_entropy(result.logits, labels, label_smoothing=label_smoothing)}
     if joints is not None and poses is not None and weights.pose:
         terms["L_P"] = weights.pose * pose_loss(poses, joints)
     if weights.glimpse:
-        terms["L_G1"] = weights.glimpse * weights.separation * separation(result.l)
-        if joints is not None:
-            terms["L_G2"] = weights.glimpse * attraction(result.l, joints)
+        apart = separation(result.l, weights.separation_form)
+        terms["L_G1"] = weights.glimpse * weights.separation * apart
+        known = [joints.flatten(2, 3)] if joints is not None else []
+        known += [moving] if moving is not None else []
+        if known:
+            terms["L_G2"] = weights.glimpse * attraction(result.l, torch.cat(known, 2))
     return terms | {"loss": torch.stack(list(terms.values())).sum()}

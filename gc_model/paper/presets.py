@@ -19,7 +19,7 @@ Fit = Literal["stretch", "square", "pad"]
 MODELS = ("clouds", "global", "glimpse_sum", "glimpse_tubes", "c3d", "frame_lstm")
 SWITCHES = {
     "model": MODELS,
-    "attention": ("learned", "saliency", "random"),
+    "attention": ("learned", "saliency", "random", "whole"),
     "metric_init": ("covariance", "random"),
     "encoding": ("hadamard", "concat"),
 }
@@ -43,6 +43,8 @@ class Config:
     C: int = 3  # workers; independent of G
     tau: float = 4.0  # decay of the memory in frames (Eq 10)
     alpha: float = 0.5  # temperature of the soft assignment (Eq 10)
+    # Half extent that glimpses start at, each at a place of its own; 0 is the paper's start, all at the whole frame.
+    glimpse_extent: float = 0.0
     temporal: Temporal = "causal"  # the paper's is "centered", which only a window can have
     readout: Readout = "mean"  # "last" is Eq 11-12 to the letter
     reset_after: int = 8  # frames after which the state is reset to zeros; 0: it is carried on

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from gc_model.paper.network import Network
 from gc_model.paper.presets import Config
@@ -54,7 +56,7 @@ def load(run: Path) -> tuple[Network, Recipe]:
     config, recipe = read_description(run)
     model = build(config)
     try:
-        model.load_state_dict(load_file(run / "model.safetensors"))
+        model.load_state_dict(complete(load_file(run / "model.safetensors"), model))
     except FileNotFoundError as error:
         raise DataError(f"{run} has no model.safetensors: train with `gc-model train --out {run}`") from error
     except (SafetensorError, RuntimeError, OSError) as error:
@@ -63,6 +65,15 @@ def load(run: Path) -> tuple[Network, Recipe]:
             f"{run}/model.safetensors does not fit model.json, restore or train again: {first}"
         ) from error
     return model.eval(), recipe
+
+
+def complete(weights: dict[str, Tensor], model: Network) -> dict[str, Tensor]:
+    """The weights of a run trained before glimpses had a start of their own: it was zero."""
+    start = "attention.start"
+    here = model.state_dict()
+    return weights | (
+        {start: torch.zeros_like(here[start])} if start in here and start not in weights else {}
+    )
 
 
 def read_description(run: Path) -> tuple[Config, Recipe]:

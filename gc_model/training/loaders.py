@@ -46,7 +46,9 @@ class Loaders:
             if options.augment
             else Augment.paper(size, resize)
         )
-        self.plain = TrainingClips(training, labels, cache, config, options.window_s, augment, options.seed)
+        self.plain = TrainingClips(
+            training, labels, cache, config, options.window_s, augment, options.seed, options.motion
+        )
         self.samples: TrainingClips | FrozenFront | StreamClips = self.plain
         self.fixed = TestClips(training, labels, cache, config, sub_sequences=1)
         self.sub_sequences = TestClips(validation, labels, cache, config) if validation else None

@@ -56,6 +56,16 @@ class TrainOptions(BaseModel):
     glimpse_weight: float = Field(default=0.05, ge=0)
     # Of L_G1 relative to L_G2; less for joints that lie close together, as a hand's do.
     separation: float = Field(default=1.0, ge=0)
+    # Eq 15 to the letter, one term a frame; or a term for each pair of glimpses.
+    separation_form: Literal["frame", "pairs"] = "frame"
+    # What moves stands for joints where a clip has none: with it L_G is on for data without joints.
+    motion: bool = False
+    # Learning rate of the location layer, relative to the rest of the head.
+    locate_lr_factor: float = Field(default=1.0, gt=0)
+    # See gc_model.paper.presets.Config; None: as the preset has it.
+    glimpse_extent: float | None = Field(default=None, ge=0, lt=1)
+    alpha: float | None = Field(default=None, gt=0)
+    tau: float | None = Field(default=None, gt=0)
     # So many of the trunk's resolutions keep their weights. With 4 only the last one trains, with 5 the head alone; in
     # both cases the frozen part is computed once for each of `views` augmented views of a clip, which saves most of
     # the time.
@@ -89,7 +99,17 @@ class TrainOptions(BaseModel):
     @property
     def switches(self) -> dict[str, Any]:
         """The fields of `Config` that these options set."""
-        names = ("model", "attention", "metric_init", "metric_trainable", "encoding", "global_head")
+        names = (
+            "model",
+            "attention",
+            "metric_init",
+            "metric_trainable",
+            "encoding",
+            "global_head",
+            "glimpse_extent",
+            "alpha",
+            "tau",
+        )
         asked = {n: getattr(self, n) for n in names} | {"G": self.glimpses, "C": self.workers}
         return {k: v for k, v in asked.items() if v is not None}
 
@@ -100,7 +120,9 @@ class TrainOptions(BaseModel):
         All are zero for data without joints: L_G1 alone would drive the glimpses to the edges.
         """
         known = self.layout == "ntu" or self.joints is not None
-        return (self.pose_weight, self.glimpse_weight, self.separation) if known else (0.0, 0.0, 0.0)
+        pose = self.pose_weight if known else 0.0
+        glimpse = self.glimpse_weight if known or self.motion else 0.0
+        return pose, glimpse, self.separation
 
     @field_validator("scale")
     @classmethod

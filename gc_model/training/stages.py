@@ -95,9 +95,17 @@ class Stage(pl.LightningModule):
         of_trunk = {id(p) for p in self.model.trunk.parameters()}
         rest = [p for p in self.parameters() if p.requires_grad and id(p) not in of_trunk]
         lr = self.options.lr
+        head = lr * self.options.head_lr_factor
+        locate = [
+            p
+            for n, p in self.named_parameters()
+            if p.requires_grad and ("attention.locate" in n or "attention.start" in n)
+        ]
+        of_locate = {id(p) for p in locate}
         groups = [
             {"params": trunk, "base_lr": lr * self.options.trunk_lr_factor},
-            {"params": rest, "base_lr": lr * self.options.head_lr_factor},
+            {"params": [p for p in rest if id(p) not in of_locate], "base_lr": head},
+            {"params": locate, "base_lr": head * self.options.locate_lr_factor, "weight_decay": 0.0},
         ]
         return torch.optim.AdamW(groups, lr=lr, weight_decay=self.options.weight_decay)
 
@@ -180,11 +188,13 @@ class CloudStage(Stage):
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         result, _state = self.model.fold(*self.features(batch))
         joints = batch.get("joints") if self.model.pose is not None else None
-        weights = Weights(*self.options.loss_weights)
+        weights = Weights(*self.options.loss_weights, self.options.separation_form)
         if not result.l.shape[2]:  # a network without glimpses
             weights = replace(weights, glimpse=0.0)
         poses = self.model.poses(result.c) if joints is not None else None
-        terms = total_loss(result, batch["label"], poses, joints, weights, self.options.label_smoothing)
+        terms = total_loss(
+            result, batch["label"], poses, joints, weights, self.options.label_smoothing, batch.get("moving")
+        )
         return self._report(terms, result.logits, batch["label"])
 
 

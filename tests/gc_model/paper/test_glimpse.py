@@ -78,15 +78,15 @@ def test_the_gradient_of_the_label_reaches_the_location_through_the_crop():
 
 def test_the_first_glimpse_sees_nearly_the_whole_frame():
     torch.manual_seed(0)
-    attention = Attention(features=16, context=8, workers=4, hidden=8)
-    _, l = attention(torch.zeros(5, 16), torch.zeros(5, 4), torch.zeros(5, 8), torch.randn(5, 8))
+    attention = Attention(features=16, context=8, workers=4, hidden=8, G=3)
+    _, l = attention(torch.zeros(5, 16), torch.zeros(5, 4), torch.zeros(5, 8), torch.randn(5, 8), 0)
     assert (l[:, 2:] > 0.9).all()
     assert (l[:, :2].abs() < 0.5).all()
 
 
 def test_locations_stay_in_their_ranges_whatever_comes_in():
-    attention = Attention(features=4, context=4, workers=2, hidden=4)
-    _, l = attention(*(torch.randn(64, n) * 1e4 for n in (4, 2, 4, 4)))
+    attention = Attention(features=4, context=4, workers=2, hidden=4, G=3)
+    _, l = attention(*(torch.randn(64, n) * 1e4 for n in (4, 2, 4, 4)), g=2)
     assert (l[:, :2].abs() <= 1).all() and (l[:, 2:] >= 0).all() and (l[:, 2:] <= 1).all()
 
 
@@ -106,3 +106,23 @@ def test_the_encoding_is_a_hadamard_product_of_what_and_where():
     encode = WhatWhere(features=6, hidden=3)
     z, l = torch.randn(2, 6), torch.rand(2, 4)
     torch.testing.assert_close(encode(z, l), z * encode.Lambda(l))
+
+
+@pytest.mark.parametrize("G", [1, 2, 3, 4])
+def test_a_spread_start_gives_every_glimpse_a_place_and_a_zoom_of_its_own(G):
+    torch.manual_seed(0)
+    attention = Attention(features=16, context=8, workers=4, hidden=8, G=G)
+    attention.spread_start(0.4)
+    zeros = torch.zeros(5, 16), torch.zeros(5, 4), torch.zeros(5, 8), torch.randn(5, 8)
+    l = torch.stack([attention(*zeros, g)[1] for g in range(G)], 1)
+    assert torch.allclose(l[..., 2:], torch.full_like(l[..., 2:], 0.4), atol=0.15)
+    for g in range(G):
+        for other in range(g):
+            assert ((l[:, g, :2] - l[:, other, :2]).norm(dim=-1) > 0.4).all()
+
+
+def test_the_start_of_a_glimpse_is_its_own_and_learns():
+    attention = Attention(features=4, context=4, workers=2, hidden=4, G=3)
+    attention(*(torch.randn(2, n) for n in (4, 2, 4, 4)), 1)[1].sum().backward()
+    touched = attention.start.grad.abs().sum(1) > 0
+    assert touched.tolist() == [False, True, False]

@@ -22,13 +22,33 @@ def joints(seed=1):
     return torch.randn(B, T, BODIES, J, 2, dtype=torch.float64, generator=torch.manual_seed(seed))
 
 
-def test_separation_is_summed_over_pairs_and_time_and_averaged_over_the_batch():
+def test_separation_is_eq_15_to_the_letter_one_term_a_frame_with_all_pairs_inside():
+    l = locations()
+    total = 0.0
+    for b, t in itertools.product(range(B), range(T)):
+        pairs = itertools.combinations(range(G), 2)
+        total += 1 / (1 + sum(math.dist(l[b, t, g, :2], l[b, t, k, :2]) for g, k in pairs))
+    assert float(separation(l)) == pytest.approx(total / B, abs=1e-6)
+
+
+def test_separation_by_pairs_pushes_each_pair_by_itself():
     l = locations()
     total = 0.0
     for b, t in itertools.product(range(B), range(T)):
         for g1, g2 in itertools.combinations(range(G), 2):
             total += 1 / (1 + math.dist(l[b, t, g1, :2], l[b, t, g2, :2]))
-    assert float(separation(l)) == pytest.approx(total / B, abs=1e-6)
+    assert float(separation(l, "pairs")) == pytest.approx(total / B, abs=1e-6)
+
+
+@pytest.mark.parametrize("form", ["frame", "pairs"])
+def test_one_glimpse_has_nobody_to_keep_apart_from(form):
+    assert float(separation(locations()[:, :, :1], form)) == 0.0
+
+
+def test_what_moves_attracts_glimpses_where_no_joint_is_known():
+    """(B, T, M, 2) without bodies; the same places as joints of one body draw alike."""
+    l, places = locations(), joints()[:, :, 0]
+    assert torch.equal(attraction(l, places), attraction(l, places[:, :, None]))
 
 
 def test_attraction_takes_the_minimum_over_joints_of_the_euclidean_distance():
