@@ -102,6 +102,12 @@ def evaluate(
     layout: Layout = "clips",
     split: Annotated[str, typer.Option(help="As for training; its test part is judged.")] = "",
     mode: Annotated[str, typer.Option(help="window or step, for --judge stream.")] = "",
+    glimpses: Annotated[
+        str,
+        typer.Option(
+            help="learned, or whole (all see the whole frame) or random: what the glimpses' places are worth."
+        ),
+    ] = "learned",
     groups: Annotated[
         Path | None, typer.Option(help='JSON {"coarse": ["label", ...]}; scores are summed.')
     ] = None,
@@ -136,6 +142,7 @@ def evaluate(
         protocol=JUDGES[judge],
         mode=mode or None,
         groups=members,
+        glimpses=glimpses,
     )
     result = evaluate_run(run, options, progress=not as_json)
     if out:

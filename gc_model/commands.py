@@ -92,34 +92,43 @@ def glimpses(
     joints: Annotated[
         Path | None, typer.Option(help="Joints of your own clips, as `gc-model joints` writes them.")
     ] = None,
+    beside: Annotated[
+        Path | None, typer.Option(help="Another run, a global model say, to compare the accuracy with.")
+    ] = None,
     rows: Annotated[int, typer.Option(min=1, max=50, help="Number of clips in the picture.")] = 4,
     as_json: Json = False,
 ) -> None:
-    """Figure 3 of the paper, and the distance of glimpses to people's joints if the data has joints."""
+    """Whether the glimpses are awake, in figures, and Figure 3 of the paper; the export takes the figures over."""
     import cv2
 
-    from gc_model.evaluation.glimpses import look
+    from gc_model.evaluation.glimpses import keep, look
+    from gc_model.training.alive import table
 
     if not out.parent.is_dir() or out.suffix != ".png":
         raise DataError(f"{out}: give the name of a .png in a folder that exists")
     found, picture = look(
-        run, data, layout=layout, split=split, subjects=names(subjects), joints=joints, rows=rows,
-        progress=not as_json,
+        run, data, layout=layout, split=split, subjects=names(subjects), joints=joints, beside=beside,
+        rows=rows, progress=not as_json,
     )  # fmt: skip
     if not cv2.imwrite(str(out), picture[..., ::-1]):
         raise DataError(f"{out}: cannot be written; choose another --out")
+    try:
+        keep(run, found)
+    except OSError as error:
+        typer.echo(f"{run}: its figures cannot be kept there ({error.strerror})", err=True)
     if as_json:
         typer.echo(json.dumps(found))
         return
     for name, reason in found["left_out"].items():
         typer.echo(f"left out {name}: {reason}", err=True)
-    if "glimpses" in found:
-        near, middle, anywhere = (100 * found[name] for name in ("glimpses", "middle", "anywhere"))
-        typer.echo(
-            f"a glimpse is {near:.1f} % of the input's side from the nearest joint; the middle of the frame "
-            f"{middle:.1f} %, a random place {anywhere:.1f} % ({found['clips']} clips)"
-        )
-    typer.echo(f"{out}: {rows} clips, glimpse 1 red, 2 green, 3 blue, 4 yellow")
+    lines = table(found)
+    widths = [max(len(line[i]) for line in lines) for i in range(3)]
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, (*widths, 0), strict=True)]
+        typer.echo("  ".join(cells))
+    typer.echo(
+        f"{found['clips']} clips of {found['data']}; {out}: {rows} of them, glimpse 1 red, 2 green, 3 blue, 4 yellow"
+    )
 
 
 def curves(

@@ -22,7 +22,9 @@ from gc_model.data.datasets import index
 from gc_model.evaluation.judges import CarriedState, Judge, Robot, five_sub_sequences, stored_sub_sequences
 from gc_model.evaluation.report import Groups, Judged, report
 from gc_model.export.torch_engine import bundle_info
+from gc_model.paper.modes import attending
 from gc_model.paper.network import Network
+from gc_model.paper.presets import has_glimpses
 from gc_model.training import checkpoint
 from gc_model.training.options import LAST_STAGE_ONLY
 from gc_model.training.processes import accelerator
@@ -30,6 +32,7 @@ from trt_build.bundle import Bundle
 from trt_build.errors import DataError
 
 PROTOCOLS = ("clips", "stream", "continuous")
+PLACES = ("learned", "whole", "random")
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class EvaluateOptions:
     data, layout, split: as for training; of a data set with splits the test part is judged. subjects: only these
     people. protocol: one of `PROTOCOLS`. mode: "window" or "step" for protocol "stream"; None: the model's default.
     groups: coarser classes, see `report`. cache: a folder that keeps decoded frames, and the features of a frozen
-    trunk, for many evaluations of the same clips.
+    trunk, for many evaluations of the same clips. glimpses: one of `PLACES`, see `gc_model.paper.modes.attending`.
     """
 
     data: Path
@@ -50,6 +53,7 @@ class EvaluateOptions:
     mode: str | None = None
     groups: Mapping[str, Sequence[str]] | None = None
     cache: Path | None = None
+    glimpses: str = "learned"
 
 
 def evaluate(run: Path, options: EvaluateOptions, *, progress: bool = True) -> dict[str, Any]:
@@ -61,8 +65,14 @@ def evaluate(run: Path, options: EvaluateOptions, *, progress: bool = True) -> d
     """
     if options.protocol not in PROTOCOLS:
         raise DataError(f'unknown protocol "{options.protocol}": choose {" or ".join(PROTOCOLS)}')
+    if options.glimpses not in PLACES:
+        raise DataError(f'unknown --glimpses "{options.glimpses}": choose {", ".join(PLACES)}')
     model, recipe = checkpoint.load(run)
     model.to(accelerator())
+    if options.glimpses != "learned" and not has_glimpses(model.config):
+        raise DataError(
+            f"{run} is a {model.config.model} model, which has no glimpses: leave --glimpses away"
+        )
     clips = index(options.layout, options.data, options.split, part="test", subjects=options.subjects)
     if strange := sorted({c.label for c in clips} - set(recipe.labels)):
         raise DataError(
@@ -76,13 +86,15 @@ def evaluate(run: Path, options: EvaluateOptions, *, progress: bool = True) -> d
     if options.protocol == "continuous":
         clips = [clips[i] for i in np.random.default_rng(0).permutation(len(clips))]
     judge = _judge_for(options, model, info, recipe, clips)
-    judged = [_judged(judge, clip) for clip in _track(clips, progress)]
+    with attending(model, options.glimpses):
+        judged = [_judged(judge, clip) for clip in _track(clips, progress)]
     found: dict[str, Any] = {
         "run": run.name,
         "data": options.data.resolve().name,
         "protocol": options.protocol,
         "split": options.split,
         "mode": options.mode or info.default_mode,
+        "glimpses": options.glimpses,
     }
     if isinstance(judge, CarriedState):
         found["mode"] = "carried"

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a trained model looks: glimpses against the joints of a data set, and the picture of Figure 3.
+"""Where a trained model looks and what that is worth: a table of figures, and the picture of Figure 3.
 
 The paper shows that glimpses follow people without being told to at test time. Here that is a number, beside those
-of glimpses that do not look: all at the middle of the frame, and anywhere in it.
+of glimpses that do not look: all at the middle of the frame, and anywhere in it. `gc_model.training.alive` says what
+the other figures are.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,11 @@ from gc_model.data.joints import centre_matrix, joints_of, to_input
 from gc_model.data.samples import centre, to_tensor
 from gc_model.data.sampling import test_indices
 from gc_model.export.torch_engine import bundle_info
+from gc_model.paper.modes import attending
 from gc_model.paper.network import Network
+from gc_model.paper.presets import has_glimpses
 from gc_model.training import checkpoint
+from gc_model.training.alive import figures
 from gc_model.training.drawing import glimpse_strip
 from gc_model.training.processes import accelerator
 from trt_build.errors import DataError
@@ -63,6 +67,20 @@ def nearest_joint(points: NDArray[np.float64], joints: NDArray[np.float32]) -> N
     return np.concatenate(found) if found else np.zeros(0)
 
 
+@dataclass
+class _Looked:
+    """What the network made of one clip: T frames (T, S, S, 3), l (T, G, 4), p (T, C, G), joints in the input or None.
+
+    logits: (classes,) by where the glimpses were.
+    """
+
+    images: NDArray[np.uint8]
+    l: torch.Tensor
+    p: torch.Tensor
+    logits: dict[str, torch.Tensor]
+    joints: NDArray[np.float32] | None
+
+
 def look(
     run: Path,
     data: Path,
@@ -71,41 +89,62 @@ def look(
     split: str = "",
     subjects: Sequence[str] | None = None,
     joints: Path | None = None,
+    beside: Path | None = None,
     rows: int = 4,
     progress: bool = True,
 ) -> tuple[dict[str, Any], NDArray[np.uint8]]:
     """What is measured over the test clips, and the frames of `rows` of them below each other, RGB.
 
-    joints: of one's own clips, as for training. Clips without any are in the picture only; those that do not decode
-    are named. Raises DataError where the model has no glimpses or no clip decodes.
+    Every clip is T frames spread over it. "figures" are those of `gc_model.training.alive`; "accuracy" has one for
+    each place that glimpses are put to, over the clips whose class the run knows, and that of `beside`, a global model
+    say. "glimpses", "middle" and "anywhere" are mean distances to the nearest joint, as shares of the input's side.
+    joints: of one's own clips, as for training. Clips without any count for everything else; those that do not decode
+    are named. Raises DataError if the model has no glimpses or no clip decodes.
     """
     from rich.progress import track
 
     model, recipe = checkpoint.load(run)
     model.to(accelerator())
-    if not model.config.G or model.config.model in ("global", "c3d", "frame_lstm"):
+    if not has_glimpses(model.config):
         raise DataError(f"{run} is a {model.config.model} model, which has no glimpses: choose one that has")
+    other = None if beside is None else checkpoint.load(beside)[0].to(accelerator())
     people = list(subjects) if subjects is not None else None
     clips = index(layout, data, split, part="test", subjects=people, joints=joints)
     # One clip of every class in turn, so that the picture shows different ones.
     chosen = {c.name for c in _different(clips, rows)}
     distances, strips, failed = _Distances(), [], {}
+    l: list[torch.Tensor] = []
+    p: list[torch.Tensor] = []
+    right: dict[str, list[bool]] = {}
     rng = np.random.default_rng(0)
     squares = bundle_info(model.config, recipe).preprocess
     for clip in track(clips, "looking", disable=not progress):
         try:
             with tempfile.TemporaryDirectory() as folder:  # a clip at a time: a data set's frames fill disks
-                images, l, places = _one(model, FrameCache(Path(folder), squares), clip)
+                seen = _one(model, other, FrameCache(Path(folder), squares), clip)
         except DataError as error:
             failed[clip.name] = str(error)
             continue
-        if places is not None:
-            distances.add(l, places, rng)
+        l.append(seen.l)
+        p.append(seen.p)
+        if clip.label in recipe.labels:
+            for name, logits in seen.logits.items():
+                right.setdefault(name, []).append(recipe.labels[int(logits.argmax())] == clip.label)
+        if seen.joints is not None:
+            distances.add(seen.l.double().numpy(), seen.joints, rng)
         if clip.name in chosen:
-            strips.append(glimpse_strip(images, l, scale=max(1, 160 // images.shape[1])))
+            scale = max(1, 160 // seen.images.shape[1])
+            strips.append(glimpse_strip(seen.images, seen.l.double().numpy(), scale=scale))
     if not strips:
         raise DataError(f"{data}: no clip decodes; the first: {next(iter(failed.values()), 'none chosen')}")
-    found: dict[str, Any] = {"run": run.name, "clips": len(clips) - len(failed), "left_out": failed}
+    found: dict[str, Any] = {
+        "run": run.name,
+        "data": data.resolve().name,
+        "clips": len(clips) - len(failed),
+        "left_out": failed,
+        "figures": figures(l, p),
+        "accuracy": {name: float(np.mean(hits)) for name, hits in right.items()},
+    }
     if distances.glimpses:
         found |= {
             name: float(np.mean(getattr(distances, name))) for name in ("glimpses", "middle", "anywhere")
@@ -114,20 +153,31 @@ def look(
     return found, np.concatenate(strips, 0)
 
 
+def keep(run: Path, found: dict[str, Any]) -> None:
+    """Write what `look` measured into the run, whose export carries it on. Raises OSError."""
+    model, recipe = checkpoint.load(run)
+    kept = {name: value for name, value in found.items() if name not in ("run", "left_out")}
+    checkpoint.save(run, model, replace(recipe, provenance=recipe.provenance | {"glimpses": kept}))
+
+
 @torch.no_grad()
-def _one(
-    model: Network, cache: FrameCache, clip: LabelledClip
-) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float32] | None]:
-    """T frames over the whole clip (T, S, S, 3), their l (T, G, 4), their joints in the input or None."""
+def _one(model: Network, other: Network | None, cache: FrameCache, clip: LabelledClip) -> _Looked:
     frames, config = cache.read(clip), model.config
     at = test_indices(len(frames.images), config.T, 0, 1)
     images = centre(frames.images, config)[at]
-    l = model(to_tensor(images)[None]).l[0].double().cpu().numpy()
+    Z, c = model.features(to_tensor(images)[None].to(model.mean.device))
+    result = model.fold(Z, c)[0]
+    logits = {"learned": result.logits[0].cpu()}
+    for places in ("whole", "random"):
+        with attending(model, places):
+            logits[places] = model.fold(Z, c)[0].logits[0].cpu()
+    if other is not None:
+        logits["beside"] = other(to_tensor(images)[None].to(other.mean.device)).logits[0].cpu()
     joints = joints_of(clip, frames, cache)
-    if clip.joints is None or joints is None:
-        return images, l, None
-    crop, mirrored = centre_matrix(config.resize, config.size), clip.joints.mirrored
-    return images, l, to_input(joints[at], crop, config.resize, config.size, mirrored)
+    if clip.joints is not None and joints is not None:
+        crop, mirrored = centre_matrix(config.resize, config.size), clip.joints.mirrored
+        joints = to_input(joints[at], crop, config.resize, config.size, mirrored)
+    return _Looked(images, result.l[0].cpu(), result.p[0].cpu(), logits, joints)
 
 
 def _different(clips: Sequence[LabelledClip], n: int) -> list[LabelledClip]:

@@ -8,19 +8,13 @@ Convention: l = [x, y, s^x, s^y] in the coordinates of `torch.nn.functional.affi
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gc_model.paper.shapes import merge
-
-# Where the G glimpses of a frame start, (x, y): above and to both sides of the middle, where heads and hands are.
-PLACES = {
-    1: [(0.0, -0.2)],
-    2: [(-0.35, 0.0), (0.35, 0.0)],
-    3: [(0.0, -0.4), (-0.4, 0.3), (0.4, 0.3)],
-    4: [(-0.4, -0.4), (0.4, -0.4), (-0.4, 0.4), (0.4, 0.4)],
-}
 
 
 def hat_weights(centre: Tensor, scale: Tensor, size: int, samples: int) -> Tensor:
@@ -70,6 +64,14 @@ def gru(x3: Tensor, h3: Tensor, h: Tensor) -> Tensor:
     return new + update * (h - new)
 
 
+def starting_places(G: int) -> list[tuple[float, float]]:
+    """(x, y) where the glimpses of a frame start: one above the middle, where heads are, the others round it."""
+    if G == 1:
+        return [(0.0, -0.2)]
+    angles = [2 * math.pi * g / G for g in range(G)]
+    return [(0.45 * math.sin(a), -0.45 * math.cos(a)) for a in angles]
+
+
 class Attention(nn.Module):
     """Omega and the location layer: where the next glimpse of a frame is taken (Eq 3-4).
 
@@ -91,7 +93,7 @@ class Attention(nn.Module):
     @torch.no_grad()
     def spread_start(self, extent: float) -> None:
         """Start glimpse g at a place of its own, its half extents s^x = s^y = `extent` of the frame's half side."""
-        places = torch.tensor(PLACES[len(self.start)])
+        places = torch.tensor(starting_places(len(self.start)))
         zoom = torch.full((len(places), 2), extent)
         self.start.copy_(torch.cat([torch.atanh(places), torch.logit(zoom) - self.locate.bias[2:]], -1))
 

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation mode for a while, in the middle of training."""
+"""Modes of a network for a while: evaluation in the middle of training, and other places for its glimpses."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from torch import nn
+
+from gc_model.paper.network import Network
 
 
 @contextmanager
@@ -22,3 +25,17 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+@contextmanager
+def attending(model: Network, places: str) -> Iterator[None]:
+    """Glimpses elsewhere inside the block, to see what their places are worth.
+
+    places: "learned", the model's own; "whole", all at the whole frame; "random", anywhere, see `random_location`.
+    """
+    config = model.config
+    model.config = config if places == "learned" else replace(config, attention=places)
+    try:
+        yield
+    finally:
+        model.config = config

@@ -153,6 +153,11 @@ PRESETS: dict[str, Config] = {
 }
 
 
+def has_glimpses(config: Config) -> bool:
+    """Whether the network looks at parts of a frame, so that its glimpses can be measured and moved."""
+    return config.G > 0 and config.model not in ("global", "c3d", "frame_lstm")
+
+
 def preset(name: str, **changes: Any) -> Config:
     """The preset `name` with some fields changed, for example `temporal="centered"`.
 

@@ -7,8 +7,9 @@ more steps, however right its equations. These figures tell: they need locations
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,15 @@ AWAKE = {
     "max_p": ("at least", 0.6),
     "worker_distance": ("at least", 0.2),
 }
+# The same in words, for a table.
+MEANING = {
+    "iou": "glimpses differ: mean pairwise IoU of a frame's boxes",
+    "share": "they are local: mean share of the frame",
+    "moves": "they move with the scene: deviation of (x, y)",
+    "max_p": "workers specialise: mean of the largest p",
+    "worker_distance": "each worker is another: mean pairwise distance of p",
+}
+MATTERS = 0.02  # of accuracy lost where glimpses are put elsewhere
 
 
 def boxes(l: Tensor) -> Tensor:
@@ -53,20 +63,63 @@ def figures(l: Sequence[Tensor] | Tensor, p: Sequence[Tensor] | Tensor) -> dict[
 
     iou: mean pairwise IoU of a frame's boxes. share: mean of s^x s^y. moves: deviation of one glimpse's (x, y) over
     frames and clips, mean over glimpses and both axes. max_p: mean over c of max_g p_{c,g}. worker_distance: mean
-    pairwise total variation of p_c and p_c'. Of one clip or many; a network with one glimpse or worker has zeros.
+    pairwise total variation of p_c and p_c'. Of one clip or many; a network without workers has no figure of them, and
+    one with a single glimpse or worker has zeros.
     """
     l, p = torch.stack(list(l)).double(), torch.stack(list(p)).double()
-    later = p[:, 1:] if p.shape[1] > 1 else p
-    return {
+    found = {
         "iou": float(pairwise_iou(l).mean()),
         "share": float((l[..., 2] * l[..., 3]).mean()),
         "moves": float(l[..., :2].flatten(0, 1).std(0, correction=0).mean()),
-        "max_p": float(later.amax(-1).mean()),
-        "worker_distance": float(worker_distance(later).mean()),
     }
+    if p.numel():
+        later = p[:, 1:] if p.shape[1] > 1 else p
+        found["max_p"] = float(later.amax(-1).mean())
+        found["worker_distance"] = float(worker_distance(later).mean())
+    return found
 
 
 def awake(figure: str, value: float) -> bool:
     """Whether a figure is within its bound in `AWAKE`."""
     side, bound = AWAKE[figure]
     return value <= bound if side == "at most" else value >= bound
+
+
+def table(measured: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Rows (what, measured, awake where, verdict) of what `gc_model.evaluation.glimpses.look` found.
+
+    Accuracies are in per cent. A row that could not be measured is left out.
+    """
+    rows = []
+
+    def add(what: str, value: str, bound: str, good: bool) -> None:
+        rows.append((what, value, bound, "awake" if good else "asleep"))
+
+    for name, value in measured["figures"].items():
+        side, bound = AWAKE[name]
+        add(MEANING[name], f"{value:.3f}", f"{side} {bound:g}", awake(name, value))
+    if "glimpses" in measured:
+        near, middle, anywhere = (measured[name] for name in ("glimpses", "middle", "anywhere"))
+        value = f"{100 * near:.1f} % (middle {100 * middle:.1f}, random {100 * anywhere:.1f})"
+        add(
+            "they see people: distance to the nearest joint",
+            value,
+            "below both",
+            near < min(middle, anywhere),
+        )
+    accuracy = measured.get("accuracy", {})
+    for name, instead in (("whole", "the whole frame"), ("random", "random places")):
+        if name in accuracy:
+            lost = accuracy["learned"] - accuracy[name]
+            value = f"{100 * lost:+.1f} points (of {100 * accuracy['learned']:.1f} %)"
+            add(
+                f"they matter: lost with {instead} instead",
+                value,
+                f"at least {100 * MATTERS:g}",
+                lost >= MATTERS,
+            )
+    if "beside" in accuracy:
+        more = accuracy["learned"] - accuracy["beside"]
+        value = f"{100 * more:+.1f} points (of {100 * accuracy['beside']:.1f} %)"
+        add("better than the model beside it", value, "above 0", more > 0)
+    return rows

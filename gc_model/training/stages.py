@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from gc_model.paper.losses import Weights, pose_loss, total_loss
 from gc_model.paper.network import Network
 from gc_model.paper.trunk import Trunk
+from gc_model.training.alive import figures
 from gc_model.training.drawing import glimpse_strip
 from gc_model.training.options import TrainOptions
 from trt_build.errors import DataError
@@ -195,6 +196,16 @@ class CloudStage(Stage):
         terms = total_loss(
             result, batch["label"], poses, joints, weights, self.options.label_smoothing, batch.get("moving")
         )
+        if result.l.shape[2]:
+            for name, value in figures(result.l.detach(), result.p.detach()).items():
+                self.log(
+                    f"clouds/{name}",
+                    value,
+                    on_epoch=True,
+                    on_step=False,
+                    batch_size=len(result.l),
+                    sync_dist=True,
+                )
         return self._report(terms, result.logits, batch["label"])
 
 

@@ -13,9 +13,11 @@ from gc_model.cli import app
 from gc_model.data.clip import LabelledClip
 from gc_model.data.joint_tables import table_of, write_table
 from gc_model.evaluation.glimpses import _different, nearest_joint
+from gc_model.paper.modes import attending
 from gc_model.training.options import TrainOptions
 from gc_ros.recognition.palette import GLIMPSE_COLOURS
 from tests.gc_model.runs import colours, ntu_people, scratch
+from trt_build.errors import DataError
 
 train = pytest.importorskip(
     "gc_model.training.train", reason="pip install -e '.[train]'", exc_type=ImportError
@@ -75,6 +77,56 @@ def test_the_command_measures_against_joints_and_draws_three_colours(tmp_path):
     assert picture.shape[1] == 4 * picture.shape[0]  # two rows of eight squares
     for colour in GLIMPSE_COLOURS[:3]:
         assert (np.abs(picture - colour).max(-1) == 0).sum() > 20
+
+
+def test_the_table_has_a_verdict_a_row_and_the_export_carries_its_figures(tmp_path):
+    from gc_model.export.onnx import export_bundle
+
+    run = untrained(colours() / "clips.csv", "looking-table")
+    plain = untrained(colours() / "clips.csv", "looking-beside", model="global")
+    ask = (run, "--data", colours() / "clips.csv", "--out", tmp_path / "a.png", "--beside", plain)
+    answer = call(*ask)
+    assert answer.exit_code == 0, answer.output
+    rows = [line for line in answer.output.splitlines() if line.rstrip().endswith(("awake", "asleep"))]
+    assert len(rows) == 8 and sum("points" in row for row in rows) == 3
+    found = json.loads(call(*ask, "--json").output)
+    assert set(found["figures"]) == {"iou", "share", "moves", "max_p", "worker_distance"}
+    assert set(found["accuracy"]) == {"learned", "whole", "random", "beside"}
+    # Untrained glimpses start over nearly the whole frame, as the paper has it.
+    assert found["figures"]["iou"] > 0.8 and found["figures"]["share"] > 0.8
+    made = export_bundle(run, tmp_path / "bundle")
+    kept = made.info.provenance["glimpses"]
+    assert kept["figures"] == found["figures"] and kept["clips"] == found["clips"] and "left_out" not in kept
+
+
+def test_glimpses_put_elsewhere_change_the_answer_and_stay_there_for_that_evaluation_alone():
+    from gc_model.evaluation.evaluate import EvaluateOptions, evaluate
+    from gc_model.training import checkpoint
+
+    run, data = untrained(colours() / "clips.csv", "looking-elsewhere"), colours() / "clips.csv"
+    model, _ = checkpoint.load(run)
+    x = torch.randint(0, 256, (1, 8, 3, model.config.size, model.config.size), dtype=torch.uint8)
+    with torch.no_grad():
+        whole = replaced(model, "whole")(x)
+        assert torch.equal(whole.l, torch.tensor([0.0, 0.0, 1.0, 1.0]).expand_as(whole.l))
+        assert not torch.equal(whole.logits, replaced(model, "learned")(x).logits)
+        assert replaced(model, "random")(x).l[..., :2].std() > 0.2
+    for places in ("learned", "whole", "random"):
+        found = evaluate(run, EvaluateOptions(data, glimpses=places), progress=False)
+        assert found["glimpses"] == places and found["clips"] == 12
+    with pytest.raises(DataError, match="learned, whole, random"):
+        evaluate(run, EvaluateOptions(data, glimpses="none"), progress=False)
+    plain = untrained(data, "looking-global-elsewhere", model="global")
+    with pytest.raises(DataError, match="has no glimpses"):
+        evaluate(plain, EvaluateOptions(data, glimpses="whole"), progress=False)
+
+
+def replaced(model, places: str):
+    def run(x):
+        with attending(model, places):
+            return model(x)
+
+    return run
 
 
 def test_clips_without_joints_are_drawn_and_a_model_without_glimpses_is_refused(tmp_path):
