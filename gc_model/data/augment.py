@@ -18,7 +18,9 @@ class Augment:
 
     scale: side of the crop relative to the frame, low to high, drawn evenly in its logarithm. rotate: degrees.
     flip: mirror half of the clips, only right where no class says left or right. colour: strength of the changes
-    of brightness, contrast, hue and saturation. blur: chance of a soft focus.
+    of brightness, contrast, hue and saturation. blur: chance of a soft focus. grey: chance that no colour is
+    left, if colours change at all. erase: chance that one box of all frames is grey (random erasing, Zhong et al.,
+    2020).
     """
 
     scale: tuple[float, float] = (0.55, 1.1)
@@ -26,10 +28,14 @@ class Augment:
     flip: bool = True
     colour: float = 0.4
     blur: float = 0.2
+    grey: float = 0.1
+    erase: float = 0.0
 
     @classmethod
     def paper(cls, size: int = 224, resize: int = 256) -> Augment:
-        return cls(scale=(size / resize, size / resize), rotate=0.0, flip=False, colour=0.0, blur=0.0)
+        return cls(
+            scale=(size / resize, size / resize), rotate=0.0, flip=False, colour=0.0, blur=0.0, erase=0.0
+        )
 
     def matrix(self, R: int, size: int, rng: np.random.Generator) -> NDArray[np.float64]:
         """A random affine map (2, 3) from frame pixels (R x R) to input pixels (size x size)."""
@@ -67,13 +73,25 @@ class Augment:
             sigma = rng.uniform(0.5, 2.0)
             for image in out:
                 image[...] = cv2.GaussianBlur(image, (0, 0), sigma)
-        return self._recolour(out, rng) if self.colour else out
+        if self.colour:
+            out = self._recolour(out, rng)
+        if self.erase and rng.random() < self.erase:
+            self._erase(out, rng)
+        return out
+
+    def _erase(self, images: NDArray[np.uint8], rng: np.random.Generator) -> None:
+        """A box of 2 to 20 % of the picture, at most three times as wide as high or as high as wide, becomes grey."""
+        size = images.shape[1]
+        area, ratio = rng.uniform(0.02, 0.2), np.exp(rng.uniform(-0.5, 0.5) * np.log(3))
+        h, w = (max(1, round(size * side)) for side in (np.sqrt(area) * ratio, np.sqrt(area) / ratio))
+        top, left = rng.integers(0, size - h + 1), rng.integers(0, size - w + 1)
+        images[:, top : top + h, left : left + w] = PAD_VALUE
 
     def _recolour(self, images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
         """A random linear map of RGB: gain a channel, saturation, contrast, brightness; one matrix product."""
         s = self.colour
         gain = np.exp(rng.uniform(-s, s)) * np.exp(rng.uniform(-s / 3, s / 3, size=3))
-        saturation = 0.0 if rng.random() < 0.1 else np.exp(rng.uniform(-s, s))
+        saturation = 0.0 if rng.random() < self.grey else np.exp(rng.uniform(-s, s))
         luma = np.array([0.299, 0.587, 0.114])
         mix = (saturation * np.eye(3) + (1 - saturation) * luma[None]) * gain[:, None]
         contrast = np.exp(rng.uniform(-s, s) / 2)

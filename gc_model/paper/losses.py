@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gc_model.paper.network import ClipResult
@@ -81,20 +80,19 @@ def norm(difference: Tensor) -> Tensor:
 
 
 def total_loss(
+    L_D: Tensor,
     result: ClipResult,
-    labels: Tensor,
     poses: Tensor | None,
     joints: Tensor | None,
     weights: Weights,
-    label_smoothing: float = 0.0,
     moving: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """All terms and their weighted sum "loss". labels: (B,); poses, joints: (B, T, bodies, J, 2) or None.
+    """All terms and their weighted sum "loss". L_D: the cross entropy; poses, joints: (B, T, bodies, J, 2) or None.
 
     Without joints (a data set that has none) the pose term is off, and glimpses are drawn to what moves where
     `moving` (B, T, M, 2) says it; without either the attraction is off, too.
     """
-    terms = {"L_D": F.cross_entropy(result.logits, labels, label_smoothing=label_smoothing)}
+    terms = {"L_D": L_D}
     if joints is not None and poses is not None and weights.pose:
         terms["L_P"] = weights.pose * pose_loss(poses, joints)
     if weights.glimpse:

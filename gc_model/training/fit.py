@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, RichProgressBar
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, EMAWeightAveraging, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from gc_model.training.lightning_io import SafetensorsIO
@@ -28,6 +28,8 @@ def fit(stage: Stage, data: Loaders, folder: Path, options: TrainOptions, progre
     callbacks: list[pl.Callback] = [RichProgressBar()] if progress else []
     stopping = EarlyStopping("val_loss", patience=options.patience) if validation else None
     callbacks += [stopping] if stopping else []
+    if options.ema:
+        callbacks.append(EMAWeightAveraging(decay=options.ema))
     callbacks.append(Keep(folder, stopping))
     trainer = pl.Trainer(
         max_epochs=stage.epochs,

@@ -42,7 +42,7 @@ class Loaders:
         config = model.config
         size, resize = config.size, config.resize
         augment = (
-            Augment(scale=options.scale, flip=options.flip)
+            Augment(scale=options.scale, flip=options.flip, grey=options.grey, erase=options.erase)
             if options.augment
             else Augment.paper(size, resize)
         )

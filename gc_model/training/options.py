@@ -52,6 +52,13 @@ class TrainOptions(BaseModel):
     schedule: Literal["cosine", "constant"] = "cosine"  # paper: constant
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)  # paper: 0
     dropout: float = Field(default=0.3, ge=0, lt=1)  # before the classifier of stage 1
+    # Beta(a, a) of the share that a clip keeps when another is blended or cut into it; 0: off.
+    mixup: float = Field(default=0.0, ge=0)
+    cutmix: float = Field(default=0.0, ge=0)
+    # Chance that the trunk's last residual branch is left out of a batch, less for earlier ones.
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    # Decay of the running mean of the weights that a stage ends with; 0: its last or best weights themselves.
+    ema: float = Field(default=0.0, ge=0, lt=1)
     pose_weight: float = Field(default=1.0, ge=0)
     glimpse_weight: float = Field(default=0.05, ge=0)
     # Of L_G1 relative to L_G2; less for joints that lie close together, as a hand's do.
@@ -60,6 +67,9 @@ class TrainOptions(BaseModel):
     separation_form: Literal["frame", "pairs"] = "frame"
     # What moves stands for joints where a clip has none: with it L_G is on for data without joints.
     motion: bool = False
+    # Chance that a training clip is grey, and that a box of it is erased.
+    grey: float = Field(default=0.1, ge=0, le=1)
+    erase: float = Field(default=0.0, ge=0, le=1)
     # Learning rate of the location layer, relative to the rest of the head.
     locate_lr_factor: float = Field(default=1.0, gt=0)
     # See gc_model.paper.presets.Config; None: as the preset has it.

@@ -11,10 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from gc_model.paper.losses import Weights, pose_loss, total_loss
@@ -22,6 +24,7 @@ from gc_model.paper.network import Network
 from gc_model.paper.trunk import Trunk
 from gc_model.training.alive import figures
 from gc_model.training.drawing import glimpse_strip
+from gc_model.training.mixing import Mixed, mix
 from gc_model.training.options import TrainOptions
 from trt_build.errors import DataError
 
@@ -35,6 +38,7 @@ class Stage(pl.LightningModule):
         self.frozen_statistics = frozen_statistics
         self.shown: Tensor | None = None  # (T, 3, S, S): the clip whose glimpses are drawn into the log
         freeze_stages(model, options.freeze_stages)
+        set_drop_path(model.trunk, options.drop_path)
 
     def logits(self, Z: Tensor, c: Tensor) -> Tensor:
         """Clip logits (B, classes) from features (B, T, D, h, w) and contexts (B, T, context)."""
@@ -70,6 +74,12 @@ class Stage(pl.LightningModule):
         self.train()
         if self.frozen_statistics:
             freeze_statistics(self.model.trunk)
+
+    def mixed(self, batch: dict[str, Tensor], index: int) -> Mixed:
+        """The batch `index` of this epoch, its clips mixed as the options say; a function of both alone."""
+        o = self.options
+        rng = np.random.default_rng((o.seed, self.current_epoch, index, 2))
+        return mix(batch, o.mixup, o.cutmix, rng)
 
     def on_train_batch_start(self, batch: Any, index: int) -> None:
         # The draws of dropout, too, follow from the epoch alone. Not seeded at its start: the loader draws a number of
@@ -154,10 +164,11 @@ class TrunkStage(Stage):
     def logits(self, Z: Tensor, c: Tensor) -> Tensor:
         return self.classifier(F.dropout(Z.mean((1, 3, 4)), self.dropout, self.training))
 
-    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
-        Z, c = self.features(batch)
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        mixed = self.mixed(batch, index)
+        Z, c = self.features(mixed.batch)
         logits = self.logits(Z, c)
-        terms = {"L_D": F.cross_entropy(logits, batch["label"], label_smoothing=self.options.label_smoothing)}
+        terms = {"L_D": mixed.cross_entropy(logits, self.options.label_smoothing)}
         pose_weight = self.options.loss_weights[0]
         if "joints" in batch and pose_weight and self.model.pose is not None:
             terms["L_P"] = pose_weight * pose_loss(self.model.poses(c), batch["joints"])
@@ -186,16 +197,16 @@ class CloudStage(Stage):
             strip = glimpse_strip(frames, l.float().cpu().numpy())
             board.add_image("glimpses", strip, self.current_epoch, dataformats="HWC")
 
-    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
-        result, _state = self.model.fold(*self.features(batch))
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        mixed = self.mixed(batch, index)
+        result, _state = self.model.fold(*self.features(mixed.batch))
         joints = batch.get("joints") if self.model.pose is not None else None
         weights = Weights(*self.options.loss_weights, self.options.separation_form)
         if not result.l.shape[2]:  # a network without glimpses
             weights = replace(weights, glimpse=0.0)
         poses = self.model.poses(result.c) if joints is not None else None
-        terms = total_loss(
-            result, batch["label"], poses, joints, weights, self.options.label_smoothing, batch.get("moving")
-        )
+        L_D = mixed.cross_entropy(result.logits, self.options.label_smoothing)
+        terms = total_loss(L_D, result, poses, joints, weights, batch.get("moving"))
         if result.l.shape[2]:
             for name, value in figures(result.l.detach(), result.p.detach()).items():
                 self.log(
@@ -244,3 +255,16 @@ def cosine(epoch: int, epochs: int) -> float:
     if epoch == 0 and epochs > 4:
         return 0.5
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * epoch / max(epochs, 1)))
+
+
+def set_drop_path(trunk: Trunk, rate: float) -> None:
+    """Leave out residual branches of a timm trunk in training, with a chance that rises to `rate` at its end.
+
+    Stochastic depth (Huang et al., 2016). Blocks that timm built without it have its place; a trunk without such blocks
+    stays as it is. In evaluation nothing is left out.
+    """
+    if not rate:
+        return
+    blocks = [m for m in trunk.modules() if hasattr(m, "drop_path")]
+    for i, block in enumerate(blocks):
+        block.drop_path = DropPath(rate * (i + 1) / len(blocks)).train(block.training)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gc_model.data.augment import Augment
+from trt_build.preprocess import PAD_VALUE
 
 PLAIN = {"rotate": 0.0, "flip": False, "colour": 0.0, "blur": 0.0}
 seeds = st.integers(0, 2**32 - 1)
@@ -110,3 +111,25 @@ def test_the_source_frames_are_left_alone():
     clip.flags.writeable = False
     Augment(blur=1.0)(clip, 64, np.random.default_rng(3))
     assert np.array_equal(clip, before)
+
+
+@given(seeds)
+def test_an_erased_box_is_grey_in_all_frames_and_no_larger_than_a_fifth(seed):
+    whole = Augment(scale=(1.0, 1.0), **PLAIN)(ramp(3, 72), 64, np.random.default_rng(seed))
+    cut = Augment(scale=(1.0, 1.0), erase=1.0, **PLAIN)(ramp(3, 72), 64, np.random.default_rng(seed))
+    changed = (whole != cut).any(-1)
+    assert (cut[changed] == PAD_VALUE).all() and (changed == changed[:1]).all()
+    assert 0.01 < changed[0].mean() < 0.23
+    rows, columns = np.nonzero(changed[0])
+    box = (rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1)
+    assert changed[0].sum() >= 0.9 * box  # a pixel that was grey before has not changed
+
+
+def test_grey_takes_the_colour_of_as_many_clips_as_it_says():
+    for chance in (0.0, 0.5, 1.0):
+        augment = Augment(scale=(1.0, 1.0), rotate=0.0, flip=False, blur=0.0, colour=0.05, grey=chance)
+        spread = []
+        for seed in range(60):
+            out = augment(ramp(1, 72), 64, np.random.default_rng(seed)).astype(int)
+            spread.append(np.ptp(out, axis=-1).max() < 12)
+        assert abs(np.mean(spread) - chance) < 0.2

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from gc_model.paper.losses import Weights, attraction, pose_loss, separation, total_loss
 from tests.gc_model.nets import build, noise
@@ -119,7 +120,9 @@ def test_every_term_reaches_the_parameters_it_is_about():
     model = build()
     result = model(noise(2, 8, 64))
     y = torch.rand(2, 8, 2, 25, 2, dtype=torch.float64)
-    terms = total_loss(result, torch.tensor([0, 3]), model.poses(result.c), y, Weights())
+    terms = total_loss(
+        F.cross_entropy(result.logits, torch.tensor([0, 3])), result, model.poses(result.c), y, Weights()
+    )
     assert set(terms) == {"L_D", "L_P", "L_G1", "L_G2", "loss"}
     total = sum(v for k, v in terms.items() if k != "loss")
     torch.testing.assert_close(terms["loss"], total)
@@ -139,7 +142,13 @@ def test_separation_weighs_l_g1_alone():
     result = model(noise(1, 8, 64))
     y = torch.rand(1, 8, 2, 25, 2, dtype=torch.float64)
     full, less = (
-        total_loss(result, torch.tensor([0]), None, y, Weights(glimpse=0.2, separation=s))
+        total_loss(
+            F.cross_entropy(result.logits, torch.tensor([0])),
+            result,
+            None,
+            y,
+            Weights(glimpse=0.2, separation=s),
+        )
         for s in (1.0, 0.25)
     )
     torch.testing.assert_close(less["L_G1"], full["L_G1"] / 4)
@@ -149,7 +158,11 @@ def test_separation_weighs_l_g1_alone():
 def test_switched_off_terms_are_not_computed():
     model = build()
     result = model(noise(1, 8, 64))
-    terms = total_loss(result, torch.tensor([0]), None, None, Weights(pose=0, glimpse=0))
+    terms = total_loss(
+        F.cross_entropy(result.logits, torch.tensor([0])), result, None, None, Weights(pose=0, glimpse=0)
+    )
     assert set(terms) == {"L_D", "loss"}
-    without_joints = total_loss(result, torch.tensor([0]), None, None, Weights())
+    without_joints = total_loss(
+        F.cross_entropy(result.logits, torch.tensor([0])), result, None, None, Weights()
+    )
     assert set(without_joints) == {"L_D", "L_G1", "loss"}

@@ -28,6 +28,7 @@ from gc_model.paper.variants import build
 from gc_model.training import checkpoint, loaders
 from gc_model.training import fit as fit_module
 from gc_model.training import stages as training
+from gc_model.training.lightning_io import SafetensorsIO
 from gc_model.training.options import TrainOptions
 from tests.gc_model.nets import noise
 from tests.gc_model.runs import COLOURS, coloured_clips, people, scratch, undecodable
@@ -190,6 +191,41 @@ def test_a_run_killed_between_the_stages_ends_with_the_same_bits(tmp_path, monke
     monkeypatch.undo()
     train(tmp_path / "run", resume=True)
     assert_same_weights(tmp_path / "run", uninterrupted())
+
+
+REGULARISED = {"mixup": 0.4, "cutmix": 1.0, "ema": 0.9, "drop_path": 0.2, "erase": 0.5, "motion": True}
+
+
+def test_a_run_with_every_regularisation_is_resumed_with_the_same_bits_and_ends_with_the_mean_of_its_weights(
+    tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, training.CloudStage, 4)
+        train(tmp_path / "run", **REGULARISED)
+    train(tmp_path / "run", resume=True, **REGULARISED)
+    whole = uninterrupted(**REGULARISED)
+    assert_same_weights(tmp_path / "run", whole)
+    last = SafetensorsIO().load_checkpoint(whole / "stage2" / "last.ckpt")
+    name = next(n for n in last["state_dict"] if "readout" in n and n.endswith("weight"))
+    mean, current = last["state_dict"][name], last["current_model_state"][name]
+    assert not torch.equal(mean, current)
+    best = SafetensorsIO().load_checkpoint(whole / "stage2" / "best.ckpt")["state_dict"][name]
+    assert torch.equal(load_file(whole / "model.safetensors")[name.removeprefix("model.")], best)
+
+
+def test_branches_are_left_out_in_training_alone_and_more_often_towards_the_end():
+    trunk = build(preset("edge", classes=3)).trunk
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    trunk.eval()
+    with torch.no_grad():
+        before = trunk.back(trunk.front(x, 1), 1)
+        training.set_drop_path(trunk, 0.3)
+        assert torch.equal(trunk.back(trunk.front(x, 1), 1), before)
+        rates = [m.drop_prob for m in trunk.modules() if type(m).__name__ == "DropPath"]
+        assert rates == sorted(rates) and rates[-1] == pytest.approx(0.3) and len(rates) > 10
+        trunk.train()
+        training.freeze_statistics(trunk)
+        assert not torch.equal(trunk.back(trunk.front(x, 1), 1), before)
 
 
 @pytest.mark.slow
