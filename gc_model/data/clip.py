@@ -44,12 +44,14 @@ class LabelledClip(Clip):
     """A clip whose label is known. path: a video, or whatever `read` takes.
 
     read: yields (frame uint8 (H, W, 3) RGB, stamp in nanoseconds); raises DataError. trains: whether the split has it
-    in its training part. joints: None where the data set has none.
+    in its training part. joints: None where the data set has none. source: number of the folder or data set among
+    those that are mixed.
     """
 
     read: ReadFrames = field(default=read_video, kw_only=True)
     trains: bool = field(default=True, kw_only=True)
     joints: JointSource | None = field(default=None, kw_only=True)
+    source: int = field(default=0, kw_only=True)
 
 
 def labelled(clip: Clip, **more: Any) -> LabelledClip:

@@ -60,6 +60,23 @@ def with_joints(found: Sequence[LabelledClip], folder: Path) -> list[LabelledCli
     ]
 
 
+def mixed_in(folder: Path) -> list[LabelledClip]:
+    """Clips to train on beside those of a data set, their names below the folder's own.
+
+    Their joints are taken from `joints` in the folder if that is there, as `gc-model synth --joints` writes them. Raises
+    DataError.
+    """
+    found = clips(folder)
+    if joints_beside(folder).is_dir():
+        found = with_joints(found, joints_beside(folder))
+    return [replace(c, name=f"{folder.resolve().stem}/{c.name}") for c in found]
+
+
+def joints_beside(data: Path) -> Path:
+    """Where the joints of a folder or table of clips lie that has them with it."""
+    return (data if data.is_dir() else data.parent) / "joints"
+
+
 def write_table(folder: Path, found: Sequence[LabelledClip]) -> None:
     """The clips as `folder`/clips.csv."""
     with (folder / "clips.csv").open("w", newline="") as file:

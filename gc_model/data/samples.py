@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from gc_model.data.augment import Augment
-from gc_model.data.clip import LabelledClip
+from gc_model.data.clip import BODIES, JOINTS, LabelledClip
 from gc_model.data.frames import DecodedClip, FrameCache
 from gc_model.data.joints import joints_of, to_input
 from gc_model.data.motion import PLACES, moving_places
@@ -47,6 +47,7 @@ class TrainingClips(Dataset[Sample]):
         self.clips, self.cache, self.config = list(clips), cache, config
         self.window_s, self.augment, self.seed = window_s, augment, seed
         self.index = {label: i for i, label in enumerate(labels)}
+        self.with_joints = any(c.joints is not None for c in self.clips)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -84,6 +85,8 @@ class TrainingClips(Dataset[Sample]):
         if clip.joints is not None and joints is not None:
             found = to_input(joints[chosen], matrix, R, size, clip.joints.mirrored)
             truth["joints"] = torch.from_numpy(found)
+        elif self.with_joints:
+            truth["joints"] = torch.full((len(chosen), BODIES, JOINTS, 2), torch.nan)
         if self.motion:
             # Joints are better; but clips with and without them lie in one batch, with the same keys.
             if joints is None or np.isnan(joints).all():
@@ -135,24 +138,43 @@ def loading(processes: int) -> dict[str, Any]:
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """All clips once an epoch in an order drawn from (seed, epoch); Lightning calls `set_epoch`.
+    """(epoch, clip) of one epoch in an order drawn from (seed, epoch); Lightning calls `set_epoch`.
 
-    With several processes each takes every world-th clip of the same order, padded so that all have equally many.
+    n: clips of each source, which lie one source after the other. shares: of an epoch by source, whose clips then come
+    more than once or not at all in it; None: every clip once. An epoch is as long as there are clips. With several
+    processes each takes every world-th clip of the same order, padded so that all have equally many.
     """
 
-    def __init__(self, n: int, seed: int, rank: int = 0, world: int = 1):
-        self.n, self.seed, self.rank, self.world, self.epoch = n, seed, rank, world, 0
+    def __init__(
+        self,
+        n: int | Sequence[int],
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        shares: Sequence[float] | None = None,
+    ):
+        self.sources = [n] if isinstance(n, int) else list(n)
+        self.n, self.seed, self.rank, self.world, self.epoch = sum(self.sources), seed, rank, world, 0
+        total = sum(shares) if shares else 1.0
+        self.taken = [round(self.n * s / total) for s in shares] if shares else self.sources
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n)
+        rng = np.random.default_rng((self.seed, self.epoch))
+        first, parts = 0, []
+        for n, taken in zip(self.sources, self.taken, strict=True):
+            # Whole rounds of the source before any of its clips comes once more.
+            rounds = [rng.permutation(n) for _ in range(-(-taken // n))] if n else []
+            parts.append(first + np.concatenate([np.zeros(0, int), *rounds])[:taken])
+            first += n
+        order = parts[0] if len(parts) == 1 else rng.permutation(np.concatenate(parts))
         order = np.resize(order, len(self) * self.world)
         return ((self.epoch, int(i)) for i in order[self.rank :: self.world])
 
     def __len__(self) -> int:
-        return -(-self.n // self.world)
+        return -(-sum(self.taken) // self.world)
 
 
 def sub_sequences(images: np.ndarray, config: Config, of: int = SUB_SEQUENCES) -> torch.Tensor:

@@ -52,6 +52,10 @@ def synth(
     missing_skeletons: Annotated[
         float, typer.Option(help="ntu: share of clips whose bodies were lost.")
     ] = 0.0,
+    joints: Annotated[
+        bool,
+        typer.Option("--joints", help="folder: also tables of joints, as `gc-model joints` writes them."),
+    ] = False,
     workers: Annotated[int, typer.Option(help="Processes; 0: one per core. Does not change the result.")] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the summary as JSON, show no progress.")
@@ -68,7 +72,7 @@ def synth(
             out, layout, classes=classes.split(",") if classes else None, subjects=subjects,
             first_subject=first_subject, clips_per_class=clips_per_class or None, cameras=cameras or None, seed=seed,
             size=_size(size), fps=fps, duration_s=duration, clutter=clutter, occlusion=occlusion, noise=noise,
-            missing_skeletons=missing_skeletons, workers=workers or None,
+            missing_skeletons=missing_skeletons, joints=joints, workers=workers or None,
             progress=not as_json and sys.stderr.isatty(),
         )  # fmt: skip
     except GlimpseError as error:

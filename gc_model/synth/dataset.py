@@ -13,14 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 
+from gc_model.data.joint_tables import table_of, write_table
 from gc_model.synth.activities import ACTIVITIES, ALONE
+from gc_model.synth.body import JOINTS
 from gc_model.synth.clip import ClipSpec, check, render
 from gc_model.synth.skeleton import skeleton_text, write_skeleton
 from gc_model.synth.video import write_video
 from trt_build.command import progress_bar
 from trt_build.errors import DataError
 
+# The joints in a table of them: left_ and right_ first, so that a mirrored picture swaps them.
+NAMES = tuple(
+    next((f"{s.lower()}_{n.replace(s, '').lower()}" for s in ("Left", "Right") if s in n), n.lower())
+    for n in JOINTS
+)
 LAYOUTS = ("folder", "ntu", "nucla", "nucla-frames")
 NUCLA_CLASSES = (1, 2, 3, 4, 5, 6, 8, 9, 11, 12)
 # Yaw of camera 1, 2, 3. NTU: the middle camera and the two sides; a person faces one of the sides, so that camera 1
@@ -38,6 +46,7 @@ class Job:
     repetition: int
     layout: str
     skeleton: bool = True  # False: bodies were lost, as in 302 clips of NTU
+    joints: bool = False  # folder: also a table of joints
 
 
 def plan(
@@ -56,6 +65,7 @@ def plan(
     occlusion: float = 0.25,
     noise: float = 1.0,
     missing_skeletons: float = 0.0,
+    joints: bool = False,
 ) -> list[Job]:
     """Every clip of a data set, in order. Raises DataError for what cannot be made.
 
@@ -64,6 +74,8 @@ def plan(
     """
     if layout not in LAYOUTS:
         raise DataError(f"unknown layout {layout!r}: choose from {', '.join(LAYOUTS)}")
+    if joints and layout != "folder":
+        raise DataError(f"--joints is for layout folder: ntu has skeletons of its own, {layout} takes none")
     family = layout.partition("-")[0]
     names = _classes(family, classes)
     cameras = cameras if cameras is not None else (1 if family == "folder" else 3)
@@ -98,7 +110,8 @@ def plan(
                 fps=fps, duration_s=duration_s, clutter=clutter, occlusion=occlusion, noise=noise,
             )  # fmt: skip
             lost = (number * 7919 + i * 104729 + seed) % 1000 < missing_skeletons * 1000
-            jobs.append(Job(spec, _file(layout, names, spec, repetition), name, repetition, layout, not lost))
+            file = _file(layout, names, spec, repetition)
+            jobs.append(Job(spec, file, name, repetition, layout, not lost, joints))
     check(jobs[0].spec)
     return jobs
 
@@ -154,6 +167,10 @@ def make(root: Path, job: Job) -> int:
         return len(clip.frames)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_video(target, clip.frames, spec.fps)
+    if job.joints:
+        bodies = ((t, b, clip.skeleton[t, b]) for t in range(len(clip.frames)) for b in range(2))
+        seen = [(t, b, points) for t, b, points in bodies if not np.isnan(points).all()]
+        write_table(table_of(root / "joints", job.file), NAMES, spec.size, seen)
     if job.layout == "ntu":
         path = root / "nturgb+d_skeletons" / (target.name.removesuffix("_rgb.avi") + ".skeleton")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -187,12 +204,14 @@ def synthesize(
     occlusion: float = 0.25,
     noise: float = 1.0,
     missing_skeletons: float = 0.0,
+    joints: bool = False,
     workers: int | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Write a data set of synthetic people under `out` and return a summary of it.
 
-    layout: "folder" (class/clip.mp4 and clips.csv), "ntu" (NTU RGB+D names, .avi and .skeleton), "nucla" (N-UCLA
+    layout: "folder" (class/clip.mp4 and clips.csv, with `joints` also joints/class/clip.joints.csv), "ntu" (NTU RGB+D
+    names, .avi and .skeleton), "nucla" (N-UCLA
     videos) or "nucla-frames" (N-UCLA pictures); all but the last have
     clips.csv and all but the first classes.csv.
     The result depends on every argument except `workers` and `progress`. Subjects are `first_subject` and the
@@ -201,7 +220,7 @@ def synthesize(
     jobs = plan(
         layout, classes=classes, subjects=subjects, first_subject=first_subject, clips_per_class=clips_per_class,
         cameras=cameras, seed=seed, size=size, fps=fps, duration_s=duration_s, clutter=clutter, occlusion=occlusion,
-        noise=noise, missing_skeletons=missing_skeletons,
+        noise=noise, missing_skeletons=missing_skeletons, joints=joints,
     )  # fmt: skip
     workers = workers if workers is not None else len(os.sched_getaffinity(0))
     if workers < 1:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
@@ -50,6 +51,8 @@ class Loaders:
             training, labels, cache, config, options.window_s, augment, options.seed, options.motion
         )
         self.samples: TrainingClips | FrozenFront | StreamClips = self.plain
+        counts = Counter(c.source for c in self.plain.clips)
+        self.sources = [counts[k] for k in range(1 + len(options.also))]
         self.fixed = TestClips(training, labels, cache, config, sub_sequences=1)
         self.sub_sequences = TestClips(validation, labels, cache, config) if validation else None
         self.held_out: TestClips | FrozenFront | HeldOutStreams | None = self.sub_sequences
@@ -109,7 +112,7 @@ class Loaders:
             yield sample["clip"][0], sample["label"]
 
     def train(self, world: int = 1, rank: int = 0) -> DataLoader:
-        sampler = EpochSampler(len(self.samples), self.options.seed, rank, world)
+        sampler = EpochSampler(self.sources, self.options.seed, rank, world, self.options.shares)
         return DataLoader(
             self.samples,
             self.options.batch,

@@ -6,7 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from gc_model.data.own import joints_beside
 
 # With so many frozen stages only the one behind the context map trains; with more, none.
 LAST_STAGE_ONLY = 4
@@ -23,6 +25,10 @@ class TrainOptions(BaseModel):
     # Of layout "clips", as `gc-model joints` writes them; L_P and L_G need joints.
     joints: Path | None = None
     subjects: list[str] | None = None  # train on these people only
+    # More folders or tables of clips of the same or other classes, with their `joints` if they have any; `shares` of an
+    # epoch are those of `data` and of each of them, None: every clip once.
+    also: list[Path] = []
+    shares: list[float] | None = None
     classes: list[str] | None = None
     preset: str = "edge"
     temporal: Literal["centered", "causal"] = "causal"  # paper: centered
@@ -129,10 +135,19 @@ class TrainOptions(BaseModel):
 
         All are zero for data without joints: L_G1 alone would drive the glimpses to the edges.
         """
-        known = self.layout == "ntu" or self.joints is not None
+        mixed_in = any(joints_beside(folder).is_dir() for folder in self.also)
+        known = self.layout == "ntu" or self.joints is not None or mixed_in
         pose = self.pose_weight if known else 0.0
         glimpse = self.glimpse_weight if known or self.motion else 0.0
         return pose, glimpse, self.separation
+
+    @model_validator(mode="after")
+    def _one_share_a_source(self) -> TrainOptions:
+        if self.shares is not None and (
+            len(self.shares) != 1 + len(self.also) or min(self.shares) < 0 or not sum(self.shares) > 0
+        ):
+            raise ValueError("shares: give one for data and one for each of also, none below 0")
+        return self
 
     @field_validator("scale")
     @classmethod

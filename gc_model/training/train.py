@@ -27,6 +27,7 @@ from torch import Tensor
 from gc_model.data.clip import LabelledClip, labels_of, split_validation
 from gc_model.data.datasets import index
 from gc_model.data.frames import FrameCache
+from gc_model.data.own import mixed_in
 from gc_model.paper.clouds import GlimpseClouds
 from gc_model.paper.network import Network
 from gc_model.paper.presets import Config, preset
@@ -108,6 +109,9 @@ def _decode(options: TrainOptions, out: Path, folder: Path, first: bool, progres
         options.layout, options.data, options.protocol, part="train", joints=options.joints,
         subjects=options.subjects, classes=options.classes,
     )  # fmt: skip
+    for k, folder in enumerate(options.also, 1):
+        more = [replace(c, source=k) for c in mixed_in(folder)]
+        clips += [c for c in more if not options.classes or c.label in options.classes]
     labels = options.classes or labels_of(clips)
     config = _config(options, len(labels))
     squares = Preprocess.model_validate({"size": config.size, "resize": config.resize, "fit": config.fit})
@@ -267,13 +271,16 @@ class _Run:
         options = self.options
         provenance = {
             "data": options.data.resolve().name,
+            "also": [folder.resolve().name for folder in options.also],
             "protocol": options.protocol,
             "subjects": options.subjects,
             "clips": len(self.samples.training),
             "imagenet": self.weights.name if self.weights else None,
             "start": options.start.resolve().name if options.start else None,
             "stream": carried,
-            "options": json.loads(options.model_dump_json(exclude={"data", "weights", "start", "joints"})),
+            "options": json.loads(
+                options.model_dump_json(exclude={"data", "weights", "start", "joints", "also"})
+            ),
             "torch": torch.__version__,
             "python": platform.python_version(),
         }

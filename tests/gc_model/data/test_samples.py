@@ -86,3 +86,16 @@ def test_loading_processes_do_not_change_the_samples():
     ours, theirs = batches(0), batches(1)
     assert [len(b["label"]) for b in ours] == [5, 5, 2]
     assert all(torch.equal(a[k], b[k]) for a, b in zip(ours, theirs, strict=True) for k in a)
+
+
+def test_sources_have_their_shares_of_an_epoch_and_no_clip_comes_twice_before_all_of_its_source():
+    sampler = dataset.EpochSampler([10, 30], 0, shares=[0.5, 0.5])
+    sampler.set_epoch(2)
+    drawn = [i for _, i in sampler]
+    assert len(drawn) == len(sampler) == 40 and drawn == [i for _, i in sampler]
+    counts = [drawn.count(i) for i in range(40)]
+    assert counts[:10] == [2] * 10 and sorted(counts[10:]) == [0] * 10 + [1] * 20
+    left_out = {i for i in range(10, 40) if not counts[i]}
+    sampler.set_epoch(3)
+    assert left_out != set(range(40)) - {i for _, i in sampler}
+    assert sorted(dataset.EpochSampler([4, 0], 0, shares=[1, 0])) == [(0, i) for i in range(4)]

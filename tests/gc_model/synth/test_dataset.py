@@ -237,3 +237,30 @@ def test_command_line(tmp_path):
         and bad.stderr.count("\n") == 1
     )
     assert "Example" in run("--help").stdout
+
+
+def test_tables_of_joints_are_where_training_finds_them_and_hold_the_drawn_places(tmp_path):
+    from gc_model.data.joint_tables import joint_names, mirrored_joints, read_table
+    from gc_model.data.own import clips, mixed_in
+
+    synthesize(
+        tmp_path / "drawn", classes=["hug", "wave"], subjects=1, clips_per_class=1, size=(96, 64), duration_s=1,
+        workers=1, progress=False, joints=True,
+    )  # fmt: skip
+    table = tmp_path / "drawn" / "joints" / "hug" / "s001_c1_r01.joints.csv"
+    names = joint_names(table)
+    assert len(names) == 25 and {"head", "left_shoulder", "right_handtip"} <= set(names)
+    assert mirrored_joints(names)[names.index("left_knee")] == names.index("right_knee")
+    joints, size = read_table(table)
+    spec = plan(
+        "folder", classes=["hug", "wave"], subjects=1, clips_per_class=1, size=(96, 64), duration_s=1
+    )[0].spec
+    drawn = render(spec).skeleton / np.array([96, 64], np.float32)
+    assert size.tolist() == [96, 64] and joints.shape == drawn.shape
+    assert np.nanmax(np.abs(joints - drawn)) < 2e-4 and np.isfinite(joints).all()  # two people, all joints
+    found = mixed_in(tmp_path / "drawn")
+    assert [c.name for c in found] == ["drawn/hug/s001_c1_r01.mp4", "drawn/wave/s001_c1_r01.mp4"]
+    assert all(c.joints is not None and c.joints.file is not None for c in found)
+    assert len(clips(tmp_path / "drawn")) == 2  # the tables are no clips and no class
+    with pytest.raises(DataError, match="layout folder"):
+        plan("ntu", joints=True)

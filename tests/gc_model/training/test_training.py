@@ -19,6 +19,7 @@ train_module = pytest.importorskip(
 
 from safetensors.torch import load_file
 
+from gc_model.commands import training_options
 from gc_model.data import frozen_front, own
 from gc_model.data.clip import labels_of, split_validation
 from gc_model.data.frames import FrameCache
@@ -569,3 +570,37 @@ def test_the_split_that_training_uses_leaves_no_clip_out():
     training_clips, validation = split_validation(clips, 0.2)
     assert names == {"training": [c.name for c in training_clips], "validation": [c.name for c in validation]}
     assert len(clips) == 12
+
+
+@pytest.mark.slow
+def test_clips_with_joints_and_without_train_together_in_the_shares_asked_for(tmp_path, monkeypatch):
+    from gc_model.synth import synthesize
+
+    synthesize(
+        tmp_path / "drawn", classes=["jump", "wave"], subjects=2, clips_per_class=2, size=(96, 96), workers=1,
+        progress=False, joints=True,
+    )  # fmt: skip
+    seen = []
+    step = training.CloudStage.training_step
+
+    def note(self, batch, index):
+        known = (~batch["joints"].isnan()).flatten(1).any(1), (~batch["moving"].isnan()).flatten(1).any(1)
+        seen.extend(zip(batch["label"].tolist(), *(k.tolist() for k in known), strict=True))
+        return step(self, batch, index)
+
+    monkeypatch.setattr(training.CloudStage, "training_step", note)
+    settings = options(
+        epochs1=1, epochs2=2, val_fraction=0, motion=True, also=[tmp_path / "drawn"], shares=[0.25, 0.75]
+    )
+    train_module.train(settings, tmp_path / "run", progress=False)
+    labels = checkpoint.load(tmp_path / "run")[1].labels
+    assert labels == ["bow", "cheer", "jump", "wave"]
+    assert len(seen) == 2 * 16  # as many as there are clips in both
+    drawn = [label for label, joints, _ in seen if joints]
+    assert len(drawn) == 2 * 12 and {labels[k] for k in drawn} == {"jump", "wave"}
+    # What moves stands for joints where there are none, and nowhere else.
+    assert all(joints != moving for _, joints, moving in seen)
+    text = (tmp_path / "run" / "model.json").read_text()
+    assert json.loads(text)["recipe"]["provenance"]["also"] == ["drawn"] and str(tmp_path) not in text
+    with pytest.raises(DataError, match="shares"):
+        training_options({"data": people()}, ["shares=[1,2]"])
