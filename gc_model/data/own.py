@@ -63,8 +63,8 @@ def with_joints(found: Sequence[LabelledClip], folder: Path) -> list[LabelledCli
 def mixed_in(folder: Path) -> list[LabelledClip]:
     """Clips to train on beside those of a data set, their names below the folder's own.
 
-    Their joints are taken from `joints` in the folder if that is there, as `gc-model synth --joints` writes them. Raises
-    DataError.
+    Their joints are taken from `joints` in the folder if that is there, as `gc-model synth --joints` writes them.
+    Raises DataError.
     """
     found = clips(folder)
     if joints_beside(folder).is_dir():
