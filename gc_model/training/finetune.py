@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from gc_model.paper.network import Network
+from gc_model.paper.presets import Config
 from gc_model.training import checkpoint
 from trt_build.errors import DataError
 
@@ -20,11 +21,14 @@ def start_from(model: Network, labels: Sequence[str], run: Path) -> list[str]:
     """Load the weights of `run` into `model`. Returns the labels that the run did not know.
 
     Everything but the classifiers is taken as it is, the metric too. A classifier keeps the weights of the classes that
-    both know, by name; new classes start with small weights. With the same labels it is the same function. Raises
-    DataError if `run` is another network.
+    both know, by name; new classes start with small weights. With the same labels it is the same function, unless the
+    glimpses are to start elsewhere: then the location layer starts as in a new network. Raises DataError if `run` is
+    another network.
     """
     before, recipe = checkpoint.load(run)
     weights, mine = before.state_dict(), model.state_dict()
+    if moved(before.config, model.config):
+        weights |= {n: v for n, v in mine.items() if n.startswith(("attention.locate.", "attention.start"))}
     known = [(i, recipe.labels.index(label)) for i, label in enumerate(labels) if label in recipe.labels]
     here, there = torch.tensor([k for k, _ in known]), torch.tensor([k for _, k in known])
     for name in [n for n in weights if n.startswith(CLASSIFIERS) and n in mine]:
@@ -43,6 +47,11 @@ def start_from(model: Network, labels: Sequence[str], run: Path) -> list[str]:
         )
     model.load_state_dict(weights)
     return [label for label in labels if label not in recipe.labels]
+
+
+def moved(before: Config, now: Config) -> bool:
+    """Whether the glimpses of a run start at other places than those of the run that it starts from."""
+    return before.glimpse_extent != now.glimpse_extent
 
 
 def _same_but_classes(a: torch.Tensor, b: torch.Tensor, axis: int) -> bool:

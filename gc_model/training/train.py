@@ -33,7 +33,7 @@ from gc_model.paper.network import Network
 from gc_model.paper.presets import Config, preset
 from gc_model.paper.variants import build
 from gc_model.training import checkpoint
-from gc_model.training.finetune import start_from
+from gc_model.training.finetune import moved, start_from
 from gc_model.training.fit import calm_lightning, fit
 from gc_model.training.loaders import STANDARDISE_CLIPS, Loaders
 from gc_model.training.metric_start import standardise_trunk, start_metric
@@ -232,8 +232,11 @@ class _Run:
             self.data.freeze_front(self.later)  # of the trunk as stage 1 left it
         if there:
             return
-        # A run that starts from another has its D, unless the trunk before it changed.
-        wanted = self.options.start is None or self.options.epochs1
+        # A run that starts from another has its D, unless the trunk before it or the glimpses' places changed.
+        start = self.options.start
+        wanted = start is None or self.options.epochs1
+        if start is not None:
+            wanted = wanted or moved(checkpoint.read_description(start)[0], self.model.config)
         if isinstance(self.model, GlimpseClouds) and self.model.config.model == "clouds" and wanted:
             found = start_metric(self.model, self.data.start_features())
             if self.first:

@@ -17,7 +17,7 @@ train_module = pytest.importorskip(
     "gc_model.training.train", reason="pip install -e '.[train]'", exc_type=ImportError
 )
 
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from gc_model.commands import training_options
 from gc_model.data import frozen_front, own
@@ -604,3 +604,38 @@ def test_clips_with_joints_and_without_train_together_in_the_shares_asked_for(tm
     assert json.loads(text)["recipe"]["provenance"]["also"] == ["drawn"] and str(tmp_path) not in text
     with pytest.raises(DataError, match="shares"):
         training_options({"data": people()}, ["shares=[1,2]"])
+
+
+@pytest.mark.slow
+def test_a_run_with_glimpses_elsewhere_starts_them_there_and_keeps_the_rest(tmp_path):
+    """As every run from before glimpses had places of their own, `before` has no `attention.start`."""
+    before = tmp_path / "before"
+    shutil.copytree(uninterrupted(), before)
+    weights = load_file(before / "model.safetensors")
+    del weights["attention.start"]
+    save_file(weights, before / "model.safetensors")
+    config = json.loads((before / "model.json").read_text())
+    del config["config"]["glimpse_extent"]
+    (before / "model.json").write_text(json.dumps(config))
+    assert not checkpoint.load(before)[0].attention.start.any()
+    settings = {"epochs1": 0, "epochs2": 0, "start": before}
+    train(tmp_path / "same", **settings)
+    same, _ = checkpoint.load(tmp_path / "same")
+    assert all(torch.equal(v, weights[n]) for n, v in same.state_dict().items() if n != "attention.start")
+    train(tmp_path / "woken", **settings, glimpse_extent=0.3, alpha=0.1)
+    woken, _ = checkpoint.load(tmp_path / "woken")
+    assert woken.config.alpha == 0.1
+    changed = {
+        n for n, v in woken.state_dict().items() if n != "attention.start" and not torch.equal(v, weights[n])
+    }
+    assert {n.rpartition(".")[0] for n in changed} <= {
+        "attention.locate",
+        "assignment.metric",
+        "assignment.metric.L",
+    }
+    with torch.no_grad():
+        l = woken(noise(1, 8, 64)).l[0, 0]
+    assert (
+        torch.allclose(l[:, 2:], torch.full((3, 2), 0.3), atol=0.1)
+        and float(torch.cdist(l[:, :2], l[:, :2]).max()) > 0.5
+    )
