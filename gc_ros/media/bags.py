@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bags without ROS: clips become an MCAP bag of camera images, and the images of any bag are read back.
 
-Image topics are sensor_msgs/Image (bgr8, as cameras publish) or CompressedImage (JPEG, PNG; on
+Image topics are sensor_msgs/Image (bgr8, as cameras publish) or CompressedImage (JPEG, PNG, TIFF, WebP; on
 `<topic>/compressed`, as image_transport names it). Stamps are the messages' header stamps in nanoseconds.
 """
 

@@ -14,6 +14,8 @@ second column, ROS by its first two pixels, hence the crossed table.
 
 from __future__ import annotations
 
+import functools
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +29,7 @@ from trt_build.bundle import Preprocess
 from trt_build.errors import ImageError
 from trt_build.preprocess import check_image, model_input
 
-MAX_PIXELS_PER_BYTE = 2048  # of a JPEG or PNG; one flat colour makes 250 to 1000
+MAX_PIXELS_PER_BYTE = 2048  # of a compressed image; one flat colour makes 250 to 1000
 MAX_PIXELS = 1 << 26  # 67 megapixels: more is a broken or hostile message, not a camera
 
 
@@ -114,7 +116,7 @@ class _Layout:
     convert: Callable[[np.ndarray], np.ndarray] | None  # None: already three channels of 8 bit
     bgr: bool = True
     channels: int = 3
-    even: bool = False  # chroma shared by neighbouring pixels
+    even: bool = False  # a plane of its own for the chroma of four pixels
     planes: int = 2  # rows of data in halves of the image height: 2 = as high as the image, 3 = NV12
 
 
@@ -122,9 +124,32 @@ def _colour(code: int) -> Callable[[np.ndarray], np.ndarray]:
     return lambda rows: cv2.cvtColor(rows, code)
 
 
-def _high_byte(then: int) -> Callable[[np.ndarray], np.ndarray]:
-    # The more significant byte of little-endian 16 bit: all that eight bits can hold.
-    return lambda rows: cv2.cvtColor(np.ascontiguousarray(rows[..., 1]), then)
+def _yuv422(code: int, chroma: int) -> Callable[[np.ndarray], np.ndarray]:
+    """The conversion of rows whose pixels share their chroma in pairs. chroma: its byte of the two of a pixel."""
+
+    def convert(rows: np.ndarray) -> np.ndarray:
+        height, width = rows.shape[:2]
+        if width % 2 == 0:
+            return cv2.cvtColor(rows, code)
+        # Of the last pixel's pair only the first half is there: it has the second chroma of the pair before.
+        padded = np.full((height, width + 1, 2), 128, np.uint8)
+        padded[:, :width] = rows
+        padded[:, width, 1 - chroma] = rows[:, -1, 1 - chroma]
+        if width > 1:
+            padded[:, width, chroma] = rows[:, -2, chroma]
+        return np.ascontiguousarray(cv2.cvtColor(padded, code)[:, :width])
+
+    return convert
+
+
+def _sixteen_bit(then: int) -> Callable[[np.ndarray], np.ndarray]:
+    """The conversion of rows of 16 bit, in the order of this machine, as cv_bridge makes it."""
+
+    def convert(rows: np.ndarray) -> np.ndarray:
+        # 65535 is 255: colours are mixed at 16 bit, and rounded once.
+        return cv2.convertScaleAbs(cv2.cvtColor(rows.view(np.uint16)[..., 0], then), alpha=255 / 65535)
+
+    return convert
 
 
 _BAYER = {
@@ -133,8 +158,8 @@ _BAYER = {
     "bayer_gbrg": cv2.COLOR_BayerGR2BGR,
     "bayer_grbg": cv2.COLOR_BayerGB2BGR,
 }
-_UYVY = _Layout(2, _colour(cv2.COLOR_YUV2BGR_UYVY), channels=2, even=True)
-_YUYV = _Layout(2, _colour(cv2.COLOR_YUV2BGR_YUY2), channels=2, even=True)
+_UYVY = _Layout(2, _yuv422(cv2.COLOR_YUV2BGR_UYVY, chroma=0), channels=2)
+_YUYV = _Layout(2, _yuv422(cv2.COLOR_YUV2BGR_YUY2, chroma=1), channels=2)
 _LAYOUTS: dict[str, _Layout] = {
     "bgr8": _Layout(3, None),
     "8UC3": _Layout(3, None),
@@ -144,7 +169,7 @@ _LAYOUTS: dict[str, _Layout] = {
     "rgba8": _Layout(4, _colour(cv2.COLOR_RGBA2BGR), channels=4),
     "mono8": _Layout(1, _colour(cv2.COLOR_GRAY2BGR), channels=1),
     "8UC1": _Layout(1, _colour(cv2.COLOR_GRAY2BGR), channels=1),
-    "mono16": _Layout(2, _high_byte(cv2.COLOR_GRAY2BGR), channels=2),
+    "mono16": _Layout(2, _sixteen_bit(cv2.COLOR_GRAY2BGR), channels=2),
     "yuv422": _UYVY,
     "uyvy": _UYVY,
     "yuv422_yuy2": _YUYV,
@@ -152,15 +177,16 @@ _LAYOUTS: dict[str, _Layout] = {
     "nv12": _Layout(1, _colour(cv2.COLOR_YUV2BGR_NV12), channels=1, even=True, planes=3),
     "nv21": _Layout(1, _colour(cv2.COLOR_YUV2BGR_NV21), channels=1, even=True, planes=3),
     **{f"{name}8": _Layout(1, _colour(code), channels=1) for name, code in _BAYER.items()},
-    **{f"{name}16": _Layout(2, _high_byte(code), channels=2) for name, code in _BAYER.items()},
+    **{f"{name}16": _Layout(2, _sixteen_bit(code), channels=2) for name, code in _BAYER.items()},
 }
+_INSTALL = "install ros-$ROS_DISTRO-cv-bridge"
 _SIXTEEN_BIT = {name for name in _LAYOUTS if name.endswith("16")}
 _DEPTH = {"16UC1", "32FC1", "64FC1", "16SC1"}
 ENCODINGS = tuple(_LAYOUTS)
 
 
 def picture_of(message: Any, *, compressed: bool = False) -> Picture | Refusal:
-    """A sensor_msgs/Image or CompressedImage (JPEG or PNG), or anything with its fields, checked. Never raises."""
+    """A sensor_msgs/Image or CompressedImage, or anything with its fields, checked. Never raises."""
     try:
         return _compressed_picture(message) if compressed else _raw_picture(message)
     except _Refused as refused:
@@ -190,9 +216,7 @@ def _raw_picture(message: Any) -> Picture:
     layout = _LAYOUTS.get(encoding)
     if layout is None:
         return _through_cv_bridge(message, encoding, step, height, size)
-    if message.is_bigendian and encoding in _SIXTEEN_BIT:
-        raise _Refused(f"big-endian {encoding} is not supported; let the driver publish little-endian")
-    if layout.even and (width % 2 or (layout.planes == 3 and height % 2)):
+    if layout.even and (width % 2 or height % 2):
         raise _Refused(f"{encoding} needs an even size, got {width}x{height}")
     if step < width * layout.bytes_per_pixel:
         raise _Refused(
@@ -207,8 +231,10 @@ def _raw_picture(message: Any) -> Picture:
     if layout.convert is None:
         return Picture.of(pixels, layout.bgr)
     convert = layout.convert
+    swapped = encoding in _SIXTEEN_BIT and bool(message.is_bigendian) != (sys.byteorder == "big")
     # cv2 takes padded rows as they are, except where a plane follows the padding.
-    return Picture(width, height, layout.bgr, lambda: convert(np.ascontiguousarray(pixels)))
+    make = lambda: convert(np.ascontiguousarray(pixels[..., ::-1] if swapped else pixels))
+    return Picture(width, height, layout.bgr, make)
 
 
 def _check_size(width: int, height: int) -> None:
@@ -224,16 +250,37 @@ def _through_cv_bridge(message: Any, encoding: str, step: int, height: int, size
         raise _Refused(
             f"{size} bytes of data, but {height} rows of step {step} are {step * height} (encoding {name})"
         )
+    bridge = _cv_bridge()
+    if isinstance(bridge, str):
+        raise _Refused(f"encoding {name} is not supported here; {bridge}, or let the driver publish bgr8")
     try:
-        from cv_bridge import CvBridge  # type: ignore[import-not-found]
-    except Exception as error:  # absent, or compiled against another NumPy
-        raise _Refused(
-            f"encoding {name} is not supported here; install ros-$ROS_DISTRO-cv-bridge or let the driver publish bgr8"
-        ) from error
-    image = CvBridge().imgmsg_to_cv2(message, desired_encoding="bgr8")
+        image = bridge.imgmsg_to_cv2(message, desired_encoding="bgr8")
+    except ImportError as error:  # its compiled half is loaded at its first use
+        raise _Refused(f"encoding {name} is not supported here; {_broken(error)}") from error
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise _Refused(f"cv_bridge made {image.dtype} {image.shape} of encoding {name}")
     return Picture.of(np.ascontiguousarray(image), True)
+
+
+@functools.cache
+def _cv_bridge() -> Any:
+    """A CvBridge, or what to install. Asked once: an import that fails costs as much every time."""
+    try:
+        from cv_bridge import CvBridge  # type: ignore[import-not-found]
+
+        return CvBridge()
+    except ModuleNotFoundError as error:
+        return _INSTALL if (error.name or "").split(".")[0] == "cv_bridge" else _broken(error)
+    except Exception as error:
+        return _broken(error)
+
+
+def _broken(error: Exception) -> str:
+    """What to do about a cv_bridge that is there and cannot be imported."""
+    remedy = "install it again from ROS"
+    if int(np.__version__.split(".")[0]) >= 2:
+        remedy = f"up to Ubuntu 24.04 it is compiled against NumPy 1, this is {np.__version__}: pip install 'numpy<2'"
+    return f"cv_bridge cannot be imported ({_one_line(error)}); {remedy}"
 
 
 def _compressed_picture(message: Any) -> Picture:
@@ -245,15 +292,11 @@ def _compressed_picture(message: Any) -> Picture:
         raise _Refused(f"compressed image of {size} bytes")
     data = memoryview(message.data).cast("B")
     try:
-        if bytes(data[:8]) == coded.PNG:
-            width, height = coded.png_size(data)
-            _check_size(width, height)
-            end = coded.png_length(data)
-        elif bytes(data[:3]) == coded.JPEG:
-            width, height, end = coded.jpeg_extent(data)
-            _check_size(width, height)
-        else:
-            raise _Refused(f"compressed image is neither JPEG nor PNG (format {ascii(form)[:60]})")
+        found = coded.extent(data)
+        if found is None:
+            raise _Refused(f"compressed image is no JPEG, PNG, TIFF or WebP (format {ascii(form)[:60]})")
+        width, height, end = found
+        _check_size(width, height)
     except ValueError as error:
         raise _Refused(str(error)) from None
     if width * height > size * MAX_PIXELS_PER_BYTE:  # a few bytes must not cost a buffer of gigabytes

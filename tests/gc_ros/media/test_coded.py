@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JPEG and PNG before decoding: how large they say they are, where they end, and what an attacker makes of that."""
+"""Compressed images before decoding: the size they claim, where they end, and what an attacker makes of that."""
 
 from __future__ import annotations
 
+import struct
 import time
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gc_ros.media.coded import MAX_SCANS, jpeg_extent, png_length, png_size
+from gc_ros.media.coded import MAX_SCANS, extent, jpeg_extent, png_length, png_size
 from gc_ros.media.images import Decoded, Refusal, decode
 
 NOISE = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
@@ -105,6 +106,61 @@ def test_looking_for_the_end_takes_no_time_to_speak_of(data: bytes) -> None:
     began = time.process_time()
     assert isinstance(decoded(data), Refusal)
     assert time.process_time() - began < 2
+
+
+def tiff(order: str, width: int, height: int, at: int = 8, **more: int) -> bytes:
+    """An uncompressed grey TIFF, written out by hand; at: where it says its one strip lies; more: t322=5 and so on."""
+    pixels = bytes(NOISE[:48, :64, 0])
+    tags = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: at, 277: 1, 278: height, 279: len(pixels)}
+    tags |= {int(name[1:]): value for name, value in more.items()}
+    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, 8 + len(pixels))
+    entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    return head + pixels + struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_tiff_of_either_byte_order_has_its_size_and_its_pixels(order: str) -> None:
+    data = tiff(order, 64, 48)
+    assert extent(memoryview(data)) == (64, 48, len(data))
+    found = decoded(data)
+    assert isinstance(found, Decoded)
+    assert np.array_equal(found.image, cv2.cvtColor(NOISE[:48, :64, 0], cv2.COLOR_GRAY2BGR))
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (tiff("<", 64, 48, at=20_000), "truncated"),
+        (tiff("<", 1 << 20, 1 << 20), "limit"),
+        (tiff("<", 8000, 8000), "claims 8000x8000"),
+        (tiff("<", 64, 48, t322=1 << 20, t323=1 << 20), "no camera writes"),
+        (tiff("<", 64, 48, t258=64), "no camera writes"),
+        (tiff("<", 64, 48)[:-30], "truncated"),
+        (b"II*\0" + struct.pack("<I", 1 << 31) + bytes(40), "truncated"),
+        (b"RIFF" + struct.pack("<I", 40) + b"WEBPVP8X" + bytes(4), "truncated"),
+        (b"RIFF" + struct.pack("<I", 36) + b"WEBPVP8X" + bytes(8) + b"\xff" * 20, "limit"),
+        (b"RIFF" + struct.pack("<I", 40) + b"WEBPABCD" + bytes(28), "truncated or corrupt"),
+    ],
+)
+def test_a_tiff_or_webp_that_cannot_be_is_refused_before_it_is_decoded(
+    data: bytes, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2, "imdecode", None)
+    found = decoded(data)
+    assert isinstance(found, Refusal) and says in found.reason, found
+
+
+@pytest.mark.parametrize("quality", [50, 101], ids=["lossy", "lossless"])
+@pytest.mark.parametrize("behind", [b"", bytes(600)])
+def test_a_webp_has_its_size_and_its_end(quality: int, behind: bytes) -> None:
+    data = cv2.imencode(".webp", NOISE, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
+    assert extent(memoryview(data + behind)) == (128, 96, len(data))
+    assert isinstance(decoded(data + behind), Decoded)
+    extended = b"VP8X" + struct.pack("<I", 10) + bytes(4) + bytes([127, 0, 0, 95, 0, 0])
+    body = b"WEBP" + extended + data[12:]
+    whole = b"RIFF" + struct.pack("<I", len(body)) + body
+    assert extent(memoryview(whole + behind)) == (128, 96, len(whole))
+    assert isinstance(decoded(whole + behind), Decoded)
 
 
 @settings(max_examples=300)

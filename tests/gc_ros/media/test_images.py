@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import array
+import builtins
 import sys
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import cv2
@@ -13,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gc_ros.media import images
 from gc_ros.media.images import ENCODINGS, MAX_PIXELS, Decoded, Picture, Refusal, decode, picture_of
 from trt_build.bundle import Preprocess
 from trt_build.errors import ImageError
@@ -58,13 +61,13 @@ def encode(image: np.ndarray, encoding: str) -> np.ndarray:
     if encoding in ("mono8", "8UC1"):
         return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     if encoding == "mono16":
-        return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).astype("<u2") * 256 + 13
+        return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).astype("<u2") * 257
     if encoding.startswith("bayer_"):
         planes = {"r": red, "g": green, "b": blue}
         rows = np.empty((height, width), np.uint8)
         for place, name in enumerate(encoding[6:10]):
             rows[place // 2 :: 2, place % 2 :: 2] = planes[name][place // 2 :: 2, place % 2 :: 2]
-        return rows.astype("<u2") * 256 + 5 if encoding.endswith("16") else rows
+        return rows.astype("<u2") * 257 if encoding.endswith("16") else rows
     i420 = cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420).reshape(-1)
     luma = i420[: height * width].reshape(height, width)
     u = i420[height * width : height * width * 5 // 4].reshape(height // 2, width // 2)
@@ -117,8 +120,7 @@ def test_the_common_encodings_are_views_into_the_message(encoding: str) -> None:
         ({"width": 1 << 16, "height": 1 << 16}, f"limit of {MAX_PIXELS}"),
         ({"encoding": "16UC1"}, "16UC1 is a depth image"),
         ({"encoding": "32FC1"}, "32FC1 is a depth image"),
-        ({"encoding": "mono16", "is_bigendian": 1, "width": 16}, "big-endian"),
-        ({"encoding": "yuv422", "width": 31}, "even size"),
+        ({"encoding": "nv12", "width": 31}, "even size"),
         ({"encoding": "x" * 300}, "encoding 'xxx"),
         ({"encoding": "bgr16"}, "encoding bgr16"),
         ({"encoding": ""}, "encoding"),
@@ -129,6 +131,44 @@ def test_malformed_images_are_refused_with_their_reason(changes: dict[str, objec
     refusal = decode(message(picture(), **{"encoding": "bgr8", **changes}))
     assert isinstance(refusal, Refusal)
     assert says in refusal.reason and "\n" not in refusal.reason
+
+
+SIXTEEN = [name for name in ENCODINGS if name.endswith("16")]
+
+
+@pytest.mark.parametrize("big", [0, 1], ids=["little-endian", "big-endian"])
+@pytest.mark.parametrize("encoding", SIXTEEN)
+def test_sixteen_bits_are_mixed_at_sixteen_and_rounded_once_whatever_their_order(
+    encoding: str, big: int
+) -> None:
+    rows = np.random.default_rng(3).integers(0, 65536, (16, 32), np.uint16)
+    codes = {"mono16": cv2.COLOR_GRAY2BGR, "bayer_rggb16": cv2.COLOR_BayerBG2BGR}
+    codes |= {"bayer_bggr16": cv2.COLOR_BayerRG2BGR, "bayer_gbrg16": cv2.COLOR_BayerGR2BGR}
+    wide = cv2.cvtColor(rows, codes.get(encoding, cv2.COLOR_BayerGB2BGR)).astype(np.int64)
+    found = decode(message(rows.astype(">u2" if big else "<u2"), encoding, is_bigendian=big))
+    assert isinstance(found, Decoded), found
+    # As cv_bridge has it: 255 / 65535 of each, to the nearest.
+    np.testing.assert_array_equal(found.image, (2 * wide + 257) // 514)
+
+
+@pytest.mark.parametrize("encoding", ["yuv422", "uyvy", "yuv422_yuy2", "yuyv"])
+@pytest.mark.parametrize("pad", [0, 6])
+def test_an_odd_width_costs_the_last_column_its_second_chroma_alone(encoding: str, pad: int) -> None:
+    even = encode(picture(), encoding)
+    odd = decode(message(even[:, : 31 * 2], encoding, pad, width=31))
+    whole = decode(message(even, encoding))
+    assert isinstance(odd, Decoded) and isinstance(whole, Decoded), odd
+    assert odd.image.shape == (16, 31, 3)
+    np.testing.assert_array_equal(odd.image, whole.image[:, :31])
+    one = decode(message(even[:, :2], encoding, width=1))
+    assert isinstance(one, Decoded) and one.image.shape == (16, 1, 3)
+
+
+@pytest.fixture(autouse=True)
+def cv_bridge_is_looked_for_again() -> Iterator[None]:
+    images._cv_bridge.cache_clear()
+    yield
+    images._cv_bridge.cache_clear()
 
 
 class FakeCvBridge:
@@ -173,6 +213,34 @@ def test_without_cv_bridge_the_encoding_and_the_package_are_named(monkeypatch: p
     assert "encoding rgb16" in result.reason and "ros-$ROS_DISTRO-cv-bridge" in result.reason
 
 
+@pytest.mark.parametrize("when", ["at its import", "at its first use"])
+@pytest.mark.parametrize(
+    ("numpy", "remedy"), [("2.4.0", "pip install 'numpy<2'"), ("1.26.4", "install it again from ROS")]
+)
+def test_a_cv_bridge_that_is_there_and_broken_is_told_with_its_remedy_and_imported_once(
+    when: str, numpy: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, real, broken = [], builtins.__import__, ImportError("numpy.core.multiarray failed to import")
+
+    def imports(name: str, *rest: object) -> object:
+        if name != "cv_bridge":
+            return real(name, *rest)  # type: ignore[arg-type]
+        asked.append(name)
+        if when == "at its import":
+            raise broken
+        return SimpleNamespace(CvBridge=FakeCvBridge)
+
+    monkeypatch.setattr(FakeCvBridge, "answer", broken)
+    monkeypatch.setattr(builtins, "__import__", imports)
+    monkeypatch.setattr(np, "__version__", numpy)
+    for _ in range(3):
+        result = decode(message(np.zeros((16, 32, 6), np.uint8), "rgb16"))
+        assert isinstance(result, Refusal)
+        assert "rgb16" in result.reason and remedy in result.reason and "\n" not in result.reason
+        assert "numpy.core.multiarray failed to import" in result.reason
+    assert len(asked) == 1
+
+
 def compressed(data: bytes, form: str = "bgr8; jpeg compressed bgr8") -> SimpleNamespace:
     return SimpleNamespace(format=form, data=array.array("B", data))
 
@@ -181,14 +249,17 @@ def coded(extension: str) -> bytes:
     return cv2.imencode(extension, picture(64, 48))[1].tobytes()
 
 
-@pytest.mark.parametrize(("extension", "tolerance"), [(".png", 0), (".jpg", 6)])
-def test_jpeg_and_png_decode_to_their_colours(extension: str, tolerance: int) -> None:
+KINDS = [".png", ".jpg", ".tiff", ".webp"]
+
+
+@pytest.mark.parametrize(("extension", "tolerance"), [(".png", 0), (".jpg", 6), (".tiff", 0), (".webp", 0)])
+def test_compressed_images_decode_to_their_colours(extension: str, tolerance: int) -> None:
     decoded = decode(compressed(coded(extension)), compressed=True)
     assert isinstance(decoded, Decoded) and decoded.bgr and decoded.image.shape == (48, 64, 3)
     assert np.abs(decoded.image[24, 8].astype(int) - LEFT).max() <= tolerance
 
 
-@pytest.mark.parametrize("extension", [".png", ".jpg"])
+@pytest.mark.parametrize("extension", KINDS)
 def test_truncated_files_are_refused_not_filled_with_grey(extension: str) -> None:
     data = coded(extension)
     for length in (0, 3, 11, 20, len(data) // 2, len(data) - 70):
@@ -220,7 +291,7 @@ def test_compressed_depth_and_other_formats_are_refused_by_name() -> None:
     depth = decode(compressed(coded(".png"), "16UC1; compressedDepth png"), compressed=True)
     assert isinstance(depth, Refusal) and "depth" in depth.reason
     other = decode(compressed(b"GIF89a" + bytes(40), "gif"), compressed=True)
-    assert isinstance(other, Refusal) and "neither JPEG nor PNG" in other.reason
+    assert isinstance(other, Refusal) and "no JPEG, PNG, TIFF or WebP (format 'gif')" in other.reason
 
 
 sizes = st.one_of(st.integers(0, 40), st.sampled_from([1 << 16, (1 << 32) - 1]))
@@ -285,11 +356,11 @@ def test_no_image_message_raises_or_reads_past_its_data(
 
 @settings(max_examples=400, deadline=None)
 @given(
-    extension=st.sampled_from([".jpg", ".png"]),
+    extension=st.sampled_from(KINDS),
     changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=6),
     cut=st.integers(0, 400),
 )
-def test_no_corrupt_jpeg_or_png_raises(extension: str, changes: list[tuple[int, int]], cut: int) -> None:
+def test_no_corrupt_compressed_image_raises(extension: str, changes: list[tuple[int, int]], cut: int) -> None:
     data = bytearray(coded(extension))
     for at, value in changes:
         data[at % len(data)] = value

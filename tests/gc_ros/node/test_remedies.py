@@ -91,14 +91,15 @@ def image(**changes: Any) -> Image:
         (image(encoding="16UC1"), "16UC1 is a depth image; remap"),
         (image(encoding="32FC1"), "32FC1 is a depth image; remap"),
         (image(encoding="rgb16"), "encoding rgb16 is not supported here; install ros-$ROS_DISTRO-cv-bridge"),
-        (image(encoding="mono16", is_bigendian=1), "big-endian mono16"),
+        (image(encoding="nv12", width=15), "nv12 needs an even size, got 15x12"),
         (image(step=10), "step 10 is less than a row of 16 bgr8 pixels (48)"),
         (image(data=bytes(500)), "500 bytes of data, but 12 rows of step 48 are 576"),
         (image(width=0), "size 0x12"),
         (CompressedImage(format="jpeg", data=array.array("B", b"\xff\xd8\xff" + bytes(90))), "JPEG image"),
         (CompressedImage(format="png", data=array.array("B", b"\x89PNG\r\n\x1a\n" + bytes(90))), "PNG image"),
+        (CompressedImage(format="tiff", data=array.array("B", b"II*\0" + bytes(90))), "TIFF image"),
     ],
-    ids=["16UC1", "32FC1", "rgb16", "big-endian", "step", "short", "empty", "jpeg", "png"],
+    ids=["16UC1", "32FC1", "rgb16", "odd nv12", "step", "short", "empty", "jpeg", "png", "tiff"],
 )
 def test_a_bad_image_is_refused_with_the_reason_and_good_ones_go_on(
     numbers: Path, bad: Any, says: str
