@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # Every target prepares what it needs first; a second run starts at once.
 PYTHON ?= python3
-IN_DEMO := $(PYTHON) scripts/environment.py demo --
-IN_TEST := $(PYTHON) scripts/environment.py test --
+# ROS=kilted: the wheels of that distribution, in an environment of their own. Empty: the sourced ROS, or Jazzy's wheels.
+ROS ?=
+IN_DEMO := $(PYTHON) scripts/environment.py $(if $(ROS),--ros $(ROS) )demo --
+IN_TEST := $(PYTHON) scripts/environment.py $(if $(ROS),--ros $(ROS) )test --
 # These plugins and no others: ROS, and the Python it uses, bring some that clash with them or with each other.
 PYTEST := python -m pytest -p timeout -p xdist -p hypothesispytest
+# No other test depends on the distribution.
+ROS_ALONE := $(if $(ROS),-m ros)
 
 .PHONY: help env demo test test-fast lint coverage bundle clean
 
@@ -17,6 +21,7 @@ help:
 	@echo "make bundle     train the repository's bundle again: minutes on a GPU, three hours on two cores"
 	@echo "make env        prepare the environment with the tools of the tests, run nothing"
 	@echo "make clean      remove what was built or generated, keep the environment"
+	@echo "ROS=kilted: with those wheels instead of Jazzy's, and of the tests those that need ROS"
 	@echo "ARGS=... reaches the demo and pytest: make coverage ARGS='-m \"not slow\"'"
 
 env:
@@ -33,10 +38,10 @@ lint:
 test test-fast coverage: export PYTEST_DISABLE_PLUGIN_AUTOLOAD = 1
 
 test: lint
-	@$(IN_TEST) $(PYTEST) $(ARGS)
+	@$(IN_TEST) $(PYTEST) $(ROS_ALONE) $(ARGS)
 
 test-fast:
-	@$(IN_TEST) $(PYTEST) -m "not slow" -n 2 --dist loadfile $(ARGS)
+	@$(IN_TEST) $(PYTEST) -m "$(if $(ROS),ros and )not slow" -n 2 --dist loadfile $(ARGS)
 
 # Not part of `make test`: measuring slows the tests down. Its settings are in pyproject.toml.
 coverage:

@@ -31,6 +31,7 @@ from trt_build.bundle import load_bundle
 from trt_build.command import command_line, print_json, progress_bar
 from trt_build.engines.open import open_engine
 from trt_build.errors import DataError, GlimpseError
+from trt_build.install import pip
 
 app = command_line("Recognise activities in videos and cameras, make and play bags, run the ROS 2 node.")
 
@@ -183,7 +184,7 @@ def _picture(
         return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
     except cv2.error:
         raise DataError(
-            "this OpenCV opens no windows: pip install 'opencv-python<5' instead of opencv-python-headless and "
+            f"this OpenCV opens no windows: {pip('opencv-python<5')} instead of opencv-python-headless and "
             "start it on a desktop, or use --out FILE.mp4"
         ) from None
 

@@ -4,7 +4,8 @@
 ros2 launch glimpse_clouds bag.launch.py bag:=p3 bundle:=$HOME/bundles/mine out:=report
 
 The node runs as on the robot, for Foxglove to watch; then the same recogniser goes through the bag frame by frame
-and writes the report. Ends with exit code 1 when the node, the player or the evaluation fails.
+and writes the report. What the evaluation needs is checked before the bag plays. Ends with exit code 1 when the node,
+the player or the evaluation fails.
 """
 
 from launch import LaunchDescription
@@ -74,7 +75,9 @@ def _play_and_evaluate(context):
     report += ["--truth", argument(context, "truth")]
     if argument(context, "min_accuracy"):
         report += ["--min-accuracy", argument(context, "min_accuracy")]
-    evaluate = _gc_ros(context, "evaluate", bag, *recorded, *report) if truth(context, "evaluate") else None
+    evaluate = ["evaluate", bag, *recorded, *report]
+    check_first = _gc_ros(context, *evaluate, "--check") if truth(context, "evaluate") else None
+    evaluation = _gc_ros(context, *evaluate)
     node = activity_node(
         context,
         # Recorded stamps are as old as the bag. A failure ends the launch: there is nobody to repair it.
@@ -82,11 +85,15 @@ def _play_and_evaluate(context):
         [("image", topic), ("image/compressed", f"{topic}/compressed")],
     )
 
+    def checked(event, context):
+        check("the check of what the evaluation needs", event, context)
+        return None if context.is_shutdown else [play]
+
     def played(event, context):
         check("the player", event, context)
-        if evaluate is None:
+        if check_first is None:
             return _end(context, "the bag has been played")
-        return None if context.is_shutdown else [evaluate]
+        return None if context.is_shutdown else [evaluation]
 
     def evaluated(event, context):
         check("the evaluation", event, context)
@@ -96,9 +103,11 @@ def _play_and_evaluate(context):
         check("the node", event, context)
         return _end(context, "the node has ended")
 
-    ends = [(node, gone), (play, played)] + ([(evaluate, evaluated)] if evaluate else [])
+    ends = [(node, gone), (play, played)]
+    if check_first:
+        ends += [(check_first, checked), (evaluation, evaluated)]
     handlers = [RegisterEventHandler(OnProcessExit(target_action=p, on_exit=on_exit)) for p, on_exit in ends]
-    return [*handlers, node, play]
+    return [*handlers, node, check_first or play]
 
 
 def _end(context, reason):

@@ -4,10 +4,12 @@
 
     python3 scripts/environment.py demo -- python scripts/demo.py
     python3 scripts/environment.py test -- python -m pytest
+    python3 scripts/environment.py --ros kilted test -- python -m pytest -m ros
 
 From a bare Debian or Ubuntu: system packages (installed where the user is root, else the one line to type is
-printed), a virtual environment, pip packages at pinned versions, ROS 2 Jazzy from PyPI wheels, and this package's
-messages built into the environment. Where a ROS 2 environment is sourced it is used instead of the wheels.
+printed), a virtual environment, pip packages at pinned versions, ROS 2 from PyPI wheels (Jazzy, or what --ros names,
+in an environment of its own), and this package's messages built into the environment. Where a ROS 2 environment is
+sourced it is used instead of the wheels.
 
 Each step leaves a stamp made of its inputs, so a second run starts at once and a changed pin or message repeats
 only its own step. The environment's directory is hidden (.venv): colcon would take a visible one for a workspace
@@ -29,6 +31,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ((3, 10), (3, 13))
+# Distributions whose wheels can be had, and the file of their pins; the first is the default.
+WHEELS = {"jazzy": "ros-wheels.txt", "kilted": "ros-wheels-kilted.txt"}
 # One command for all requirement files: naming torch keeps pip from replacing it with whatever torchvision asks for.
 TORCH = "torch==2.13.0"
 
@@ -63,12 +67,20 @@ def digest(*parts: object) -> str:
 
 
 class Environment:
-    """The virtual environment and its stamps."""
+    """The virtual environment and its stamps. wanted: a ROS 2 distribution, or None for the sourced or default one."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: str | None = None) -> None:
         self.ros = sourced_ros()
+        if self.ros and wanted and wanted != self.ros:
+            raise SetupError(
+                f"ROS 2 {self.ros} is sourced; for the wheels of {wanted} open a shell without it"
+            )
+        default = next(iter(WHEELS))
+        self.wheels = wanted or default
         # With ROS sourced: a directory of its own, because NumPy must then be the distribution's.
         name = f".venv-{self.ros}" if self.ros else ".venv"
+        if not self.ros and self.wheels != default:
+            name = f".venv-wheels-{self.wheels}"
         self.prefix = Path(os.environ.get("GLIMPSE_VENV", ROOT / name)).resolve()
         self.python = self.prefix / "bin" / "python"
         self.stamps = self.prefix / ".glimpse_stamps"
@@ -88,7 +100,7 @@ class Environment:
         machine = (sys.version, self.prefix)
         self.step("system", digest(*machine), "looking for compiler, cmake, venv", self.system_packages)
         self.step("venv", digest(*machine), f"virtual environment in {self.prefix}", self.create)
-        pins = sorted((ROOT / "requirements").glob("*.txt"))
+        pins = self.pins()
         wants = digest(*machine, ROOT / "setup.py", *pins, TORCH)
         # What `test` installs holds all that `demo` needs.
         if not self.has("pip-test", wants):
@@ -103,6 +115,13 @@ class Environment:
             *machine, *sources, os.environ.get("AMENT_PREFIX_PATH", "") if self.ros else "wheels", *pins
         )
         self.step("messages", messages, "building the messages", self.messages)
+
+    def pins(self) -> list[Path]:
+        """The files of versions that this environment is made of."""
+        folder = ROOT / "requirements"
+        if self.ros:
+            return [folder / "constraints-ros.txt"]
+        return [folder / "constraints.txt", folder / WHEELS[self.wheels]]
 
     def has(self, name: str, key: str) -> bool:
         stamp = self.stamps / name
@@ -152,11 +171,10 @@ class Environment:
         requirements = ["-e", f"{ROOT}[{extra}]"]
         if level == "test":
             requirements.append(TORCH)
-        pins = ROOT / "requirements"
-        if self.ros:
-            requirements += ["-c", str(pins / "constraints-ros.txt")]
-        else:
-            requirements += ["-r", str(pins / "ros-wheels.txt"), "-c", str(pins / "constraints.txt")]
+        constraints, *wheels = map(str, self.pins())
+        requirements += ["-c", constraints]
+        for path in wheels:
+            requirements += ["-r", path]
         run(
             [str(self.python), "-m", "pip", "install", "--disable-pip-version-check", *requirements], cwd=ROOT
         )
@@ -224,11 +242,14 @@ def main() -> int:
         "level", choices=["demo", "test"], help="how much to install: test adds PyTorch and the tools"
     )
     parser.add_argument(
+        "--ros", choices=WHEELS, help="ROS 2 wheels of this distribution, in an environment of their own"
+    )
+    parser.add_argument(
         "command", nargs=argparse.REMAINDER, help="-- COMMAND to run inside, from the repository root"
     )
     options = parser.parse_args()
-    environment = Environment()
     try:
+        environment = Environment(options.ros)
         environment.prepare(options.level)
     except SetupError as error:
         say(str(error))

@@ -73,6 +73,11 @@ def test_colcon_builds_and_its_setup_file_gives_modules_and_executable(place: st
     run = f"source {install / 'setup.bash'} && {programs / 'activity_node'} --help"
     usage = subprocess.run(["bash", "-c", run], cwd="/", env=env, capture_output=True, text=True)
     assert usage.returncode == 0 and "usage: activity_node" in usage.stdout, usage.stderr
+    for name in ("gc-ros", "gc-model", "trt-build"):
+        run = f"source {install / 'setup.bash'} && command -v {name} && {name} --help"
+        found = subprocess.run(["bash", "-c", run], cwd="/", env=env, capture_output=True, text=True)
+        assert found.returncode == 0 and "Usage:" in found.stdout, found.stderr
+        assert found.stdout.splitlines()[0] == str(install / "glimpse_clouds" / "bin" / name)
     if place != ".":
         check_colcon_test(colcon, tmp_path, env)
 

@@ -18,6 +18,7 @@ from trt_build.bundle import LoadedBundle, load_bundle
 from trt_build.command import Json, command_line, progress_bar
 from trt_build.engine import Engine
 from trt_build.errors import EngineError, need
+from trt_build.install import extra, pip
 
 app = command_line("Turn a trained run into a bundle and engines, and check and time them.")
 
@@ -36,9 +37,7 @@ def export(
     try:
         from gc_model.export.onnx import export_bundle
     except ImportError as error:
-        raise EngineError(
-            f"export needs torch ({error}); pip install 'glimpse-clouds-python[export]'"
-        ) from None
+        raise EngineError(f"export needs torch ({error}); {extra('export')}") from None
     bundle = export_bundle(run, out, videos=video or [])
     if as_json:
         typer.echo(bundle.info.model_dump_json())
@@ -67,7 +66,7 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Compile a bundle's graphs into TensorRT engines, each with a sidecar. Progress goes to stderr."""
-    need("onnx", "pip install onnx")
+    need("onnx", pip("onnx"))
     from trt_build.engines.compile import build_engine, wanted_engine
 
     loaded = load_bundle(bundle)
@@ -145,7 +144,7 @@ def quantize(
         from trt_build.graphs.int8 import quantize_bundle
     except ImportError as error:
         raise EngineError(
-            f"quantize needs onnx and onnxruntime ({error}); pip install 'glimpse-clouds-python[export]'"
+            f"quantize needs onnx and onnxruntime ({error}); {pip('onnx', 'onnxruntime')}"
         ) from None
     people = subject or training_subjects(clips, loaded.info)
     if people and not subject:
@@ -262,9 +261,7 @@ def _torch_reference(bundle: LoadedBundle, run: Path) -> Callable[[str], Engine]
         from gc_model.export.torch_engine import TorchEngine
         from gc_model.training import checkpoint
     except ImportError as error:
-        raise EngineError(
-            f"--run needs torch ({error}); pip install 'glimpse-clouds-python[train]'"
-        ) from None
+        raise EngineError(f"--run needs torch ({error}); {extra('train')}") from None
     model, recipe = checkpoint.load(run)
     if list(recipe.labels) != list(bundle.info.labels):
         raise EngineError(

@@ -26,6 +26,7 @@ from gc_model.data.clip import LabelledClip
 from gc_model.data.frames import CacheError
 from gc_model.data.joint_tables import table_of, write_table
 from trt_build.errors import DataError, GlimpseError
+from trt_build.install import extra
 
 FINGERS = ("thumb", "index", "middle", "ring", "pinky")
 HAND = (
@@ -139,7 +140,7 @@ def _mediapipe() -> Any:
     if mediapipe is None or not hasattr(mediapipe, "solutions"):
         state = "not installed" if mediapipe is None else f"version {mediapipe.__version__}, without models"
         raise EstimatorError(
-            f"MediaPipe is {state}: pip install 'glimpse-clouds-python[joints]', best in an environment of its own "
+            f"MediaPipe is {state}: {extra('joints')}, best in an environment of its own "
             "(Python 3.10 to 3.12); or write the tables with another estimator, see docs/own-activities.md"
         )
     return mediapipe

@@ -10,6 +10,7 @@ import typer
 
 from gc_ros.evaluation import answer
 from gc_ros.recognition.smoothing import Smoothing
+from trt_build.bundle import load_bundle
 from trt_build.command import print_json, progress_bar
 from trt_build.errors import DataError
 
@@ -98,10 +99,16 @@ def evaluate(
             "--strict", help="Exit code 1 for unreadable or damaged bags, or a truth of another bag."
         ),
     ] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Only check that packages, bags and bundle are there; evaluate nothing."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json.")] = False,
 ) -> None:
     """Evaluate bags and videos with the robot's recogniser: figures, report, predictions. Needs no ROS."""
-    from gc_ros.evaluation.many import evaluate_many
+    from gc_ros.evaluation.many import check_tools, evaluate_many
     from gc_ros.evaluation.options import Options
     from gc_ros.evaluation.sources import find_sources
 
@@ -136,6 +143,10 @@ def evaluate(
         simulate_latency_s=simulate_latency,
         predictions=predictions,
     )
+    if check:
+        check_tools(options)
+        load_bundle(bundle, sha256=bundle_sha256)
+        return
     with progress_bar() as bar:
         task = bar.add_task("evaluating", total=len(sources))
         found = evaluate_many(

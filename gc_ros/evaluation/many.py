@@ -56,7 +56,7 @@ def evaluate_many(
     where bags are evaluated in this process.
     Raises GlimpseError when the bundle cannot be used, `out` cannot be written, or no bag can be evaluated.
     """
-    _check_tools(options)
+    check_tools(options)
     loaded = load_bundle(bundle, sha256=bundle_sha256)
     info = loaded.info
     if options.mode not in (None, *info.modes):
@@ -107,7 +107,7 @@ def evaluate_many(
     return Evaluation(summary, problems, resumed)
 
 
-def _check_tools(options: Options) -> None:
+def check_tools(options: Options) -> None:
     """Check that what the end of a run needs is installed. Raises EngineError."""
     for module in ("sklearn.metrics", "jinja2", *(() if options.predictions == "none" else ("mcap.writer",))):
         need(module, EXTRA)

@@ -17,10 +17,10 @@ from typing import Any
 
 from gc_ros.evaluation import results
 from gc_ros.evaluation.running import Task, evaluate_bag
-from gc_ros.evaluation.scoring import EXTRA
 from trt_build.command import os_error_line
 from trt_build.errors import DataError, GlimpseError, need
 from trt_build.files import NO_ROOM
+from trt_build.install import extra
 
 Outcome = tuple[int, dict[str, Any] | None, str]  # number of the task, bag.json or None, what went wrong
 _TRIES = 2  # of a bag whose process was killed
@@ -109,7 +109,7 @@ def _end_with_parent() -> None:
 
 
 def _on_dask(todo: Sequence[tuple[int, Task]], address: str) -> Iterator[Outcome]:
-    distributed = need("distributed", EXTRA)
+    distributed = need("distributed", extra("dask"))
     try:
         client = distributed.Client(address, timeout=10, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:

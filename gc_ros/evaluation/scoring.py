@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from gc_ros.evaluation import segments as seg
 from gc_ros.evaluation.truth import Segment
 from trt_build.errors import need
+from trt_build.install import extra
 
 BINS = 15  # of the calibration error
 RESAMPLES = 2000
 _SEED = 20180618
-EXTRA = "pip install 'glimpse-clouds-python[evaluate]'"
+EXTRA = extra("evaluate")
 
 
 @dataclass

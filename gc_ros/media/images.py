@@ -27,6 +27,7 @@ import numpy as np
 from gc_ros.media import coded
 from trt_build.bundle import Preprocess
 from trt_build.errors import ImageError
+from trt_build.install import pip
 from trt_build.preprocess import check_image, model_input
 
 MAX_PIXELS_PER_BYTE = 2048  # of a compressed image; one flat colour makes 250 to 1000
@@ -179,7 +180,7 @@ _LAYOUTS: dict[str, _Layout] = {
     **{f"{name}8": _Layout(1, _colour(code), channels=1) for name, code in _BAYER.items()},
     **{f"{name}16": _Layout(2, _sixteen_bit(code), channels=2) for name, code in _BAYER.items()},
 }
-_INSTALL = "install ros-$ROS_DISTRO-cv-bridge"
+_INSTALL = "sudo apt install ros-$ROS_DISTRO-cv-bridge"
 _SIXTEEN_BIT = {name for name in _LAYOUTS if name.endswith("16")}
 _DEPTH = {"16UC1", "32FC1", "64FC1", "16SC1"}
 ENCODINGS = tuple(_LAYOUTS)
@@ -279,7 +280,9 @@ def _broken(error: Exception) -> str:
     """What to do about a cv_bridge that is there and cannot be imported."""
     remedy = "install it again from ROS"
     if int(np.__version__.split(".")[0]) >= 2:
-        remedy = f"up to Ubuntu 24.04 it is compiled against NumPy 1, this is {np.__version__}: pip install 'numpy<2'"
+        remedy = (
+            f"up to Ubuntu 24.04 it is compiled against NumPy 1, this is {np.__version__}: {pip('numpy<2')}"
+        )
     return f"cv_bridge cannot be imported ({_one_line(error)}); {remedy}"
 
 

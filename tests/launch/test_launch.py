@@ -37,6 +37,13 @@ def node_of(launched: Run) -> Process:
     return node
 
 
+def bag_run(tmp_path: Path, **options: Any) -> Run:
+    """The bag's launch file once what the evaluation needs has been checked: node, check, player."""
+    launched = run("bag.launch.py", tmp_path, **options)
+    launched.end(launched.processes[1])
+    return launched
+
+
 def test_there_is_a_launch_file_for_one_camera_for_several_and_for_a_bag() -> None:
     assert [p.name for p in FILES] == ["activity.launch.py", "bag.launch.py", "multi_camera.launch.py"]
 
@@ -251,8 +258,8 @@ def test_cameras_that_cannot_be_are_refused_by_name(
 
 @ANYWHERE
 def test_a_bag_is_played_then_evaluated_then_all_ends(grouped: bool, tmp_path: Path) -> None:
-    launched = run("bag.launch.py", tmp_path, grouped=grouped, rate="2.0", bundle="mine", out="report")
-    node, play = launched.processes
+    launched = bag_run(tmp_path, grouped=grouped, rate="2.0", bundle="mine", out="report")
+    node, check, play = launched.processes
     assert play.words == ["gc-ros", "play", "p3", "--topic", "/image", "--rate", "2.0", "--stamps", "bag"]
     assert node.respawn is False and node.parameters["exit_on_failure"] is True
     assert node.parameters["max_age_s"] == 0.0, "recorded stamps are old"
@@ -263,6 +270,7 @@ def test_a_bag_is_played_then_evaluated_then_all_ends(grouped: bool, tmp_path: P
         "gc-ros", "evaluate", "p3", "--topic", "/image", "--bundle", "mine", "--out", "report",
         "--truth", "auto",
     ]  # fmt: skip
+    assert check.words == [*evaluate.words, "--check"]
     launched.end(evaluate)
     assert launched.context.is_shutdown
     launched.end(node, 0)  # the shutdown ends it, and that asks for no second one
@@ -281,13 +289,13 @@ def test_whatever_ends_first_the_launch_is_shut_down_once(first: str, tmp_path: 
 
 
 def test_truth_and_the_least_accuracy_reach_the_evaluation(tmp_path: Path) -> None:
-    launched = run("bag.launch.py", tmp_path, truth="p3.csv", min_accuracy="0.8")
-    launched.end(launched.processes[1])
-    assert launched.processes[2].words[-4:] == ["--truth", "p3.csv", "--min-accuracy", "0.8"]
+    launched = bag_run(tmp_path, truth="p3.csv", min_accuracy="0.8")
+    launched.end(launched.processes[2])
+    assert launched.processes[3].words[-4:] == ["--truth", "p3.csv", "--min-accuracy", "0.8"]
 
 
 def test_player_and_node_meet_on_the_compressed_topic_of_a_bag(tmp_path: Path) -> None:
-    node, play = run("bag.launch.py", tmp_path, topic="/cam", image_transport="compressed").processes
+    node, _, play = bag_run(tmp_path, topic="/cam", image_transport="compressed").processes
     assert (
         play.words[play.words.index("--topic") + 1]
         == "/cam/compressed"
@@ -302,19 +310,30 @@ def test_without_evaluation_the_launch_ends_with_the_bag(tmp_path: Path) -> None
 
 
 def test_what_fails_in_a_bag_run_ends_it_as_a_failure(tmp_path: Path) -> None:
-    for place, who in ((0, "the node"), (1, "the player")):
-        launched = run("bag.launch.py", tmp_path)
+    for place, who in ((0, "the node"), (2, "the player")):
+        launched = bag_run(tmp_path)
         with pytest.raises(RuntimeError, match=f"{who} ended with exit code 2"):
             launched.end(launched.processes[place], 2)
-    launched = run("bag.launch.py", tmp_path)
-    launched.end(launched.processes[1])
+    launched = bag_run(tmp_path)
+    launched.end(launched.processes[2])
     with pytest.raises(RuntimeError, match="the evaluation ended with exit code 1"):
-        launched.end(launched.processes[2], 1)
+        launched.end(launched.processes[3], 1)
+
+
+def test_what_the_evaluation_lacks_ends_the_launch_before_the_bag_plays(tmp_path: Path) -> None:
+    launched = run("bag.launch.py", tmp_path)
+    with pytest.raises(RuntimeError, match="what the evaluation needs ended with exit code 2"):
+        launched.end(launched.processes[1], 2)
+    assert all("play" not in process.words for process in launched.processes)
+    stopped = run("bag.launch.py", tmp_path)
+    stopped.context.is_shutdown = True  # Ctrl-C while it checks
+    stopped.end(stopped.processes[1], -2)
+    assert len(stopped.processes) == 2
 
 
 def test_commands_and_options_of_the_bag_run_exist(tmp_path: Path) -> None:
-    launched = run("bag.launch.py", tmp_path)
-    launched.end(launched.processes[1])
+    launched = bag_run(tmp_path)
+    launched.end(launched.processes[2])
     commands: Any = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
     for process in launched.processes[1:]:
         program, command, *words = process.words

@@ -42,7 +42,7 @@ def test_node_and_player_of_the_bag_launch_file_meet_and_the_player_ends(tmp_pat
     make_bag(find_clips([write_clip(tmp_path / "a.mp4", [flat((200, 0, 0))] * 90)]), tmp_path / "bag")
     launched = Run(
         ROOT / "launch" / "bag.launch.py", tmp_path, dict(os.environ), bundle=str(bundle.path),
-        bag=str(tmp_path / "bag"),
+        bag=str(tmp_path / "bag"), evaluate="false",
     )  # fmt: skip
     node, play = launched.processes
     new_domain()

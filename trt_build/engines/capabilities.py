@@ -13,6 +13,7 @@ from typing import Any
 
 from trt_build.engines.nvidia import Gpu, numbers_of
 from trt_build.errors import EngineError
+from trt_build.install import pip
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ TABLE = (
     Row("tensorrt_rtx", ("12.1",), (1, 5), None, True, f"{_MATRIX} 1.5"),
     Row(
         "tensorrt_rtx", ("9.0",), (1, 4), (1, 4), True,
-        "1.4.0.76 built, loaded and ran on an H100 (driver 580, CUDA 13)", "pip install 'tensorrt-rtx==1.4.*'",
+        "1.4.0.76 built, loaded and ran on an H100 (driver 580, CUDA 13)", pip("tensorrt-rtx==1.4.*"),
     ),
     Row("tensorrt_rtx", ("9.0",), (1, 7), None, False, "1.7 refused on an H200 to load what it had built"),
     Row("tensorrt", ("8.7",), (8, 6), (8, 6), True, "JetPack 6.0"),
@@ -101,7 +102,7 @@ def remedy(trt: Any, backend: str, reported: str) -> str:
     if (missing or driver) and _is_jetson() and not _from_jetpack(trt):
         return (
             "; this is pip's TensorRT, built for servers: pip uninstall it with its -bindings and -libs, and take "
-            "JetPack's (apt install python3-libnvinfer)"
+            "JetPack's (sudo apt install python3-libnvinfer)"
         )
     if missing:
         capability = f"{missing[1]}.{missing[2]}"

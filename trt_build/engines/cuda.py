@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from trt_build.engines.nvidia import Gpu
 from trt_build.errors import EngineError
+from trt_build.install import pip
 
-INSTALL = "pip install 'cuda-bindings' of the driver's major version (12.* or 13.*)"
+INSTALL = f"{pip('cuda-bindings==12.*')}, or 13.* where the driver is for CUDA 13 (nvidia-smi shows it)"
 _REMEDIES = {
     "cudaErrorMemoryAllocation": "free GPU memory or use fewer cameras in one batch",
     "cudaErrorInsufficientDriver": "install or update the NVIDIA driver",
@@ -52,7 +53,7 @@ class Cuda:
                 has, needs = (f"{version // 1000}.{version % 1000 // 10}" for version in (driver, ours))
                 return (
                     f"the driver is for CUDA {has} and cuda-bindings for CUDA {needs}: "
-                    f"pip install 'cuda-bindings=={driver // 1000}.*', or update the NVIDIA driver"
+                    f"{pip(f'cuda-bindings=={driver // 1000}.*')}, or update the NVIDIA driver"
                 )
         return _REMEDIES.get(label, _OTHERWISE)
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from trt_build.errors import EngineError, need
+from trt_build.install import extra
 
 REMEDIES = {
-    "tensorrt": "TensorRT comes with JetPack (apt install python3-libnvinfer) or from NVIDIA's apt repository",
-    "tensorrt_rtx": "pip install 'glimpse-clouds-python[tensorrt_rtx]' (or: pip install tensorrt-rtx)",
+    "tensorrt": "TensorRT comes with JetPack (sudo apt install python3-libnvinfer) or from NVIDIA's apt repository",
+    "tensorrt_rtx": extra("tensorrt_rtx"),
 }
 OLDEST = {"tensorrt": (8, 6), "tensorrt_rtx": (1, 0)}
 NEWEST = {"tensorrt": 11, "tensorrt_rtx": 1}  # major versions

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from trt_build.bundle import LoadedBundle
 from trt_build.engine import PRECISIONS, Engine
 from trt_build.errors import EngineError, need
+from trt_build.install import extra
 
 
 def open_engine(
@@ -44,7 +45,7 @@ def open_engine(
     if precision not in ("auto", *PRECISIONS):
         raise EngineError(f"unknown precision {precision!r}; use auto, {', '.join(PRECISIONS)}")
     if backend == "openvino":
-        need("openvino", "pip install 'glimpse-clouds-python[openvino]' (or: pip install openvino)")
+        need("openvino", extra("openvino"))
         from trt_build.engines.ov import OvEngine
 
         return OvEngine(bundle, mode, batch=batch, threads=threads, device=device, precision=precision)
@@ -65,7 +66,7 @@ def open_engine(
         raise EngineError(
             f"unknown backend {backend!r}; use onnxruntime, openvino, tensorrt, tensorrt_rtx or auto"
         )
-    need("onnxruntime", "pip install 'glimpse-clouds-python[onnxruntime]' (or: pip install onnxruntime)")
+    need("onnxruntime", extra("onnxruntime"))
     from trt_build.engines.ort import OrtEngine
 
     return OrtEngine(bundle, mode, batch=batch, threads=threads, device=device, precision=precision)

@@ -31,6 +31,7 @@ from trt_build.engine import (
 )
 from trt_build.engines.host_states import DIRECTIONS, HostStates
 from trt_build.errors import BundleError, EngineError, need
+from trt_build.install import pip
 
 _TYPES = {
     "tensor(float)": np.float32,
@@ -224,7 +225,7 @@ def _open(
     source: str | bytes = str(graph)
     if precision == "fp16":
         # The graph that TensorRT compiles, so that the effect of FP16 on the results shows without a GPU.
-        need("onnx", "pip install 'glimpse-clouds-python[export]' (or: pip install onnx)")
+        need("onnx", pip("onnx"))
         from trt_build.graphs.precision import mixed_precision
 
         source = mixed_precision(bundle, mode, batch=batch).SerializeToString()
@@ -234,7 +235,7 @@ def _open(
         if "CUDAExecutionProvider" not in ort.get_available_providers():
             raise EngineError(
                 f"device {device!r} needs the CUDA provider, but there are only {ort.get_available_providers()}; "
-                "pip install onnxruntime-gpu, or use device cpu"
+                f"{pip('onnxruntime-gpu')}, or use device cpu"
             )
         if hasattr(ort, "preload_dlls"):  # CUDA and cuDNN from pip are where no loader looks
             with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
@@ -255,7 +256,7 @@ def _open(
         # ONNX Runtime would silently use the CPU, at a tenth of the speed.
         raise EngineError(
             f"onnxruntime could not start on {device}: its CUDA provider found no driver, CUDA or cuDNN; "
-            "pip install 'onnxruntime-gpu[cuda,cudnn]', check nvidia-smi, or use device cpu"
+            f"{pip('onnxruntime-gpu[cuda,cudnn]')}, check nvidia-smi, or use device cpu"
         )
     return session
 

@@ -21,6 +21,7 @@ from trt_build.engines.sidecar import (
     wanted_sources,
 )
 from trt_build.errors import EngineError, need
+from trt_build.install import pip
 
 POLICIES = ("rebuild", "refuse")
 
@@ -71,7 +72,7 @@ def open_plan(
     except EngineRefused:
         if policy == "refuse":
             raise
-        need("onnx", "pip install onnx: an engine is built from the bundle's ONNX graph")
+        need("onnx", f"{pip('onnx')}: an engine is built from the bundle's ONNX graph")
         from trt_build.engines.compile import build_engine
 
         path, sidecar = build_engine(bundle, wanted, say=say)

@@ -133,7 +133,7 @@ def test_without_the_estimator_the_remedy_is_named(mediapipe, clips, tmp_path, v
     else:
         (package / "__init__.py").write_text('__version__ = "1.2.3"\n')
     done = call(app, "joints", clips, "--out", tmp_path / "j")
-    assert_one_line(done, "glimpse-clouds-python[joints]", "another estimator")
+    assert_one_line(done, "python3 -m pip install 'mediapipe>=0.10.14,<=0.10.21'", "another estimator")
 
 
 def test_an_unknown_kind_is_named(clips, tmp_path):

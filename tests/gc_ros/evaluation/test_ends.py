@@ -210,3 +210,16 @@ def test_a_precision_is_part_of_the_result(tmp_path: Path, colours: LoadedBundle
     common = ("evaluate", tmp_path / "bag", "-b", colours.path, "--out", out)
     assert_one_line(call(cli.app, *common, "--precision", "int8"), "quantize")
     assert_one_line(call(cli.app, *common, "--precision", "half"), "fp32, fp16, bf16, int8")
+
+
+@pytest.mark.parametrize("missing", ["mcap.writer", "jinja2", "sklearn.metrics"])
+def test_check_says_what_to_install_and_evaluates_nothing(
+    missing: str, tmp_path: Path, colours: LoadedBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["evaluate", make(tmp_path), "-b", colours.path, "--out", tmp_path / "out", "--check"]
+    assert call(cli.app, *command).exit_code == 0
+    monkeypatch.setitem(sys.modules, missing, None)
+    done = call(cli.app, *command)
+    assert_one_line(done, missing, "python3 -m pip install", "'mcap>=1.2'")
+    assert not (tmp_path / "out").exists()
+    assert_one_line(call(cli.app, "evaluate", tmp_path / "none", "-b", colours.path, "--check"), "none")

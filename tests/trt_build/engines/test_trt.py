@@ -159,7 +159,8 @@ def test_a_failing_call_while_opening_names_itself_and_leaks_nothing(rig, call, 
     [
         (
             12060,
-            r"driver is for CUDA 12\.6 and cuda-bindings for CUDA 13\.0: pip install 'cuda-bindings==12\.\*'",
+            r"driver is for CUDA 12\.6 and cuda-bindings for CUDA 13\.0: "
+            r"python3 -m pip install 'cuda-bindings==12\.\*'",
         ),
         (13000, r"install or update the NVIDIA driver"),
         (0, r"install or update the NVIDIA driver"),
