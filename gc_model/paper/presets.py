@@ -76,6 +76,10 @@ class Config:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise DataError(f"{name}={value} is outside {low}..{high}")
+        if not 0 <= self.glimpse_extent < 1:
+            raise DataError(f"glimpse_extent={self.glimpse_extent} is outside 0..1, below 1")
+        if not (self.alpha > 0 and self.tau > 0):
+            raise DataError(f"alpha={self.alpha} and tau={self.tau} must be above 0")
         for name, known in SWITCHES.items():
             if getattr(self, name) not in known:
                 raise DataError(f'{name}="{getattr(self, name)}": choose {", ".join(known)}')
@@ -135,6 +139,10 @@ PRESETS: dict[str, Config] = {
         omega=192,
         psi=128,
         lambda_hidden=64,
+        # The paper's start, all glimpses at the whole frame, leaves them there, and its even softmax gives every worker
+        # the same: measured in docs/training.md.
+        glimpse_extent=0.3,
+        alpha=0.1,
     ),
     "tiny": Config(
         preset="tiny",
