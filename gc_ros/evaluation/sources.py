@@ -140,7 +140,7 @@ class FrameReader:
         self.images += 1
         message = item.message
         compressed = item.msgtype == COMPRESSED
-        picture = picture_of(message, compressed=compressed)
+        picture = picture_of(message, compressed=compressed, live=False)
         if isinstance(picture, Refusal):
             self.refused[picture.reason] += 1
             return None

@@ -256,7 +256,7 @@ def read_bag_images(
     raise DataError. Images may be views into the message.
     """
     for item in read_bag_messages(bag, topic, pieces=pieces):
-        found = decode(item.message, compressed=item.compressed)
+        found = decode(item.message, compressed=item.compressed, live=False)
         if isinstance(found, Refusal):
             if refused is None:
                 raise DataError(f"{bag}: image at {item.stamp_ns} ns: {found.reason}")

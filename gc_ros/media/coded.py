@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How large a JPEG, PNG, TIFF or WebP says it is, and where it ends, before anything is decoded.
+"""How large a JPEG, PNG, TIFF or WebP says it is, where it ends, and what it costs at most, before it is decoded.
 
 OpenCV fills what is missing of a truncated file with zeros or grey and says nothing, so the end must be there.
 What comes behind it does not matter: drivers hand over their whole buffer.
+
+The costs are upper bounds, measured with OpenCV 4.14 on a 3 GHz core with images made to cost as much as possible: a
+natural JPEG takes two thirds of its bound, a natural PNG half.
 """
 
 from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterator
+from typing import NamedTuple
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 MAX_SCANS = 100  # of a progressive JPEG; each costs the decoder the whole image
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
+_PROCESSES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: not lossless, hierarchical or arithmetic
 MAX_SEGMENTS, MAX_CHUNKS = 5000, 1 << 16
 # The next segment: between two, libjpeg skips bytes, fill and marks without a length.
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
@@ -26,13 +32,26 @@ MAX_TAGS, MAX_STRIPS = 200, 1 << 16
 # Of a TIFF: width, height, bits, where its strips or tiles lie, how long they are, width and height of a tile.
 _WIDTH, _HEIGHT, _BITS, _STRIPS, _TILES = 256, 257, 258, (273, 279), (324, 325)
 _TILE_SIZE = (322, 323)
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+# What makes the pixels. Text, profiles and animations make none, and may expand to megabytes each.
+_PICTURE = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 
 
-def extent(data: memoryview) -> tuple[int, int, int] | None:
-    """(width, height, length in bytes), or None of no known kind. Raises ValueError where the image is not whole."""
+class Extent(NamedTuple):
+    """Size in pixels, length of the file in bytes, and what decoding takes at most: processor seconds, bytes."""
+
+    width: int
+    height: int
+    length: int
+    seconds: float
+    memory: int
+
+
+def extent(data: memoryview) -> Extent | None:
+    """Of an image of a known kind, else None. Raises ValueError with the reason where the image is not whole."""
     head = bytes(data[:16])
     if head[:8] == PNG:
-        return *png_size(data), png_length(data)
+        return png_extent(data)
     if head[:3] == JPEG:
         return jpeg_extent(data)
     if head[:4] in (b"II*\0", b"MM\0*"):
@@ -42,32 +61,49 @@ def extent(data: memoryview) -> tuple[int, int, int] | None:
     return None
 
 
-def png_size(data: memoryview) -> tuple[int, int]:
-    """(width, height). Raises ValueError."""
-    if bytes(data[12:16]) != b"IHDR":
+def png_extent(data: memoryview) -> Extent:
+    """By its header and its chunks to IEND. Raises ValueError with the reason where it is not whole."""
+    if len(data) < 33 or bytes(data[12:16]) != b"IHDR":
         raise ValueError(_PNG_FLAW)
-    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    depth, colour, interlaced = data[24], data[25], data[28]
+    at = 8 + sum(len(chunk) for _, chunk in _chunks(data))
+    rows = height * (1 + (width * _CHANNELS.get(colour, 4) * depth + 7) // 8)  # bytes, before their filters
+    unpacked = 2.5e-9 if depth >= 8 else 5.5e-9  # a pixel
+    seconds = 4e-9 * rows + unpacked * width * height + min(12e-9 * at, 3.6e-9 * rows)
+    return Extent(width, height, at, seconds * (2 if interlaced else 1), 9 * width * height)
 
 
-def png_length(data: memoryview) -> int:
-    """The length in bytes: chunk by chunk to IEND. Raises ValueError where that is missing."""
+def png_picture(data: memoryview) -> memoryview:
+    """A PNG without the chunks that make no pixels; of another kind as it is."""
+    if bytes(data[:8]) != PNG:
+        return data
+    chunks = list(_chunks(data))
+    if all(kind in _PICTURE for kind, _ in chunks):
+        return data
+    return memoryview(b"".join([PNG, *(chunk for kind, chunk in chunks if kind in _PICTURE)]))
+
+
+def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """(kind, the whole chunk) to IEND. Raises ValueError where the data end before, or there are too many."""
     at = 8
     for _ in range(MAX_CHUNKS):
-        kind = bytes(data[at + 4 : at + 8])
-        at += 12 + int.from_bytes(data[at : at + 4], "big")
-        if len(kind) < 4 or at > len(data):
+        kind, end = bytes(data[at + 4 : at + 8]), at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if len(kind) < 4 or end > len(data):
             break
+        yield kind, data[at:end]
         if kind == b"IEND":
-            return at
+            return
+        at = end
     raise ValueError(_PNG_FLAW)
 
 
-def jpeg_extent(data: memoryview) -> tuple[int, int, int]:
-    """(width, height, length): by its segments, as libjpeg steps from one to the next, to the end mark.
+def jpeg_extent(data: memoryview) -> Extent:
+    """By its segments, as libjpeg steps from one to the next, to the end mark.
 
-    Raises ValueError with the reason where the image is not whole.
+    Raises ValueError with the reason where the image is not whole, or of a kind that no camera writes.
     """
-    at, size, scans, first_scan = 2, (0, 0), 0, 0
+    at, size, scans, first_scan, process, components = 2, (0, 0), 0, 0, 0, 0
     for _ in range(MAX_SEGMENTS):
         found = _MARKER.search(data, at)
         if found is None:
@@ -81,9 +117,12 @@ def jpeg_extent(data: memoryview) -> tuple[int, int, int]:
         if kind == _SOI or length < 2:
             break
         if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
-            if size != (0, 0) or at + 9 > len(data):
+            if size != (0, 0) or at + 10 > len(data):
                 raise ValueError("JPEG image is corrupt: two frame headers" if size != (0, 0) else _NO_HEADER)
             size = int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
+            process, components = kind, int(data[at + 9])
+            if process not in _PROCESSES:
+                raise ValueError(f"JPEG image has the frame header {process:02X}, which no camera writes")
         at += 2 + length
         if kind == _SOS:
             scans, first_scan = scans + 1, first_scan or at
@@ -100,11 +139,15 @@ def jpeg_extent(data: memoryview) -> tuple[int, int, int]:
         at = bytes(data).rfind(b"\xff\xd9", first_scan) + 2
         if at < 2:
             raise ValueError("JPEG image is truncated")
-    return *size, at
+    pixels = size[0] * size[1]
+    if process == 0xC2 or scans > 1:  # the decoder keeps the coefficients of the whole image
+        seconds = (4e-9 + 0.2e-9 * scans) * pixels + 20e-9 * at
+        return Extent(*size, at, seconds, (3 + 2 * components) * pixels)
+    return Extent(*size, at, 3.5e-9 * pixels + 7e-9 * at, 3 * pixels)
 
 
-def webp_extent(data: memoryview) -> tuple[int, int, int]:
-    """(width, height, length): by the header of its first chunk. Raises ValueError where the image is not whole."""
+def webp_extent(data: memoryview) -> Extent:
+    """By the header of its first chunk. Raises ValueError where the image is not whole."""
     length = 8 + int.from_bytes(data[4:8], "little")
     kind = bytes(data[12:16])
     if length > len(data) or length < 30:
@@ -118,11 +161,12 @@ def webp_extent(data: memoryview) -> tuple[int, int, int]:
         width, height = (int.from_bytes(data[at : at + 2], "little") & 0x3FFF for at in (26, 28))
     else:
         raise ValueError(_WEBP_FLAW)
-    return width, height, length
+    pixels = width * height
+    return Extent(width, height, length, 12e-9 * pixels + 55e-9 * length, 8 * pixels)
 
 
-def tiff_extent(data: memoryview) -> tuple[int, int, int]:
-    """(width, height, length) of its first image; the length is that of the data: directories may lie anywhere.
+def tiff_extent(data: memoryview) -> Extent:
+    """Of its first image; the length is that of the data: directories may lie anywhere.
 
     Raises ValueError where a strip or tile lies beyond the data, or a tile is larger than libtiff should be asked for.
     """
@@ -137,7 +181,8 @@ def tiff_extent(data: memoryview) -> tuple[int, int, int]:
         raise ValueError("TIFF image has tiles or samples that no camera writes")
     if len(places) != len(lengths) or any(a + n > len(data) for a, n in zip(places, lengths, strict=True)):
         raise ValueError(_TIFF_FLAW)
-    return width, height, len(data)
+    pixels = width * height
+    return Extent(width, height, len(data), 20e-9 * pixels + 3e-9 * len(data), 9 * pixels)
 
 
 def _tiff_tags(data: memoryview) -> dict[int, tuple[int, ...]]:

@@ -32,6 +32,7 @@ from trt_build.preprocess import check_image, model_input
 
 MAX_PIXELS_PER_BYTE = 2048  # of a compressed image; one flat colour makes 250 to 1000
 MAX_PIXELS = 1 << 26  # 67 megapixels: more is a broken or hostile message, not a camera
+MAX_DECODE_S, MAX_DECODE_BYTES = 0.1, 256 << 20  # of a compressed image, by its upper bounds
 
 
 @dataclass(frozen=True)
@@ -186,19 +187,22 @@ _DEPTH = {"16UC1", "32FC1", "64FC1", "16SC1"}
 ENCODINGS = tuple(_LAYOUTS)
 
 
-def picture_of(message: Any, *, compressed: bool = False) -> Picture | Refusal:
-    """A sensor_msgs/Image or CompressedImage, or anything with its fields, checked. Never raises."""
+def picture_of(message: Any, *, compressed: bool = False, live: bool = True) -> Picture | Refusal:
+    """A sensor_msgs/Image or CompressedImage (JPEG, PNG, TIFF or WebP), or what has its fields, checked. Never raises.
+
+    live: refuse what may take longer than MAX_DECODE_S to decode, or more memory than MAX_DECODE_BYTES.
+    """
     try:
-        return _compressed_picture(message) if compressed else _raw_picture(message)
+        return _compressed_picture(message, live) if compressed else _raw_picture(message)
     except _Refused as refused:
         return Refusal(str(refused))
     except Exception as error:  # a field of the wrong type
         return Refusal(f"image cannot be decoded: {_one_line(error)}")
 
 
-def decode(message: Any, *, compressed: bool = False) -> Decoded | Refusal:
+def decode(message: Any, *, compressed: bool = False, live: bool = True) -> Decoded | Refusal:
     """The same with its pixels: uint8 (H, W, 3); of a compressed image in BGR order. Never raises."""
-    found = picture_of(message, compressed=compressed)
+    found = picture_of(message, compressed=compressed, live=live)
     if isinstance(found, Refusal):
         return found
     try:
@@ -286,7 +290,7 @@ def _broken(error: Exception) -> str:
     return f"cv_bridge cannot be imported ({_one_line(error)}); {remedy}"
 
 
-def _compressed_picture(message: Any) -> Picture:
+def _compressed_picture(message: Any, live: bool) -> Picture:
     form = str(message.format)
     if "compressedDepth" in form:
         raise _Refused("compressedDepth is a depth image; remap `image/compressed` to the colour camera")
@@ -295,17 +299,22 @@ def _compressed_picture(message: Any) -> Picture:
         raise _Refused(f"compressed image of {size} bytes")
     data = memoryview(message.data).cast("B")
     try:
-        found = coded.extent(data)
-        if found is None:
+        extent = coded.extent(data)
+        if extent is None:
             raise _Refused(f"compressed image is no JPEG, PNG, TIFF or WebP (format {ascii(form)[:60]})")
-        width, height, end = found
-        _check_size(width, height)
     except ValueError as error:
         raise _Refused(str(error)) from None
+    width, height, end = extent[:3]
+    _check_size(width, height)
     if width * height > size * MAX_PIXELS_PER_BYTE:  # a few bytes must not cost a buffer of gigabytes
         raise _Refused(f"compressed image of {size} bytes claims {width}x{height} pixels")
+    if live and (extent.seconds > MAX_DECODE_S or extent.memory > MAX_DECODE_BYTES):
+        raise _Refused(
+            f"compressed image of {width}x{height} pixels and {end} bytes may take {extent.seconds:.2f} s and "
+            f"{extent.memory >> 20} MB to decode; publish smaller ones"
+        )
     # Drivers hand over whole buffers: what is behind the end mark is not part of the image.
-    return Picture(width, height, True, lambda: _decompress(data[:end]))
+    return Picture(width, height, True, lambda: _decompress(coded.png_picture(data[:end])))
 
 
 def _decompress(data: memoryview) -> np.ndarray:
