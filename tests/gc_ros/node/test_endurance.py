@@ -57,3 +57,15 @@ def test_the_node_costs_little_beside_the_engine(load_benchmark: Any) -> None:
     found = bench.measure(lambda: bench.NodeProcess(bench.toy(rate_hz=8.0)), 640, 480, 3.0, 30.0)
     assert found["messages"] > 12
     assert found["latency_less_engine_ms"]["p50"] < 50 and found["cpu_ms_per_frame"] < 20
+
+
+def test_the_overlay_shows_nearly_every_result_and_the_report_has_ros2_benchmarks_names(
+    load_benchmark: Any,
+) -> None:
+    bench = load_benchmark("node_over_dds")
+    found = bench.measure(bench.ROOT / "bundles" / "people", 640, 480, 6.0, 30.0, True)
+    assert found["results_drawn"] >= 0.95
+    assert found["metrics"]["# of Frames Sent"] >= 10 and found["resident_mb"] > 50
+    assert found["metrics"]["# of Missed Frames"] <= 0.2 * found["metrics"]["# of Frames Sent"]
+    assert 0 < found["metrics"]["Mean End-to-End Latency (ms)"] < 2000
+    assert found["latency_ms"]["p50"] <= found["latency_ms"]["p99"]
