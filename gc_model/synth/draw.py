@@ -104,33 +104,11 @@ class Canvas:
         z *= -1.0 / scale
         z += t * dz
         z += za
-        # Lambert plus a little darkening towards the outline, which reads as roundness.
-        lx, ly, lz = light.direction
-        # Across the limb only: rounded ends would show as beads where two parts of a limb meet.
         if matt:
-            shade = np.full_like(nv, light.ambient + 0.8 * light.diffuse * lz)
+            shade = np.full_like(nv, light.ambient + 0.8 * light.diffuse * light.direction[2])
         else:
-            shade = nv * nv
-            shade *= -0.75 * (light.diffuse * lz + 0.16)
-            shade += nv * (light.diffuse * (ly * ux - lx * uy))
-            shade += light.ambient + light.diffuse * lz
-            np.maximum(shade, 0.30, out=shade)
-        if texture.ndim == 1:
-            red, green, blue = texture.tolist()
-            colour = cv2.merge((shade * red, shade * green, shade * blue))
-        else:
-            rows, columns = texture.shape[:2]
-            if turn is None:
-                u = nv * ((columns - 1) * 0.5)
-                u += (columns - 1) * 0.5
-            else:
-                u = np.arcsin(np.clip(nv, -1.0, 1.0))
-                u *= columns / (2 * np.pi)
-                u += columns * (0.5 - turn / (2 * np.pi))
-            colour = cv2.remap(
-                texture, u, t * np.float32(rows - 1), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
-            )
-            cv2.multiply(colour, cv2.merge((shade, shade, shade)), dst=colour)
+            shade = _limb_shade(nv, (ux, uy), light)
+        colour = _limb_colour(texture, shade, nv, t, turn)
         self._blend(y0, y1, x0, x1, colour, cover, z, who)
 
     def ball(
@@ -204,6 +182,42 @@ class Canvas:
         if x0 < x1 and y0 < y1:
             patch = cv2.resize(stamp, (w, h))[y0 - y : y1 - y, x0 - x : x1 - x]
             self.rgb[y0:y1, x0:x1] *= patch[..., None]
+
+
+def _limb_shade(nv: np.ndarray, way: tuple[float, float], light: Light) -> np.ndarray:
+    """Brightness (h, w) of a limb that points along `way`, a unit vector; nv (h, w): its normals across, -1..1.
+
+    Lambert plus a little darkening towards the outline, which reads as roundness. Across the limb only: rounded ends
+    would show as beads where two parts of a limb meet.
+    """
+    (ux, uy), (lx, ly, lz) = way, light.direction
+    shade = nv * nv
+    shade *= -0.75 * (light.diffuse * lz + 0.16)
+    shade += nv * (light.diffuse * (ly * ux - lx * uy))
+    shade += light.ambient + light.diffuse * lz
+    return np.maximum(shade, 0.30, out=shade)
+
+
+def _limb_colour(
+    texture: np.ndarray, shade: np.ndarray, nv: np.ndarray, t: np.ndarray, turn: float | None
+) -> np.ndarray:
+    """Shaded colours (h, w, 3) of a limb: its texture at t (h, w), 0..1 along it, and at the normals nv across it.
+
+    texture, turn: as for `Canvas.capsule`.
+    """
+    if texture.ndim == 1:
+        red, green, blue = texture.tolist()
+        return cv2.merge((shade * red, shade * green, shade * blue))
+    rows, columns = texture.shape[:2]
+    if turn is None:
+        u = nv * ((columns - 1) * 0.5)
+        u += (columns - 1) * 0.5
+    else:
+        u = np.arcsin(np.clip(nv, -1.0, 1.0))
+        u *= columns / (2 * np.pi)
+        u += columns * (0.5 - turn / (2 * np.pi))
+    colour = cv2.remap(texture, u, t * np.float32(rows - 1), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    return cv2.multiply(colour, cv2.merge((shade, shade, shade)), dst=colour)
 
 
 def _unit_range(x: np.ndarray) -> np.ndarray:
