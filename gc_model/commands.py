@@ -32,6 +32,7 @@ def finetune(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
     """Train a trained model further on your own clips; new classes get a new read-out."""
+    from gc_model.data.clip import spelled
     from gc_model.training.checkpoint import read_description
 
     config, recipe = read_description(run)
@@ -42,7 +43,7 @@ def finetune(
     }  # fmt: skip
     options = training_options(values, option)
     summary = run_training(options, out, resume, threads, quiet)
-    new = [label for label in summary["labels"] if label not in recipe.labels]
+    new = [label for label in summary["labels"] if spelled(label, recipe.labels) not in recipe.labels]
     typer.echo(
         f"fine-tuned on {summary['clips']} clips of {len(summary['labels'])} classes ({len(new)} of them new) in "
         f"{summary['minutes']} min: {out}"

@@ -6,14 +6,14 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gc_ros.media.clips import Clip
+from gc_ros.media.clips import Clip, clean
 from gc_ros.media.video import read_video
 from trt_build.errors import DataError
 
@@ -62,6 +62,21 @@ def labelled(clip: Clip, **more: Any) -> LabelledClip:
 def labels_of(clips: Sequence[Clip]) -> list[str]:
     """The classes of clips, sorted."""
     return sorted({c.label for c in clips})
+
+
+def spelled(name: str, labels: Sequence[str]) -> str:
+    """The one of `labels` that has the same name, or `name` where none has.
+
+    Runs of earlier versions took the names of folders as a file system spells them, which may be in Unicode form NFD.
+    """
+    if name in labels:
+        return name
+    return next((label for label in labels if clean(label) == clean(name)), name)
+
+
+def spelled_as(clips: Sequence[LabelledClip], labels: Sequence[str]) -> list[LabelledClip]:
+    """The clips with their labels as a run spells them in `labels`."""
+    return [replace(c, label=spelled(c.label, labels)) for c in clips]
 
 
 def class_names(folder: Path) -> dict[int, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gc_model.data import ntu, nucla, own
 from gc_model.data.clip import LabelledClip
+from gc_ros.media.clips import Clips
 from trt_build.errors import DataError
 
 
@@ -47,7 +48,7 @@ def index(
     subjects: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
     joints: Path | None = None,
-) -> list[LabelledClip]:
+) -> Clips[LabelledClip]:
     """The clips below `data`, sorted by name.
 
     layout: "clips", one's own, or a row of `DATA_SETS`. split: one of its splits, "" for the first; underscores stand
@@ -60,7 +61,9 @@ def index(
                 f"--split {split} is one of {' or '.join(DATA_SETS)}: add --layout, or leave --split away"
             )
         found = own.clips(data, subjects=subjects, classes=classes)
-        return found if joints is None else own.with_joints(found, joints)
+        if joints is not None:
+            found[:] = own.with_joints(found, joints)
+        return found
     if joints is not None:
         raise DataError(
             f"{joints}: joints of one's own are for --layout clips; {layout} brings its own, or has none"
@@ -90,4 +93,4 @@ def index(
     ]
     if not clips:
         raise DataError(f"{data}: the {part} part of {chosen} is empty; the data set is not complete")
-    return sorted(clips, key=lambda c: c.name)
+    return Clips(sorted(clips, key=lambda c: c.name))

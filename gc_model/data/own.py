@@ -12,13 +12,13 @@ from pathlib import Path
 
 from gc_model.data import joint_tables
 from gc_model.data.clip import JointSource, LabelledClip, labelled
-from gc_ros.media.clips import find_clips
+from gc_ros.media.clips import Clips, find_clips
 from trt_build.errors import DataError
 
 
 def clips(
     data: Path, *, subjects: Sequence[str] | None = None, classes: Sequence[str] | None = None
-) -> list[LabelledClip]:
+) -> Clips[LabelledClip]:
     """All clips of a folder or CSV, sorted by name; of some subjects or classes only where they are named.
 
     The log counts what the finder passed over. Raises DataError where there is nothing to read, a filter names what
@@ -31,7 +31,8 @@ def clips(
         raise DataError(f"{data}: one video is no data set; give a folder class/clip.mp4, or a CSV of clips")
     for remark in found.remarks():
         _warn(remark)
-    return sorted((labelled(c) for c in found), key=lambda c: c.name)
+    in_order = sorted((labelled(c) for c in found), key=lambda c: c.name)
+    return Clips(in_order, found.passed_over, found.without)
 
 
 def with_joints(found: Sequence[LabelledClip], folder: Path) -> list[LabelledClip]:
@@ -66,7 +67,7 @@ def mixed_in(folder: Path) -> list[LabelledClip]:
     Their joints are taken from `joints` in the folder if that is there, as `gc-model synth --joints` writes them.
     Raises DataError.
     """
-    found = clips(folder)
+    found: Sequence[LabelledClip] = clips(folder)
     if joints_beside(folder).is_dir():
         found = with_joints(found, joints_beside(folder))
     return [replace(c, name=f"{folder.resolve().stem}/{c.name}") for c in found]

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_curve
 from torch import Tensor
 
-from gc_model.data.clip import LabelledClip
+from gc_model.data.clip import LabelledClip, spelled_as
 from gc_model.data.datasets import index
 from gc_model.data.frames import decode
 from gc_model.data.samples import sub_sequences
@@ -129,8 +129,8 @@ def _validation(
     run: Path, data: Path, recipe: checkpoint.Recipe, subjects: Sequence[str] | None
 ) -> tuple[list[LabelledClip], str]:
     trained = recipe.provenance.get("options", {})
-    clips = index(trained.get("layout", "clips"), data, trained.get("protocol", ""), subjects=subjects)
-    clips = [c for c in clips if c.label in recipe.labels]
+    found = index(trained.get("layout", "clips"), data, trained.get("protocol", ""), subjects=subjects)
+    clips = [c for c in spelled_as(found, recipe.labels) if c.label in recipe.labels]
     if subjects:
         if not clips:
             raise DataError(f"{data}: the people named show none of the run's classes")

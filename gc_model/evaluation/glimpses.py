@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gc_model.data.clip import LabelledClip
+from gc_model.data.clip import LabelledClip, spelled_as
 from gc_model.data.datasets import index
 from gc_model.data.frames import FrameCache
 from gc_model.data.joints import centre_matrix, joints_of, to_input
@@ -109,7 +109,7 @@ def look(
         raise DataError(f"{run} is a {model.config.model} model, which has no glimpses: choose one that has")
     other = None if beside is None else checkpoint.load(beside)[0].to(accelerator())
     people = list(subjects) if subjects is not None else None
-    clips = index(layout, data, split, part="test", subjects=people, joints=joints)
+    clips = spelled_as(index(layout, data, split, part="test", subjects=people, joints=joints), recipe.labels)
     # One clip of every class in turn, so that the picture shows different ones.
     chosen = {c.name for c in _different(clips, rows)}
     distances, strips, failed = _Distances(), [], {}

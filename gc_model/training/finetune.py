@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from gc_model.data.clip import spelled
 from gc_model.paper.network import Network
 from gc_model.paper.presets import Config
 from gc_model.training import checkpoint
@@ -29,7 +30,8 @@ def start_from(model: Network, labels: Sequence[str], run: Path) -> list[str]:
     weights, mine = before.state_dict(), model.state_dict()
     if moved(before.config, model.config):
         weights |= {n: v for n, v in mine.items() if n.startswith(("attention.locate.", "attention.start"))}
-    known = [(i, recipe.labels.index(label)) for i, label in enumerate(labels) if label in recipe.labels]
+    theirs = [spelled(label, recipe.labels) for label in labels]
+    known = [(i, recipe.labels.index(label)) for i, label in enumerate(theirs) if label in recipe.labels]
     here, there = torch.tensor([k for k, _ in known]), torch.tensor([k for _, k in known])
     for name in [n for n in weights if n.startswith(CLASSIFIERS) and n in mine]:
         old = weights[name]
@@ -46,7 +48,7 @@ def start_from(model: Network, labels: Sequence[str], run: Path) -> list[str]:
             f"{run} is another network ({wrong[0]} differs): use the switches that it was trained with"
         )
     model.load_state_dict(weights)
-    return [label for label in labels if label not in recipe.labels]
+    return [label for label in theirs if label not in recipe.labels]
 
 
 def moved(before: Config, now: Config) -> bool:

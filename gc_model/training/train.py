@@ -43,6 +43,7 @@ from gc_model.training.processes import accelerator, rank, tell_prepared, wait_p
 from gc_model.training.run_directory import check_run, load_front, load_part, save_part, start_run
 from gc_model.training.stages import CloudStage, TrunkStage
 from gc_model.training.streams import StreamStage, check_streams, stream_accuracy
+from gc_ros.media.clips import Clips, check_classes, clean
 from trt_build.bundle import Preprocess
 from trt_build.errors import DataError
 from trt_build.files import write_atomically
@@ -109,10 +110,12 @@ def _decode(options: TrainOptions, out: Path, folder: Path, first: bool, progres
         options.layout, options.data, options.protocol, part="train", joints=options.joints,
         subjects=options.subjects, classes=options.classes,
     )  # fmt: skip
-    for k, folder in enumerate(options.also, 1):
-        more = [replace(c, source=k) for c in mixed_in(folder)]
-        clips += [c for c in more if not options.classes or c.label in options.classes]
-    labels = options.classes or labels_of(clips)
+    classes = [clean(c) for c in options.classes or ()]
+    for k, also in enumerate(options.also, 1):
+        more = [replace(c, source=k) for c in mixed_in(also)]
+        clips += [c for c in more if not classes or c.label in classes]
+    check_classes(Clips(clips, without=() if classes else clips.without), options.data)
+    labels = classes or labels_of(clips)
     config = _config(options, len(labels))
     squares = Preprocess.model_validate({"size": config.size, "resize": config.resize, "fit": config.fit})
     cache = FrameCache(folder, squares)

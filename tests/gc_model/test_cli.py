@@ -98,6 +98,7 @@ def test_wrong_options_are_one_line_that_names_them(tmp_path, arguments, words):
         (["--preset", "huge"], ["huge", "tiny"]),
         (["--subjects", "zoe"], ["zoe", "a, b"]),
         (["--classes", "pink"], ["pink", "red"]),
+        (["--classes", "red"], ["red", "two classes"]),
         (["--resume"], ["--resume"]),
         (["--weights", "gone.pth", "--set", "from_scratch=false"], ["gone.pth"]),
     ],

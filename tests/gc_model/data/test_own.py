@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gc_model.data import own
-from gc_model.data.clip import LabelledClip, labels_of, split_validation
+from gc_model.data.clip import LabelledClip, labels_of, spelled_as, split_validation
 from tests.gc_model.runs import coloured, colours
 from tests.videos import write_clip
 from trt_build.errors import DataError
@@ -100,3 +100,20 @@ def test_the_validation_split_depends_on_names_alone_and_never_moves():
     # Written down: another hash would move clips between training and validation of runs that exist.
     assert [c.name for c in validation[:3]] == ["wave/0000.mp4", "wave/0041.mp4", "wave/0046.mp4"]
     assert split_validation(many, 0.0) == (many, [])
+
+
+def test_what_the_finder_passed_over_reaches_the_caller_and_the_log(tmp_path, caplog):
+    for name in ("wave/a.mp4", "clap/b.mp4", "clap/b.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "notes").mkdir()
+    found = own.clips(tmp_path)
+    assert found.without == ["notes"] and [p.path.name for p in found.passed_over] == ["b.txt"]
+    assert f"passed over, not a video: {tmp_path}/clap/b.txt" in caplog.text
+
+
+def test_clips_take_the_spelling_of_the_labels_of_a_run_even_if_that_is_decomposed():
+    decomposed, composed = "cafe\u0301", "caf\u00e9"
+    found = [LabelledClip(Path("a.mp4"), "a", composed), LabelledClip(Path("b.mp4"), "b", "tea")]
+    assert [c.label for c in spelled_as(found, ["wave", decomposed])] == [decomposed, "tea"]
+    assert [c.label for c in spelled_as(found, [decomposed, composed])] == [composed, "tea"]

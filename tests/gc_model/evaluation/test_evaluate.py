@@ -204,6 +204,25 @@ def test_a_class_the_model_does_not_know_is_named(tmp_path):
         evaluate(run(), EvaluateOptions(data), progress=False)
 
 
+def test_a_run_whose_labels_are_decomposed_judges_the_clips_of_these_classes(tmp_path):
+    decomposed, composed = "cafe\u0301", "caf\u00e9"
+    data = coloured_clips(tmp_path / "data", per_class=2)
+    plain = evaluate(run(), EvaluateOptions(data), progress=False)
+    guess = plain["predictions"]
+    # The class that the network sees in the first clip, so that one answer at least is right.
+    known = next(iter(guess.values()))
+    table = (data / "clips.csv").read_text().splitlines()
+    rows = [line.split(",") for line in table]
+    for row in rows[1:]:
+        row[1] = composed if row[0] == next(iter(guess)) or row[1] == known else row[1]
+    (data / "clips.csv").write_text("\n".join(map(",".join, rows)) + "\n")
+    labels = [decomposed if name == known else name for name in LABELS]
+    found = evaluate(untrained(tmp_path / "run", labels=tuple(labels)), EvaluateOptions(data), progress=False)
+    assert found["labels"] == [*labels, NONE] and found["clips"] == 6
+    assert found["predictions"] == {n: decomposed if k == known else k for n, k in guess.items()}
+    assert found["per_class"][decomposed] > 0 and composed not in found["per_class"]
+
+
 @pytest.mark.parametrize(
     "wrong, words", [({"protocol": "guess"}, "clips or stream"), ({"mode": "both"}, "window or step")]
 )

@@ -369,6 +369,17 @@ def test_a_run_that_cannot_start_leaves_its_directory_free(tmp_path, changes, wo
     train(tmp_path / "run", epochs1=0, epochs2=0)  # the corrected command
 
 
+def test_a_single_class_and_a_folder_without_a_clip_are_refused_and_leave_the_directory_free(tmp_path):
+    data = coloured_clips(tmp_path / "data", per_class=1)
+    with pytest.raises(DataError, match='all 1 clips are of class "red"; training needs two classes'):
+        train(tmp_path / "run", data=data, classes=["red"])
+    (data / "clips.csv").unlink()
+    (data / "notes").mkdir()
+    with pytest.raises(DataError, match="no clip that can be used in notes"):
+        train(tmp_path / "run", data=data)
+    assert not (tmp_path / "run" / "options.json").exists()
+
+
 def test_a_class_without_a_clip_that_decodes_is_named_with_the_reason(tmp_path):
     data = coloured_clips(tmp_path / "data", per_class=1)
     (data / "clips.csv").unlink()
