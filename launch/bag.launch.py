@@ -19,6 +19,7 @@ from launch.actions import (
 from launch.event_handlers import OnProcessExit
 from launch_ros.substitutions import ExecutableInPackage
 
+from gc_ros.media.transports import BY_NAME
 from gc_ros.node.launching import (
     PACKAGE,
     activity_node,
@@ -67,8 +68,8 @@ def generate_launch_description():
 
 def _play_and_evaluate(context):
     bag, topic = argument(context, "bag"), argument(context, "topic")
-    compressed = "/compressed" if argument(context, "image_transport") == "compressed" else ""
-    recorded = ["--topic", f"{topic}{compressed}"]
+    suffix = BY_NAME[argument(context, "image_transport")].suffix
+    recorded = ["--topic", f"{topic}{suffix}"]
     speed = ["--rate", argument(context, "rate"), "--stamps", argument(context, "stamps")]
     play = _gc_ros(context, "play", bag, *recorded, *speed)
     report = ["--bundle", argument(context, "bundle"), "--out", argument(context, "out")]

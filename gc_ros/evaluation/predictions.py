@@ -18,6 +18,7 @@ import numpy as np
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from gc_ros.evaluation.scoring import EXTRA
+from gc_ros.media.transports import TRANSPORTS
 from gc_ros.recognition.activity import Activity
 from gc_ros.recognition.palette import glimpse_colour
 from gc_ros.recognition.smoothing import ActivityEvent
@@ -68,13 +69,16 @@ def message_folder() -> Path:
 
 @functools.lru_cache(maxsize=1)
 def typestore() -> Any:
-    """The message types of Jazzy, of this package and of Foxglove."""
+    """The message types of Jazzy, of this package, of Foxglove, and those in which images come."""
     store = get_typestore(Stores.ROS2_JAZZY)
     types: Any = {}
     for path in sorted(message_folder().glob("*.msg")):
         types.update(get_types_from_msg(path.read_text(encoding="utf-8"), f"glimpse_clouds/msg/{path.stem}"))
     for name, text in _FOXGLOVE.items():
         types.update(get_types_from_msg(text, f"foxglove_msgs/msg/{name}"))
+    for row in TRANSPORTS:
+        if row.definition:
+            types.update(get_types_from_msg(row.definition, row.type_name))
     store.register(types)
     return store
 
@@ -118,9 +122,10 @@ class Predictions:
         return self._make("std_msgs/msg/Header", stamp=self._time(ns), frame_id=frame_id)
 
     def image(self, frame: Any, topic: str) -> None:
-        """Copy the message of a frame, in a merged file."""
-        if self._images and frame.message is not None:
-            self._write(topic, frame.message.msgtype, frame.message.message, frame.log_ns)
+        """Copy the messages of a frame, in a merged file."""
+        if self._images:
+            for item in frame.messages:
+                self._write(topic, item.msgtype, item.message, item.log_ns)
 
     def activity(self, a: Activity, age_s: float, frames: Any, log_ns: int) -> None:
         """Write a result, and its annotations of the image."""

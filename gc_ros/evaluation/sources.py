@@ -6,23 +6,25 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gc_ros.media.bags import COMPRESSED, choose_topic
+from gc_ros.media.bags import choose_topic
 from gc_ros.media.clips import Clip, Clips, find_recordings
-from gc_ros.media.images import Picture, Refusal, picture_of
+from gc_ros.media.images import Picture, Refusal
 from gc_ros.media.kinds import printable
 from gc_ros.media.recording import Message, Recording
+from gc_ros.media.transports import BY_TYPE, Transport
 from gc_ros.media.video import read_pictures
 from gc_ros.recognition.intake import Signature, signature_of
 from gc_ros.recognition.sampler import Sampler
-from gc_ros.stamps import NS
 from trt_build.bundle import file_sha256
 from trt_build.errors import DataError, ImageError
+
+_KEPT = 64  # messages of a stream between two frames; what a decoder holds back, and some that it refuses
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,16 @@ def find_sources(paths: Iterable[str | os.PathLike[str]]) -> Clips[Source]:
 
 @dataclass(frozen=True)
 class Frame:
-    """One image. log_ns: time of recording; of a video the same as the stamp."""
+    """One image. log_ns: time of recording; of a video the same as the stamp.
+
+    messages: that it is made of and that came since the frame before; of a video stream there may be several.
+    """
 
     stamp_ns: int
     log_ns: int
     picture: Picture = field(repr=False)
     encoding: str
-    message: Message | None = field(default=None, repr=False)
+    messages: tuple[Message, ...] = field(default=(), repr=False)
     made: Any = field(default=None, repr=False)  # by `FrameReader(make=)`
 
 
@@ -127,34 +132,39 @@ class FrameReader:
             yield from self._video()
             return
         with self._recording as recording:
+            transport = BY_TYPE[recording.topics[self.topic]]
+            reader, since = transport.reader(False), deque[Message](maxlen=_KEPT if transport.stateful else 1)
             for item in recording.messages([self.topic, *self._others]):
                 if item.topic != self.topic:
                     self.messages.append(item)
                     continue
-                frame = self._frame(item)
-                if frame is not None:
-                    yield frame
+                self.images += 1
+                since.append(item)
+                for source, found in reader.read(item.message, item):
+                    yield from self._frame(transport, source, found, since)
+            for source, found in reader.finish():
+                yield from self._frame(transport, source, found, since)
             self.damage = list(recording.damage)
 
-    def _frame(self, item: Message) -> Frame | None:
-        self.images += 1
-        message = item.message
-        compressed = item.msgtype == COMPRESSED
-        picture = picture_of(message, compressed=compressed, live=False)
+    def _frame(
+        self, transport: Transport, item: Message, picture: Picture | Refusal, since: deque[Message]
+    ) -> Iterator[Frame]:
         if isinstance(picture, Refusal):
             self.refused[picture.reason] += 1
-            return None
-        stamp = int(message.header.stamp.sec) * NS + int(message.header.stamp.nanosec)
+            return
+        message = item.message
+        stamp = transport.stamp_ns(message)
         zero = stamp == 0
         if zero or self.stamps == "log":
             stamp = item.log_ns
-        encoding = str(message.format if compressed else message.encoding)
+        encoding = transport.encoding(message)
         usable, made = self._foresee(picture, stamp, encoding)
         if not usable:
-            return None
+            return
         self.zero_stamps += zero
-        self.frame_id = str(message.header.frame_id)
-        return Frame(stamp, item.log_ns, picture, encoding, item, made)
+        self.frame_id = transport.frame_id(message)
+        yield Frame(stamp, item.log_ns, picture, encoding, tuple(since), made)
+        since.clear()
 
     def _foresee(self, picture: Picture, stamp_ns: int, encoding: str) -> tuple[bool, Any]:
         """Make the pixels of a frame that will be sampled, and what `make` makes of them; None of the others.

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bags without ROS: clips become an MCAP bag of camera images, and the images of any bag are read back.
 
-Image topics are sensor_msgs/Image (bgr8, as cameras publish) or CompressedImage (JPEG, PNG, TIFF, WebP; on
-`<topic>/compressed`, as image_transport names it). Stamps are the messages' header stamps in nanoseconds.
+Bags are written as sensor_msgs/Image (bgr8, as cameras publish) or CompressedImage (JPEG, PNG; on
+`<topic>/compressed`, as image_transport names it); every type of the table in `transports` is read. Stamps are the
+messages' own in nanoseconds.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,16 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from gc_ros.media.clips import Clip
-from gc_ros.media.images import Refusal, decode
+from gc_ros.media.images import Picture, Refusal
 from gc_ros.media.kinds import printable
 from gc_ros.media.recording import Recording
+from gc_ros.media.transports import BY_NAME, BY_TYPE, TRANSPORTS, Reader, Transport
 from gc_ros.media.video import read_video
 from gc_ros.stamps import NS
-from trt_build.errors import DataError
+from trt_build.errors import DataError, ImageError
 
 START_NS = 1_700_000_000 * NS  # a fixed start, so that the same clips always give the same bag
-IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+IMAGE, COMPRESSED = (BY_NAME[name].type_name for name in ("raw", "compressed"))
 
 
 @dataclass(frozen=True)
@@ -176,11 +178,11 @@ def _message(
 
 @dataclass(frozen=True)
 class BagMessage:
-    """An image message as recorded: `message` has the fields of sensor_msgs/Image or CompressedImage."""
+    """An image message as recorded: `message` has the fields of the transport's type."""
 
-    stamp_ns: int  # header stamp; the time of recording where the header has none
+    stamp_ns: int  # its own stamp; the time of recording where it has none
     topic: str
-    compressed: bool
+    transport: Transport
     message: Any
 
 
@@ -197,9 +199,9 @@ def read_bag_messages(
         count = 0
         for item in recording.messages([chosen]):
             count += 1
-            header = item.message.header.stamp
-            stamp = int(header.sec) * NS + int(header.nanosec)
-            yield BagMessage(stamp or item.log_ns, chosen, item.msgtype == COMPRESSED, item.message)
+            transport = BY_TYPE[item.msgtype]
+            stamp = transport.stamp_ns(item.message) or item.log_ns
+            yield BagMessage(stamp, chosen, transport, item.message)
         if damage := _damage(recording):
             raise DataError(f"{bag}: damaged after {count} images ({damage[0]}); record it again")
 
@@ -211,15 +213,14 @@ def _damage(recording: Recording) -> list[str]:
 def choose_topic(recording: Recording, topic: str | None) -> str:
     """The only image topic there is, or the one asked for. Raises DataError that names those there are."""
     path, kinds = recording.path, recording.topics
-    topics = sorted(name for name, kind in kinds.items() if kind in (IMAGE, COMPRESSED))
+    topics = sorted(name for name, kind in kinds.items() if kind in BY_TYPE)
     if topic is None and len(topics) == 1:
         return topics[0]
     if topic in topics:
         return str(topic)
     if not topics:
-        raise DataError(
-            f"{path}: holds no topic of sensor_msgs/Image or CompressedImage{_instead(recording)}"
-        )
+        types = ", ".join(row.short_type for row in TRANSPORTS)
+        raise DataError(f"{path}: holds no topic of images ({types}){_instead(recording)}")
     what = "several image topics, choose one" if topic is None else f"no image topic {topic}"
     if topic in kinds:
         what = f"{topic} is of type {kinds[str(topic)]} and no image, choose another"
@@ -234,12 +235,10 @@ def _instead(recording: Recording) -> str:
     found = ", ".join(f"{topic}: {what}" for topic, what in sorted(there.items())[:12])
     kinds = " ".join(there.values())
     remedy = "record the camera's sensor_msgs/Image"
-    if "CompressedVideo" in kinds or "FFMPEG" in kinds:
-        remedy = "turn the video into images: ros2 run image_transport republish --ros-args -p in_transport:=ffmpeg"
-    elif "ros1" in kinds:
+    if "ros1" in kinds:
         remedy = "convert it with: rosbags-convert --src IN --dst OUT"
     elif "foxglove" in kinds:
-        remedy = "record sensor_msgs/CompressedImage, not Foxglove's own messages"
+        remedy = "record sensor_msgs/CompressedImage or foxglove_msgs/CompressedVideo in CDR, not Foxglove's schemas"
     return f"; there are {found}; {remedy}"
 
 
@@ -253,13 +252,27 @@ def read_bag_images(
     """Yield (stamp_ns, image uint8 (H, W, 3), "bgr8" or "rgb8") of one image topic; see `read_bag_messages`.
 
     refused(stamp_ns, reason) is told of images that cannot be decoded, which are left out; without it they
-    raise DataError. Images may be views into the message.
+    raise DataError. Images may be views into the message. Of a video stream each has the stamp of its own packet.
     """
-    for item in read_bag_messages(bag, topic, pieces=pieces):
-        found = decode(item.message, compressed=item.compressed, live=False)
-        if isinstance(found, Refusal):
-            if refused is None:
-                raise DataError(f"{bag}: image at {item.stamp_ns} ns: {found.reason}")
-            refused(item.stamp_ns, found.reason)
-            continue
-        yield item.stamp_ns, found.image, "bgr8" if found.bgr else "rgb8"
+    for stamp, found in _pictures(read_bag_messages(bag, topic, pieces=pieces)):
+        reason = found.reason if isinstance(found, Refusal) else ""
+        if not isinstance(found, Refusal):
+            try:
+                image = found.pixels()
+            except ImageError as error:
+                reason = str(error)
+            else:
+                yield stamp, image, "bgr8" if found.bgr else "rgb8"
+        if reason and refused is None:
+            raise DataError(f"{bag}: image at {stamp} ns: {reason}")
+        if reason and refused is not None:
+            refused(stamp, reason)
+
+
+def _pictures(messages: Iterable[BagMessage]) -> Iterator[tuple[int, Picture | Refusal]]:
+    reader: Reader | None = None
+    for item in messages:
+        reader = reader or item.transport.reader(False)
+        yield from reader.read(item.message, item.stamp_ns)
+    if reader is not None:
+        yield from reader.finish()

@@ -106,6 +106,10 @@ class Refusal:
     reason: str
 
 
+class Waiting(Refusal):
+    """Of a packet of a video stream that is of no use: no key frame has come since the stream began or broke."""
+
+
 class _Refused(Exception):
     pass
 

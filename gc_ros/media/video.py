@@ -83,7 +83,7 @@ def read_pictures(
                     number += 1
                     if number > count:
                         count = number
-                        yield _upright(item[0]), item[1]
+                        yield upright(item[0]), item[1]
         if not again:
             break
     if cut and count:
@@ -200,7 +200,7 @@ def _all_indexed(path: Path, container: av.container.InputContainer, stream: av.
     return all(entries[i].pos + entries[i].size <= size for i in range(-min(len(entries), 8), 0))
 
 
-def _upright(frame: av.VideoFrame) -> Picture:
+def upright(frame: av.VideoFrame) -> Picture:
     turned, mirrored, upside_down = _orientation(frame)
 
     def make() -> NDArray[np.uint8]:

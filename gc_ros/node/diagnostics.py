@@ -71,6 +71,7 @@ class CameraFacts:
     image_bytes: int = 0
     big_segment: bool = True  # a Fast DDS profile is in force, or another middleware
     warmup: tuple[int, int] = (0, 0)
+    waiting_s: float | None = None  # for a key frame of a video stream
     zero_stamps: int = 0
     waiting_for_clock: bool = False
     age_s: float | None = None  # of the newest result within AGE_S
@@ -148,6 +149,14 @@ def _images(f: CameraFacts) -> Iterator[Condition]:
         yield ERROR, f"every image is refused: {f.refusal_lately}"
     elif f.refused_lately:
         yield WARN, f"{f.refused_lately} of {f.received_lately} images refused: {f.refusal_lately}"
+    if f.waiting_s is not None:
+        yield (
+            WARN,
+            (
+                f"waiting for a key frame of the video on {f.topic} for {f.waiting_s:.1f} s; "
+                "let the encoder send one every second (keyint, gop_size, idr_interval)"
+            ),
+        )
     if len(f.publisher_names) > 1:
         yield (
             WARN,

@@ -27,16 +27,16 @@ class Publishers:
     reliable_enough: bool = True
 
 
-def compressed_topic(node: LifecycleNode, name: str) -> str:
-    """The name to subscribe to for the compressed images of the topic `name`.
+def topic_of(node: LifecycleNode, name: str, suffix: str) -> str:
+    """The name to subscribe to for the images of the topic `name` in a transport with this suffix.
 
-    As image_transport has it: what `name` is after remapping, plus /compressed; a remapping of `name`/compressed
+    As image_transport has it: what `name` is after remapping, plus the suffix; a remapping of `name` with the suffix
     itself comes first.
     """
-    own = f"{name}/compressed"
-    if node.resolve_topic_name(own) != node.resolve_topic_name(own, only_expand=True):
+    own = f"{name}{suffix}"
+    if not suffix or node.resolve_topic_name(own) != node.resolve_topic_name(own, only_expand=True):
         return own
-    return f"{node.resolve_topic_name(name)}/compressed"
+    return f"{node.resolve_topic_name(name)}{suffix}"
 
 
 def publishers_of(node: LifecycleNode, topic: str, type_name: str) -> Publishers:

@@ -21,6 +21,7 @@ from launch_ros.actions import LifecycleNode
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
+from gc_ros.media.transports import TRANSPORTS
 from gc_ros.node.parameters import BY_NAME
 
 PACKAGE, NODE = "glimpse_clouds", "activity_recognition"
@@ -73,7 +74,10 @@ def node_arguments() -> list[DeclareLaunchArgument]:
             "image_transport",
             default_value=transports[0],
             choices=transports,
-            description="Take sensor_msgs/Image on the topic, or CompressedImage on the topic/compressed.",
+            description="How images come, "
+            + "; ".join(f"{t.name}: {t.short_type}" for t in TRANSPORTS)
+            + "; "
+            "all but raw on the topic with the name of the transport behind it, as TOPIC/compressed.",
         ),
         *passed_on,
         DeclareLaunchArgument(

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from gc_ros.media.transports import TRANSPORTS
 from gc_ros.recognition.smoothing import Smoothing
 
 Value = bool | int | float | str | tuple[str, ...]
@@ -83,13 +84,8 @@ class Parameter:
 
 MAX_CAMERAS = 16
 _CAMERA = re.compile(r"[A-Za-z]\w*(/[A-Za-z]\w*)*", re.ASCII)
-_TYPES: dict[type, str] = {
-    bool: "true or false",
-    int: "an integer",
-    float: "a number",
-    str: "a string",
-    tuple: "a list of strings",
-}
+_TYPES: dict[type, str] = {bool: "true or false", int: "an integer", float: "a number"}
+_TYPES |= {str: "a string", tuple: "a list of strings"}
 
 _SMOOTHING = Smoothing()
 
@@ -165,15 +161,15 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "image_transport",
         "raw",
-        "raw: sensor_msgs/Image on `image`; compressed: sensor_msgs/CompressedImage on `image/compressed`.",
+        "; ".join(f"{t.name}: {t.short_type} on `image{t.suffix}`" for t in TRANSPORTS) + ".",
         "unconfigured",
-        choices=("raw", "compressed"),
+        choices=tuple(t.name for t in TRANSPORTS),
     ),
     Parameter(
         "decode_budget",
         0.75,
-        "Part of one processor that decoding the compressed images of a camera may take; beyond it this camera loses "
-        "images, and no other does. 1: no limit.",
+        "Part of one processor that decoding the compressed images or the video of a camera may take; beyond it this "
+        "camera loses images, and no other does. 1: no limit.",
         *("at once", 0.01, 1.0),
     ),
     Parameter(

@@ -12,7 +12,6 @@ from typing import Any
 
 from gc_ros.media.bags import BagMessage, read_bag_messages
 from gc_ros.node import ros_messages  # first: it finds ROS, or says in one line what is missing
-from gc_ros.node.ros_messages import CompressedImage, Image
 from gc_ros.stamps import NS
 from trt_build.errors import DataError
 
@@ -55,7 +54,7 @@ def play(
     rclpy.init(args=sys.argv if "--ros-args" in sys.argv else None, context=context)
     node = rclpy.create_node("glimpse_clouds_player", context=context)
     try:
-        kind: Any = CompressedImage if first.compressed else Image
+        kind = ros_messages.message_type(first.transport)
         qos = (
             QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
             if reliable
@@ -71,14 +70,14 @@ def play(
             message = to_message(item)
             due_s = (item.stamp_ns - first.stamp_ns) / NS / rate
             if stamps == "now":
-                message.header.stamp = ros_messages.to_time(start_ns + round(due_s * NS))
+                first.transport.set_stamp(message, ros_messages.to_time(start_ns + round(due_s * NS)))
             pause = began + due_s - time.monotonic()
             if pause > 0:
                 time.sleep(pause)
             publisher.publish(message)
             count += 1
             if published is not None:
-                published(item.stamp_ns, ros_messages.to_ns(message.header.stamp))
+                published(item.stamp_ns, ros_messages.to_ns(first.transport.stamp(message)))
             item = next(messages, None)
         publisher.wait_for_all_acked(Duration(seconds=2))
         print(
@@ -106,21 +105,15 @@ def _wait_for_subscriber(publisher: Any, wait_s: float) -> None:
 
 
 def to_message(item: BagMessage) -> Any:
-    """A recorded image as an rclpy message, whatever its encoding; nothing is decoded."""
-    recorded = item.message
-    header = ros_messages.to_header(item.stamp_ns, str(recorded.header.frame_id))
+    """A recorded image as an rclpy message, whatever its type and encoding; nothing is decoded."""
+    recorded, transport = item.message, item.transport
+    message = ros_messages.message_type(transport)()
+    for name in message.get_fields_and_field_types():
+        if name not in ("header", "timestamp", "data"):
+            setattr(message, name, getattr(recorded, name))
     # array.array: rclpy takes it as it is, an ndarray it would check element by element.
-    data = array.array("B", recorded.data.tobytes())
-    if item.compressed:
-        message = CompressedImage(header=header, format=recorded.format)
-    else:
-        message = Image(
-            header=header,
-            height=int(recorded.height),
-            width=int(recorded.width),
-            encoding=recorded.encoding,
-            is_bigendian=int(recorded.is_bigendian),
-            step=int(recorded.step),
-        )
-    message.data = data
+    message.data = array.array("B", recorded.data.tobytes())
+    if transport.header:
+        message.header.frame_id = transport.frame_id(recorded)
+    transport.set_stamp(message, ros_messages.to_time(item.stamp_ns))
     return message

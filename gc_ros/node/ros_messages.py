@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import array
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from gc_ros.media.transports import Transport
 from gc_ros.node.diagnostics import Status
 from gc_ros.node.parameters import Parameter
 from gc_ros.recognition.recognizer import Activity
@@ -168,6 +170,18 @@ def to_compressed(image: np.ndarray, header: Header) -> CompressedImage:
     message = CompressedImage(header=header, format="bgr8; jpeg compressed bgr8")
     message.data = array.array("B", data.tobytes())
     return message
+
+
+def message_type(transport: Transport) -> Any:
+    """The message class of a transport. Raises GlimpseError with the package to install."""
+    package, _, name = transport.type_name.split("/")
+    try:
+        return getattr(importlib.import_module(f"{package}.msg"), name)
+    except ImportError:
+        raise GlimpseError(
+            f"image_transport {transport.name} needs the messages of {package}, which are not installed; type: "
+            f"sudo apt install ros-{os.environ.get('ROS_DISTRO', '$ROS_DISTRO')}-{package.replace('_', '-')}"
+        ) from None
 
 
 def classification_type() -> Any:

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
+from gc_ros.media.transports import TRANSPORTS
 from gc_ros.node.parameters import BY_NAME
 from trt_build.errors import DataError
 
@@ -76,17 +77,19 @@ def names(
 
     prefixes = [f"{camera}/" for camera in cameras] or [""]
     images = [f"{prefix}image" for prefix in prefixes]
-    unknown = set(rules) - {*images, *(f"{image}/compressed" for image in images)}
+    suffixes = [transport.suffix for transport in TRANSPORTS]
+    unknown = set(rules) - {f"{image}{suffix}" for image in images for suffix in suffixes}
     if unknown:
         raise DataError(
             f"no image topic {', '.join(sorted(unknown))} to remap; there are: {', '.join(images)}"
         )
-    for image in images:  # as in the launch files, compressed images follow the raw ones
-        rules.setdefault(f"{image}/compressed", f"{qualified(image)}/compressed")
+    for image in images:  # as image_transport has it, the other transports follow the raw one
+        for suffix in suffixes:
+            rules.setdefault(f"{image}{suffix}", f"{qualified(image)}{suffix}")
     results = [*RESULTS, *(OPTIONAL_RESULTS if optional else ())]
     publish = [f"{base}{NODE}/{prefix}{result}" for prefix in prefixes for result in results]
     publish += [f"{base}{NODE}/{topic}" for topic in _NODE_TOPICS]
-    subscribe = [qualified(name) for image in images for name in (image, f"{image}/compressed")]
+    subscribe = [qualified(name) for image in images for name in (f"{image}{s}" for s in suffixes)]
     return Names(
         tuple(sorted([*publish, *_GLOBAL_TOPICS])),
         tuple(sorted([*subscribe, "/clock"])),

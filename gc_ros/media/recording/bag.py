@@ -20,6 +20,7 @@ from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_
 from gc_ros.media import kinds
 from gc_ros.media.recording import mcap, ros1, sqlite
 from gc_ros.media.recording.storage import CDR, ROS1, Connection, Storage, expand, one_line, zstd
+from gc_ros.media.transports import BY_TYPE
 from trt_build.errors import DataError
 
 _ZSTD_MAGIC, _CDR_HEAD = b"\x28\xb5\x2f\xfd", b"\0\1"  # little-endian
@@ -182,15 +183,14 @@ class Recording:
         return self._stores[serialisation]
 
     def _register(self, connection: Connection) -> None:
-        store, msgtype, text = (
-            self._store(connection.serialisation),
-            connection.msgtype,
-            connection.definition,
-        )
+        store, msgtype = self._store(connection.serialisation), connection.msgtype
+        text, language = connection.definition, connection.language
+        if not text and msgtype in BY_TYPE:  # bags of before Iron hold no definitions
+            text, language = BY_TYPE[msgtype].definition, "ros2msg"
         if msgtype in store.fielddefs or not text:
             return
         try:
-            if connection.language == "ros2idl":
+            if language == "ros2idl":
                 types: Any = {}
                 for part in text.split("=" * 80 + "\n"):
                     types.update(

@@ -19,6 +19,7 @@ from gc_ros.evaluation import many, results, sources
 from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.running import Task, evaluate_bag
 from gc_ros.evaluation.sources import Source, find_sources
+from gc_ros.media import images
 from gc_ros.media.images import Refusal
 from tests.command_line import assert_one_line, call
 from tests.gc_ros.evaluation.bag_files import mcap_of, write_truth
@@ -102,7 +103,7 @@ def test_a_bag_that_fails_does_not_wait_for_its_checksum(
         return Refusal("broken")
 
     monkeypatch.setattr(sources, "file_sha256", endless)
-    monkeypatch.setattr(sources, "picture_of", broken)
+    monkeypatch.setattr(images, "picture_of", broken)
     with pytest.raises(DataError, match=r"no image to evaluate.*broken"):
         evaluate_bag(Task(source, str(colours.path), Options(threads=1), str(tmp_path / "out")))
     assert ended == [True], "the checksum was told to stop"

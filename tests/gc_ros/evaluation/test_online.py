@@ -23,10 +23,8 @@ pytestmark = pytest.mark.ros
 
 def assert_same(bundle: LoadedBundle, bag: Path, out: Path, *, stride: int = 1) -> int:
     """Evaluate, play to a live node, compare; the number of windows."""
-    from sensor_msgs.msg import CompressedImage, Image
-
     from gc_ros.node.player import to_message
-    from gc_ros.node.ros_messages import to_ns
+    from gc_ros.node.ros_messages import message_type, to_ns
 
     options = Options(threads=1, stride=stride, predictions="none", pictures=0)
     many.evaluate_many(find_sources([bag]), bundle.path, out, options, jobs=1)
@@ -35,14 +33,12 @@ def assert_same(bundle: LoadedBundle, bag: Path, out: Path, *, stride: int = 1) 
     for row in rows:
         due[(row["pass"], row["end_ns"])] = row["n"] + 1
     frames = list(read_bag_messages(bag))
-    compressed = frames[0].compressed
+    transport = frames[0].transport
     parameters: dict[str, Any] = {"stride": stride, "top_k": len(bundle.info.labels), "max_age_s": 0.0}
     parameters["stall_timeout_s"] = 60.0  # a busy machine is no stalled camera
-    parameters["image_transport"] = "compressed" if compressed else "raw"
+    parameters["image_transport"] = transport.name
     with running(bundle.path, **parameters) as (_, peer):
-        kind: Any = CompressedImage if compressed else Image
-        topic = "image/compressed" if compressed else "image"
-        camera = peer.node.create_publisher(kind, topic, 10)
+        camera = peer.node.create_publisher(message_type(transport), f"image{transport.suffix}", 10)
         wait_until(lambda: camera.get_subscription_count(), "the node's subscription")
         wait_until(
             lambda: peer.node.count_publishers("/activity_recognition/activity"), "the node's publisher"
@@ -116,7 +112,7 @@ def loop(bag: Path, target: Path) -> None:
     from rosbags.typesys import Stores, get_typestore
 
     store, frames = get_typestore(Stores.ROS2_JAZZY), list(read_bag_messages(bag))
-    kind = "sensor_msgs/msg/CompressedImage" if frames[0].compressed else "sensor_msgs/msg/Image"
+    kind = frames[0].transport.type_name
     span = frames[-1].stamp_ns - frames[0].stamp_ns + 10**8
     with Writer(target, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         connection = writer.add_connection(frames[0].topic, kind, typestore=store)

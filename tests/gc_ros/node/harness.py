@@ -170,10 +170,10 @@ class Peer:
         message = ros_messages.to_image(image, ros_messages.to_header(stamp_ns, "camera"), encoding)
         cameras = self.running.node._cameras if self.running is not None else []
         cameras = [one for one in cameras if one.name == camera]
-        before = cameras[0].received if cameras else 0
+        before = cameras[0].input.received if cameras else 0
         (self.cameras[camera] if camera else self.camera).publish(message)
         deadline = time.monotonic() + 0.5
-        while cameras and cameras[0].received == before and time.monotonic() < deadline:
+        while cameras and cameras[0].input.received == before and time.monotonic() < deadline:
             time.sleep(0.001)
 
     def call(self, client_type: Any, name: str, request: Any, timeout_s: float = 20.0) -> Any:

@@ -101,7 +101,7 @@ def test_a_stamp_that_is_none_is_refused_and_the_node_lives(numbers: Path, stamp
         for number in range(9):
             peer.camera.publish(image(number, stamp))
             time.sleep(0.01)
-        wait_until(lambda: camera.refused, "a refusal")
+        wait_until(lambda: camera.input.refused, "a refusal")
         assert camera.recognizer.counters().frames_received == 0
         peer.wait_for_diagnostic("camera", "nanoseconds, a second has")
         for number in range(8):

@@ -149,7 +149,11 @@ def test_a_camera_whose_images_take_long_to_decode_loses_its_own_images_alone(
         )
         assert "decode_budget" in status.message
         front, bad = node.node._cameras
-        assert front.refused == 0 and bad.refused > 20 and bad.recognizer.counters().frames_sampled > 3
+        assert (
+            front.input.refused == 0
+            and bad.input.refused > 20
+            and bad.recognizer.counters().frames_sampled > 3
+        )
         assert peer.state() == "active"
 
 
@@ -168,15 +172,15 @@ def test_an_image_from_before_a_reset_is_not_in_the_window_after_it(
     with running(numbers, image_transport="compressed", max_age_s=0.0) as (node, _):
         (camera,) = node.node._cameras
         for number in range(3):  # one is being decoded, two wait
-            camera._on_image(compressed(number_png(number), 1000 * NS + number * PERIOD))
+            camera.input._on_image(compressed(number_png(number), 1000 * NS + number * PERIOD))
         assert begun.wait(10)
         camera.reset("service")
         go.set()
         wait_until(lambda: camera.recognizer.counters().frames_received == 1, "the held image's end")
         assert camera.recognizer.warmup == (0, 8)
-        camera._on_image(compressed(number_png(9), 1001 * NS))
+        camera.input._on_image(compressed(number_png(9), 1001 * NS))
         wait_until(lambda: camera.recognizer.warmup == (1, 8), "the first image after the reset")
-        assert camera.refused == 0
+        assert camera.input.refused == 0
 
 
 def test_the_node_stops_in_the_midst_of_an_image(numbers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,11 +195,11 @@ def test_the_node_stops_in_the_midst_of_an_image(numbers: Path, monkeypatch: pyt
     monkeypatch.setattr(images, "_decompress", held)
     with running(numbers, image_transport="compressed", max_age_s=0.0) as (node, peer):
         (camera,) = node.node._cameras
-        camera._on_image(compressed(number_png(0), 1000 * NS))
+        camera.input._on_image(compressed(number_png(0), 1000 * NS))
         assert begun.wait(10)
         before = time.monotonic()
         assert peer.transition("deactivate") and peer.transition("cleanup")
         assert time.monotonic() - before < 5
         go.set()
         time.sleep(0.3)
-        assert camera.refused == 0 and not node.errors
+        assert camera.input.refused == 0 and not node.errors

@@ -113,7 +113,7 @@ def test_a_bad_image_is_refused_with_the_reason_and_good_ones_go_on(
         wait_until(lambda: node.node.count_publishers(camera.topic_name), "the camera")
         time.sleep(0.2)
         own = node.node._cameras[0]
-        wait_until(lambda: camera.publish(bad) or time.sleep(0.05) or own.refused, "a refusal")
+        wait_until(lambda: camera.publish(bad) or time.sleep(0.05) or own.input.refused, "a refusal")
         status = peer.wait_for_diagnostic("camera", says)
         assert status.level == ERROR and status.message.startswith("every image is refused: ")
         assert peer.state() == "active" and peer.activities == []
@@ -124,7 +124,7 @@ def test_a_bad_image_is_refused_with_the_reason_and_good_ones_go_on(
             camera.publish(make(pixels, header, *(() if compressed else ("rgb8",))))
             time.sleep(0.01)
         wait_until(lambda: peer.activities, "a message")
-        assert peer.activities[-1].frames_dropped == own.refused
+        assert peer.activities[-1].frames_dropped == own.input.refused
 
 
 @pytest.mark.parametrize("exit_on_failure", [False, True])

@@ -45,7 +45,9 @@ def test_the_shipped_policy_is_what_the_table_writes_and_has_no_wildcard() -> No
 def test_namespace_cameras_and_remapping_give_the_names_of_that_robot() -> None:
     allowed = names(["front", "left"], namespace="robot", remap={"front/image": "/f/image_raw"})
     assert allowed.subscribe == (
-        "/clock", "/f/image_raw", "/f/image_raw/compressed", "/robot/left/image", "/robot/left/image/compressed",
+        "/clock",
+        "/f/image_raw", "/f/image_raw/compressed", "/f/image_raw/ffmpeg", "/f/image_raw/foxglove",
+        "/robot/left/image", "/robot/left/image/compressed", "/robot/left/image/ffmpeg", "/robot/left/image/foxglove",
     )  # fmt: skip
     assert "/robot/activity_recognition/left/debug/image" in allowed.publish
     assert "/robot/activity_recognition/label_info" in allowed.publish and "/rosout" in allowed.publish

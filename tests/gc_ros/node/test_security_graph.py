@@ -60,7 +60,7 @@ def installed(allowed: Names) -> Names:
 def test_the_policy_lists_exactly_what_the_node_publishes_subscribes_to_and_serves(bundle: Path) -> None:
     policy = installed(names())
     # One transport at a time, and the clock only where it is followed: together all that is allowed.
-    assert policy.subscribe == ("/clock", "/image", "/image/compressed")
+    assert policy.subscribe == ("/clock", "/image", "/image/compressed", "/image/ffmpeg", "/image/foxglove")
     check_graph(bundle, policy, ("/clock", "/image"), use_sim_time=True)
     check_graph(bundle, policy, ("/image/compressed",), image_transport="compressed")
 
