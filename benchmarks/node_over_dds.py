@@ -164,6 +164,40 @@ def run(bundle: Path, seconds: float, hz: float, board: str, **parameters: Any) 
     }
 
 
+COLUMNS = (
+    "images",
+    "overlay",
+    "p50 / p99, ms",
+    "engine, ms",
+    "results a second",
+    "missed",
+    "CPU",
+    "RSS, MB",
+    "drawn",
+)
+
+
+def table(sizes: dict[str, Any]) -> str:
+    """The rows of docs/boards.md."""
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    for size, both in sizes.items():
+        for name, found in both.items():
+            latency, metric = found["latency_ms"], found["metrics"]
+            cells = [
+                size,
+                name,
+                f"{latency['p50']:.0f} / {latency['p99']:.0f}",
+                f"{found['engine_ms_last']:.1f}",
+                f"{metric['Mean Frame Rate (fps)']:.2f}",
+                f"{metric['# of Missed Frames']:.0f} of {metric['# of Frames Sent']:.0f}",
+                f"{found['cpu_percent_of_one_core']:.0f} %",
+                f"{found['resident_mb']:.0f}",
+                f"{found['results_drawn']:.0%}" if "results_drawn" in found else "",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -180,3 +214,4 @@ if __name__ == "__main__":
     engine = {name: getattr(options, name) for name in ("backend", "device", "precision")}
     figures = run(options.bundle, options.seconds, options.hz, options.board, **engine)
     report("node_over_dds", figures, options.out)
+    print(table(figures["sizes"]), file=sys.stderr)  # for docs/boards.md

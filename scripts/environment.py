@@ -213,6 +213,10 @@ class Environment:
             )
         else:
             env.pop("PYTHONPATH", None)
+            if env.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None):
+                # From inside the wheels of another distribution: their libraries have the same names.
+                known = env.get("LD_LIBRARY_PATH", "").split(os.pathsep)
+                env["LD_LIBRARY_PATH"] = os.pathsep.join(p for p in known if not p.startswith(sys.prefix))
         env["AMENT_PREFIX_PATH"] = os.pathsep.join(prefixes)
         # colcon derives the one from the other; plain CMake is told.
         env["CMAKE_PREFIX_PATH"] = os.pathsep.join(
