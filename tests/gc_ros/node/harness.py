@@ -25,8 +25,14 @@ import pytest
 from trt_build.errors import GlimpseError
 
 ROOT = Path(__file__).resolve().parents[3]
-# Before the first participant: both ends must use the same profile.
-os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(ROOT / "config" / "fastdds_shm.xml")
+# Before the first participant: both ends must use the same profile. Fast DDS 3 (Kilted) warns where it is given the
+# former name of the variable, which Fast DDS 2 alone knows.
+_PREFIXES = [*filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)), sys.prefix]
+FASTDDS_3 = any(Path(prefix, "share", "fastdds").is_dir() for prefix in _PREFIXES)
+os.environ.pop("FASTRTPS_DEFAULT_PROFILES_FILE", None)
+os.environ[f"{'FASTDDS' if FASTDDS_3 else 'FASTRTPS'}_DEFAULT_PROFILES_FILE"] = str(
+    ROOT / "config" / "fastdds_shm.xml"
+)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
 try:
