@@ -111,3 +111,15 @@ def test_every_file_that_contributing_names_exists() -> None:
     assert len(named) > 20
     for name in named:
         assert (ROOT / name).exists(), name
+
+
+def test_each_board_has_one_table_as_the_benchmark_prints_it_and_one_at_least_is_filled() -> None:
+    source = (ROOT / "benchmarks" / "node_over_dds.py").read_text()
+    columns = ast.literal_eval(re.search(r"^COLUMNS = (\(.*?^\))", source, re.M | re.S)[1])  # type: ignore[index]
+    boards = (ROOT / "docs" / "boards.md").read_text().split("\n## ")[1:]
+    assert len(boards) >= 4 and any("Jetson" in board for board in boards)
+    for board in boards:
+        rows = [line for line in board.splitlines() if line.startswith("|")]
+        assert rows[0] == f"| {' | '.join(columns)} |" and len(rows) == 6, board
+        assert all(row.count("|") == len(columns) + 1 for row in rows)
+    assert any(re.search(r"\| \d+ / \d+ \|", board) for board in boards)
