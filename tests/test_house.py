@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS: dict[str, tuple[frozenset[str], ...]] = {
     "trt_build": (
         frozenset({"errors", "command", "heap", "bundle", "preprocess", "engine", "tolerances"})
-        | frozenset({"footage", "files", "readout", "untrusted", "references", "integrity"}),
+        | frozenset({"footage", "files", "readout", "untrusted", "references", "integrity", "install"}),
         frozenset({"graphs"}),
         frozenset({"engines"}),
         frozenset({"verify", "bench"}),
