@@ -29,8 +29,10 @@ _PNG_FLAW = "PNG image is truncated or corrupt"
 _WEBP_FLAW = "WebP image is truncated or corrupt"
 _TIFF_FLAW = "TIFF image is truncated or corrupt"
 MAX_TAGS, MAX_STRIPS = 200, 1 << 16
-# Of a TIFF: width, height, bits, where its strips or tiles lie, how long they are, width and height of a tile.
-_WIDTH, _HEIGHT, _BITS, _STRIPS, _TILES = 256, 257, 258, (273, 279), (324, 325)
+# Of a TIFF: width, height, bits, compression, samples, where its strips or tiles lie, how long they are, width and
+# height of a tile.
+_WIDTH, _HEIGHT, _BITS, _PACKING, _SAMPLES, _STRIPS, _TILES = 256, 257, 258, 259, 277, (273, 279), (324, 325)
+_PACKINGS = (1, 5, 8, 32773, 32946)  # none, LZW, deflate, runs of bytes: no file of another kind inside
 _TILE_SIZE = (322, 323)
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 # What makes the pixels. Text, profiles and animations make none, and may expand to megabytes each.
@@ -48,7 +50,7 @@ class Extent(NamedTuple):
 
 
 def extent(data: memoryview) -> Extent | None:
-    """Of an image of a known kind, else None. Raises ValueError with the reason where the image is not whole."""
+    """By the kind that the first bytes tell; None of an unknown one. Raises ValueError where it is not whole."""
     head = bytes(data[:16])
     if head[:8] == PNG:
         return png_extent(data)
@@ -74,8 +76,8 @@ def png_extent(data: memoryview) -> Extent:
     return Extent(width, height, at, seconds * (2 if interlaced else 1), 9 * width * height)
 
 
-def png_picture(data: memoryview) -> memoryview:
-    """A PNG without the chunks that make no pixels; of another kind as it is."""
+def picture(data: memoryview) -> memoryview:
+    """What of the file makes pixels: a PNG without its other chunks, anything else as it is."""
     if bytes(data[:8]) != PNG:
         return data
     chunks = list(_chunks(data))
@@ -147,11 +149,13 @@ def jpeg_extent(data: memoryview) -> Extent:
 
 
 def webp_extent(data: memoryview) -> Extent:
-    """By the header of its first chunk. Raises ValueError where the image is not whole."""
+    """By the header of its first chunk. Raises ValueError where the image is not whole, or one of several."""
     length = 8 + int.from_bytes(data[4:8], "little")
     kind = bytes(data[12:16])
     if length > len(data) or length < 30:
         raise ValueError(_WEBP_FLAW)
+    if kind == b"VP8X" and data[20] & 2:
+        raise ValueError("WebP image is an animation, which no camera writes")
     if kind == b"VP8X":
         width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
     elif kind == b"VP8L" and data[20] == 0x2F:
@@ -162,7 +166,7 @@ def webp_extent(data: memoryview) -> Extent:
     else:
         raise ValueError(_WEBP_FLAW)
     pixels = width * height
-    return Extent(width, height, length, 12e-9 * pixels + 55e-9 * length, 8 * pixels)
+    return Extent(width, height, length, 20e-9 * pixels + min(30e-9 * length, 15e-9 * pixels), 12 * pixels)
 
 
 def tiff_extent(data: memoryview) -> Extent:
@@ -176,13 +180,16 @@ def tiff_extent(data: memoryview) -> Extent:
         places, lengths = next((tags[a], tags[b]) for a, b in (_STRIPS, _TILES) if a in tags and b in tags)
     except (struct.error, LookupError, StopIteration):
         raise ValueError(_TIFF_FLAW) from None
-    tile = [tags.get(tag, (1,))[0] for tag in _TILE_SIZE]
-    if max(tile) > 1 << 16 or max(tags.get(_BITS, (1,))) > 16:
-        raise ValueError("TIFF image has tiles or samples that no camera writes")
+    tile, bits = [tags.get(tag, (1,))[0] for tag in _TILE_SIZE], tags.get(_BITS, (1,))
+    samples, packing = tags.get(_SAMPLES, (1,))[0], tags.get(_PACKING, (1,))[0]
+    if max(tile) > 1 << 16 or max(bits) > 16 or samples > 4 or packing not in _PACKINGS:
+        raise ValueError("TIFF image has tiles, samples or a compression that no camera writes")
     if len(places) != len(lengths) or any(a + n > len(data) for a, n in zip(places, lengths, strict=True)):
         raise ValueError(_TIFF_FLAW)
-    pixels = width * height
-    return Extent(width, height, len(data), 20e-9 * pixels + 3e-9 * len(data), 9 * pixels)
+    # Tiles at the edges are whole ones.
+    pixels = (width + tile[0]) * (height + tile[1])
+    seconds = (6 + (2 if packing == 1 else 6) * samples * max(bits) / 8) * 1e-9 * pixels
+    return Extent(width, height, len(data), seconds, 16 * pixels)
 
 
 def _tiff_tags(data: memoryview) -> dict[int, tuple[int, ...]]:

@@ -192,7 +192,7 @@ ENCODINGS = tuple(_LAYOUTS)
 
 
 def picture_of(message: Any, *, compressed: bool = False, live: bool = True) -> Picture | Refusal:
-    """A sensor_msgs/Image or CompressedImage (JPEG, PNG, TIFF or WebP), or what has its fields, checked. Never raises.
+    """A sensor_msgs/Image or CompressedImage, or anything with its fields, checked. Never raises.
 
     live: refuse what may take longer than MAX_DECODE_S to decode, or more memory than MAX_DECODE_BYTES.
     """
@@ -304,10 +304,10 @@ def _compressed_picture(message: Any, live: bool) -> Picture:
     data = memoryview(message.data).cast("B")
     try:
         extent = coded.extent(data)
-        if extent is None:
-            raise _Refused(f"compressed image is no JPEG, PNG, TIFF or WebP (format {ascii(form)[:60]})")
     except ValueError as error:
         raise _Refused(str(error)) from None
+    if extent is None:
+        raise _Refused(f"compressed image is no JPEG, PNG, TIFF or WebP (format {ascii(form)[:60]})")
     width, height, end = extent[:3]
     _check_size(width, height)
     if width * height > size * MAX_PIXELS_PER_BYTE:  # a few bytes must not cost a buffer of gigabytes
@@ -318,7 +318,7 @@ def _compressed_picture(message: Any, live: bool) -> Picture:
             f"{extent.memory >> 20} MB to decode; publish smaller ones"
         )
     # Drivers hand over whole buffers: what is behind the end mark is not part of the image.
-    return Picture(width, height, True, lambda: _decompress(coded.png_picture(data[:end])))
+    return Picture(width, height, True, lambda: _decompress(coded.picture(data[:end])))
 
 
 def _decompress(data: memoryview) -> np.ndarray:

@@ -42,6 +42,13 @@ PNGS = (
     _coded(".png", np.dstack([_NOISE, _NOISE[..., :1]])),
     _coded(".png", _NOISE.astype(np.uint16) * 257),
 )
+OTHERS = (
+    _coded(".webp", _NOISE, cv2.IMWRITE_WEBP_QUALITY, 80),
+    _coded(".webp", _NOISE, cv2.IMWRITE_WEBP_QUALITY, 101),
+    _coded(".tiff", _NOISE),
+    _coded(".tiff", _FLAT, cv2.IMWRITE_TIFF_COMPRESSION, 8),
+    _coded(".tiff", np.dstack([_NOISE, _NOISE[..., :1]]).astype(np.uint16) * 257),
+)
 
 
 def segments(data: bytes) -> list[Segment]:
@@ -276,6 +283,31 @@ def _png_split(pieces: list[Chunk], a: float, b: float) -> None:
         pieces[at : at + 1] = [[b"IDAT", data[i : i + step]] for i in range(0, len(data), step)]
 
 
+def _bytes(pieces: list, a: float, b: float) -> None:
+    """A number of one's own choice in the header, or a byte anywhere."""
+    data = bytearray(pieces[0][1])
+    if (a * 7) % 1 < 0.5:
+        data[int(b * (len(data) - 1))] = int(a * 7919) % 256
+    else:
+        at = 12 + int(b * 20)
+        data[at : at + 4] = SIZES[_pick(SIZES, a)].to_bytes(4, "little")
+    pieces[0][1] = bytes(data)
+
+
+def _tiff_tag(pieces: list, a: float, b: float) -> None:
+    """Another number in the directory of a TIFF, or a WebP with another size."""
+    data = bytearray(pieces[0][1])
+    if data[:2] == b"II":
+        at = int.from_bytes(data[4:8], "little")
+        if at + 14 < len(data):
+            at += 2 + 12 * int(b * (data[at] - 1))
+            values = (*SIZES, 2, 3, 5, 6, 32773, 34712, 1 << 20, 1 << 31)
+            data[at + 8 : at + 12] = values[_pick(values, a)].to_bytes(4, "little")
+    else:
+        data[26:30] = struct.pack("<HH", SIZES[_pick(SIZES, a)] & 0x3FFF, SIZES[_pick(SIZES, b)] & 0x3FFF)
+    pieces[0][1] = bytes(data)
+
+
 Mutation = Callable[[list, float, float], None]
 _ANY: tuple[Mutation, ...] = (_swap, _drop, _double, _repeat, _spoil, _shorten)
 OF_JPEG: tuple[Mutation, ...] = (
@@ -298,15 +330,24 @@ OF_PNG: tuple[Mutation, ...] = (
     _png_animate,
     _png_split,
 )
+OF_OTHERS: tuple[Mutation, ...] = (_bytes, _tiff_tag)
 
 
 def mutated(which: int, changes: Sequence[tuple[int, float, float]], behind: bytes) -> bytes:
-    """Image number `which` of JPEGS and PNGS after the changes (mutation, a, b)."""
-    originals = (*JPEGS, *PNGS)
+    """Image number `which` of JPEGS, PNGS and OTHERS after the changes (mutation, a, b)."""
+    originals = (*JPEGS, *PNGS, *OTHERS)
     data = originals[which % len(originals)]
-    is_png = data[:4] == PNG[:4]
-    pieces = chunks(data) if is_png else segments(data)
+    if data in OTHERS:
+        apart, table, together = (
+            lambda whole: [[None, whole]],
+            OF_OTHERS,
+            lambda pieces, end: pieces[0][1] + end,
+        )
+    elif data in PNGS:
+        apart, table, together = chunks, OF_PNG, png
+    else:
+        apart, table, together = segments, OF_JPEG, jpeg
+    pieces = apart(data)
     for number, a, b in changes:
-        table = OF_PNG if is_png else OF_JPEG
         table[number % len(table)](pieces, a, b)
-    return png(pieces, behind) if is_png else jpeg(pieces, behind)
+    return together(pieces, behind)

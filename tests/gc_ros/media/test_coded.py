@@ -45,8 +45,8 @@ def test_whatever_comes_behind_the_end_mark_the_image_is_the_same(kind: str, beh
     assert isinstance(found, Decoded) and isinstance(alone, Decoded)
     assert np.array_equal(found.image, alone.image)
     view = memoryview(data + behind)
-    extent = png_extent(view) if kind == "png" else jpeg_extent(view)
-    assert extent[:3] == (128, 96, len(data))
+    read = png_extent if kind == "png" else jpeg_extent
+    assert read(view)[:3] == (128, 96, len(data))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,8 +119,7 @@ def tiff(order: str, width: int, height: int, at: int = 8, **more: int) -> bytes
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_a_tiff_of_either_byte_order_has_its_size_and_its_pixels(order: str) -> None:
     data = tiff(order, 64, 48)
-    found = extent(memoryview(data))
-    assert found is not None and found[:3] == (64, 48, len(data))
+    assert extent(memoryview(data))[:3] == (64, 48, len(data))
     found = decoded(data)
     assert isinstance(found, Decoded)
     assert np.array_equal(found.image, cv2.cvtColor(NOISE[:48, :64, 0], cv2.COLOR_GRAY2BGR))
@@ -153,14 +152,12 @@ def test_a_tiff_or_webp_that_cannot_be_is_refused_before_it_is_decoded(
 @pytest.mark.parametrize("behind", [b"", bytes(600)])
 def test_a_webp_has_its_size_and_its_end(quality: int, behind: bytes) -> None:
     data = cv2.imencode(".webp", NOISE, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
-    found = extent(memoryview(data + behind))
-    assert found is not None and found[:3] == (128, 96, len(data))
+    assert extent(memoryview(data + behind))[:3] == (128, 96, len(data))
     assert isinstance(decoded(data + behind), Decoded)
     extended = b"VP8X" + struct.pack("<I", 10) + bytes(4) + bytes([127, 0, 0, 95, 0, 0])
     body = b"WEBP" + extended + data[12:]
     whole = b"RIFF" + struct.pack("<I", len(body)) + body
-    found = extent(memoryview(whole + behind))
-    assert found is not None and found[:3] == (128, 96, len(whole))
+    assert extent(memoryview(whole + behind))[:3] == (128, 96, len(whole))
     assert isinstance(decoded(whole + behind), Decoded)
 
 
@@ -180,28 +177,3 @@ def test_nothing_raises_and_what_is_accepted_has_the_size_it_says(
         data[at : at + len(change)] = change
     found = decoded(bytes(data[: int(cut * len(data))]) + behind)
     assert isinstance(found, (Decoded, Refusal))
-
-
-@pytest.mark.parametrize(
-    "suffix, options",
-    [
-        (".webp", (cv2.IMWRITE_WEBP_QUALITY, 100)),
-        (".webp", (cv2.IMWRITE_WEBP_QUALITY, 101)),  # lossless
-        (".tiff", (cv2.IMWRITE_TIFF_COMPRESSION, 5)),  # LZW
-        (".tiff", (cv2.IMWRITE_TIFF_COMPRESSION, 8)),  # deflate
-    ],
-    ids=["lossy", "lossless", "lzw", "deflate"],
-)
-def test_what_a_webp_or_a_tiff_costs_is_within_its_bound(suffix, options):
-    image = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), dtype=np.uint8)
-    data = cv2.imencode(suffix, image, options)[1]
-    found = extent(memoryview(data.tobytes()))
-    assert found is not None
-    took = []
-    for _ in range(5):
-        began = time.thread_time()
-        assert cv2.imdecode(data, cv2.IMREAD_COLOR).shape == image.shape
-        took.append(time.thread_time() - began)
-    # The bound is of a 3 GHz core by itself; a shared one is up to twice as slow.
-    assert 0 < min(took) < 2 * found.seconds
-    assert found.memory >= image.nbytes

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JPEG and PNG from somebody who knows how they are made: refused or decoded, within a tenth of a second and 256 MB."""
+"""Images from somebody who knows how they are coded: refused or decoded, within a tenth of a second and 256 MB."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gc_ros.media.coded import jpeg_extent, png_extent, png_picture
+from gc_ros.media.coded import jpeg_extent, picture, png_extent
 from gc_ros.media.images import MAX_DECODE_BYTES, MAX_DECODE_S, MAX_PIXELS, Decoded, Refusal, decode
 from tests.gc_ros.media import mutations
-from tests.gc_ros.media.mutations import JPEGS, OF_PNG, PNGS, chunks, jpeg, mutated, png, segments
+from tests.gc_ros.media.mutations import JPEGS, OF_PNG, OTHERS, PNGS, chunks, jpeg, mutated, png, segments
 
 BOMB = OF_PNG.index(mutations._png_bomb)
 RESIZE = OF_PNG.index(mutations._png_honest_resize)
@@ -70,7 +70,7 @@ def check(data: bytes) -> bool:
 
 mutants = st.builds(
     mutated,
-    st.integers(0, len(JPEGS) + len(PNGS) - 1),
+    st.integers(0, len(JPEGS) + len(PNGS) + len(OTHERS) - 1),
     st.lists(st.tuples(st.integers(0, 999), st.floats(0, 1), st.floats(0, 1)), max_size=5),
     st.sampled_from([b"", bytes(9), b"\xff\xd9", PNGS[0]]),
 )
@@ -81,7 +81,7 @@ def test_what_is_taken_apart_and_put_together_is_the_same() -> None:
         assert jpeg(segments(data)) == data
     for data in PNGS:
         assert png(chunks(data)) == data
-    for which in range(len(JPEGS) + len(PNGS)):
+    for which in range(len(JPEGS) + len(PNGS) + len(OTHERS)):
         assert isinstance(decoded(mutated(which, [], b"")), Decoded)
 
 
@@ -126,7 +126,7 @@ def test_transparency_and_palette_are_part_of_the_picture() -> None:
     found = decoded(png(pieces))
     assert isinstance(found, Decoded)
     assert found.image[0].tolist() == [[2, 1, 0], [5, 4, 3], [8, 7, 6], [2, 1, 0]]
-    without = bytes(png_picture(memoryview(png(pieces))))
+    without = bytes(picture(memoryview(png(pieces))))
     assert [kind for kind, _ in chunks(without)] == [b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"]
 
 
@@ -154,6 +154,8 @@ def natural(width: int, height: int) -> np.ndarray:
         ((4000, 3000), ".jpg", [], True),
         ((1920, 1080), ".jpg", [cv2.IMWRITE_JPEG_PROGRESSIVE, 1], True),
         ((2560, 1440), ".png", [], True),
+        ((1920, 1080), ".webp", [cv2.IMWRITE_WEBP_QUALITY, 90], True),
+        ((1920, 1080), ".tiff", [], True),
         ((8000, 6000), ".jpg", [], False),
         ((3840, 2160), ".png", [], False),
     ],
