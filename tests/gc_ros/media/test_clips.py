@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gc_model.data.frames import index_clips
+from gc_model.data import own
 from gc_ros.evaluation.sources import find_sources
 from gc_ros.media.clips import Clip, check_classes, find_clips, find_recordings
 from gc_ros.media.kinds import VIDEO_SUFFIXES, clean
@@ -340,7 +340,7 @@ def test_a_name_does_not_change_with_what_comes_after_nor_collide_with_one_that_
 def test_a_folder_with_a_table_is_that_table_and_says_what_it_lacks(tmp_path: Path) -> None:
     tree(tmp_path, "wave/a.mp4", "wave/b.mp4", "rec/r.mcap")
     (tmp_path / "clips.csv").write_text("path,class,subject\nwave/b.mp4,winken,p1\n")
-    assert facts(find_clips([tmp_path])) == [("wave/b.mp4", "winken", "p1")] == facts(index_clips(tmp_path))
+    assert facts(find_clips([tmp_path])) == [("wave/b.mp4", "winken", "p1")] == facts(own.clips(tmp_path))
     assert ("a.mp4", "not in clips.csv") in reasons(find_clips([tmp_path]))
     assert [name for name, _ in named(find_recordings([tmp_path]))] == ["wave/b.mp4", "rec/r.mcap"]
 
@@ -407,7 +407,7 @@ def test_of_any_tree_all_commands_see_the_same_clips_each_once(
         videos = [clip for clip in recordings if not clip.is_bag and clip.label]
         assert facts(clips) == facts(videos)
         if clips:
-            assert facts(clips) == facts(index_clips(root))
+            assert facts(clips) == facts(own.clips(root))
             assert facts(recordings) == facts(find_sources([root]))
         real = [os.path.realpath(clip.path) for clip in recordings]
         assert len(set(real)) == len(real) and len({clip.name for clip in recordings}) == len(recordings)

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from gc_model.data.frames import decode, index_clips
+from gc_model.data import own
+from gc_model.data.frames import decode
 from gc_ros.cli import app
 from gc_ros.evaluation.sources import find_sources
 from gc_ros.media.bags import read_bag_images
@@ -69,7 +70,7 @@ def facts(clips: list[Clip]) -> list[tuple[str, str, str]]:
 def seen_by_all(data: Path) -> list[tuple[str, str, str]]:
     """Names, labels and subjects of the clips, which training, make-bag, evaluation, verify and quantize agree on."""
     seen = facts(find_clips([data]))
-    assert seen == facts(index_clips(data)) == facts(find_sources([data])) == facts(find_recordings([data]))
+    assert seen == facts(own.clips(data)) == facts(find_sources([data])) == facts(find_recordings([data]))
     return seen
 
 
