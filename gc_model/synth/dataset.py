@@ -13,22 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 
-from gc_model.data.joint_tables import table_of, write_table
 from gc_model.synth.activities import ACTIVITIES, ALONE
-from gc_model.synth.body import JOINTS
 from gc_model.synth.clip import ClipSpec, check, render
-from gc_model.synth.skeleton import skeleton_text, write_skeleton
+from gc_model.synth.skeleton import joint_table, skeleton_text, write_skeleton
 from gc_model.synth.video import write_video
 from trt_build.command import progress_bar
 from trt_build.errors import DataError
 
-# The joints in a table of them: left_ and right_ first, so that a mirrored picture swaps them.
-NAMES = tuple(
-    next((f"{s.lower()}_{n.replace(s, '').lower()}" for s in ("Left", "Right") if s in n), n.lower())
-    for n in JOINTS
-)
 LAYOUTS = ("folder", "ntu", "nucla", "nucla-frames")
 NUCLA_CLASSES = (1, 2, 3, 4, 5, 6, 8, 9, 11, 12)
 # Yaw of camera 1, 2, 3. NTU: the middle camera and the two sides; a person faces one of the sides, so that camera 1
@@ -168,9 +160,9 @@ def make(root: Path, job: Job) -> int:
     target.parent.mkdir(parents=True, exist_ok=True)
     write_video(target, clip.frames, spec.fps)
     if job.joints:
-        bodies = ((t, b, clip.skeleton[t, b]) for t in range(len(clip.frames)) for b in range(2))
-        seen = [(t, b, points) for t, b, points in bodies if not np.isnan(points).all()]
-        write_table(table_of(root / "joints", job.file), NAMES, spec.size, seen)
+        path = (root / "joints" / job.file).with_suffix(".joints.csv")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(joint_table(clip.skeleton, spec.size))
     if job.layout == "ntu":
         path = root / "nturgb+d_skeletons" / (target.name.removesuffix("_rgb.avi") + ".skeleton")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gc_model.synth.body import JOINTS
+
 COLOUR = (1920.0, 1080.0)
 DEPTH = (512.0, 424.0)
 # fmt: off
@@ -64,3 +66,23 @@ def write_skeleton(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_text(text)
     part.replace(path)
+
+
+def joint_table(skeleton: np.ndarray, size: tuple[int, int]) -> str:
+    """Joints (T, 2, 25, 2) in pixels as the CSV that `gc_model.data.joint_tables` reads; an absent body has no row.
+
+    Sides come first in the names, left_ and right_, so that a mirrored picture swaps them.
+    """
+    columns = [f"{name}_{axis}" for name in map(_sided, JOINTS) for axis in "xy"]
+    lines = [",".join(("frame", "body", "width", "height", *columns))]
+    for t, bodies in enumerate(skeleton):
+        for number, points in enumerate(bodies):
+            if not np.isnan(points).all():
+                cells = ["" if np.isnan(v) else f"{v:.2f}" for v in points.ravel()]
+                lines.append(",".join((str(t), str(number), str(size[0]), str(size[1]), *cells)))
+    return "\n".join(lines) + "\n"
+
+
+def _sided(name: str) -> str:
+    side = next((s for s in ("Left", "Right") if s in name), "")
+    return f"{side.lower()}_{name.replace(side, '').lower()}" if side else name.lower()

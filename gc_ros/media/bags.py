@@ -202,7 +202,13 @@ def read_bag_messages(
             transport = BY_TYPE[item.msgtype]
             stamp = transport.stamp_ns(item.message) or item.log_ns
             yield BagMessage(stamp, chosen, transport, item.message)
-        if damage := _damage(recording):
+        damage = _damage(recording)
+        if damage and not count:
+            raise DataError(
+                f"{bag}: no image can be read ({damage[0]}); record it again, or as sensor_msgs/Image: "
+                "ros2 run image_transport republish"
+            )
+        if damage:
             raise DataError(f"{bag}: damaged after {count} images ({damage[0]}); record it again")
 
 

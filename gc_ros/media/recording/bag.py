@@ -212,7 +212,9 @@ class Recording:
                         data = expand(data)
                     message = self._deserialised(data, connection)
                 except Exception as error:
-                    self.damage.append(f"a message on {topic} at {log_ns} ns: {one_line(error)}")
+                    self.damage.append(
+                        f"a message on {topic} ({connection.msgtype}) at {log_ns} ns: {one_line(error)}"
+                    )
                     continue
                 yield Message(topic, connection.msgtype, log_ns, message)
 
