@@ -312,7 +312,7 @@ def _ros_module(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise GlimpseError(
-            f"ROS 2 is not usable here ({error}); source /opt/ros/jazzy/setup.bash and the workspace, or: make demo"
+            f"ROS 2 is not usable here ({error}); source install/setup.bash of the workspace, or: make demo"
         ) from None
 
 

@@ -232,10 +232,9 @@ def check_python() -> None:
         found = ".".join(map(str, sys.version_info[:2]))
         raise SetupError(f"Python 3.10 to 3.13 is needed, this is {found}; type: make PYTHON=python3.11 ...")
     if not sourced_ros() and platform.machine() != "x86_64":
-        raise SetupError(
-            f"ROS 2 wheels exist for x86_64 only, this is {platform.machine()}; install ROS 2 and type: "
-            ". /opt/ros/jazzy/setup.sh"
-        )
+        found = sorted(Path("/opt/ros").glob("*/setup.sh"))
+        remedy = f"type: . {found[-1]}" if found else "install ROS 2 (docs.ros.org) and source its setup.sh"
+        raise SetupError(f"ROS 2 wheels exist for x86_64 only, this is {platform.machine()}; {remedy}")
 
 
 def main() -> int:
