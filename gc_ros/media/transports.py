@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from gc_ros.stamps import NS
 from trt_build.errors import DataError
+from trt_build.install import pip
 
 if TYPE_CHECKING:
     from gc_ros.media.images import Picture, Refusal
@@ -112,7 +113,7 @@ class _Packets:
             from gc_ros.media.streams import Stream
         except ImportError as error:
             raise DataError(
-                f"PyAV, which decodes video, cannot be imported ({error}); type: pip install av"
+                f"PyAV, which decodes video, cannot be imported ({error}); type: {pip('av>=14')}"
             ) from None
         self._stream, self._codec = Stream(), codec
 

@@ -76,7 +76,7 @@ def test_what_the_end_needs_is_looked_for_at_the_beginning(
     write_bag(tmp_path / "bag", [("red", 2.0)])
     monkeypatch.setitem(sys.modules, "jinja2", None)
     done = call(cli.app, "evaluate", tmp_path / "bag", "-b", colours.path, "--out", tmp_path / "out")
-    assert_one_line(done, "jinja2", "[evaluate]")
+    assert_one_line(done, "jinja2", "python3 -m pip install 'jinja2>=3'", "'scikit-learn>=1.3'")
     assert not (tmp_path / "out" / "bag.json").exists()
 
 
