@@ -90,7 +90,7 @@ def image(**changes: Any) -> Image:
     [
         (image(encoding="16UC1"), "16UC1 is a depth image; remap"),
         (image(encoding="32FC1"), "32FC1 is a depth image; remap"),
-        (image(encoding="rgb16"), "encoding rgb16 is not supported here; install ros-$ROS_DISTRO-cv-bridge"),
+        (image(encoding="rgb16"), "rgb16 is not supported here; sudo apt install ros-$ROS_DISTRO-cv-bridge"),
         (image(encoding="nv12", width=15), "nv12 needs an even size, got 15x12"),
         (image(step=10), "step 10 is less than a row of 16 bgr8 pixels (48)"),
         (image(data=bytes(500)), "500 bytes of data, but 12 rows of step 48 are 576"),
