@@ -21,7 +21,7 @@ from tests.videos import flat, write_clip
 if find_spec("launch_ros") is None:
     pytest.skip("launch_ros is not installed: source a ROS 2 that has it", allow_module_level=True)
 
-pytestmark = [pytest.mark.ros, pytest.mark.slow]
+pytestmark = pytest.mark.ros  # not slow: `colcon test` is where it runs
 
 # As `ros2 launch` does it. With a namespace: as nav2 includes others, beside a process that is somebody else's.
 _LAUNCH = """
