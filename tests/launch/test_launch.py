@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -342,3 +343,15 @@ def test_commands_and_options_of_the_bag_run_exist(tmp_path: Path) -> None:
             pytest.xfail(f"gc-ros has no command {command} yet")
         options = {option for parameter in commands[command].params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= options
+
+
+def test_launch_files_need_no_package_of_pip() -> None:
+    """`ros2` is a program of the system's Python, whatever environment the node runs in."""
+    hidden = ("pydantic", "typer", "rich", "onnxruntime", "rosbags", "av", "onnx", "mcap")
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({hidden!r}))\n"
+        "from tests.launch import stub\n"
+        "with stub.installed(): import gc_ros.node.launching\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
