@@ -39,8 +39,8 @@ Layout = Annotated[str, typer.Option(help="clips (your own), ntu or nucla.")]
 Split = Annotated[
     str, typer.Option("--split", "--protocol", help="ntu: cross_subject or cross_view; nucla: V3, V2 or V1.")
 ]
-# How `evaluate` judges a clip, and the word for it in reports; "clips" is the former name of the first.
-JUDGES = {"sub-sequences": "clips", "stream": "stream", "continuous": "continuous", "clips": "clips"}
+# What may be typed for --judge, and the judge of `gc_model.evaluation.evaluate` it stands for, whose name reports bear.
+JUDGE_OF = {"sub-sequences": "clips", "stream": "stream", "continuous": "continuous", "clips": "clips"}
 Classes = Annotated[str, typer.Option(help="Only these classes, separated by commas.")]
 
 
@@ -121,16 +121,9 @@ def evaluate(
     from gc_model.evaluation.evaluate import EvaluateOptions
     from gc_model.evaluation.evaluate import evaluate as evaluate_run
 
-    if judge not in JUDGES:
+    if judge not in JUDGE_OF:
         raise DataError(f"--judge {judge}: choose sub-sequences, stream or continuous")
-    members = None
-    if groups:
-        try:
-            members = json.loads(groups.read_text())
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f'{groups}: not a readable JSON file of groups ({error}); write {{"coarse": ["label"]}}'
-            ) from None
+    members = _read_groups(groups) if groups else None
     for file in (out, confusion):
         if file and not file.parent.is_dir():
             raise DataError(f"{file.parent}: no such directory to write {file.name} into")
@@ -139,7 +132,7 @@ def evaluate(
         layout=layout,
         split=split,
         subjects=names(subjects),
-        protocol=JUDGES[judge],
+        judge=JUDGE_OF[judge],
         mode=mode or None,
         groups=members,
         glimpses=glimpses,
@@ -165,7 +158,7 @@ def evaluate(
     typer.echo(
         f"accuracy {100 * result['accuracy']:.1f} % of {result['clips']} clips, "
         + (f"{100 * result['class_accuracy']:.1f} % by classes, " if groups else "")
-        + f"mean over classes {100 * result['balanced_accuracy']:.1f} % ({JUDGES[judge]})"
+        + f"mean over classes {100 * result['balanced_accuracy']:.1f} % ({JUDGE_OF[judge]})"
         + (f"; as windows {100 * result['window_accuracy']:.1f} %" if "window_accuracy" in result else "")
     )
 
@@ -191,6 +184,16 @@ def info(
         typer.echo(name)
         for key, value in values.items():
             typer.echo(f"  {key:20} {value}")
+
+
+def _read_groups(file: Path) -> Any:
+    """The JSON value of a file of groups, checked by `report`. Raises DataError."""
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f'{file}: not a readable JSON file of groups ({error}); write {{"coarse": ["label"]}}'
+        ) from None
 
 
 def _options(values: dict[str, Any], epochs: str, settings: list[str] | None) -> Any:
@@ -254,7 +257,7 @@ def ablate(
         base,
         out,
         rows=names(rows) or [],
-        protocols=names(splits) or [""],
+        splits=names(splits) or [""],
         seeds=numbers,
         test_subjects=people,
         progress=not quiet,

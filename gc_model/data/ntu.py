@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NTU RGB+D 60 (Shahroudy et al. 2016): file names, protocols and skeletons.
+"""NTU RGB+D 60 (Shahroudy et al. 2016): file names, splits and skeletons.
 
 56,880 clips `SsssCcccPpppRrrrAaaa_rgb.avi`, beside them `SsssCcccPpppRrrrAaaa.skeleton`. 302 clips have no usable
-skeleton; they stay in the RGB protocols, only their pose losses are masked.
+skeleton; they stay in the splits of RGB, only their pose losses are masked.
 """
 
 from __future__ import annotations

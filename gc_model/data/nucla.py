@@ -33,7 +33,7 @@ stand up, donning, doffing, throw, carry
     .split(", ")
 )
 NAMES = dict(zip(CLASSES, _ACTIVITIES, strict=True))
-# Test view of each protocol; the other two train. V3_{1,2} of the paper trains on views 1 and 2.
+# Test view of each split; the other two train. V3_{1,2} of the paper trains on views 1 and 2.
 SPLITS = {"V3": 3, "V2": 2, "V1": 1}
 FRAME_RATE = 12.0  # a second; folders of pictures carry no clock of a documented unit
 _FOLDER = re.compile(r"a(\d\d)_s(\d\d)_e(\d\d)$")

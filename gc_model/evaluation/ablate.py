@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's tables on one's own data: a run for every row, protocol and seed, and one table of them all.
+"""The paper's tables on one's own data: a run for every row, split and seed, and one table of them all.
 
 OUT/cache/                    decoded frames, shared
 OUT/stage1/KEY.safetensors    trunks after stage 1, shared by the rows whose first stage is the same
-OUT/ROW/PROTOCOL-SEED/        a run directory with report.json; one that has its report is not run again
+OUT/ROW/SPLIT-SEED/           a run directory with report.json; one that has its report is not run again
 OUT/table.json, table.md      written anew after every run
 """
 
@@ -32,7 +32,7 @@ DEFAULT = "clouds"
 class Row:
     """One row: what it changes, and the paper's accuracy in %, cross-subject and cross-view (Tables 1 to 6).
 
-    relative: the paper gives a difference to its full model only, of one protocol.
+    relative: the paper gives a difference to its full model only, on one split.
     """
 
     title: str
@@ -82,7 +82,7 @@ def ablate(
     out: Path,
     *,
     rows: Sequence[str] = (),
-    protocols: Sequence[str] = ("",),
+    splits: Sequence[str] = ("",),
     seeds: Sequence[int] = (0,),
     test_subjects: Sequence[str] | None = None,
     progress: bool = True,
@@ -90,26 +90,26 @@ def ablate(
 ) -> dict[str, Any]:
     """Run what is missing below `out` and return the table. base: the options that all rows share.
 
-    rows: names of `ROWS`, none for all. protocols: splits of the data set. test_subjects: the people to test on, for
-    data without splits. tell: called with a line after every run. Raises DataError for unknown rows, or an `out` begun
-    with other options.
+    rows: names of `ROWS`, none for all. splits: names of the data set's. test_subjects: the people to test on, for data
+    without splits. tell: called with a line after every run. Raises DataError for unknown rows, or an `out` begun with
+    other options.
     """
     rows = list(rows) or list(ROWS)
     if unknown := [r for r in rows if r not in ROWS]:
         raise DataError(f'unknown row "{unknown[0]}": choose from {", ".join(ROWS)}')
     _check(base, out, {"subjects": list(test_subjects)} if test_subjects else {})
-    for row, protocol, seed in itertools.product(rows, protocols, seeds):
-        run = out / row / f"{protocol or 'test'}-{seed}"
+    for row, split, seed in itertools.product(rows, splits, seeds):
+        run = out / row / f"{split or 'test'}-{seed}"
         if (run / "report.json").is_file():
             continue
         options = base.model_copy(
-            update=ROWS[row].changes | {"protocol": protocol, "seed": seed, "preset": base.preset}
+            update=ROWS[row].changes | {"protocol": split, "seed": seed, "preset": base.preset}
         )
         judging = EvaluateOptions(
-            base.data, layout=base.layout, split=protocol, subjects=test_subjects, cache=out / "cache"
+            base.data, layout=base.layout, split=split, subjects=test_subjects, cache=out / "cache"
         )
         found = _run(options, judging, run, out, progress)
-        tell(f"{row} {protocol} seed {seed}: {100 * found['accuracy']:.1f} %, {found['minutes']} min")
+        tell(f"{row} {split} seed {seed}: {100 * found['accuracy']:.1f} %, {found['minutes']} min")
         table(out, base.layout)
     return table(out, base.layout)
 
@@ -167,7 +167,7 @@ def _check(base: TrainOptions, out: Path, test: dict[str, Any]) -> None:
 def table(out: Path, layout: str) -> dict[str, Any]:
     """Collect every report below `out`, in the order of the paper's tables; written as table.json and table.md."""
     lines: list[dict[str, Any]] = []
-    protocols: list[str] = []
+    splits: list[str] = []
     for name, row in ROWS.items():
         results: dict[str, list[float]] = {}
         minutes = 0.0
@@ -179,7 +179,7 @@ def table(out: Path, layout: str) -> dict[str, Any]:
             clips[key], minutes = report["clips"], minutes + report["minutes"]
         if not results:
             continue
-        protocols += [p for p in results if p not in protocols]
+        splits += [p for p in results if p not in splits]
         ours = {
             p: {
                 "mean": round(statistics.mean(v), 2),
@@ -193,18 +193,18 @@ def table(out: Path, layout: str) -> dict[str, Any]:
         lines.append(
             {"row": name, "title": row.title, "paper": paper, "ours": ours, "minutes": round(minutes, 1)}
         )
-    result = {"protocols": protocols, "rows": lines}
+    result = {"protocols": splits, "rows": lines}
     write_atomically(out / "table.json", json.dumps(result, indent=1))
     write_atomically(out / "table.md", markdown(result))
     return result
 
 
-def _paper(row: str, layout: str, protocol: str) -> str | None:
-    """The paper's figure, for the data set and protocol it was measured in; never beside another's."""
+def _paper(row: str, layout: str, split: str) -> str | None:
+    """The paper's figure, for the data set and split it was measured in; never beside another's."""
     if layout == "nucla":
-        figure = NUCLA.get(row, {}).get(protocol)
+        figure = NUCLA.get(row, {}).get(split)
         return None if figure is None else f"{figure}"
-    which = {"cross-subject": 0, "cross-view": 1}.get(protocol.replace("_", "-"))
+    which = {"cross-subject": 0, "cross-view": 1}.get(split.replace("_", "-"))
     found = ROWS[row]
     if which is None:
         return None

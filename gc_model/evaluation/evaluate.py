@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Accuracy of a trained run on labelled clips.
 
-Three protocols: `clips`, the paper's five fixed sub-sequences of a clip, logits averaged; `stream`, where each clip
+Three judges: `clips`, the paper's five fixed sub-sequences of a clip, logits averaged; `stream`, where each clip
 runs through the robot's own recogniser and is labelled as `gc-ros video` labels it; and `continuous`, all clips as one
 stream whose state is carried from clip to clip. Every clip counts: one that does not decode is wrong and is named. A
 clip shorter than a window repeats frames; in a stream its last frame stands until the window is full, and "held" names
@@ -31,7 +31,7 @@ from gc_model.training.processes import accelerator
 from trt_build.bundle import Bundle
 from trt_build.errors import DataError
 
-PROTOCOLS = ("clips", "stream", "continuous")
+JUDGES = ("clips", "stream", "continuous")
 PLACES = ("learned", "whole", "random")
 
 
@@ -40,7 +40,7 @@ class EvaluateOptions:
     """What is judged, and how.
 
     data, layout, split: as for training; of a data set with splits the test part is judged. subjects: only these
-    people. protocol: one of `PROTOCOLS`. mode: "window" or "step" for protocol "stream"; None: the model's default.
+    people. judge: one of `JUDGES`. mode: "window" or "step" for judge "stream"; None: the model's default.
     groups: coarser classes, see `report`. cache: a folder that keeps decoded frames, and the features of a frozen
     trunk, for many evaluations of the same clips. glimpses: one of `PLACES`, see `gc_model.paper.modes.attending`.
     """
@@ -49,7 +49,7 @@ class EvaluateOptions:
     layout: str = "clips"
     split: str = ""
     subjects: Sequence[str] | None = None
-    protocol: str = "clips"
+    judge: str = "clips"
     mode: str | None = None
     groups: Mapping[str, Sequence[str]] | None = None
     cache: Path | None = None
@@ -59,12 +59,12 @@ class EvaluateOptions:
 def evaluate(run: Path, options: EvaluateOptions, *, progress: bool = True) -> dict[str, Any]:
     """Judge every clip and sum up. See `report` for what is returned.
 
-    Protocol "stream" adds "held", the clips shorter than a window; "continuous" adds "window_accuracy", that of the
-    same frames as windows from zeros. Raises DataError for an unknown protocol or a class that the model was not
+    Judge "stream" adds "held", the clips shorter than a window; "continuous" adds "window_accuracy", that of the
+    same frames as windows from zeros. Raises DataError for an unknown judge or a class that the model was not
     trained on.
     """
-    if options.protocol not in PROTOCOLS:
-        raise DataError(f'unknown protocol "{options.protocol}": choose {" or ".join(PROTOCOLS)}')
+    if options.judge not in JUDGES:
+        raise DataError(f'unknown --judge "{options.judge}": choose {" or ".join(JUDGES)}')
     if options.glimpses not in PLACES:
         raise DataError(f'unknown --glimpses "{options.glimpses}": choose {", ".join(PLACES)}')
     model, recipe = checkpoint.load(run)
@@ -84,7 +84,7 @@ def evaluate(run: Path, options: EvaluateOptions, *, progress: bool = True) -> d
     info = bundle_info(model.config, recipe)
     if options.mode is not None and options.mode not in info.modes:
         raise DataError(f'mode "{options.mode}" is not one of this model: choose {" or ".join(info.modes)}')
-    if options.protocol == "continuous":
+    if options.judge == "continuous":
         clips = [clips[i] for i in np.random.default_rng(0).permutation(len(clips))]
     judge = _judge_for(options, model, info, recipe, clips)
     with attending(model, options.glimpses):
@@ -92,7 +92,7 @@ def evaluate(run: Path, options: EvaluateOptions, *, progress: bool = True) -> d
     found: dict[str, Any] = {
         "run": run.name,
         "data": options.data.resolve().name,
-        "protocol": options.protocol,
+        "protocol": options.judge,
         "split": options.split,
         "mode": options.mode or info.default_mode,
         "glimpses": options.glimpses,
@@ -112,9 +112,9 @@ def _judge_for(
     recipe: checkpoint.Recipe,
     clips: Sequence[LabelledClip],
 ) -> Judge:
-    if options.protocol == "stream":
+    if options.judge == "stream":
         return Robot(model, info, options.mode or info.default_mode)
-    if options.protocol == "continuous":
+    if options.judge == "continuous":
         return CarriedState(model, info)
     trained = {"freeze_stages": 0, "freeze_stages2": None} | recipe.provenance.get("options", {})
     first, last = trained["freeze_stages"], trained["freeze_stages2"]

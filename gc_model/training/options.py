@@ -21,7 +21,8 @@ class TrainOptions(BaseModel):
 
     data: Path
     layout: Literal["clips", "ntu", "nucla"] = "clips"
-    protocol: str = ""  # --split: cross-subject or cross-view of ntu; V3, V2 or V1 of nucla
+    # The --split: cross-subject or cross-view of ntu; V3, V2 or V1 of nucla. Run directories keep its former name.
+    protocol: str = ""
     # Of layout "clips", as `gc-model joints` writes them; L_P and L_G need joints.
     joints: Path | None = None
     subjects: list[str] | None = None  # train on these people only

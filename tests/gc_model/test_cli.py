@@ -168,7 +168,7 @@ def test_the_split_of_a_data_set_has_one_name_and_the_former_one_works(tmp_path,
     monkeypatch.setattr("gc_model.training.train.train", trained)
     monkeypatch.setattr(
         "gc_model.evaluation.ablate.ablate",
-        lambda *args, protocols, **kwargs: seen.extend(protocols) or {"protocols": [], "rows": []},
+        lambda *args, splits, **kwargs: seen.extend(splits) or {"protocols": [], "rows": []},
     )
     ask = ("--data", colours(), "--layout", "ntu", "--out", tmp_path / "out")
     assert_one_line(call("train", *ask, name, "cross_view"), "enough")

@@ -19,7 +19,7 @@ def test_the_ablation_runs_rows_resumes_and_sets_the_papers_figures_beside_ours(
     base = tiny_options(ntu_people(), epochs1=1, epochs2=1)
     asked = {
         "rows": ["clouds", "metric_fixed"],
-        "protocols": ["cross_subject"],
+        "splits": ["cross_subject"],
         "seeds": [0, 1],
         "progress": False,
     }
@@ -57,7 +57,7 @@ def test_rows_on_a_frozen_trunk_share_its_features_and_are_judged_as_without_the
     base = tiny_options(ntu_people(), epochs2=1, views=2, **trunk)
     asked = {
         "rows": ["clouds", "metric_fixed"],
-        "protocols": ["cross_subject"],
+        "splits": ["cross_subject"],
         "seeds": [0],
         "progress": False,
     }
@@ -85,7 +85,7 @@ def test_the_global_model_goes_on_with_the_classifier_of_the_first_stage_that_it
     from safetensors.torch import load_file
 
     base = tiny_options(ntu_people(), epochs1=1, epochs2=0)
-    asked = {"rows": ["clouds", "global"], "protocols": ["cross_subject"], "progress": False}
+    asked = {"rows": ["clouds", "global"], "splits": ["cross_subject"], "progress": False}
     ablate(base, tmp_path / "out", tell=lambda _: None, **asked)
     (shared,) = (tmp_path / "out" / "stage1").glob("*.safetensors")
     run = load_file(tmp_path / "out" / "global" / "cross_subject-0" / "model.safetensors")

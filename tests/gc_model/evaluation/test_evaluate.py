@@ -100,7 +100,7 @@ def test_groups_must_partition_the_labels_and_are_checked_before_the_judging(mon
         evaluate(run(), EvaluateOptions(colours(), groups=groups), progress=False)
 
 
-def test_the_clips_protocol_averages_the_logits_of_five_fixed_sub_sequences():
+def test_the_clips_judge_averages_the_logits_of_five_fixed_sub_sequences():
     result = evaluate(run(), EvaluateOptions(colours(), subjects=["a"]), progress=False)
     model, recipe = checkpoint.load(run())
     preprocess = bundle_info(model.config, recipe).preprocess
@@ -130,16 +130,16 @@ def streamed(mode: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("mode", ["window", "step"])
-def test_the_stream_protocol_is_the_robots_recogniser(mode):
+def test_the_stream_judge_is_the_robots_recogniser(mode):
     result = evaluate(
-        run(), EvaluateOptions(colours(), subjects=["a"], protocol="stream", mode=mode), progress=False
+        run(), EvaluateOptions(colours(), subjects=["a"], judge="stream", mode=mode), progress=False
     )
     assert result["predictions"] == streamed(mode) and result["mode"] == mode
     assert len(set(result["predictions"].values())) > 1
 
 
 def test_subjects_choose_the_clips_that_count():
-    result = evaluate(run(), EvaluateOptions(colours(), subjects=["b"], protocol="stream"), progress=False)
+    result = evaluate(run(), EvaluateOptions(colours(), subjects=["b"], judge="stream"), progress=False)
     assert result["clips"] == 6 and not any(
         name.endswith(("0.mp4", "2.mp4")) for name in result["predictions"]
     )
@@ -173,7 +173,7 @@ def test_no_test_clip_is_dropped_those_that_do_not_decode_are_wrong_and_named(da
 
 
 def test_a_clip_shorter_than_a_window_shows_its_last_frame_until_the_window_is_full(damaged):
-    result = evaluate(run(), EvaluateOptions(damaged, protocol="stream"), progress=False)
+    result = evaluate(run(), EvaluateOptions(damaged, judge="stream"), progress=False)
     assert result["clips"] == 7 and result["held"] == ["red/short.mp4"]
     assert set(result["problems"]) == {f"red/{n}.mp4" for n in ("broken", "half", "empty")}
     model, recipe = checkpoint.load(run())
@@ -224,24 +224,24 @@ def test_a_run_whose_labels_are_decomposed_judges_the_clips_of_these_classes(tmp
 
 
 @pytest.mark.parametrize(
-    "wrong, words", [({"protocol": "guess"}, "clips or stream"), ({"mode": "both"}, "window or step")]
+    "wrong, words", [({"judge": "guess"}, "clips or stream"), ({"mode": "both"}, "window or step")]
 )
-def test_unknown_protocols_and_modes_are_refused(wrong, words):
+def test_unknown_judges_and_modes_are_refused(wrong, words):
     with pytest.raises(DataError, match=words):
-        evaluate(run(), EvaluateOptions(colours(), **({"protocol": "stream"} | wrong)), progress=False)
+        evaluate(run(), EvaluateOptions(colours(), **({"judge": "stream"} | wrong)), progress=False)
 
 
 def test_a_centered_model_is_evaluated_by_windows_only(tmp_path):
     centered = untrained(tmp_path / "run", temporal="centered")
-    result = evaluate(centered, EvaluateOptions(colours(), subjects=["a"], protocol="stream"), progress=False)
+    result = evaluate(centered, EvaluateOptions(colours(), subjects=["a"], judge="stream"), progress=False)
     assert result["mode"] == "window" and result["clips"] == 6
     with pytest.raises(DataError, match='"step" is not one of this model'):
-        evaluate(centered, EvaluateOptions(colours(), protocol="stream", mode="step"), progress=False)
+        evaluate(centered, EvaluateOptions(colours(), judge="stream", mode="step"), progress=False)
 
 
 def test_the_result_is_plain_json_and_names_no_folder():
     text = json.dumps(
-        evaluate(run(), EvaluateOptions(colours(), subjects=["a"], protocol="stream"), progress=False)
+        evaluate(run(), EvaluateOptions(colours(), subjects=["a"], judge="stream"), progress=False)
     )
     assert str(scratch()) not in text
 
@@ -259,11 +259,11 @@ def test_the_torch_engine_starts_anew_after_a_reset():
 
 def test_a_continuous_stream_carries_its_state_and_says_what_windows_give():
     model, _ = checkpoint.load(run())
-    result = evaluate(run(), EvaluateOptions(colours(), protocol="continuous"), progress=False)
+    result = evaluate(run(), EvaluateOptions(colours(), judge="continuous"), progress=False)
     assert result["clips"] == 12 and not result["problems"] and result["mode"] == "carried"
     clips = own.clips(colours())
     assert list(result["predictions"]) != [c.name for c in clips]  # in a drawn order, always the same
-    assert evaluate(run(), EvaluateOptions(colours(), protocol="continuous"), progress=False) == result
+    assert evaluate(run(), EvaluateOptions(colours(), judge="continuous"), progress=False) == result
     # Against the recurrence by hand.
     by_name, state, right = {c.name: c for c in clips}, model.initial_state(1, streaming=True), 0
     squares = bundle_info(model.config, checkpoint.load(run())[1]).preprocess

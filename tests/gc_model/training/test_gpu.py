@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
 
 from gc_model.evaluation.confidence import calibrate_run
-from gc_model.evaluation.evaluate import PROTOCOLS, EvaluateOptions, evaluate
+from gc_model.evaluation.evaluate import JUDGES, EvaluateOptions, evaluate
 from gc_model.training import checkpoint
 from gc_model.training.options import TrainOptions
 from gc_model.training.train import train
@@ -54,8 +54,8 @@ def test_every_stage_trains_on_the_gpu_and_what_comes_out_is_judged_there(tmp_pa
     model, _ = checkpoint.load(tmp_path / "run")
     assert all(torch.isfinite(p).all() for p in model.parameters())
     calibrate_run(tmp_path / "run", colours(), subjects=["a"], progress=False)
-    for protocol in PROTOCOLS:
-        report = evaluate(tmp_path / "run", EvaluateOptions(colours(), protocol=protocol), progress=False)
+    for judge in JUDGES:
+        report = evaluate(tmp_path / "run", EvaluateOptions(colours(), judge=judge), progress=False)
         assert report["clips"] == 12
 
 
