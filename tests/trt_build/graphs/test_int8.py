@@ -19,7 +19,7 @@ from tests.gc_model.runs import bundle, colours, scratch
 from trt_build.bundle import LoadedBundle, load_bundle, write_bundle
 from trt_build.cli import app
 from trt_build.engines.open import open_engine
-from trt_build.errors import BundleError, DataError
+from trt_build.errors import BundleError
 from trt_build.footage import stream, windows
 from trt_build.graphs import int8
 from trt_build.graphs.int8 import SENSITIVE, choose, quantize_bundle
@@ -178,63 +178,3 @@ def test_clips_that_do_not_exist_or_do_not_decode_are_one_line(tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video" * 100)
     command_line.assert_one_line(call("quantize", path, "--clips", tmp_path / "broken.mp4"), "broken.mp4")
     assert load_bundle(path).info.sha256 == load_bundle(bundle()).info.sha256
-
-
-def test_footage_is_what_the_robot_samples_from_videos_and_bags(tmp_path):
-    from gc_ros.media.bags import make_bag
-    from gc_ros.media.clips import find_clips
-
-    info = load_bundle(bundle()).info
-    chosen = find_clips([colours() / "red"])[:2]
-    make_bag(chosen, tmp_path / "bag", compressed="png")
-    from_clips = read_footage([clip.path for clip in chosen], info)
-    from_bag = read_footage([tmp_path / "bag"], info)
-    assert [len(p.frames) for p in from_bag] == [len(p.frames) for p in from_clips] == [10, 10]
-    for a, b in zip(from_clips, from_bag, strict=True):
-        assert np.array_equal(a.frames, b.frames)
-    with pytest.raises(DataError, match="no such clip"):
-        read_footage([tmp_path / "nothing"], info)
-
-
-def test_without_subjects_a_table_gives_the_people_of_the_training(tmp_path):
-    from gc_ros.recognition.footage import training_subjects
-
-    info, table = load_bundle(bundle()).info, colours() / "clips.csv"
-
-    def trained_on(*people):
-        return info.model_copy(update={"provenance": {"subjects": list(people) or None}})
-
-    assert training_subjects([table], trained_on("a")) == ["a"]
-    assert training_subjects([table], trained_on("a", "z")) == []  # another table's people
-    assert training_subjects([table], trained_on()) == []
-    assert training_subjects([table, colours() / "red"], trained_on("a")) == []  # a folder knows nobody
-
-
-def test_images_of_a_bag_that_cannot_be_decoded_are_counted_not_hidden(tmp_path, monkeypatch, caplog):
-    from gc_ros.media import bags
-    from gc_ros.media.clips import find_clips
-
-    info = load_bundle(bundle()).info
-    bags.make_bag(find_clips([colours() / "red"])[:1], tmp_path / "bag", compressed="png")
-    decode, images = bags.decode, iter(range(1_000_000))
-
-    def every_fifth_is_broken(message, **kinds):
-        if next(images) % 5 == 4:
-            return bags.Refusal("compressed image cannot be decoded")
-        return decode(message, **kinds)
-
-    monkeypatch.setattr(bags, "decode", every_fifth_is_broken)
-    (piece,) = read_footage([tmp_path / "bag"], info)
-    assert len(piece.frames) >= info.T
-    assert "images left out: compressed image cannot be decoded" in caplog.text and "bag: 4 " in caplog.text
-
-
-def test_a_clip_shorter_than_a_window_gives_its_frames_spread_evenly(tmp_path):
-    from tests.videos import flat, write_clip
-
-    info = load_bundle(bundle()).info
-    short = write_clip(tmp_path / "short.mp4", [flat((10 * i, 10 * i, 10 * i)) for i in range(16)], fps=16)
-    (piece,) = read_footage([short], info)
-    levels = piece.frames.reshape(8, -1).mean(1)
-    assert piece.frames.shape[0] == 8 and levels[0] < 8 and levels[-1] > 140
-    assert np.all(np.diff(levels) > 5)
