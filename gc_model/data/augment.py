@@ -57,7 +57,7 @@ class Augment:
     def apply(
         self, images: NDArray[np.uint8], size: int, matrix: NDArray[np.float64], rng: np.random.Generator
     ) -> NDArray[np.uint8]:
-        """The same with the map already drawn, which joints go through as well."""
+        """As `__call__`, with a map drawn before, which joints go through as well."""
         out = np.empty((len(images), size, size, 3), np.uint8)
         for image, place in zip(images, out, strict=True):
             cv2.warpAffine(

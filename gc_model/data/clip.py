@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a clip is here: a video and its class, how its frames and joints are read, and what it is used for."""
+"""A labelled clip: a video and its class, how its frames and joints are read, and what it is used for."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class LabelledClip(Clip):
 
 
 def labelled(clip: Clip, **more: Any) -> LabelledClip:
-    """What the finder of clips found, with the fields that it does not know."""
+    """A clip of the finder as a `LabelledClip`; more: the fields that the finder does not know."""
     return LabelledClip(clip.path, clip.name, clip.label, clip.subject, tabled=clip.tabled, **more)
 
 

@@ -36,7 +36,7 @@ class DecodedClip:
 
 
 class CacheError(GlimpseError):
-    """Decoded frames cannot be written: no fault of the clip, so no reason to go on without it."""
+    """Decoded frames cannot be written. The clip is not at fault, so training must not continue without it."""
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from trt_build.errors import DataError
 
 
 class ClipSamples(Protocol):
-    """Samples whose "clip" a frozen front may take the place of: `TrainingClips`, `TestClips`, streams of clips."""
+    """Samples whose "clip" the features of a frozen front may replace: `TrainingClips`, `TestClips`, streams."""
 
     @property
     def clip_shape(self) -> tuple[int, ...]:
-        """Of "clip": (n, 3, S, S), or (clips, n, 3, S, S) of several by themselves."""
+        """Shape of "clip": (n, 3, S, S), or (clips, n, 3, S, S) where a sample holds several."""
 
     def __len__(self) -> int: ...
 
@@ -35,7 +35,7 @@ class ClipSamples(Protocol):
 
 
 class FrozenFront(Dataset[Sample]):
-    """Samples of `base` with what the frozen part of the trunk makes of "clip" in its place; each computed once.
+    """Samples of `base` with cached features of the frozen trunk in place of "clip"; each is computed once.
 
     That is "maps", the penultimate stage's, or with `whole` the features "Z" and "c", which a `base` of maps gives too.
     views > 0: `base` is indexed by (epoch, clip), and epoch e sees view e mod views of a clip; 0: it is `TestClips`.
@@ -70,7 +70,7 @@ class FrozenFront(Dataset[Sample]):
         return {n: torch.zeros(s.shape[2:]) for n, s in self._stored.items()}
 
     def beside(self, which: Any) -> Sample:
-        """The sample `which` without what the front makes of it."""
+        """The sample `which` without its features."""
         return self.base.beside(which)
 
     def __getitem__(self, which: tuple[int, int] | int) -> Sample:
@@ -117,7 +117,7 @@ def front_key(model: Network, also: Any, whole: bool) -> str:
 
 
 def _memmap(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap:
-    """A file-backed array, zeros where new; a file of another size is from another run and starts anew.
+    """A file-backed array, zeros where new; a file of another size is from another run and is replaced.
 
     Raises DataError where the disk could not hold it: writing to a mapped file on a full disk ends the process.
     """
@@ -127,7 +127,7 @@ def _memmap(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap:
         free = shutil.disk_usage(path.parent).free
         if size > free:
             raise DataError(
-                f"{path.parent}: what the frozen trunk makes of the clips takes {size / 1e9:.1f} GB, {free / 1e9:.1f} "
+                f"{path.parent}: the cached features of the frozen trunk take {size / 1e9:.1f} GB, {free / 1e9:.1f} "
                 "are free; take fewer --set views=, or a --out on a larger disk"
             )
         with path.open("wb") as file:

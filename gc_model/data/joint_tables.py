@@ -54,7 +54,10 @@ def columns_of(names: Iterable[str]) -> list[str]:
 
 
 def mirrored_joints(names: Sequence[str]) -> tuple[int, ...]:
-    """Which of the 25 joints a mirrored picture makes of each. Raises DataError for a side without the other."""
+    """For each of the 25 joints, the one whose place it takes in a mirrored picture.
+
+    Raises DataError for a side without the other.
+    """
     order = list(range(JOINTS))
     sides = {"left_": "right_", "right_": "left_"}
     for i, name in enumerate(names):
@@ -71,7 +74,7 @@ def mirrored_joints(names: Sequence[str]) -> tuple[int, ...]:
 def read_table(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Joints (frames, 2, 25, 2) as fractions of the picture, NaN where unknown, and its (width, height).
 
-    Raises DataError, naming file and line, for what is no such table.
+    Raises DataError, naming file and line, for a file that is not such a table.
     """
     names = joint_names(path)
     rows: list[tuple[int, int]] = []

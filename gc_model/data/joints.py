@@ -43,7 +43,7 @@ def joints_of(clip: LabelledClip, frames: DecodedClip, cache: FrameCache) -> NDA
 
 
 def _suffix(file: Path) -> str:
-    """Of what is kept of this very file: one's own clips may get better joints."""
+    """The suffix under which the joints of this very file are cached: one's own clips may get better joints."""
     stat = file.stat() if file.is_file() else None
     key = repr((str(file), stat and (stat.st_size, stat.st_mtime_ns)))
     return f".{hashlib.sha256(key.encode()).hexdigest()[:8]}.joints.npz"
@@ -71,7 +71,7 @@ def _unknown(frames: int) -> NDArray[np.float32]:
 
 
 def to_frame(joints: NDArray[np.float32], width: float, height: float, p: Preprocess) -> NDArray[np.float32]:
-    """Fractions of a width x height picture to fractions of the whole R x R frame that `fit` makes of it."""
+    """Fractions of a width x height picture to fractions of the whole R x R frame that `fit` turns it into."""
     x0, y0, x1, y1 = region(int(width), int(height), p.model_copy(update={"size": p.resize}))
     start, extent = np.array([x0, y0], np.float32), np.array([x1 - x0, y1 - y0], np.float32)
     return (joints * np.array([width, height], np.float32) - start) / extent
@@ -95,6 +95,6 @@ def to_input(
 
 
 def centre_matrix(R: int, size: int) -> NDArray[np.float64]:
-    """The central crop as such a map."""
+    """The central crop as an affine map (2, 3)."""
     border = (R - size) // 2
     return np.array([[1.0, 0.0, -border], [0.0, 1.0, -border]])

@@ -21,7 +21,7 @@ TRAINING_SUBJECTS = frozenset({1, 2, 4, 5, 8, 9, 13, 14, 15, 16, 17, 18, 19, 25,
 TRAINING_CAMERAS = frozenset({2, 3})
 SPLITS = ("cross-subject", "cross-view")
 COLOUR_SIZE = (1920, 1080)  # the colour coordinates of a joint are pixels of this picture
-# Which joint a mirrored picture makes of each: left and right change places.
+# For each joint, the one whose place it takes in a mirrored picture: left and right change places.
 MIRRORED = (0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15, 20, 23, 24, 21, 22)
 # Class A001 first.
 NAMES = (

@@ -28,7 +28,9 @@ def clips(
         raise DataError(f"{data}: no such folder or CSV of clips")
     found = find_clips([data], subjects, classes)
     if data.is_file() and not found[0].tabled:
-        raise DataError(f"{data}: one video is no data set; give a folder class/clip.mp4, or a CSV of clips")
+        raise DataError(
+            f"{data}: one video is not a data set; give a folder class/clip.mp4, or a CSV of clips"
+        )
     for remark in found.remarks():
         _warn(remark)
     in_order = sorted((labelled(c) for c in found), key=lambda c: c.name)
@@ -74,12 +76,12 @@ def mixed_in(folder: Path) -> list[LabelledClip]:
 
 
 def joints_beside(data: Path) -> Path:
-    """Where the joints of a folder or table of clips lie that has them with it."""
+    """The folder of joints that comes with a folder or table of clips."""
     return (data if data.is_dir() else data.parent) / "joints"
 
 
 def write_table(folder: Path, found: Sequence[LabelledClip]) -> None:
-    """The clips as `folder`/clips.csv."""
+    """Write the clips as `folder`/clips.csv."""
     with (folder / "clips.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["path", "class", "subject"])

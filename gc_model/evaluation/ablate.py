@@ -4,7 +4,7 @@
 OUT/cache/                    decoded frames, shared
 OUT/stage1/KEY.safetensors    trunks after stage 1, shared by the rows whose first stage is the same
 OUT/ROW/SPLIT-SEED/           a run directory with report.json; one that has its report is not run again
-OUT/table.json, table.md      written anew after every run
+OUT/table.json, table.md      rewritten after every run
 """
 
 from __future__ import annotations

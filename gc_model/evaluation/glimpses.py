@@ -69,7 +69,7 @@ def nearest_joint(points: NDArray[np.float64], joints: NDArray[np.float32]) -> N
 
 @dataclass
 class _Looked:
-    """What the network made of one clip: T frames (T, S, S, 3), l (T, G, 4), p (T, C, G), joints in the input or None.
+    """The outputs of the network for one clip: T frames (T, S, S, 3), l (T, G, 4), p (T, C, G), joints or None.
 
     logits: (classes,) by where the glimpses were.
     """
