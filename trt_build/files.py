@@ -37,10 +37,16 @@ def replacing(path: Path, *, suffix: str = "", durable: bool = False) -> Iterato
             part.unlink(missing_ok=True)
         if isinstance(error, OSError):
             if error.filename == os.fspath(part) or (error.filename is None and error.errno in NO_ROOM):
-                error.filename, error.filename2 = os.fspath(path), None
+                raise _about(error, path) from error
         elif number := _RUST.search(str(error)):
             raise OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(path)) from error
         raise
+
+
+def _about(error: OSError, path: Path) -> OSError:
+    """The same error of another file. A new one: PyAV's do not let their file be changed."""
+    kind = type(error) if type(error).__module__ == "builtins" else OSError
+    return kind(error.errno, error.strerror, os.fspath(path))
 
 
 def write_atomically(path: Path, data: str | bytes | memoryview, *, durable: bool = False) -> None:

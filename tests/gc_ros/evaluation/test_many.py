@@ -98,7 +98,7 @@ def test_a_bag_that_fails_does_not_wait_for_its_checksum(
         ended.append(stop.wait(30))
         raise CancelledError
 
-    def broken(message: Any, compressed: bool) -> Refusal:
+    def broken(message: Any, compressed: bool, live: bool) -> Refusal:
         assert begun.wait(30)  # the checksum is taken beside the reading
         return Refusal("broken")
 
