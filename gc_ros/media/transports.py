@@ -122,7 +122,14 @@ class _Packets:
         return self._stream.waiting
 
     def read(self, message: Any, tag: Any) -> list[tuple[Any, Picture | Refusal]]:
-        return self._stream.read(message.data, str(getattr(message, self._codec)), tag)
+        from gc_ros.media.images import Refusal
+
+        try:
+            data, codec = bytes(message.data), str(getattr(message, self._codec))
+        except Exception as error:  # a field is missing or of the wrong type
+            self._stream.lost()
+            return [(tag, Refusal(f"video packet cannot be read: {error}"))]
+        return self._stream.read(data, codec, tag)
 
     def lost(self) -> None:
         self._stream.lost()

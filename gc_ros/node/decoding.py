@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 WAITING = 6  # images; one more than the middleware keeps, so that a short stall loses none
+PACKETS = 30  # of a video stream: they are small, and a lost one costs all up to the next key frame
 BURST_S = 1.0  # by which the budget may be overdrawn
 LATE = "decoding the images takes longer than they take to come; publish smaller ones"
 
@@ -22,13 +23,18 @@ class Decoding:
     """A thread that calls `work` with each item, oldest first.
 
     work: must not raise. dropped: gets the reason for each item that is not worked on, in either thread.
-    share: the budget, as the part of one processor that `work` may take on average; 1.0: no limit.
+    share: the budget, as the part of one processor that `work` may take on average; 1.0: no limit. most: items that may
+    wait.
     """
 
     def __init__(
-        self, work: Callable[[Any], None], dropped: Callable[[str], None], share: Callable[[], float]
+        self,
+        work: Callable[[Any], None],
+        dropped: Callable[[str], None],
+        share: Callable[[], float],
+        most: int = WAITING,
     ) -> None:
-        self._work, self._dropped, self._share = work, dropped, share
+        self._work, self._dropped, self._share, self._most = work, dropped, share, most
         self._condition = threading.Condition()
         self._waiting: deque[Any] = deque()
         self._stopping = False
@@ -40,7 +46,7 @@ class Decoding:
         with self._condition:
             if self._stopping:
                 return
-            full = len(self._waiting) >= WAITING
+            full = len(self._waiting) >= self._most
             if full:
                 self._waiting.popleft()
             self._waiting.append(item)

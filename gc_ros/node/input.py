@@ -26,7 +26,7 @@ except ImportError:  # Humble
 from gc_ros.media.images import Picture, Refusal, Waiting
 from gc_ros.media.transports import BY_NAME, Transport
 from gc_ros.node import graph, ros_messages
-from gc_ros.node.decoding import Decoding
+from gc_ros.node.decoding import PACKETS, WAITING, Decoding
 from gc_ros.node.diagnostics import REFUSED_S, STAMPS_S, Recent
 
 
@@ -65,7 +65,9 @@ class Input:
         self._subscription: Any = None
         self._decoding: Decoding | None = None
         if self.transport.decoded:
-            self._decoding = Decoding(self._take_safely, self._miss, lambda: float(setting("decode_budget")))
+            budget = lambda: float(setting("decode_budget"))
+            most = PACKETS if self.transport.stateful else WAITING
+            self._decoding = Decoding(self._take_safely, self._miss, budget, most)
         self._refusing = threading.Lock()
         self._arrival: float | None = None
         self.stalled = False

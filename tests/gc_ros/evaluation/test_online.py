@@ -70,7 +70,7 @@ def assert_same(bundle: LoadedBundle, bag: Path, out: Path, *, stride: int = 1) 
 
 
 def _received(peer: Any) -> int:
-    return int(peer.running.node._cameras[0].received)
+    return int(peer.running.node._cameras[0].input.received)
 
 
 def _node_sees(peer: Any, camera: Any) -> int:

@@ -3,30 +3,26 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from mcap.reader import make_reader
 from rosbags.rosbag2 import StoragePlugin
 
 from gc_ros.evaluation.results import WINDOWS, read_windows
-from gc_ros.media.bags import make_bag, read_bag_images, read_bag_messages
-from gc_ros.media.clips import find_clips
+from gc_ros.media.bags import read_bag_images, read_bag_messages
 from gc_ros.media.recording import Recording
 from tests.conftest import REPOSITORY
 from tests.gc_ros.evaluation.bag_files import COLOURS, write_truth
 from tests.gc_ros.evaluation.runs import run
-from tests.gc_ros.media.packets import START, Packet, encode, grey, number_of, write_packets
-from trt_build.bundle import LoadedBundle, load_bundle
+from tests.gc_ros.media.packets import START, encode, grey, number_of, write_packets
+from trt_build.bundle import LoadedBundle
 from trt_build.errors import DataError
 
 NS = 1_000_000_000
-EVERYDAY = REPOSITORY.parent / "shared" / "data" / "everyday"
+SAMPLES = REPOSITORY.parent / "shared" / "data" / "samples"
 
 
 def colours_of(*pieces: tuple[str, int], size: tuple[int, int] = (64, 48)) -> list[np.ndarray]:
@@ -134,57 +130,3 @@ def test_merged_predictions_hold_every_packet_that_the_shown_images_need(
     assert len(kept) == 32
     found = list(read_bag_images(merged, "/camera/foxglove"))
     assert len(found) == 32
-
-
-def everyday_clips() -> list[Any]:
-    if not EVERYDAY.is_dir():
-        pytest.skip("the recorded clips are not beside the checkout (../shared/data/everyday)")
-    by_label: dict[str, list[Any]] = {}
-    for clip in find_clips([EVERYDAY]):
-        by_label.setdefault(clip.label, []).append(clip)
-    return [clip for clips in by_label.values() for clip in clips[:6]]
-
-
-def recode(raw: Path, target: Path, encoder: str, codec: str, **options: Any) -> Path:
-    """The images of a bag as a stream with the same stamps."""
-    stamps, images = [], []
-    size: tuple[int, int] | None = None
-    pieces: list[tuple[str, list[Packet]]] = []
-
-    def close() -> None:
-        offset = len(stamps) - len(images)
-        if images:
-            pieces.append(
-                (codec, [(d, n + offset) for d, n in encode(images, encoder, gop=15, crf=23, **options)])
-            )
-        images.clear()
-
-    for stamp, image, _ in read_bag_images(raw):
-        height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
-        if size != (width, height):
-            close()
-            size = width, height
-        stamps.append(stamp)
-        images.append(cv2.cvtColor(image[:height, :width], cv2.COLOR_BGR2RGB))
-    close()
-    return write_packets(target, pieces, stamps=stamps)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("encoder", "codec"), [("libx264", "h264"), ("libx265", "h265")])
-def test_a_stream_of_recorded_clips_gives_the_labels_of_the_images(
-    encoder: str, codec: str, tmp_path: Path
-) -> None:
-    clips = everyday_clips()
-    bundle = load_bundle(REPOSITORY / "bundles" / "people")
-    raw = make_bag(clips, tmp_path / "raw", gap_s=1.0, width=320).bag
-    stream = recode(raw, tmp_path / "stream", encoder, codec)
-    labels = []
-    for bag in (raw, stream):
-        run(bundle, tmp_path / f"out_{bag.name}", bag, "--truth", "none", "--predictions", "none")
-        rows = read_windows(tmp_path / f"out_{bag.name}" / WINDOWS)
-        labels.append({row["end_ns"]: row["label"] for row in rows})
-    assert labels[0].keys() == labels[1].keys() and len(labels[0]) > 100
-    same = sum(labels[0][end] == labels[1][end] for end in labels[0]) / len(labels[0])
-    print(json.dumps({"codec": codec, "windows": len(labels[0]), "same": round(same, 4)}))
-    assert same >= 0.95, same

@@ -55,6 +55,11 @@ GOOD = CameraFacts(
             ERROR,
             "-p qos_overrides./image.subscription.reliability:=best_effort",
         ),
+        (
+            {"waiting_s": 1.25},
+            WARN,
+            "waiting for a key frame of the video on /image for 1.2 s; let the encoder send",
+        ),
         ({"silent_s": 9.0, "publishers": 1}, WARN, "no image on /image for 9.0 s"),
         ({"silent_s": 9.0, "publishers": 1, "big_segment": False}, WARN, "FASTRTPS_DEFAULT_PROFILES_FILE"),
         (
