@@ -31,6 +31,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ((3, 10), (3, 13))
+LOCKED = ((3, 11), (3, 12))  # of which requirements/locked-*.txt hold the hashes
 # Distributions whose wheels can be had, and the file of their pins; the first is the default.
 WHEELS = {"jazzy": "ros-wheels.txt", "kilted": "ros-wheels-kilted.txt"}
 # One command for all requirement files: naming torch keeps pip from replacing it with whatever torchvision asks for.
@@ -85,6 +86,12 @@ class Environment:
         self.python = self.prefix / "bin" / "python"
         self.stamps = self.prefix / ".glimpse_stamps"
 
+    @property
+    def locked(self) -> bool:
+        """Whether the hashes of everything that will be installed are known."""
+        usual = not self.ros and self.wheels == next(iter(WHEELS))
+        return usual and LOCKED[0] <= sys.version_info[:2] <= LOCKED[1]
+
     def step(self, name: str, key: str, what: str, action: Callable[[], None]) -> None:
         """Run action unless the stamp says that the same inputs were done before."""
         stamp = self.stamps / name
@@ -121,6 +128,8 @@ class Environment:
         folder = ROOT / "requirements"
         if self.ros:
             return [folder / "constraints-ros.txt"]
+        if self.locked:
+            return sorted(folder.glob("locked-*.txt"))
         return [folder / "constraints.txt", folder / WHEELS[self.wheels]]
 
     def has(self, name: str, key: str) -> bool:
@@ -167,6 +176,32 @@ class Environment:
         )
 
     def pip(self, level: str) -> None:
+        """Where the hashes are known, exactly the files they belong to; else versions by the constraints."""
+        if not self.locked:
+            self.pip_by_version(level)
+            return
+        folder = ROOT / "requirements"
+        levels = ["demo", "test"] if level == "test" else ["demo"]
+        hashed = ["--require-hashes", "--no-deps"]
+        self.pip_install(*hashed, "-r", str(folder / "locked-build.txt"))
+        # Packages that come as source are built with what was installed just now, not with what pip would fetch.
+        hashed.append("--no-build-isolation")
+        for name in levels:
+            hashed += ["-r", str(folder / f"locked-{name}.txt")]
+        self.pip_install(*hashed)
+        if level == "test" and self.wants_cuda():
+            self.pip_install("--require-hashes", "--no-deps", "-r", str(folder / "locked-cuda.txt"))
+        self.pip_install("--no-deps", "--no-build-isolation", "-e", str(ROOT))
+
+    def wants_cuda(self) -> bool:
+        """Whether the PyTorch that was installed is a build that needs CUDA's libraries."""
+        program = "from importlib.metadata import requires; print(*requires('torch'))"
+        return "nvidia" in subprocess.run([self.python, "-c", program], capture_output=True, text=True).stdout
+
+    def pip_install(self, *arguments: str) -> None:
+        run([str(self.python), "-m", "pip", "install", "--disable-pip-version-check", *arguments], cwd=ROOT)
+
+    def pip_by_version(self, level: str) -> None:
         extra = "dev" if level == "test" else "onnxruntime"
         requirements = ["-e", f"{ROOT}[{extra}]"]
         if level == "test":
@@ -175,9 +210,7 @@ class Environment:
         requirements += ["-c", constraints]
         for path in wheels:
             requirements += ["-r", path]
-        run(
-            [str(self.python), "-m", "pip", "install", "--disable-pip-version-check", *requirements], cwd=ROOT
-        )
+        self.pip_install(*requirements)
 
     def messages(self) -> None:
         """Build and install only the messages into the environment's prefix; needs no sourcing afterwards."""
