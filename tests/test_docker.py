@@ -108,6 +108,47 @@ def test_launch_is_process_1_and_is_stopped_as_it_wants_to_be(
     assert launched.processes
 
 
+def test_the_image_can_be_pinned_and_no_key_is_taken_on_trust(instructions: list[Instruction]) -> None:
+    assert texts(instructions, "FROM") == ["${BASE}"], "BASE=NAME@sha256:... pins it"
+    arguments = dict(text.split("=", 1) for text in texts(instructions, "ARG"))
+    assert ":" in arguments["BASE"]
+    for text in texts(instructions, "RUN"):
+        assert "apt-key" not in text and "trusted=yes" not in text and "--allow-unauthenticated" not in text
+        for part in re.findall(r"curl -[^&]*", text):
+            assert "https://" in part and "-k" not in part.split(), part
+        if "curl -" not in text:
+            continue
+        # What is fetched is a key: its fingerprint is compared before apt may believe it.
+        (name,) = re.findall(r'grep -q "\^fpr:::::::::\$\{(\w+)\}:\$" /tmp/keys', text)
+        assert re.fullmatch("[0-9A-F]{40}", arguments[name])
+        assert "[[ $(grep -c '^pub:' /tmp/keys) == 1 ]]" in text
+        assert text.index(f"${{{name}}}") < text.rindex("apt-get update")
+        assert "dpkg -i" not in text or text.index(f"${{{name}}}") < text.index("dpkg -i")
+
+
+def test_the_node_is_not_root_and_nothing_is_done_as_root_after_that(instructions: list[Instruction]) -> None:
+    (user,) = texts(instructions, "USER")
+    assert user not in ("root", "0")
+    assert any(re.search(rf"useradd .*\b{user}\b", text) for text in texts(instructions, "RUN"))
+    names = [one.name for one in instructions]
+    assert not {"RUN", "COPY", "ADD"} & set(names[names.index("USER") :])
+
+
+def test_a_key_of_another_fingerprint_ends_the_build(tmp_path: Path) -> None:
+    """The comparison itself, with what gpg prints of one key, of another, and of two."""
+    (text,) = [t for t in texts(parse(ROOT / "docker" / "Dockerfile.jetson"), "RUN") if "ros.key" in t]
+    found = re.search(r"(\[\[ .*?) && rm /tmp/keys", text, re.DOTALL)
+    assert found
+    ours, other = "C1CF6E31E6BADE8868B172B4F42ED6FBAB17C654", "0" * 40
+    for keys, code in (([ours], 0), ([other], 1), ([ours, other], 1), ([], 1)):
+        listing = tmp_path / "keys"
+        listing.write_text(
+            "".join(f"pub:-:4096:1:{key[-16:]}:0:::-:::\nfpr:::::::::{key}:\n" for key in keys)
+        )
+        command = found[1].replace("/tmp/keys", str(listing)).replace("${ROS_KEY}", ours)
+        assert subprocess.run(["bash", "-c", command]).returncode == code, keys
+
+
 def test_hadolint_finds_no_error() -> None:
     hadolint = shutil.which("hadolint")
     if hadolint is None:
