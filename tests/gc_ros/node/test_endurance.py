@@ -69,3 +69,18 @@ def test_the_overlay_shows_nearly_every_result_and_the_report_has_ros2_benchmark
     assert found["metrics"]["# of Missed Frames"] <= 0.2 * found["metrics"]["# of Frames Sent"]
     assert 0 < found["metrics"]["Mean End-to-End Latency (ms)"] < 2000
     assert found["latency_ms"]["p50"] <= found["latency_ms"]["p99"]
+
+
+def test_an_attack_on_one_camera_takes_nothing_from_the_other_and_leaves_memory_flat(
+    load_benchmark: Any,
+) -> None:
+    found = load_benchmark("attack").run(minutes=0.4)
+    assert found["state"] == "active" and found["exit_code"] == 0 and found["tracebacks"] == 0
+    assert found["clean"]["images refused"] == 0
+    assert 0.9 < found["activities_against_alone"] < 1.2  # more than 1: the pause between the phases
+    hostile = found["hostile"]
+    assert hostile["images refused"] > 0.2 * hostile["images received"] > 20
+    # The decoders' buffers are taken once; after the first third nothing grows.
+    resident = found["attacked"]
+    assert resident["resident_mb"]["end"] - resident["resident_mb_at_thirds"][0] < 40
+    assert resident["resident_mb"]["most"] < 700
