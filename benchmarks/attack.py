@@ -3,9 +3,9 @@
 
     python benchmarks/attack.py [--minutes 5] [--out FILE]
 
-Two cameras with compressed images over DDS. One is clean, at the model's rate. The other sends mutated JPEG, PNG, WebP and
-TIFF, text bombs, huge sizes, many scans, stamps out of range and backwards, and now and then a good image, `--rate` of
-them a second. The clean camera alone runs first, for the comparison. At the end SIGTERM.
+Two cameras with compressed images over DDS. One is clean, at the model's rate. The other sends mutated JPEG, PNG, WebP
+and TIFF, text bombs, huge sizes, many scans, stamps out of range and backwards, and now and then a good image, `--rate`
+of them a second. The clean camera alone runs first, for the comparison. At the end SIGTERM.
 Aim: resident memory flat, exit code 0, the clean camera's activities within 10 % of those without the attack.
 """
 

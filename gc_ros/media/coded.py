@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+MAX_PIXELS = 1 << 26  # 67 megapixels: more is a broken or hostile message, not a camera
 MAX_SCANS = 100  # of a progressive JPEG; each costs the decoder the whole image
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _PROCESSES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: not lossless, hierarchical or arithmetic
@@ -37,6 +38,14 @@ _TILE_SIZE = (322, 323)
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 # What makes the pixels. Text, profiles and animations make none, and may expand to megabytes each.
 _PICTURE = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise ValueError for a size that no camera has."""
+    if width <= 0 or height <= 0:
+        raise ValueError(f"image of size {width}x{height}")
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"image of {width}x{height} pixels is above the limit of {MAX_PIXELS}")
 
 
 class Extent(NamedTuple):
@@ -68,6 +77,7 @@ def png_extent(data: memoryview) -> Extent:
     if len(data) < 33 or bytes(data[12:16]) != b"IHDR":
         raise ValueError(_PNG_FLAW)
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    check_size(width, height)
     depth, colour, interlaced = data[24], data[25], data[28]
     at = 8 + sum(len(chunk) for _, chunk in _chunks(data))
     rows = height * (1 + (width * _CHANNELS.get(colour, 4) * depth + 7) // 8)  # bytes, before their filters

@@ -31,7 +31,7 @@ from trt_build.install import pip
 from trt_build.preprocess import check_image, model_input
 
 MAX_PIXELS_PER_BYTE = 2048  # of a compressed image; one flat colour makes 250 to 1000
-MAX_PIXELS = 1 << 26  # 67 megapixels: more is a broken or hostile message, not a camera
+MAX_PIXELS = coded.MAX_PIXELS
 MAX_DECODE_S, MAX_DECODE_BYTES = 0.1, 256 << 20  # of a compressed image, by its upper bounds
 
 
@@ -247,10 +247,10 @@ def _raw_picture(message: Any) -> Picture:
 
 
 def _check_size(width: int, height: int) -> None:
-    if width <= 0 or height <= 0:
-        raise _Refused(f"image of size {width}x{height}")
-    if width * height > MAX_PIXELS:
-        raise _Refused(f"image of {width}x{height} pixels is above the limit of {MAX_PIXELS}")
+    try:
+        coded.check_size(width, height)
+    except ValueError as error:
+        raise _Refused(str(error)) from None
 
 
 def _through_cv_bridge(message: Any, encoding: str, step: int, height: int, size: int) -> Picture:

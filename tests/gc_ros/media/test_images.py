@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gc_ros.media import images
-from gc_ros.media.images import ENCODINGS, MAX_PIXELS, Decoded, Picture, Refusal, decode, picture_of
+from gc_ros.media.coded import MAX_PIXELS
+from gc_ros.media.images import ENCODINGS, Decoded, Picture, Refusal, decode, picture_of
 from trt_build.bundle import Preprocess
 from trt_build.errors import ImageError
 from trt_build.preprocess import model_input

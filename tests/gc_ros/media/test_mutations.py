@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gc_ros.media.coded import jpeg_extent, picture, png_extent
-from gc_ros.media.images import MAX_DECODE_BYTES, MAX_DECODE_S, MAX_PIXELS, Decoded, Refusal, decode
+from gc_ros.media.coded import MAX_PIXELS, jpeg_extent, picture, png_extent
+from gc_ros.media.images import MAX_DECODE_BYTES, MAX_DECODE_S, Decoded, Refusal, decode
 from tests.gc_ros.media import mutations
 from tests.gc_ros.media.mutations import JPEGS, OF_PNG, OTHERS, PNGS, chunks, jpeg, mutated, png, segments
 
