@@ -22,6 +22,7 @@ import argparse
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -184,6 +185,8 @@ class Environment:
         levels = ["demo", "test"] if level == "test" else ["demo"]
         hashed = ["--require-hashes", "--no-deps"]
         self.pip_install(*hashed, "-r", str(folder / "locked-build.txt"))
+        if level == "test":
+            self.torch_of_this_machine(folder / "locked-test.txt")
         # Packages that come as source are built with what was installed just now, not with what pip would fetch.
         hashed.append("--no-build-isolation")
         for name in levels:
@@ -192,6 +195,18 @@ class Environment:
         if level == "test" and self.wants_cuda():
             self.pip_install("--require-hashes", "--no-deps", "-r", str(folder / "locked-cuda.txt"))
         self.pip_install("--no-deps", "--no-build-isolation", "-e", str(ROOT))
+
+    def torch_of_this_machine(self, locked: Path) -> None:
+        """Install PyTorch from PIP_FIND_LINKS if a wheel of a known hash lies there; pip itself prefers an index."""
+        found = re.search(r"^torch==.*(?:\\\n.*)+", locked.read_text(), re.M)
+        if not found or not os.environ.get("PIP_FIND_LINKS"):
+            return
+        alone = self.prefix / "torch.txt"
+        alone.write_text(found[0] + "\n")
+        options = ["--disable-pip-version-check", "--no-index", "--no-deps", "--require-hashes", "-r"]
+        # Where there is none, the next step takes the index's.
+        subprocess.run([self.python, "-m", "pip", "install", *options, alone], capture_output=True)
+        alone.unlink()
 
     def wants_cuda(self) -> bool:
         """Whether the PyTorch that was installed is a build that needs CUDA's libraries."""
