@@ -198,7 +198,7 @@ class Environment:
 
     def torch_of_this_machine(self, locked: Path) -> None:
         """Install PyTorch from PIP_FIND_LINKS if a wheel of a known hash lies there; pip itself prefers an index."""
-        found = re.search(r"^torch==.*(?:\\\n.*)+", locked.read_text(), re.M)
+        found = re.search(r"^torch==(?:.*\\\n)+.*", locked.read_text(), re.M)
         if not found or not os.environ.get("PIP_FIND_LINKS"):
             return
         alone = self.prefix / "torch.txt"

@@ -62,6 +62,6 @@ def test_what_setup_py_asks_for_is_locked() -> None:
 
 def test_an_installation_by_hash_installs_nothing_else() -> None:
     script = (ROOT / "scripts" / "environment.py").read_text()
-    locked = script[script.index("def pip(self") : script.index("def wants_cuda")]
+    locked = script[script.index("def pip(self") : script.index("def torch_of_this_machine")]
     assert locked.count("self.pip_install(") == 4 and locked.count("--require-hashes") == 2
     assert '"--no-deps", "--no-build-isolation", "-e"' in locked
