@@ -134,13 +134,15 @@ class TrainOptions(BaseModel):
     def loss_weights(self) -> tuple[float, float, float]:
         """Weights of L_P, of L_G, and of L_G1 within L_G.
 
-        All are zero for data without joints: L_G1 alone would drive the glimpses to the edges.
+        All are zero for data without joints, unless what moves stands for them: L_G1 alone would drive the glimpses to
+        the edges.
         """
         mixed_in = any(joints_beside(folder).is_dir() for folder in self.also)
         known = self.layout == "ntu" or self.joints is not None or mixed_in
         pose = self.pose_weight if known else 0.0
-        glimpse = self.glimpse_weight if known or self.motion else 0.0
-        return pose, glimpse, self.separation
+        if not (known or self.motion):
+            return 0.0, 0.0, 0.0
+        return pose, self.glimpse_weight, self.separation
 
     @model_validator(mode="after")
     def _one_share_a_source(self) -> TrainOptions:

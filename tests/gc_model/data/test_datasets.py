@@ -122,10 +122,10 @@ def test_n_ucla_trains_on_folders_of_pictures_without_pose_and_glimpse_losses(tm
     one = next(data.glob("view_1/a01_*"))
     for file in sorted(one.glob("*.jpg"))[1:]:
         file.unlink()
-    assert tiny_options(data, layout="nucla").loss_weights == (0.0, 0.0, 1.0)
+    assert tiny_options(data, layout="nucla").loss_weights == (0.0, 0.0, 0.0)
     assert (
         tiny_options(data, layout="clips").loss_weights
-        == (0.0, 0.0, 1.0)
+        == (0.0, 0.0, 0.0)
         != tiny_options(data, layout="ntu").loss_weights
     )
     summary = train(tiny_options(data, layout="nucla", protocol="V3"), tmp_path / "run", progress=False)
