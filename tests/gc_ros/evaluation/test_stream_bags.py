@@ -3,26 +3,31 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from mcap.reader import make_reader
 from rosbags.rosbag2 import StoragePlugin
 
 from gc_ros.evaluation.results import WINDOWS, read_windows
-from gc_ros.media.bags import read_bag_images, read_bag_messages
+from gc_ros.media.bags import make_bag, read_bag_images, read_bag_messages
+from gc_ros.media.clips import find_clips
 from gc_ros.media.recording import Recording
 from tests.conftest import REPOSITORY
 from tests.gc_ros.evaluation.bag_files import COLOURS, write_truth
 from tests.gc_ros.evaluation.runs import run
-from tests.gc_ros.media.packets import START, encode, grey, number_of, write_packets
-from trt_build.bundle import LoadedBundle
+from tests.gc_ros.media.packets import START, Packet, encode, grey, number_of, write_packets
+from trt_build.bundle import LoadedBundle, load_bundle
 from trt_build.errors import DataError
 
 NS = 1_000_000_000
-SAMPLES = REPOSITORY.parent / "shared" / "data" / "samples"
+SHARED = REPOSITORY.parent / "shared"
 
 
 def colours_of(*pieces: tuple[str, int], size: tuple[int, int] = (64, 48)) -> list[np.ndarray]:
@@ -130,3 +135,63 @@ def test_merged_predictions_hold_every_packet_that_the_shown_images_need(
     assert len(kept) == 32
     found = list(read_bag_images(merged, "/camera/foxglove"))
     assert len(found) == 32
+
+
+@pytest.fixture(scope="module")
+def everyday(tmp_path_factory: pytest.TempPathFactory) -> LoadedBundle:
+    """The recorded model of recorded clips: the demonstration's bundle has seen painted people only."""
+    run_directory, out = SHARED / "runs" / "everyday", tmp_path_factory.mktemp("everyday") / "bundle"
+    if not run_directory.is_dir() or not (SHARED / "data" / "everyday").is_dir():
+        pytest.skip("the recorded clips and their model are not beside the checkout (../shared)")
+    pytest.importorskip("torch")
+    program = [sys.executable, "-c", "from trt_build.cli import main; main()"]
+    subprocess.run([*program, "export", run_directory, "--out", out], check=True, cwd=REPOSITORY)
+    return load_bundle(out)
+
+
+def recorded_clips() -> list[Any]:
+    """One of each class."""
+    by_label = {clip.label: clip for clip in reversed(find_clips([SHARED / "data" / "everyday"]))}
+    return [by_label[label] for label in sorted(by_label)]
+
+
+def recode(raw: Path, target: Path, encoder: str, codec: str, **options: Any) -> Path:
+    """The images of a bag as a stream with the same stamps."""
+    stamps, images = [], []
+    size: tuple[int, int] | None = None
+    pieces: list[tuple[str, list[Packet]]] = []
+
+    def close() -> None:
+        offset = len(stamps) - len(images)
+        if images:
+            pieces.append(
+                (codec, [(d, n + offset) for d, n in encode(images, encoder, gop=15, crf=23, **options)])
+            )
+        images.clear()
+
+    for stamp, image, _ in read_bag_images(raw):
+        height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
+        if size != (width, height):
+            close()
+            size = width, height
+        stamps.append(stamp)
+        images.append(cv2.cvtColor(image[:height, :width], cv2.COLOR_BGR2RGB))
+    close()
+    return write_packets(target, pieces, stamps=stamps)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("encoder", "codec", "b_frames"), [("libx264", "h264", 2), ("libx265", "h265", 0)])
+def test_a_stream_of_recorded_clips_gives_the_labels_of_the_images(
+    encoder: str, codec: str, b_frames: int, everyday: LoadedBundle, tmp_path: Path
+) -> None:
+    raw = make_bag(recorded_clips(), tmp_path / "raw", gap_s=3.0).bag
+    stream = recode(raw, tmp_path / "stream", encoder, codec, b_frames=b_frames)
+    labels = []
+    for bag in (raw, stream):
+        run(everyday, tmp_path / f"out_{bag.name}", bag, "--truth", "none", "--predictions", "none")
+        rows = read_windows(tmp_path / f"out_{bag.name}" / WINDOWS)
+        labels.append({row["end_ns"]: row["label"] for row in rows})
+    assert labels[0].keys() == labels[1].keys() and len(labels[0]) > 40
+    same = sum(labels[0][end] == labels[1][end] for end in labels[0]) / len(labels[0])
+    assert same >= 0.95, {end: (labels[0][end], labels[1][end]) for end in labels[0]}
