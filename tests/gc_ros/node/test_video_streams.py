@@ -195,7 +195,7 @@ def test_without_pyav_the_node_says_what_to_install(monkeypatch: pytest.MonkeyPa
     import sys
 
     monkeypatch.setitem(sys.modules, "gc_ros.media.streams", None)
-    with pytest.raises(GlimpseError, match=r"PyAV, which decodes video.* pip install av"):
+    with pytest.raises(GlimpseError, match=r"PyAV, which decodes video.* python3 -m pip install 'av>=14'"):
         transports.BY_NAME["foxglove"].reader(True)
 
 
