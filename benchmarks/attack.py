@@ -103,7 +103,7 @@ def watch(clean: Compressed, frame: bytes, seconds: float, process: NodeProcess)
         "age_ms": percentiles(ages or [float("nan")]),
         "sender_late_s": round(clock.late_s, 3),
         "resident_mb": {"start": resident[0], "end": resident[-1], "most": max(resident)},
-        "resident_mb_at_thirds": [round(resident[len(resident) * i // 3], 1) for i in (1, 2)],
+        "resident_mb_at_tenths": [round(resident[len(resident) * i // 10], 1) for i in range(1, 10)],
     }
 
 
