@@ -32,7 +32,7 @@ def test_every_distribution_is_pinned_and_has_an_environment_of_its_own(environm
     assert len(prefixes) == 2 and environment.Environment("jazzy").prefix == environment.Environment().prefix
     ours = (ROOT / "requirements" / "constraints.txt").read_text()
     for name in environment.WHEELS:
-        *_, path = environment.Environment(name).pins()
+        path = ROOT / "requirements" / environment.WHEELS[name]
         lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
         assert all(re.fullmatch(r"[\w-]+==[\w.]+", line) for line in lines), path
         assert f"ros-{name}-rclpy" in {line.split("==")[0] for line in lines}
