@@ -94,11 +94,13 @@ class Pose:
     turn: np.ndarray = field(init=False)
     pelvis: np.ndarray = field(init=False)
     feet: dict[int, np.ndarray] = field(init=False)
+    heading: np.ndarray = field(init=False)  # radians that the whole body is turned by, from its facing
+    path: np.ndarray = field(init=False)  # how far it has gone, along its facing
     arms: dict[int, Reach] = field(default_factory=dict)
     props: list[Prop] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for name in ("lean", "side", "twist", "nod", "turn"):
+        for name in ("lean", "side", "twist", "nod", "turn", "heading", "path"):
             setattr(self, name, np.zeros(self.frames))
         self.pelvis = np.zeros((self.frames, 3))
         self.feet = {LEFT: np.zeros((self.frames, 3)), RIGHT: np.zeros((self.frames, 3))}
@@ -212,10 +214,11 @@ def solve(subject: Subject, pose: Pose, facing: float, position: tuple[float, fl
         middle = hands[prop.side] + prop.lift
         props.append((prop, np.stack([middle - axis, middle + axis], axis=1)))
 
-    turn = rotation(zeros, zeros + facing, zeros)
-    place = np.array([position[0], 0.0, position[1]])
+    turn = rotation(zeros, facing + pose.heading, zeros)
+    gone = pose.path * s.height
+    place = np.stack([position[0] + gone * np.sin(facing), zeros, position[1] + gone * np.cos(facing)], -1)
 
     def world(points: np.ndarray) -> np.ndarray:
-        return np.einsum("tij,tkj->tki", turn, points * s.height) + place
+        return np.einsum("tij,tkj->tki", turn, points * s.height) + place[:, None]
 
     return Solved(world(joints), turn @ torso, turn @ head_r, [(p, world(ends)) for p, ends in props])

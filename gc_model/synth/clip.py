@@ -9,7 +9,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from gc_model.synth.activities import ACTIVITIES, ALONE, DISTANCE, TOGETHER, Act
+from gc_model.synth.activities import ACTIVITIES, ALONE, DISTANCE, TOGETHER, TURNED, Act
 from gc_model.synth.body import Solved, Subject, make_subject, solve
 from gc_model.synth.camera import Camera
 from gc_model.synth.draw import Canvas
@@ -137,6 +137,7 @@ def _perform(spec: ClipSpec) -> list[tuple[Subject, Solved]]:
     act = Act(subject, t, rng)
     turn, flip, x, z = rng.normal(0, 14), rng.choice([-1.0, 1.0]), *rng.uniform(-0.12, 0.12, 2)
     if spec.activity in ALONE:
+        turn += flip * TURNED.get(spec.activity, 0.0)
         facing = np.deg2rad(turn if spec.facing_deg is None else spec.facing_deg + turn * 0.4)
         ALONE[spec.activity](act)
         return [(subject, solve(subject, act.pose, facing, (x, z)))]
