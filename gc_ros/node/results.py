@@ -17,7 +17,7 @@ import numpy as np
 from rclpy.lifecycle import LifecycleNode
 
 from gc_ros.media.images import Picture
-from gc_ros.node import foxglove, ros_messages
+from gc_ros.node import foxglove, ros_messages, rviz
 from gc_ros.node.diagnostics import AGE_S, Latencies, Recent
 from gc_ros.node.ros_messages import CompressedImage, Image, gc_msg
 from gc_ros.recognition import overlay
@@ -64,6 +64,7 @@ class Results:
             ros_messages.classification_type(), f"~/{prefix}classification", 10
         )
         self._annotations = self._create(foxglove.annotations_type(), f"~/{prefix}annotations", 10)
+        self._markers = self._create(rviz.markers_type(), f"~/{prefix}markers", 10)
         self._watched: OrderedDict[int, tuple[np.ndarray, bool]] = OrderedDict()
         self._banner = overlay.Banner()
         self.latencies = Latencies()
@@ -134,6 +135,9 @@ class Results:
             event = self._banner.at(activity.stamp_ns)
             stamp = ros_messages.to_time(activity.stamp_ns)
             self._annotations.publish(foxglove.to_annotations(activity, stamp, event))
+        if self._markers is not None and self._markers.get_subscription_count():
+            fov_deg = float(self._setting("marker_fov_deg"))
+            self._markers.publish(rviz.to_markers(activity, self.frame_id, fov_deg))
         self._draw(activity)
 
     def publish_events(self, events: list[ActivityEvent], decided_ns: int | None) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from gc_ros.media.transports import Transport
 from gc_ros.node.diagnostics import Status
-from gc_ros.node.parameters import Parameter
+from gc_ros.node.parameter import Parameter
 from gc_ros.recognition.recognizer import Activity
 from gc_ros.recognition.smoothing import ActivityEvent
 from gc_ros.stamps import NS

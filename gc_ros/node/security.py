@@ -22,9 +22,13 @@ from gc_ros.node.parameters import BY_NAME
 from trt_build.errors import DataError
 
 NODE = "activity_recognition"
-# Of each camera, below the node's name. The last two are published where the package of their message is installed.
+# Of each camera, below the node's name; the optional ones where the package of their message is installed.
 RESULTS = ("activity", "debug/image", "debug/image/compressed", "events")
-OPTIONAL_RESULTS = {"classification": "vision_msgs", "annotations": "foxglove_msgs"}
+OPTIONAL_RESULTS = {
+    "classification": "vision_msgs",
+    "annotations": "foxglove_msgs",
+    "markers": "visualization_msgs",
+}
 _NODE_TOPICS = ("label_info", "transition_event")
 _GLOBAL_TOPICS = ("/diagnostics", "/parameter_events", "/rosout")
 _OWN_SERVICES = ("enable", "reset")

@@ -10,7 +10,8 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode
 
 from gc_ros.node import ros_messages
-from gc_ros.node.parameters import BY_NAME, PARAMETERS, Parameter, refuse_all
+from gc_ros.node.parameter import Parameter
+from gc_ros.node.parameters import BY_NAME, PARAMETERS, refuse_all
 from gc_ros.recognition.smoothing import Smoothing
 from trt_build.bundle import Bundle
 

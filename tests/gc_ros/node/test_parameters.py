@@ -104,7 +104,7 @@ def test_what_needs_a_new_configuration_is_refused_while_configured() -> None:
         other = {
             str: "/elsewhere",
             int: 2,
-            float: 0.45,
+            float: max(0.45, parameter.low or 0.0),
             bool: not parameter.default,
             tuple: ["front", "left"],
         }
