@@ -79,7 +79,8 @@ def test_setup_finds_all_packages_and_every_console_script_exists(monkeypatch: p
 def test_every_ros_import_has_its_dependency_in_package_xml() -> None:
     package = ElementTree.parse(ROOT / "package.xml").getroot()
     declared = {element.text for element in package if element.tag.endswith("depend")}
-    optional = {"cv_bridge", "vision_msgs", "foxglove_msgs"}
+    # visualization_msgs brings geometry_msgs.
+    optional = {"cv_bridge", "vision_msgs", "foxglove_msgs", "visualization_msgs", "geometry_msgs"}
     ros = re.compile(r"^(rclpy|\w+_msgs|\w+_interfaces|std_srvs|launch|launch_ros|cv_bridge)$")
     for path in [*(ROOT / "gc_ros").rglob("*.py"), *(ROOT / "launch").rglob("*.py")]:
         for module in imported(path):
