@@ -72,6 +72,15 @@ def starting_places(G: int) -> list[tuple[float, float]]:
     return [(0.45 * math.sin(a), -0.45 * math.cos(a)) for a in angles]
 
 
+class Locate(nn.Linear):
+    """The location layer, with a bias for each glimpse. A module, so that its nodes in a graph bear its name."""
+
+    def forward(self, x: Tensor, start: Tensor) -> Tensor:  # type: ignore[override]
+        """x: (B, in), start: (4,), added to the bias."""
+        # A constant in the exported graphs, so that they cost what they did.
+        return F.linear(x, self.weight, self.bias + start)
+
+
 class Attention(nn.Module):
     """Omega and the location layer: where the next glimpse of a frame is taken (Eq 3-4).
 
@@ -83,7 +92,7 @@ class Attention(nn.Module):
     def __init__(self, features: int, context: int, workers: int, hidden: int, G: int):
         super().__init__()
         self.omega = GRU(features + workers, hidden)
-        self.locate = nn.Linear(hidden + context, 4)
+        self.locate = Locate(hidden + context, 4)
         self.start = nn.Parameter(torch.zeros(G, 4))
         with torch.no_grad():
             # The paper's +3 on the zoom: the first glimpses see nearly the whole frame.
@@ -103,8 +112,7 @@ class Attention(nn.Module):
         Returns h_g (B, omega) and l_g (B, 4). z, not v, is fed back, as Eq 3 has it.
         """
         h = self.omega(torch.cat([z, r], -1), h)
-        # One bias a glimpse: a constant in the exported graphs, so that they cost what they did.
-        raw = F.linear(torch.cat([h, c], -1), self.locate.weight, self.locate.bias + self.start[g])
+        raw = self.locate(torch.cat([h, c], -1), self.start[g])
         return h, torch.cat([torch.tanh(raw[:, :2]), torch.sigmoid(raw[:, 2:])], -1)
 
 

@@ -20,7 +20,7 @@ MAX_PIXELS = 1 << 26  # 67 megapixels: more is a broken or hostile message, not 
 MAX_SCANS = 100  # of a progressive JPEG; each costs the decoder the whole image
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _PROCESSES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: not lossless, hierarchical or arithmetic
-MAX_SEGMENTS, MAX_CHUNKS = 5000, 1 << 16
+MAX_SEGMENTS, MAX_CHUNKS = 5000, 1 << 14
 # The next segment: between two, libjpeg skips bytes, fill and marks without a length.
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
 # What may follow a scan: another scan, its tables, a comment, the end. Anything else is part of damaged data.
@@ -79,10 +79,11 @@ def png_extent(data: memoryview) -> Extent:
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
     check_size(width, height)
     depth, colour, interlaced = data[24], data[25], data[28]
-    at = 8 + sum(len(chunk) for _, chunk in _chunks(data))
+    lengths = [len(chunk) for _, chunk in _chunks(data)]
+    at = 8 + sum(lengths)
     rows = height * (1 + (width * _CHANNELS.get(colour, 4) * depth + 7) // 8)  # bytes, before their filters
     unpacked = 2.5e-9 if depth >= 8 else 5.5e-9  # a pixel
-    seconds = 4e-9 * rows + unpacked * width * height + min(12e-9 * at, 3.6e-9 * rows)
+    seconds = 4e-9 * rows + unpacked * width * height + min(12e-9 * at, 3.6e-9 * rows) + 4e-6 * len(lengths)
     return Extent(width, height, at, seconds * (2 if interlaced else 1), 9 * width * height)
 
 

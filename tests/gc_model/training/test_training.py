@@ -186,6 +186,7 @@ def test_a_run_killed_twice_in_one_stage_ends_with_the_same_bits(tmp_path, monke
 @pytest.mark.slow
 @pytest.mark.parametrize("function", ["start_metric", "save_part"])
 def test_a_run_killed_between_the_stages_ends_with_the_same_bits(tmp_path, monkeypatch, function):
+    decoded()  # also where this test runs first
     monkeypatch.setattr(train_module, function, lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(tmp_path / "run")
@@ -471,9 +472,18 @@ def test_frozen_stages_keep_their_weights_through_stage_2(tmp_path):
 
 
 def test_learning_rates_follow_the_factors_and_the_schedule():
-    settings = options(epochs2=8, lr=1e-3, trunk_lr_factor=0.5, head_lr_factor=4.0)
-    groups = training.CloudStage(small_model(), settings).configure_optimizers().param_groups
-    assert [g["base_lr"] for g in groups] == [5e-4, 4e-3]
+    settings = options(epochs2=8, lr=1e-3, trunk_lr_factor=0.5, head_lr_factor=4.0, locate_lr_factor=3.0)
+    stage = training.CloudStage(small_model(), settings)
+    groups = stage.configure_optimizers().param_groups
+    assert [g["base_lr"] for g in groups] == pytest.approx([5e-4, 4e-3, 1.2e-2])
+    # The third is the location layer alone: weight, bias, and where the glimpses start.
+    located = {
+        n.rpartition("attention.")[2]
+        for n, p in stage.named_parameters()
+        if any(p is q for q in groups[2]["params"])
+    }
+    assert located == {"locate.weight", "locate.bias", "start"}
+    assert sum(len(g["params"]) for g in groups) == sum(p.requires_grad for p in stage.parameters())
     factors = [training.cosine(e, 8) for e in range(8)]
     assert factors[0] == 0.5 and factors[1:] == sorted(factors[1:], reverse=True) and factors[-1] < 0.06
     assert training.cosine(0, 2) == 1.0

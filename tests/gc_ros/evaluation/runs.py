@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +47,7 @@ def run(bundle: LoadedBundle, out: Path, *arguments: object, code: int = 0) -> d
 
 
 def spawn(*arguments: object, **environment: str) -> subprocess.Popen[str]:
-    """`gc-ros` in a process of its own."""
+    """`gc-ros` in a process of its own, which takes SIGINT also where the tests run in a background that ignores it."""
     return subprocess.Popen(
         [sys.executable, "-m", "gc_ros.cli", *map(str, arguments)],
         cwd=REPOSITORY,
@@ -54,6 +55,7 @@ def spawn(*arguments: object, **environment: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="latin-1",  # takes any byte
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
     )
 
 

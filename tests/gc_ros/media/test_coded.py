@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 import time
+import zlib
 from types import SimpleNamespace
 
 import cv2
@@ -177,3 +178,45 @@ def test_nothing_raises_and_what_is_accepted_has_the_size_it_says(
         data[at : at + len(change)] = change
     found = decoded(bytes(data[: int(cut * len(data))]) + behind)
     assert isinstance(found, (Decoded, Refusal))
+
+
+def test_a_png_of_very_many_chunks_is_refused_and_one_of_many_costs_what_its_bound_says() -> None:
+    header, data, end = (bytes(c) for c in png_chunks(noise_png(64, 96)))
+    for pieces, whole in ((4000, True), (20_000, False)):
+        body = data[8:-4]
+        step = max(1, len(body) // pieces)
+        cut = [body[i : i + step] for i in range(0, len(body), step)]
+        cut += [b""] * (pieces - len(cut))
+        file = b"\x89PNG\r\n\x1a\n" + header + b"".join(png_chunk(b"IDAT", part) for part in cut) + end
+        if not whole:
+            with pytest.raises(ValueError, match="corrupt"):
+                png_extent(memoryview(file))
+            continue
+        took = []
+        for _ in range(5):
+            began = time.thread_time()
+            found = png_extent(memoryview(file))
+            assert isinstance(decoded(file), Decoded)
+            took.append(time.thread_time() - began)
+        assert min(took) < 4 * found.seconds < 0.2
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def noise_png(height: int, width: int) -> bytes:
+    return cv2.imencode(".png", NOISE[:height, :width])[1].tobytes()
+
+
+def png_chunks(data: bytes) -> list[bytes]:
+    """IHDR, all of IDAT as one chunk, IEND."""
+    found, at, body = [], 8, b""
+    while at < len(data):
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if kind == b"IDAT":
+            body += data[at + 8 : at + 8 + length]
+        elif kind in (b"IHDR", b"IEND"):
+            found.append(data[at : at + 12 + length])
+        at += 12 + length
+    return [found[0], png_chunk(b"IDAT", body), found[-1]]

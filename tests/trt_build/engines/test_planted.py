@@ -149,7 +149,7 @@ def test_a_plan_that_changes_between_check_and_reading_is_not_deserialised(
             batch=wanted.batch,
             precision=wanted.precision,
             policy="refuse",
-            gpu=Gpu(0, wanted.gpu, wanted.compute_capability, 0),
+            gpu=Gpu(0, wanted.gpu, wanted.compute_capability, 0, 0),
             trt=SimpleNamespace(__version__=wanted.trt_version),
             say=print,
         )
