@@ -163,7 +163,9 @@ class Reading:
             badness = 1 - a.score
         else:
             return
-        self.strips.offer(badness, number, in_pass, a.window_start_ns, a.window_end_ns, self._engine.glimpses)
+        self.strips.consider(
+            badness, number, in_pass, a.window_start_ns, a.window_end_ns, self._engine.glimpses
+        )
 
     def _note_events(self, events: list[ActivityEvent], decided_ns: int, *, log_ns: int) -> None:
         """Keep events that were decided at a stamp, and write them to the predictions."""

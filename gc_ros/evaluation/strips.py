@@ -106,7 +106,7 @@ class Strips:
         while self._frames[0][0] < oldest:
             self._frames.popleft()
 
-    def offer(
+    def consider(
         self,
         badness: float,
         number: int,

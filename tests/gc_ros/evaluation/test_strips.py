@@ -34,7 +34,7 @@ class Bag:
             self.strips.see(Frame(i * PERIOD, i * PERIOD, Picture.of(image, True), "bgr8"))
             if i >= T - 1:
                 start, end = (i - T + 1) * PERIOD, i * PERIOD
-                self.strips.offer(badness[i - T + 1], self.number, self.turn, start, end, GLIMPSES)
+                self.strips.consider(badness[i - T + 1], self.number, self.turn, start, end, GLIMPSES)
                 self.passed.append((self.turn, i))
                 self.number += 1
         self.turn += 1
