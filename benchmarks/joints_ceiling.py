@@ -46,9 +46,8 @@ def shape_of(hand: NDArray[Any], left: bool) -> NDArray[Any]:
         found += (unit(bones)[:-1] * unit(bones)[1:]).sum(1).tolist()
         found.append(np.linalg.norm(q[finger[-1]]) / (np.linalg.norm(bones, axis=1).sum() + 1e-6))
         found += unit(bones[-1]).tolist()
-    palm = float(
-        q[INDEX][0] * q[PINKY][1] - q[INDEX][1] * q[PINKY][0]
-    )  # its sign: back or palm to the camera
+    # Its sign: back or palm to the camera.
+    palm = float(q[INDEX][0] * q[PINKY][1] - q[INDEX][1] * q[PINKY][0])
     return np.array([*found, palm, *unit(q[MIDDLE]), *unit(q[THUMB[1]] - q[THUMB[0]])])
 
 

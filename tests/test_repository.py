@@ -126,9 +126,8 @@ def test_the_bug_form_asks_for_diagnostics_and_bundle_with_commands_that_exist()
 
 def test_the_hooks_are_make_lint() -> None:
     hooks = load(ROOT / ".pre-commit-config.yaml")
-    assert [repository["repo"] for repository in hooks["repos"]] == [
-        "local"
-    ]  # so that no version is given twice
+    # So that no version is given twice.
+    assert [repository["repo"] for repository in hooks["repos"]] == ["local"]
     entries = [hook["entry"] for hook in hooks["repos"][0]["hooks"]]
     assert entries == recipe("lint") and len(entries) == 3
     assert {"ruff", "mypy", "pytest-cov", "coverage"} <= set(pins())
@@ -137,9 +136,8 @@ def test_the_hooks_are_make_lint() -> None:
 def test_every_tool_of_the_tests_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = re.search(r"^DEV = \[(.*?)^\]", (ROOT / "setup.py").read_text(), re.M | re.S)
     assert listed
-    names = set(re.findall(r'"([\w-]+)', listed[1])) - {
-        "types-PyYAML"
-    }  # stubs: their version follows PyYAML's
+    # Stubs: their version follows PyYAML's.
+    names = set(re.findall(r'"([\w-]+)', listed[1])) - {"types-PyYAML"}
     assert len(names) > 5 and names <= set(pins())
 
 

@@ -106,9 +106,8 @@ class Bundle(_Frozen):
     default_mode: Mode
     reset_after: int = Field(ge=0, le=1 << 31)  # frames after which the states of `step` are reset; 0 = never
     preprocess: Preprocess = Preprocess()
-    rate_hz: float = Field(
-        ge=0.01, le=1000
-    )  # sampling rate of the training frames; a window covers T / rate_hz seconds
+    # Sampling rate of the training frames; a window covers T / rate_hz seconds.
+    rate_hz: float = Field(ge=0.01, le=1000)
     calibration: Calibration = Calibration()
     provenance: dict[str, Any] = {}
     parity: dict[str, Any] = {}

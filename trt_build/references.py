@@ -52,9 +52,8 @@ def _walk(
     for number, value in _messages(data, counter):
         inner = fields.get(number)
         if inner == "entry":
-            entry = {
-                n: bytes(v) for n, v in _messages(value, counter)
-            }  # of a field given twice the last holds
+            # Of a field given twice the last holds.
+            entry = {n: bytes(v) for n, v in _messages(value, counter)}
             if entry.get(1) == b"location":
                 found.add(entry.get(2, b"").decode("utf-8", "replace"))
         elif inner is not None:

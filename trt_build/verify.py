@@ -204,9 +204,8 @@ def _compare(
         checks.append(Check(target, part, name, worst, limit, largest, bool(worst <= limit), blocks))
     agreement = float(np.mean(_labels(ours["logits"], part, T) == _labels(theirs["logits"], part, T)))
     least = limits.get("labels", AGREEMENT[precision])
-    if (
-        part != "drift"
-    ):  # a robot never runs a stream longer than the bundle says, so drifted labels do not count
+    # A robot never runs a stream longer than the bundle says, so drifted labels do not count.
+    if part != "drift":
         checks.append(Check(target, part, "labels", agreement, least, 0.0, agreement >= least, []))
     return checks
 

@@ -29,10 +29,8 @@ from trt_build.errors import DataError, GlimpseError
 from trt_build.install import extra
 
 FINGERS = ("thumb", "index", "middle", "ring", "pinky")
-HAND = (
-    "wrist",
-    *(f"{finger}_{i}" for finger in FINGERS for i in range(1, 5)),
-)  # MediaPipe's 21, in its order
+# MediaPipe's 21, in its order.
+HAND = ("wrist", *(f"{finger}_{i}" for finger in FINGERS for i in range(1, 5)))
 # 25 of MediaPipe's 33 landmarks of a body, by their place there: without the corners of eyes and mouth, and thumbs.
 BODY = {
     "nose": 0,

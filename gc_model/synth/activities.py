@@ -241,11 +241,6 @@ DISTANCE = {"handshake": 0.88, "push": 0.82, "hug": 0.36, "point_at": 1.0}  # me
 # The number of an activity draws its clips: newer ones come last, so that those before keep their pictures.
 _LATER = ("walk", "run", "fall", "sit_down", "stand_up", "pick_up", "pour")
 ACTIVITIES: tuple[str, ...] = (*(n for n in (*ALONE, *TOGETHER) if n not in _LATER), *_LATER)
-TURNED = {
-    "walk": 62.0,
-    "run": 62.0,
-    "fall": 50.0,
-    "sit_down": 35.0,
-    "stand_up": 35.0,
-}  # degrees from the camera
+# Degrees from the camera.
+TURNED = {"walk": 62.0, "run": 62.0, "fall": 50.0, "sit_down": 35.0, "stand_up": 35.0}
 PAIRS = (("drink", "phone_call"), ("clap", "rub_hands"), ("wave", "salute"))  # differ by a small local motion

@@ -170,9 +170,8 @@ def dress(person: np.random.Generator, outfit: np.random.Generator) -> Wardrobe:
     limb = "plain" if kind in ("jacket", "print", "block") else kind
     arm = np.concatenate([pattern(outfit, limb, 28, 12, sleeve, accent, period * 0.7, False) for _ in (0, 1)])
     arm *= cloth(outfit, 56, 12)
-    length = outfit.choice(
-        [56, 52, 16, 20], p=[0.45, 0.1, 0.3, 0.15]
-    )  # long or short sleeves, in rows of the arm
+    # Long or short sleeves, in rows of the arm.
+    length = outfit.choice([56, 52, 16, 20], p=[0.45, 0.1, 0.3, 0.15])
     arm[length:] = skin
     arm[length - 1 : length + 1] *= 0.8
     neckline = np.array([1, 1, 0, 0])[outfit.integers(4)]

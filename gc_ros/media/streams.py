@@ -44,9 +44,8 @@ class Stream:
         self._continuity: Continuity | None = None
         self._why = "the stream was joined in the middle"  # or broke
         self._number = 0
-        self._held: dict[
-            int, tuple[Any, bool]
-        ] = {}  # packets without an image so far; whether they came while waiting
+        # Packets without an image so far; whether they came while waiting.
+        self._held: dict[int, tuple[Any, bool]] = {}
         self._gap = threading.Event()
         self.waiting = True  # for a key frame
 

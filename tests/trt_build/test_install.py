@@ -76,9 +76,8 @@ def test_an_interpreter_that_apt_manages_is_told_to_pip(
 def told() -> Iterator[tuple[str, str]]:
     """(where, what follows `pip install` or `apt install`) in all that programs print and pages say."""
     for path in PROGRAMS:
-        if (
-            path.name == "lock_requirements.py"
-        ):  # tells its maintainers what it asks pip, and nobody to install
+        # It tells its maintainers what it asks pip, and nobody to install.
+        if path.name == "lock_requirements.py":
             continue
         nodes = list(ast.walk(ast.parse(path.read_text())))
         parts = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}

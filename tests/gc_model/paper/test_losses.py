@@ -59,9 +59,8 @@ def test_attraction_takes_the_minimum_over_joints_of_the_euclidean_distance():
     for b, t, g in itertools.product(range(B), range(T), range(G)):
         total += min(math.dist(l[b, t, g, :2], joint) for joint in y[b, t].flatten(0, 1))
     assert float(attraction(l, y)) == pytest.approx(total / B, abs=1e-6)
-    crossed = torch.tensor(
-        [[[[[0.0, 9.0], [9.0, 0.0]]]]]
-    )  # per axis, a glimpse at the origin would be at distance 0
+    # Per axis, a glimpse at the origin would be at distance 0.
+    crossed = torch.tensor([[[[[0.0, 9.0], [9.0, 0.0]]]]])
     assert float(attraction(torch.zeros(1, 1, 1, 4), crossed)) == pytest.approx(9.0)
 
 

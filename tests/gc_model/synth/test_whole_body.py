@@ -51,9 +51,9 @@ def test_who_falls_lies_and_stays_and_nobody_sinks_into_the_floor(seed):
 def test_sitting_down_and_standing_up_are_the_one_after_the_other(seed):
     down, up = (joints(activity, seed)[:, J["SpineBase"], 1] for activity in ("sit_down", "stand_up"))
     assert down[-1] < 0.7 * down[0] and up[0] < 0.7 * up[-1]
-    assert (np.diff(down) < 1e-3).mean() > 0.9 and (
-        np.diff(up) > -1e-3
-    ).mean() > 0.9  # once, not again and again
+    # Once, not again and again.
+    assert (np.diff(down) < 1e-3).mean() > 0.9
+    assert (np.diff(up) > -1e-3).mean() > 0.9
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -246,9 +246,8 @@ def test_a_run_that_had_stopped_early_stays_stopped_when_resumed(tmp_path, monke
     assert_same_weights(tmp_path / "run", out)
 
 
-@pytest.mark.parametrize(
-    "lr", [2e-3, pytest.param(3e-2, marks=pytest.mark.slow)]
-)  # best epoch: the last, the first
+# Best epoch: the last, the first.
+@pytest.mark.parametrize("lr", [2e-3, pytest.param(3e-2, marks=pytest.mark.slow)])
 def test_resuming_a_finished_run_elsewhere_changes_nothing(tmp_path, lr):
     shutil.copytree(uninterrupted(lr=lr), tmp_path / "run")
     train(tmp_path / "run", resume=True, lr=lr)

@@ -278,9 +278,8 @@ def test_real_clips_in_a_row_with_idle_time_between(
         result = run(colours, out, bag, *[x for pair in pairs for x in ("--map", pair)])
         own = check(out, colours.info.labels)
         assert np.sum(own["confusion"]) > 2 * len(found)
-        gaps[still] = result["bags"][0]["counts"]["resets"][
-            "gap"
-        ]  # some of these clips have gaps of their own
+        # Some of these clips have gaps of their own.
+        gaps[still] = result["bags"][0]["counts"]["resets"]["gap"]
         idle[still] = result["result"]["truth_kinds"].get("idle", 0)
     # Without images in between the window starts anew with each clip; with them idle time has results of its own.
     assert gaps[False] - gaps[True] == len(found) - 1

@@ -124,9 +124,8 @@ def test_a_camera_whose_images_take_long_to_decode_loses_its_own_images_alone(
         if bytes(data[:3]) == b"\xff\xd8\xff":
             end = time.thread_time() + 0.3
             while time.thread_time() < end:
-                cv2.GaussianBlur(
-                    np.zeros((400, 400), np.float32), (0, 0), 9
-                )  # without the interpreter's lock
+                # Without the interpreter's lock.
+                cv2.GaussianBlur(np.zeros((400, 400), np.float32), (0, 0), 9)
         return decompress(data)
 
     monkeypatch.setattr(images, "_decompress", slow)

@@ -39,9 +39,8 @@ def check_graph(bundle: Path, policy: Names, subscribe: tuple[str, ...], **param
             return Names(*(tuple(sorted(topic for topic, _ in kind)) for kind in kinds))
 
         wanted = dataclasses.replace(policy, subscribe=subscribe)
-        with contextlib.suppress(
-            AssertionError
-        ):  # the graph follows with a delay; what differs is said below
+        # The graph follows with a delay; what differs is said below.
+        with contextlib.suppress(AssertionError):
             wait_until(lambda: found() == wanted, "the graph")
         reports = peer.reports
         wait_until(lambda: peer.reports > reports, "a second in which more might appear")

@@ -77,9 +77,8 @@ def test_a_gap_is_a_reset_and_its_first_frame_starts_the_grid_anew() -> None:
     decision = sampler.decide(edge + NS // 2 + NS // 2 + 1)
     assert decision.take and decision.reset == "gap"
     again = [s for s in (edge + NS + 1 + t for t in camera(30, 1)[1:]) if sampler.decide(s).take]
-    assert again[0] - (edge + NS + 1) == round(
-        4 * NS / 30
-    )  # 133 ms: the grid starts at the frame after the gap
+    # 133 ms: the grid starts at the frame after the gap.
+    assert again[0] - (edge + NS + 1) == round(4 * NS / 30)
 
 
 def test_the_automatic_gap_follows_the_sampling_rate() -> None:

@@ -80,9 +80,8 @@ class FakeCudart:
             if name in self.fail:
                 self.void = self.capturing is not None
                 return (self.fail.pop(name),)
-            if (
-                name == "cudaStreamEndCapture" and self.void
-            ):  # as the driver does: an error, and None for the graph
+            # As the driver does: an error, and None for the graph.
+            if name == "cudaStreamEndCapture" and self.void:
                 self.capturing, self.void = None, False
                 return (cudaError_t.cudaErrorStreamCaptureInvalidated, None)
             result = value(*arguments)

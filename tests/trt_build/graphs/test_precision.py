@@ -219,9 +219,8 @@ def test_a_long_real_stream_does_not_drift_in_half(clips: Path, people: LoadedBu
     ours, theirs = [], []
     reset_after = people.info.reset_after
     for n, frame in enumerate(frames_of(clips, people, 1000)):
-        if (
-            reset_after and n % reset_after == 0
-        ):  # as the recogniser does; this model was not trained to carry on
+        # As the recogniser does; this model was not trained to carry on.
+        if reset_after and n % reset_after == 0:
             half.reset()
             full.reset()
         ours.append(half.step(frame[None])["logits"])
