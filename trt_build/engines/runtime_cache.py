@@ -17,7 +17,15 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trt_build.engines.nvidia import compiles_at_load
-from trt_build.engines.sidecar import Sidecar, Wanted, locked, write_pair
+from trt_build.engines.sidecar import (
+    MAX_PLAN_BYTES,
+    MAX_SIDECAR_BYTES,
+    Sidecar,
+    Wanted,
+    locked,
+    read_engine_file,
+    write_pair,
+)
 from trt_build.errors import EngineError
 
 _PATIENCE_S = 5.0  # for the lock: a robot does not wait for a builder to keep what it can compile again
@@ -47,8 +55,8 @@ def read_kernels(path: Path, belongs: KernelRecord) -> tuple[bytes, str]:
     """(the cache, "") where its record fits, else (b"", why it is not used)."""
     side = path.with_name(f"{path.name}.json")
     try:
-        record = KernelRecord.model_validate_json(side.read_text(encoding="utf-8"))
-        kernels = path.read_bytes()
+        record = KernelRecord.model_validate_json(read_engine_file(side, MAX_SIDECAR_BYTES))
+        kernels = read_engine_file(path, MAX_PLAN_BYTES)
     except FileNotFoundError:
         return b"", "none kept yet"
     except (OSError, ValidationError, ValueError):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import gc
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,27 @@ def test_a_second_start_takes_the_kernels_of_the_first(rig: Rig, graph: bool) ->
     assert rig.trt.compiled == 1 and rig.trt.offered == [KERNELS]
     assert rig.kernels.stat().st_mtime_ns == stamp, "written again without need"
     assert ("no CUDA graph" in told) != graph
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("file", ["kernels", "record"])
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_kept_kernels_are_read_without_following_links_and_no_fifo_stops_a_start(
+    rig: Rig, tmp_path: Path, file: str, kind: str
+) -> None:
+    rig.start()
+    path: Path = getattr(rig, file)
+    if kind == "link":
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
+    else:
+        path.unlink()
+        os.mkfifo(path)
+    told, _ = rig.start()
+    assert "kernels compiled (the kept ones cannot be read)" in told
+    assert rig.trt.compiled == 2 and rig.trt.offered == []
+    assert path.is_file() and not path.is_symlink(), "replaced, not written through"
+    assert "kernels from the cache" in rig.start()[0]
 
 
 @pytest.mark.parametrize(
