@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from gc_model.paper.losses import Weights, pose_loss, total_loss
 from gc_model.paper.network import Network
+from gc_model.paper.presets import has_glimpses
 from gc_model.paper.trunk import Trunk
 from gc_model.training.alive import figures
 from gc_model.training.drawing import glimpse_strip
@@ -37,6 +38,10 @@ class Stage(pl.LightningModule):
         self.model, self.options, self.epochs = model, options, epochs
         self.frozen_statistics = frozen_statistics
         self.shown: Tensor | None = None  # (T, 3, S, S): the clip whose glimpses are drawn into the log
+        # Once: the options look on the disk for joints.
+        self.weights = Weights(*options.loss_weights, options.separation_form)
+        if not has_glimpses(model.config):
+            self.weights = replace(self.weights, glimpse=0.0)
         freeze_stages(model, options.freeze_stages)
         set_drop_path(model.trunk, options.drop_path)
 
@@ -169,9 +174,8 @@ class TrunkStage(Stage):
         Z, c = self.features(mixed.batch)
         logits = self.logits(Z, c)
         terms = {"L_D": mixed.cross_entropy(logits, self.options.label_smoothing)}
-        pose_weight = self.options.loss_weights[0]
-        if "joints" in batch and pose_weight and self.model.pose is not None:
-            terms["L_P"] = pose_weight * pose_loss(self.model.poses(c), batch["joints"])
+        if "joints" in batch and self.weights.pose and self.model.pose is not None:
+            terms["L_P"] = self.weights.pose * pose_loss(self.model.poses(c), batch["joints"])
         return self._report(terms | {"loss": torch.stack(list(terms.values())).sum()}, logits, batch["label"])
 
 
@@ -201,12 +205,9 @@ class CloudStage(Stage):
         mixed = self.mixed(batch, index)
         result, _state = self.model.fold(*self.features(mixed.batch))
         joints = batch.get("joints") if self.model.pose is not None else None
-        weights = Weights(*self.options.loss_weights, self.options.separation_form)
-        if not result.l.shape[2]:  # a network without glimpses
-            weights = replace(weights, glimpse=0.0)
         poses = self.model.poses(result.c) if joints is not None else None
         L_D = mixed.cross_entropy(result.logits, self.options.label_smoothing)
-        terms = total_loss(L_D, result, poses, joints, weights, batch.get("moving"))
+        terms = total_loss(L_D, result, poses, joints, self.weights, batch.get("moving"))
         if result.l.shape[2]:
             for name, value in figures(result.l.detach(), result.p.detach()).items():
                 self.log(
