@@ -35,6 +35,12 @@ class DataError(GlimpseError):
     """A video, bag, list of clips, or camera cannot be read or written."""
 
 
+def one_line(error: Exception) -> str:
+    """An error in one line: of an expected one its text, of another its type, too."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, GlimpseError) else f"{type(error).__name__}: {text}"
+
+
 def need(module: str, remedy: str) -> Any:
     """The imported module. Raises EngineError with `remedy`, what to install, where it is missing."""
     try:

@@ -22,7 +22,7 @@ from gc_model.data.datasets import index
 from gc_model.evaluation.judges import CarriedState, Judge, Robot, five_sub_sequences, stored_sub_sequences
 from gc_model.evaluation.report import Groups, Judged, report
 from gc_model.export.torch_engine import bundle_info
-from gc_model.paper.modes import attending
+from gc_model.paper.modes import ELSEWHERE, attending
 from gc_model.paper.network import Network
 from gc_model.paper.presets import has_glimpses
 from gc_model.training import checkpoint
@@ -32,7 +32,7 @@ from trt_build.bundle import Bundle
 from trt_build.errors import DataError
 
 JUDGES = ("clips", "stream", "continuous")
-PLACES = ("learned", "whole", "random")
+GLIMPSES = ("learned", *ELSEWHERE)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class EvaluateOptions:
     data, layout, split: as for training; of a data set with splits the test part is judged. subjects: only these
     people. judge: one of `JUDGES`. mode: "window" or "step" for judge "stream"; None: the model's default.
     groups: coarser classes, see `report`. cache: a folder that keeps decoded frames, and the features of a frozen
-    trunk, for many evaluations of the same clips. glimpses: one of `PLACES`, see `gc_model.paper.modes.attending`.
+    trunk, for many evaluations of the same clips. glimpses: one of `GLIMPSES`, see `gc_model.paper.modes.attending`.
     """
 
     data: Path
@@ -65,8 +65,8 @@ def evaluate(run: Path, options: EvaluateOptions, *, progress: bool = True) -> d
     """
     if options.judge not in JUDGES:
         raise DataError(f'unknown --judge "{options.judge}": choose {" or ".join(JUDGES)}')
-    if options.glimpses not in PLACES:
-        raise DataError(f'unknown --glimpses "{options.glimpses}": choose {", ".join(PLACES)}')
+    if options.glimpses not in GLIMPSES:
+        raise DataError(f'unknown --glimpses "{options.glimpses}": choose {", ".join(GLIMPSES)}')
     model, recipe = checkpoint.load(run)
     model.to(accelerator())
     if options.glimpses != "learned" and not has_glimpses(model.config):

@@ -25,7 +25,7 @@ from gc_model.data.joints import centre_matrix, joints_of, to_input
 from gc_model.data.samples import centre, to_tensor
 from gc_model.data.sampling import test_indices
 from gc_model.export.torch_engine import bundle_info
-from gc_model.paper.modes import attending
+from gc_model.paper.modes import ELSEWHERE, attending
 from gc_model.paper.network import Network
 from gc_model.paper.presets import has_glimpses
 from gc_model.training import checkpoint
@@ -168,7 +168,7 @@ def _one(model: Network, other: Network | None, cache: FrameCache, clip: Labelle
     Z, c = model.features(to_tensor(images)[None].to(model.mean.device))
     result = model.fold(Z, c)[0]
     logits = {"learned": result.logits[0].cpu()}
-    for places in ("whole", "random"):
+    for places in ELSEWHERE:
         with attending(model, places):
             logits[places] = model.fold(Z, c)[0].logits[0].cpu()
     if other is not None:

@@ -27,6 +27,10 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
+# Where glimpses are put to see what their own places are worth.
+ELSEWHERE = ("whole", "random")
+
+
 @contextmanager
 def attending(model: Network, places: str) -> Iterator[None]:
     """Glimpses elsewhere inside the block, to see what their places are worth.

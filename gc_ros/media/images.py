@@ -26,7 +26,7 @@ import numpy as np
 
 from gc_ros.media import coded
 from trt_build.bundle import Preprocess
-from trt_build.errors import ImageError
+from trt_build.errors import ImageError, one_line
 from trt_build.install import pip
 from trt_build.preprocess import check_image, model_input
 
@@ -85,7 +85,7 @@ class Picture:
             except (_Refused, ImageError) as refused:
                 raise ImageError(str(refused)) from None
             except Exception as error:  # OpenCV's, or cv_bridge's
-                raise ImageError(f"image cannot be decoded: {_one_line(error)}") from error
+                raise ImageError(f"image cannot be decoded: {one_line(error)[:160]}") from error
             self._pixels, self._make = image, None  # what `make` holds, the message, may go
             self.decode_s = time.perf_counter() - began
         return self._pixels
@@ -201,7 +201,7 @@ def picture_of(message: Any, *, compressed: bool = False, live: bool = True) -> 
     except _Refused as refused:
         return Refusal(str(refused))
     except Exception as error:  # a field of the wrong type
-        return Refusal(f"image cannot be decoded: {_one_line(error)}")
+        return Refusal(f"image cannot be decoded: {one_line(error)[:160]}")
 
 
 def decode(message: Any, *, compressed: bool = False, live: bool = True) -> Decoded | Refusal:
@@ -291,7 +291,7 @@ def _broken(error: Exception) -> str:
         remedy = (
             f"up to Ubuntu 24.04 it is compiled against NumPy 1, this is {np.__version__}: {pip('numpy<2')}"
         )
-    return f"cv_bridge cannot be imported ({_one_line(error)}); {remedy}"
+    return f"cv_bridge cannot be imported ({one_line(error)[:160]}); {remedy}"
 
 
 def _compressed_picture(message: Any, live: bool) -> Picture:
@@ -327,7 +327,3 @@ def _decompress(data: memoryview) -> np.ndarray:
     if image is None:
         raise _Refused("compressed image is corrupt")
     return image
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:160]

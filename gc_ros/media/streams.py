@@ -16,6 +16,7 @@ import av
 from gc_ros.media.h264 import Continuity
 from gc_ros.media.images import MAX_PIXELS, Picture, Refusal, Waiting
 from gc_ros.media.video import cause, upright
+from trt_build.errors import one_line
 
 # libav's decoder by the names that messages give: of the format, or of the encoder that made it. The first that this
 # libav has.
@@ -66,7 +67,7 @@ class Stream:
         except Exception as error:  # whatever the bytes make of libav
             self._held.pop(self._number, None)
             self._break("a packet did not decode")
-            found.append((tag, Refusal(f"video packet does not decode: {_one_line(error)}")))
+            found.append((tag, Refusal(f"video packet does not decode: {one_line(error)[:160]}")))
         return found
 
     def finish(self) -> list[Found]:
@@ -184,7 +185,3 @@ def _plain(codec: str) -> str:
 
 def _said(error: Exception) -> str:
     return " ".join(cause(error).split())[:100]
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:160]

@@ -32,7 +32,7 @@ from gc_ros.node.results import Job
 from gc_ros.node.ros_messages import to_diagnostic
 from gc_ros.node.settings import Settings
 from trt_build.engines.open import open_engine
-from trt_build.errors import GlimpseError
+from trt_build.errors import GlimpseError, one_line
 
 NODE_NAME = "activity_recognition"
 EXIT_FAILURE = 3
@@ -317,8 +317,3 @@ def spin(node: ActivityRecognition, executor: Executor) -> None:
             if not isinstance(error, RCLError):
                 raise
             node.get_logger().error(one_line(error))  # of DDS: a client that went away before its answer came
-
-
-def one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, GlimpseError) else f"{type(error).__name__}: {text}"

@@ -7,6 +7,7 @@ TensorRT-RTX builds an engine for a GPU that it leaves out, and refuses it only 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,18 @@ def instead(backend: str, capability: str) -> str:
             f"use {' or '.join(others)}" if others else "use another version, or onnxruntime with device cuda"
         )
     return f"use {', '.join([*others, 'backend tensorrt'])}, or onnxruntime with device cuda"
+
+
+def started(kind: Callable[[Any], Any], trt: Any, backend: str, log: Any) -> Any:
+    """TensorRT's Builder or Runtime. Raises EngineError where it cannot start on this machine."""
+    log.take()
+    try:
+        return kind(log)
+    except TypeError as error:  # pybind11 says only that there is no object
+        why = log.take()
+        raise EngineError(
+            f"{backend} {trt.__version__} cannot start: {why}{remedy(trt, backend, why)}"
+        ) from error
 
 
 def remedy(trt: Any, backend: str, reported: str) -> str:

@@ -29,7 +29,7 @@ from trt_build.engines.builder import (
     sm,
     strongly_typed,
 )
-from trt_build.engines.capabilities import check_capability, remedy
+from trt_build.engines.capabilities import check_capability, remedy, started
 from trt_build.engines.cuda import load_cuda
 from trt_build.engines.sidecar import (
     ANY_GPU,
@@ -172,8 +172,7 @@ def _compile(
     """(plan, flags it was built with, number of layers after parsing)."""
     trt = nvidia.load(wanted.backend)
     log = nvidia.log_of(trt)
-    log.take()
-    builder = _new_builder(trt, wanted.backend, log)
+    builder = started(trt.Builder, trt, wanted.backend, log)
     network = builder.create_network(creation_flags(trt))
     parser = trt.OnnxParser(network, log)
     progress.now("parsing")
@@ -200,16 +199,6 @@ def _compile(
         with contextlib.suppress(OSError, TypeError):  # without it the next build is only slower
             write_atomically(cache_path, memoryview(config.get_timing_cache().serialize()))
     return memoryview(plan), flags, network.num_layers
-
-
-def _new_builder(trt: Any, backend: str, log: Any) -> Any:
-    try:
-        return trt.Builder(log)
-    except TypeError as error:  # pybind11 says only that there is no object
-        why = log.take()
-        raise EngineError(
-            f"{backend} {trt.__version__} cannot start: {why}{remedy(trt, backend, why)}"
-        ) from error
 
 
 def _timing_cache(trt: Any, config: Any, folder: Path, wanted: Wanted) -> tuple[Any, Path]:

@@ -31,18 +31,6 @@ def deserialise(trt: Any, runtime: Any, plan: Plan, log: Any) -> Any:
     return engine
 
 
-def new_runtime(trt: Any, backend: str, log: Any) -> Any:
-    """TensorRT's runtime. Raises EngineError where it cannot start on this machine."""
-    log.take()
-    try:
-        return trt.Runtime(log)
-    except TypeError as error:  # pybind11 says only that there is no object
-        why = log.take()
-        raise EngineError(
-            f"{backend} {trt.__version__} cannot start: {why}{remedy(trt, backend, why)}"
-        ) from error
-
-
 def check_validity(trt: Any, runtime: Any, plan: Plan) -> None:
     """Raise EngineError where TensorRT-RTX itself says that the plan is invalid here; others cannot be asked."""
     if not hasattr(runtime, "get_engine_validity"):

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from trt_build.bundle import LoadedBundle
 from trt_build.engine import TensorSpec, check_inputs, check_signature, expected_io, idle_slots, split_states
 from trt_build.engines import nvidia
-from trt_build.engines.capabilities import check_capability
+from trt_build.engines.capabilities import check_capability, started
 from trt_build.engines.cuda import load_cuda
 from trt_build.engines.device_buffers import DeviceBuffers
 from trt_build.engines.layers import Layer, read_layer_report
-from trt_build.engines.loading import deserialise, new_runtime
+from trt_build.engines.loading import deserialise
 from trt_build.engines.plan import Plan, open_plan
 from trt_build.engines.runtime_cache import KernelCache, kernel_cache
 from trt_build.engines.sidecar import Sidecar
@@ -97,7 +97,7 @@ class TrtEngine:
     # -- opening -------------------------------------------------------------------------------------------------
 
     def _load(self, plan: Plan, say: Callable[[str], None]) -> None:
-        self._runtime = new_runtime(self._trt, self.backend, self._log)
+        self._runtime = started(self._trt.Runtime, self._trt, self.backend, self._log)
         self._engine = deserialise(self._trt, self._runtime, plan, self._log)
         self._kernels = kernel_cache(self._trt, self._engine, plan.path, plan.sidecar, plan.wanted)
         if self._kernels is None:

@@ -19,7 +19,7 @@ from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_
 
 from gc_ros.media import kinds
 from gc_ros.media.recording import mcap, ros1, sqlite
-from gc_ros.media.recording.storage import CDR, ROS1, Connection, Storage, expand, one_line, zstd
+from gc_ros.media.recording.storage import CDR, ROS1, Connection, Storage, expand, said, zstd
 from gc_ros.media.transports import BY_TYPE
 from trt_build.errors import DataError
 
@@ -106,7 +106,7 @@ class Recording:
                 self.damage.append("metadata.yaml is missing; the files in the directory are read by name")
             listed = found
         except Exception as error:
-            self.damage.append(f"metadata.yaml is not readable ({one_line(error)}); files are read by name")
+            self.damage.append(f"metadata.yaml is not readable ({said(error)}); files are read by name")
             listed = found
         else:
             listed = self._as_listed(listed, found, names)
@@ -155,7 +155,7 @@ class Recording:
                 raise ValueError(f"files of a bag end in {', '.join(kinds.BAG_SUFFIXES)}")
             opened: Storage = kind(path, lambda what: self.damage.append(f"{name}: {what}"))
         except Exception as error:
-            self.damage.append(f"{name}: {one_line(error)}")
+            self.damage.append(f"{name}: {said(error)}")
             return
         self._stack.callback(opened.close)
         self._files.append(opened)
@@ -173,7 +173,7 @@ class Recording:
                             raise ValueError(f"expands to more than {limit} bytes; unpack it by hand")
                         out.write(block)
             except (EOFError, zstd.ZstdError) as error:
-                self.damage.append(f"{path.name}: {one_line(error)}")
+                self.damage.append(f"{path.name}: {said(error)}")
         return target
 
     def _store(self, serialisation: str) -> Any:
@@ -200,7 +200,7 @@ class Recording:
                 types = get_types_from_msg(text, msgtype)
             store.register({k: v for k, v in types.items() if k not in store.fielddefs})
         except Exception as error:  # its messages cannot be read then, which is said when they are asked for
-            self.damage.append(f"definition of {msgtype}: {one_line(error)}")
+            self.damage.append(f"definition of {msgtype}: {said(error)}")
 
     def messages(self, topics: Collection[str]) -> Iterator[Message]:
         """The messages of these topics in the order of recording, those that cannot be deserialised left out."""
@@ -213,7 +213,7 @@ class Recording:
                     message = self._deserialised(data, connection)
                 except Exception as error:
                     self.damage.append(
-                        f"a message on {topic} ({connection.msgtype}) at {log_ns} ns: {one_line(error)}"
+                        f"a message on {topic} ({connection.msgtype}) at {log_ns} ns: {said(error)}"
                     )
                     continue
                 yield Message(topic, connection.msgtype, log_ns, message)

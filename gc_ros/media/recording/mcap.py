@@ -28,7 +28,7 @@ from gc_ros.media.recording.storage import (
     Damaged,
     Raw,
     expand,
-    one_line,
+    said,
     zstd,
 )
 
@@ -192,7 +192,7 @@ class McapFile:
         try:
             self._define(opcode, memoryview(body))
         except (struct.error, ValueError) as error:
-            self._damaged(f"a definition: {one_line(error)}")
+            self._damaged(f"a definition: {said(error)}")
 
     def _define(self, opcode: int, body: memoryview) -> None:
         if opcode == _SCHEMA:
@@ -248,7 +248,7 @@ class McapFile:
                 )
         except Exception as error:  # whatever the codecs raise
             if not quiet:
-                self._damaged(f"chunk at byte {unit.offset}: {one_line(error)}")
+                self._damaged(f"chunk at byte {unit.offset}: {said(error)}")
         return raws
 
     def _take(self, body: memoryview, topics: Collection[str], raws: list[Raw]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rosbags.rosbag1 import Reader
 
-from gc_ros.media.recording.storage import ROS1, Connection, Damaged, Raw, one_line
+from gc_ros.media.recording.storage import ROS1, Connection, Damaged, Raw, said
 
 
 class Ros1File:
@@ -36,4 +36,4 @@ class Ros1File:
             for connection, log_ns, data in self._reader.messages(connections=chosen):
                 yield connection.topic, log_ns, data
         except Exception as error:  # whatever its codecs raise
-            self._damaged(f"{one_line(error)}; what follows is not read")
+            self._damaged(f"{said(error)}; what follows is not read")

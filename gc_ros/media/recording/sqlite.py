@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from gc_ros.media.recording.storage import Connection, Damaged, Raw, one_line
+from gc_ros.media.recording.storage import Connection, Damaged, Raw, said
 
 _MAGIC = b"SQLite format 3\0"
 _MAX_LOST_ROWS = 4096
@@ -119,7 +119,7 @@ class SqliteFile:
             except sqlite3.Error as error:
                 lost += 1
                 if lost == 1:
-                    self._damaged(f"row {row}: {one_line(error)}")
+                    self._damaged(f"row {row}: {said(error)}")
                 if lost == _MAX_LOST_ROWS:
                     return
 
@@ -140,7 +140,7 @@ class SqliteFile:
                 break
             except sqlite3.Error as error:
                 if not lost:
-                    self._damaged(f"row {last + 1}: {one_line(error)}")
+                    self._damaged(f"row {last + 1}: {said(error)}")
                 last, lost = last + 1, lost + 1
 
 

@@ -22,7 +22,7 @@ __all__ = [
     "Raw",
     "Storage",
     "expand",
-    "one_line",
+    "said",
     "zstd",
 ]
 
@@ -72,5 +72,6 @@ def expand(data: Any, limit: int = EXPANDED_LIMIT) -> bytes:
     return content
 
 
-def one_line(error: Exception) -> str:
+def said(error: Exception) -> str:
+    """What a library says of damage, in one line of at most 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -156,18 +156,24 @@ def test_a_camera_whose_images_take_long_to_decode_loses_its_own_images_alone(
         assert peer.state() == "active"
 
 
-def test_an_image_from_before_a_reset_is_not_in_the_window_after_it(
-    numbers: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def held_decoder(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Make decoding wait; (set when it has begun, set it to let go)."""
     begun, go = threading.Event(), threading.Event()
     decompress = images._decompress
 
     def held(data: Any) -> np.ndarray:
         begun.set()
-        go.wait(10)
+        go.wait(20)
         return decompress(data)
 
     monkeypatch.setattr(images, "_decompress", held)
+    return begun, go
+
+
+def test_an_image_from_before_a_reset_is_not_in_the_window_after_it(
+    numbers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = held_decoder(monkeypatch)
     with running(numbers, image_transport="compressed", max_age_s=0.0) as (node, _):
         (camera,) = node.node._cameras
         for number in range(3):  # one is being decoded, two wait
@@ -183,15 +189,7 @@ def test_an_image_from_before_a_reset_is_not_in_the_window_after_it(
 
 
 def test_the_node_stops_in_the_midst_of_an_image(numbers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, go = threading.Event(), threading.Event()
-    decompress = images._decompress
-
-    def held(data: Any) -> np.ndarray:
-        begun.set()
-        go.wait(20)
-        return decompress(data)
-
-    monkeypatch.setattr(images, "_decompress", held)
+    begun, go = held_decoder(monkeypatch)
     with running(numbers, image_transport="compressed", max_age_s=0.0) as (node, peer):
         (camera,) = node.node._cameras
         camera.input._on_image(compressed(number_png(0), 1000 * NS))

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from trt_build.engines import capabilities, loading, nvidia, targets
-from trt_build.engines import compile as compile_module
-from trt_build.engines.capabilities import TABLE, check_capability
+from trt_build.engines import capabilities, nvidia, targets
+from trt_build.engines.capabilities import TABLE, check_capability, started
 from trt_build.errors import EngineError
 
 
@@ -104,11 +103,9 @@ def test_a_tensorrt_that_cannot_start_says_why(what: str) -> None:
 
     trt = SimpleNamespace(__version__="10.3.0", **{what: nothing})
     log = Log()
-    start = {"Builder": compile_module._new_builder, "Runtime": loading.new_runtime}[what]
-    if what == "Runtime":
-        log.said.append("an older error")
+    log.said.append("an older error")
     with pytest.raises(EngineError, match=r"10\.3\.0 cannot start: CUDA initialization failure.*nvidia-smi"):
-        start(trt, "tensorrt", log)
+        started(getattr(trt, what), trt, "tensorrt", log)
 
 
 def test_every_row_of_the_table_has_a_source_and_no_two_contradict_each_other() -> None:
