@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detected people: who stands where in the picture, and when; in memory and as a CSV.
+
+Convention: boxes are (x_min, y_min, x_max, y_max) in pixels of the camera image, x to the right, y down, origin at the
+outer corner of the top left pixel. A box may reach beyond the image. Stamps are nanoseconds.
+
+The CSV has the columns time_s, id, x_min, y_min, x_max, y_max and, if known, score: a row for each person of each
+detected picture. time_s counts from the first frame of a clip or video; of a bag it is the stamp of the image. A row
+without id and box says that nobody was found at that time.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from itertools import groupby
+from pathlib import Path
+
+from gc_ros.media.tables import read_rows
+from trt_build.errors import DataError
+from trt_build.files import replacing
+
+_COLUMNS = ("time_s", "id", "x_min", "y_min", "x_max", "y_max")
+MAX_ID_LENGTH = 128
+_LARGEST = 1e7  # pixels: no image is wider, and float32 still tells half pixels apart
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels of the camera image: finite, and wider and higher than nothing."""
+
+    x_min: float
+    y_min: float
+    x_max: float
+    y_max: float
+
+    def __post_init__(self) -> None:
+        values = (self.x_min, self.y_min, self.x_max, self.y_max)
+        if not all(math.isfinite(value) and abs(value) <= _LARGEST for value in values):
+            raise DataError(f"a box of {values} is no rectangle of a picture")
+        if self.x_max <= self.x_min or self.y_max <= self.y_min:
+            raise DataError(
+                f"a box of {values} is empty: x_max and y_max must be larger than x_min and y_min"
+            )
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One person in one picture. id: the tracker's, the same in every picture. score: 0 to 1."""
+
+    id: str
+    box: Box
+    score: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.id or len(self.id) > MAX_ID_LENGTH:
+            raise DataError(
+                f"the id of a person has 1 to {MAX_ID_LENGTH} characters, got {len(self.id)}; "
+                "a tracker gives ids, a detector alone does not"
+            )
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Everybody who was found in the picture of this stamp; nobody is an answer, too."""
+
+    stamp_ns: int
+    people: tuple[Detection, ...]
+
+
+def read_csv(file: Path) -> list[Detections]:
+    """The detections of a CSV by time, oldest first. Raises DataError with the row that cannot be used."""
+    _, rows = read_rows(file, _COLUMNS)
+    found: list[tuple[int, Detection | None]] = []
+    for number, row in rows:
+        try:
+            # Not as a float: a stamp of this century has more digits than a float holds.
+            stamp_ns = int((Decimal(row["time_s"]) * 10**9).to_integral_value())
+            if abs(stamp_ns) >= 1 << 63:
+                raise DataError(f"{row['time_s']} s is no time")
+            cells = [row[name] for name in _COLUMNS[1:]]
+            person = None
+            if any(cells):
+                box = Box(*(float(cell) for cell in cells[1:]))
+                person = Detection(cells[0], box, float(row.get("score") or 1.0))
+        except (ValueError, OverflowError, InvalidOperation, DataError) as error:
+            raise DataError(f"{file}: row {number}: {error}") from None
+        found.append((stamp_ns, person))
+    found.sort(key=lambda item: item[0])
+    return [
+        Detections(stamp_ns, tuple(person for _, person in group if person is not None))
+        for stamp_ns, group in groupby(found, key=lambda item: item[0])
+    ]
+
+
+def write_csv(file: Path, detections: Iterable[Detections]) -> None:
+    """Write the detections as `read_csv` takes them, whole or not at all."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow((*_COLUMNS, "score"))
+    for found in detections:
+        time_s = f"{Decimal(found.stamp_ns) / 10**9:.9f}"
+        for person in found.people:
+            box = person.box
+            places = [f"{value:.2f}" for value in (box.x_min, box.y_min, box.x_max, box.y_max)]
+            writer.writerow((time_s, person.id, *places, f"{person.score:.3f}"))
+        if not found.people:
+            writer.writerow((time_s, *[""] * (len(_COLUMNS))))
+    with replacing(file) as part:
+        part.write_text(text.getvalue(), encoding="utf-8")
