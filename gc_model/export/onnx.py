@@ -29,7 +29,7 @@ from trt_build.bundle import Bundle, LoadedBundle, load_bundle, write_bundle
 from trt_build.engine import Engine
 from trt_build.engines.open import open_engine
 from trt_build.errors import BundleError
-from trt_build.graphs.weights import share_weights
+from trt_build.graphs.weights import round_weights, share_weights
 from trt_build.tolerances import EXPORT_ROUNDING, EXPORT_TOLERANCE
 
 OPSET = 18
@@ -67,11 +67,14 @@ class StepGraph(nn.Module):
         return (result.logits, result.l, result.p, *(following[name] for name in self.names))
 
 
-def export_bundle(run: Path, out: Path, *, videos: Sequence[Path] = ()) -> LoadedBundle:
+def export_bundle(
+    run: Path, out: Path, *, videos: Sequence[Path] = (), weight_bits: int = 24
+) -> LoadedBundle:
     """Export the run's model into the bundle directory `out`.
 
-    videos: real clips on which parity is checked in addition to noise. Raises DataError for a run that is not complete
-    or a video that does not decode, BundleError if a graph does not reproduce torch within `EXPORT_TOLERANCE`.
+    videos: real clips on which parity is checked in addition to noise. weight_bits: see `round_weights`. Raises
+    DataError for a run that is not complete or a video that does not decode, BundleError if a graph does not reproduce
+    torch within `EXPORT_TOLERANCE`.
     """
     if out.exists() and not out.is_dir():
         raise BundleError(f"{out} is a file: choose another --out")
@@ -81,7 +84,7 @@ def export_bundle(run: Path, out: Path, *, videos: Sequence[Path] = ()) -> Loade
     clips = np.stack([_window_of(video, model.config, info) for video in videos]) if videos else None
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        names = export_graphs(model, folder)
+        names = export_graphs(model, folder, weight_bits)
         probe = write_bundle(folder / "probe", info, {name: folder / name for name in names})
         parity = check_parity(model, probe, clips)
         sha256 = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
@@ -89,6 +92,7 @@ def export_bundle(run: Path, out: Path, *, videos: Sequence[Path] = ()) -> Loade
             "model.safetensors": sha256,
             "opset": OPSET,
             "onnx": onnx.__version__,
+            "weight_bits": weight_bits,
         }
         # Named after the weights, so that two bundles of one recipe can be told apart in messages and reports.
         model_id = f"glimpse_clouds-{model.config.preset}-{len(recipe.labels)}-{sha256[:8]}"
@@ -106,7 +110,7 @@ def _window_of(video: Path, config: Config, info: Bundle) -> np.ndarray:
     return sub_sequences(images, config, of=1)[0].permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def export_graphs(model: GlimpseClouds, folder: Path) -> list[str]:
+def export_graphs(model: GlimpseClouds, folder: Path, weight_bits: int = 24) -> list[str]:
     """Write window.onnx, step.onnx (if the model streams) and weights.bin. Returns the file names."""
     config = model.config
     folded = fold_for_export(model).float()
@@ -119,6 +123,8 @@ def export_graphs(model: GlimpseClouds, folder: Path) -> list[str]:
         graphs["step.onnx"] = _to_onnx(
             StepGraph(folded, list(state)), (frames[:, 0], *state.values()), ["frame", *names], names
         )
+    for graph in graphs.values():
+        round_weights(graph, weight_bits)
     share_weights(graphs, folder / "weights.bin")
     for name, graph in graphs.items():
         onnx.save(graph, folder / name)
