@@ -54,18 +54,37 @@ def finetune(
 
 def calibrate(
     run: Annotated[Path, typer.Argument(help="Run directory; its description is rewritten.")],
-    data: Annotated[Path, typer.Option(help="Its training data, or other labelled clips with --subjects.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Its training data, or other labelled clips with --subjects.")
+    ] = None,
     subjects: Annotated[
         str, typer.Option(help="People that the run has not seen; default: held-out clips.")
     ] = "",
     unknown: Annotated[
         Path | None, typer.Option(help="Clips of none of the classes, to set the threshold.")
     ] = None,
+    like: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Instead of --data: a calibrated run of the same recipe that left people out; may be repeated."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Set the temperature and the threshold of "unknown" from validation clips; the export takes them over."""
-    from gc_model.evaluation.confidence import calibrate_run
+    from gc_model.evaluation.confidence import calibrate_like, calibrate_run
 
+    if (data is None) == (not like) or (like and (subjects or unknown)):
+        raise DataError("give either --data (with --subjects and --unknown, where wanted) or --like RUN")
+    if data is None:
+        found = calibrate_like(run, like or [])
+        typer.echo(
+            json.dumps(found)
+            if as_json
+            else f"temperature {found['temperature']:.3f}, unknown below {found['unknown_threshold']:.3f}, "
+            f"as of {', '.join(found['runs'])}"
+        )
+        return
     found = calibrate_run(run, data, subjects=names(subjects), unknown=unknown, progress=not as_json)
     if as_json:
         typer.echo(json.dumps(found))

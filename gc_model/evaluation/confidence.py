@@ -89,6 +89,31 @@ def calibrate_run(
     return found
 
 
+def calibrate_like(run: Path, others: Sequence[Path]) -> dict[str, Any]:
+    """Give `run` the temperature (geometric mean) and the threshold (mean) that `calibrate_run` found for other runs.
+
+    For a run that was trained on everybody: the others are those of the same recipe that left people out, and were
+    calibrated on these. Raises DataError where one of them was not calibrated.
+    """
+    found = []
+    for other in others:
+        try:
+            values = json.loads((other / "confidence.json").read_text())
+            found.append((float(values["temperature"]), float(values["unknown_threshold"])))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{other} is not calibrated ({error}); type: gc-model calibrate {other} --data DATA --subjects OTHERS"
+            ) from None
+    T = float(np.exp(np.mean([np.log(temperature) for temperature, _ in found])))
+    threshold = float(np.mean([threshold for _, threshold in found]))
+    model, recipe = checkpoint.load(run)
+    checkpoint.save(run, model, replace(recipe, temperature=T, unknown_threshold=threshold))
+    result: dict[str, Any] = {"source": "other runs", "runs": [other.name for other in others]}
+    result |= {"temperature": T, "unknown_threshold": threshold}
+    write_atomically(run / "confidence.json", json.dumps(result, indent=1))
+    return result
+
+
 def temperature(logits: Tensor, labels: Tensor) -> float:
     """T > 0 that minimises the cross entropy of logits / T, within 1/20 to 20: a few windows may all be right."""
     log_t = torch.zeros((), dtype=torch.float64, requires_grad=True)

@@ -364,6 +364,11 @@ def test_calibrate_says_what_it_set_and_asks_for_people_where_none_were_held_out
     assert "calibration error" in result.stdout and "of the unknown" in result.stdout
     recipe = json.loads((trained / "model.json").read_text())["recipe"]
     assert f"temperature {recipe['temperature']:.3f}" in result.stdout
+    everybody = untrained(tmp_path / "everybody")
+    assert_one_line(call("calibrate", everybody), "--data", "--like")
+    assert_one_line(call("calibrate", everybody, "--like", everybody), "gc-model calibrate")
+    result = call("calibrate", everybody, "--like", trained)
+    assert result.exit_code == 0 and f"temperature {recipe['temperature']:.3f}" in result.stdout
 
 
 @needs_torch

@@ -9,7 +9,13 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
 
-from gc_model.evaluation.confidence import calibrate_run, calibration_error, open_set_threshold, temperature
+from gc_model.evaluation.confidence import (
+    calibrate_like,
+    calibrate_run,
+    calibration_error,
+    open_set_threshold,
+    temperature,
+)
 from gc_model.export.torch_engine import bundle_info
 from gc_model.training import checkpoint
 from tests.gc_model.runs import colours, untrained
@@ -91,6 +97,20 @@ def test_held_out_clips_are_used_by_their_names(tmp_path):
     )
     found = calibrate_run(run, colours(), progress=False)
     assert found["clips"] == 2 and found["source"] == "held out"
+
+
+def test_a_run_trained_on_everybody_takes_the_mean_of_runs_that_left_people_out(tmp_path):
+    run = untrained(tmp_path / "run")
+    for name, values in (("a", (1.0, 0.2)), ("b", (4.0, 0.4))):
+        (tmp_path / name).mkdir()
+        found = dict(zip(("temperature", "unknown_threshold"), values, strict=True))
+        (tmp_path / name / "confidence.json").write_text(json.dumps(found))
+    calibrate_like(run, [tmp_path / "a", tmp_path / "b"])
+    recipe = checkpoint.load(run)[1]
+    assert recipe.temperature == pytest.approx(2.0) and recipe.unknown_threshold == pytest.approx(0.3)
+    (tmp_path / "b" / "confidence.json").unlink()
+    with pytest.raises(DataError, match="gc-model calibrate"):
+        calibrate_like(run, [tmp_path / "a", tmp_path / "b"])
 
 
 def test_it_is_imported_alone_as_the_command_does():
