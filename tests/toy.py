@@ -19,7 +19,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
-from trt_build.bundle import Bundle, Calibration, LoadedBundle, Preprocess, write_bundle
+from trt_build.bundle import CLASSES_NAME, Bundle, Calibration, LoadedBundle, Preprocess, write_bundle
+from trt_build.classes import ClassStatistics
+from trt_build.readout import pool
 
 OPSET = 17
 COLOURS = ["red", "green", "blue"]
@@ -65,14 +67,18 @@ def toy_bundle(
     temperature: float = 1.0,
     unknown_threshold: float = 0.0,
     fit: Any = "stretch",
+    embedding: bool = False,
     **changes: Any,
 ) -> LoadedBundle:
-    """Write a toy bundle with external data in weights.bin. `changes` replace fields of bundle.json."""
+    """Write a toy bundle with external data in weights.bin. `changes` replace fields of bundle.json.
+
+    embedding: whether the graphs put out a frame's mean colour as its embedding, and the bundle can be taught.
+    """
     path.mkdir(parents=True, exist_ok=True)
     (path / "weights.bin").unlink(missing_ok=True)
     labels = [f"frame{t}" for t in range(T)] if kind == "numbers" else list(COLOURS)
     for mode in modes:
-        save(path / f"{mode}.onnx", graph(kind, mode, T, S, G, C))
+        save(path / f"{mode}.onnx", graph(kind, mode, T, S, G, C, embedding))
     fields: dict[str, Any] = {
         "model_id": f"toy-{kind}",
         "preset": "toy",
@@ -80,6 +86,7 @@ def toy_bundle(
         "T": T,
         "glimpses": G,
         "workers": C,
+        "embedding": 3 if embedding else 0,
         "temporal": "causal",
         "modes": list(modes),
         "default_mode": modes[0],
@@ -90,7 +97,20 @@ def toy_bundle(
         "provenance": {"made_by": "tests/toy.py"},
     }
     names = [f"{mode}.onnx" for mode in modes] + ["weights.bin"]
+    if embedding:
+        (path / CLASSES_NAME).write_bytes(colour_statistics(len(labels), T).to_bytes())
+        names.append(CLASSES_NAME)
     return write_bundle(path, Bundle(**{**fields, **changes}), names)
+
+
+def colour_statistics(classes: int, T: int) -> ClassStatistics:
+    """Of windows of T frames that are red, green, blue and so on, somewhat noisy: 12 a class."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(classes), 12)
+    base = 40 + 160 * np.eye(3)[labels % 3]
+    frames = base[:, None] + rng.normal(0, 4, (len(labels), T, 3)) + rng.normal(0, 8, (len(labels), 1, 3))
+    features = np.stack([pool(window.astype(np.float32)) for window in frames])
+    return ClassStatistics.of(features, labels, classes)
 
 
 def save(path: Path, model: onnx.ModelProto) -> None:
@@ -102,7 +122,7 @@ def save(path: Path, model: onnx.ModelProto) -> None:
     onnx.save(model, str(path))
 
 
-def graph(kind: str, mode: str, T: int, S: int, G: int, C: int) -> onnx.ModelProto:
+def graph(kind: str, mode: str, T: int, S: int, G: int, C: int, embedding: bool = False) -> onnx.ModelProto:
     """The toy graph as a model; see the module's docstring."""
     time = (T,) if mode == "window" else ()
     frame = "frames" if mode == "window" else "frame"
@@ -123,6 +143,9 @@ def graph(kind: str, mode: str, T: int, S: int, G: int, C: int) -> onnx.ModelPro
         helper.make_node("Cast", [frame], ["pixels"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["pixels"], ["rgb"], axes=spatial, keepdims=0),  # (N, [T,] 3)
     ]
+    if embedding:
+        outputs.append(_value("embedding", TensorProto.FLOAT, ("N", *time, 3)))
+        nodes.append(helper.make_node("Identity", ["rgb"], ["embedding"]))
     if kind == "numbers":
         weights["place"] = np.array([[256.0], [1.0], [0.0]], np.float32)
         nodes.append(helper.make_node("MatMul", ["rgb", "place"], ["number"]))  # (N, [T,] 1)

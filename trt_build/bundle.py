@@ -2,10 +2,14 @@
 """The bundle directory: the only thing that crosses from training to the robot.
 
     bundle.json        `Bundle` below: names, shapes, labels, preprocessing, provenance, sha256 of every file
-    window.onnx        frames uint8 (N, T, S, S, 3) -> logits (N, K), glimpses (N, T, G, 4), assignment (N, T, C, G)
+    window.onnx        frames uint8 (N, T, S, S, 3) -> logits (N, K), embedding (N, T, E), glimpses (N, T, G, 4),
+                       assignment (N, T, C, G); bundles of schema 1 have no embedding and cannot be taught
     step.onnx          frame uint8 (N, S, S, 3) and states X -> the same for one frame, and next_X for every X;
                        causal models only
     weights.bin        ONNX external data, shared by both graphs
+    classes.safetensors
+                       what teaching needs of the training clips, see `trt_build.classes`; only where the export
+                       found them
     *.int8.onnx, weights.int8.bin
                        added by `trt-build quantize`: the same graphs in INT8, with weights of their own
     engines/           built later on the robot; not hashed here, each engine has its own sidecar
@@ -36,10 +40,12 @@ from trt_build.files import replacing, write_atomically
 from trt_build.integrity import MAX_BYTES, again, cause, check_file, demand, depth, whole
 from trt_build.untrusted import NotRegular, read_regular, sha256_regular
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READ_VERSIONS = (1, 2)  # 1: bundles without embedding
 INFO_NAME = "bundle.json"
 GRAPHS = {"window": "window.onnx", "step": "step.onnx"}
 WEIGHTS_NAME = "weights.bin"
+CLASSES_NAME = "classes.safetensors"
 INT8 = "int8"  # the precision whose graphs `trt-build quantize` adds, with weights of their own
 INT8_WEIGHTS_NAME = "weights.int8.bin"
 
@@ -101,6 +107,9 @@ class Bundle(_Frozen):
     T: int = Field(default=8, ge=1, le=1024)  # frames a window
     glimpses: int = Field(ge=1, le=256)  # G
     workers: int = Field(ge=1, le=256)  # C
+    embedding: int = Field(
+        default=0, ge=0, le=1 << 14
+    )  # E, features a frame for teaching; 0: the graphs put out none
     temporal: Literal["centered", "causal"]
     modes: list[Mode] = Field(min_length=1)
     default_mode: Mode
@@ -243,7 +252,7 @@ def write_bundle(
     path.mkdir(parents=True, exist_ok=True)
     (path / INFO_NAME).unlink(missing_ok=True)
     variants = {graph_name(mode, INT8) for mode in GRAPHS} | {INT8_WEIGHTS_NAME}
-    for stale in {*GRAPHS.values(), WEIGHTS_NAME, *variants} - sources.keys():
+    for stale in {*GRAPHS.values(), WEIGHTS_NAME, CLASSES_NAME, *variants} - sources.keys():
         (path / stale).unlink(missing_ok=True)
     for name, source in sources.items():
         _put(path / name, source)
@@ -295,7 +304,7 @@ def _parse(path: Path, text: str) -> Bundle:
             f"{path}: bundle schema {version} is newer than the {SCHEMA_VERSION} this program reads; "
             "update glimpse_clouds on this machine"
         )
-    if version != SCHEMA_VERSION:
+    if version not in READ_VERSIONS or isinstance(version, bool):
         raise BundleError(f"{path}: bundle schema {version!r} is not {SCHEMA_VERSION}; {again(path)}")
     try:
         return Bundle.model_validate(data)

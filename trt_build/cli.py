@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from trt_build.bundle import LoadedBundle, load_bundle
+from trt_build.bundle import CLASSES_NAME, LoadedBundle, load_bundle
 from trt_build.command import Json, command_line, progress_bar
 from trt_build.engine import Engine
 from trt_build.errors import EngineError, need
@@ -39,6 +39,12 @@ def export(
             help="Significant bits of a weight: 24 are all, 19 make an archive of the bundle a tenth smaller.",
         ),
     ] = 24,
+    clips: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the clips of the training are now; default: where they were. `gc-ros teach` needs them."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a bundle: ONNX graphs, shared weights, description, hashes. The graphs are compared with PyTorch."""
@@ -46,7 +52,9 @@ def export(
         from gc_model.export.onnx import export_bundle
     except ImportError as error:
         raise EngineError(f"export needs torch ({error}); {extra('export')}") from None
-    bundle = export_bundle(run, out, videos=video or [], weight_bits=weight_bits)
+    bundle = export_bundle(
+        run, out, videos=video or [], weight_bits=weight_bits, data=clips, progress=not as_json
+    )
     if as_json:
         typer.echo(bundle.info.model_dump_json())
         return
@@ -54,6 +62,12 @@ def export(
     typer.echo(
         f"{out}: {bundle.info.model_id}, modes {', '.join(bundle.info.modes)}, within {worst:.1e} of torch"
     )
+    if CLASSES_NAME not in bundle.info.sha256:
+        typer.echo(
+            "it cannot be taught new activities: the clips of the training are not where they were; "
+            "export again with --clips DATA",
+            err=True,
+        )
 
 
 @app.command(epilog="Example: trt-build build bundles/people --backend tensorrt_rtx --target sm89")

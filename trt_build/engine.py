@@ -80,6 +80,7 @@ def expected_io(info: Bundle, mode: str) -> tuple[dict[str, TensorSpec], dict[st
     f32, u8 = np.dtype(np.float32), np.dtype(np.uint8)
     outputs = [
         TensorSpec("logits", (None, K), f32),
+        *([TensorSpec("embedding", (None, *time, info.embedding), f32)] if info.embedding else []),
         TensorSpec("glimpses", (None, *time, G, 4), f32),
         TensorSpec("assignment", (None, *time, C, G), f32),
     ]

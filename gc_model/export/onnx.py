@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gc_model.data.frames import decode
 from gc_model.data.samples import sub_sequences
+from gc_model.export.classes import class_statistics, training_clips
 from gc_model.export.fold import cache_names, fold_for_export
 from gc_model.export.torch_engine import TorchEngine, bundle_info
 from gc_model.paper.clouds import GlimpseClouds
@@ -25,7 +26,7 @@ from gc_model.paper.network import CACHE, State
 from gc_model.paper.presets import Config
 from gc_model.paper.variants import for_robot
 from gc_model.training import checkpoint
-from trt_build.bundle import Bundle, LoadedBundle, load_bundle, write_bundle
+from trt_build.bundle import CLASSES_NAME, Bundle, LoadedBundle, load_bundle, write_bundle
 from trt_build.engine import Engine
 from trt_build.engines.open import open_engine
 from trt_build.errors import BundleError
@@ -37,24 +38,24 @@ STREAM = 64  # frames of `step` in one stream
 
 
 class WindowGraph(nn.Module):
-    """A window of frames through the forward pass of training: logits, glimpses, assignment."""
+    """A window of frames through the forward pass of training: logits, embedding, glimpses, assignment."""
 
     def __init__(self, model: GlimpseClouds):
         super().__init__()
         self.model = model
 
-    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         Z, c = self.model.features(frames.permute(0, 1, 4, 2, 3))
         # Zeros that take N from the data: a traced torch.zeros would fix it.
         zero = c[:, 0, :1] * 0
         start = self.model.initial_state(1).named()
         state = State.from_named({k: zero.reshape(-1, *[1] * (v.dim() - 1)) + v for k, v in start.items()})
         result, _ = self.model.fold(Z, c, state)
-        return result.logits, result.l, result.p
+        return result.logits, result.e, result.l, result.p
 
 
 class StepGraph(nn.Module):
-    """One frame and the state: logits, glimpses, assignment, and the next state, whose `next_X` feeds `X`."""
+    """One frame and the state: logits, embedding, glimpses, assignment, and the next state; `next_X` feeds `X`."""
 
     def __init__(self, model: GlimpseClouds, names: Sequence[str]):
         super().__init__()
@@ -64,29 +65,42 @@ class StepGraph(nn.Module):
         state = State.from_named(dict(zip(self.names, states, strict=True)))
         result, state = self.model.stream(frame.permute(0, 3, 1, 2), state)
         following = state.named()
-        return (result.logits, result.l, result.p, *(following[name] for name in self.names))
+        return (result.logits, result.e, result.l, result.p, *(following[name] for name in self.names))
 
 
 def export_bundle(
-    run: Path, out: Path, *, videos: Sequence[Path] = (), weight_bits: int = 24
+    run: Path,
+    out: Path,
+    *,
+    videos: Sequence[Path] = (),
+    weight_bits: int = 24,
+    data: Path | None = None,
+    progress: bool = False,
 ) -> LoadedBundle:
     """Export the run's model into the bundle directory `out`.
 
-    videos: real clips on which parity is checked in addition to noise. weight_bits: see `round_weights`. Raises
-    DataError for a run that is not complete or a video that does not decode, BundleError if a graph does not reproduce
-    torch within `EXPORT_TOLERANCE`.
+    videos: real clips on which parity is checked in addition to noise. weight_bits: see `round_weights`. data: where
+    the clips of the training are now, None: where they were then; without them the bundle cannot be taught new
+    activities. Raises DataError for a run that is not complete or a video that does not decode, BundleError if a graph
+    does not reproduce torch within `EXPORT_TOLERANCE`.
     """
     if out.exists() and not out.is_dir():
         raise BundleError(f"{out} is a file: choose another --out")
     network, recipe = checkpoint.load(run)
     model = for_robot(network)
-    info = bundle_info(model.config, recipe)
+    info = bundle_info(model.config, recipe, model.embedding_size)
     clips = np.stack([_window_of(video, model.config, info) for video in videos]) if videos else None
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         names = export_graphs(model, folder, weight_bits)
         probe = write_bundle(folder / "probe", info, {name: folder / name for name in names})
         parity = check_parity(model, probe, clips)
+        clips_of_training = training_clips(run, recipe.labels, data)
+        if clips_of_training:
+            statistics = class_statistics(probe, clips_of_training, progress=progress)
+            if statistics is not None:
+                (folder / CLASSES_NAME).write_bytes(statistics.to_bytes())
+                names.append(CLASSES_NAME)
         sha256 = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
         provenance = recipe.provenance | {
             "model.safetensors": sha256,
@@ -138,7 +152,7 @@ def _to_onnx(
     """Trace into a simplified ONNX graph with the batch axis N open."""
     import onnxslim
 
-    outputs = ["logits", "glimpses", "assignment", *(f"next_{s}" for s in states)]
+    outputs = ["logits", "embedding", "glimpses", "assignment", *(f"next_{s}" for s in states)]
     with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         path = Path(temporary) / "graph.onnx"

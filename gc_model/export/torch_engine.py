@@ -40,13 +40,15 @@ class TorchEngine:
         if self.mode == "window":
             clip = torch.from_numpy(inputs["frames"]).permute(0, 1, 4, 2, 3)
             result = self.model(clip)
-            values = (result.logits, result.l, result.p)
+            logits, l, p, e = result.logits, result.l, result.p, result.e
         else:
             assert self._state is not None
             frame = torch.from_numpy(inputs["frame"]).permute(0, 3, 1, 2)
             step, self._state = self.model.stream(frame, self._state)
-            values = (step.logits, step.l, step.p)
-        return {name: v.cpu().numpy() for name, v in zip(self.outputs, values, strict=True)}
+            logits, l, p, e = step.logits, step.l, step.p, step.e
+        values = {"logits": logits, "embedding": e, "glimpses": l, "assignment": p}
+        # A bundle of schema 1 has no embedding.
+        return {name: values[name].cpu().numpy() for name in self.outputs}
 
     def reset(self, slots: Sequence[int] | None = None) -> None:
         self._state = self._zero
@@ -60,8 +62,8 @@ class TorchEngine:
         return None
 
 
-def bundle_info(config: Config, recipe: Recipe) -> Bundle:
-    """The content of bundle.json for a model, without hashes and parity."""
+def bundle_info(config: Config, recipe: Recipe, embedding: int = 0) -> Bundle:
+    """The content of bundle.json for a model, without hashes and parity. embedding: `Network.embedding_size`."""
     return Bundle(
         model_id=f"glimpse_clouds-{config.preset}-{len(recipe.labels)}",  # the export adds the weights' hash
         preset=config.preset,
@@ -69,6 +71,7 @@ def bundle_info(config: Config, recipe: Recipe) -> Bundle:
         T=config.T,
         glimpses=config.G,
         workers=config.C,
+        embedding=embedding,
         temporal=config.temporal,
         modes=["window", "step"] if config.streams else ["window"],
         default_mode="step" if config.streams and config.reset_after == 0 else "window",

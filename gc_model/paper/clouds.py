@@ -56,7 +56,7 @@ class GlimpseClouds(Network):
         p, u = self.assignment(v, state.memory, state.weight)
         r = self.workers(r, torch.matmul(p, v))  # Eq 8, 6
         memory, weight = write(state.memory, state.weight, u, p)
-        result = FrameResult(self.with_global(self.readout(r), Z), l, p, c)
+        result = FrameResult(self.with_global(self.readout(r), Z), l, p, c, self.embedding(Z, c))
         return result, replace(state, h=h, z=z, r=r, memory=memory, weight=weight)
 
     def attend(self, Z: Tensor, c: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -60,23 +60,31 @@ class State:
 
 @dataclass(frozen=True)
 class FrameResult:
-    """One frame: logits y_t (B, classes), locations l (B, G, 4), assignment p (B, C, G), context c (B, context)."""
+    """One frame: logits y_t (B, classes), locations l (B, G, 4), assignment p (B, C, G), context c (B, context).
+
+    e: (B, E), what the robot is taught new activities from; see `Network.embedding_size`.
+    """
 
     logits: Tensor
     l: Tensor
     p: Tensor
     c: Tensor
+    e: Tensor
 
 
 @dataclass(frozen=True)
 class ClipResult:
-    """One clip: logits (B, classes); the frames' (B, T, classes), l (B, T, G, 4), p (B, T, C, G), c (B, T, context)."""
+    """One clip: logits (B, classes); the frames' (B, T, classes), l (B, T, G, 4), p (B, T, C, G), c (B, T, context).
+
+    e: (B, T, E).
+    """
 
     logits: Tensor
     frame_logits: Tensor
     l: Tensor
     p: Tensor
     c: Tensor
+    e: Tensor
 
 
 class Network(nn.Module):
@@ -131,6 +139,20 @@ class Network(nn.Module):
         Z = self.trunk.back(merge(maps, 0, 1), T)
         return split(Z, 0, T), maps.mean((3, 4))
 
+    def embedding(self, Z: Tensor, c: Tensor) -> Tensor:
+        """What new activities are taught by, of one frame: Z (B, D, h, w), c (B, context) -> e (B, D + context).
+
+        The trunk's last maps, averaged over the frame, and the context. The choice was measured on activities that no
+        network here was trained on (docs/teaching.md): the glimpses' features add nothing to it, the workers' states
+        take from it. No gradient: the losses do not see it.
+        """
+        return torch.cat([Z.detach().mean((2, 3)), c.detach()], -1)
+
+    @property
+    def embedding_size(self) -> int:
+        """E of `embedding`."""
+        return self.trunk.channels + self.trunk.context_channels
+
     def initial_state(self, batch: int, *, streaming: bool = False) -> State:
         """Zeros, on the model's device and dtype; with the trunk's caches for `stream`."""
         raise NotImplementedError
@@ -162,8 +184,8 @@ class Network(nn.Module):
         """
         y = torch.stack([f.logits for f in frames], 1)
         logits = y.mean(1) if self.config.readout == "mean" else y[:, -1]
-        l, p, c = (torch.stack([getattr(f, k) for f in frames], 1) for k in ("l", "p", "c"))
-        return ClipResult(logits, y, l, p, c)
+        l, p, c, e = (torch.stack([getattr(f, k) for f in frames], 1) for k in ("l", "p", "c", "e"))
+        return ClipResult(logits, y, l, p, c, e)
 
     def forward(self, clip: Tensor) -> ClipResult:
         """clip: (B, T, 3, H, W) RGB in 0..255."""

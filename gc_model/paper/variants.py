@@ -60,9 +60,9 @@ class Headless(Network):
         none = self.zeros(batch, 0)
         return State(none, none, none, none, none, self.caches(batch) if streaming else ())
 
-    def frame(self, y: Tensor, c: Tensor) -> FrameResult:
+    def frame(self, y: Tensor, Z: Tensor, c: Tensor) -> FrameResult:
         B = len(y)
-        return FrameResult(y, y.new_zeros(B, 0, 4), y.new_zeros(B, 0, 0), c)
+        return FrameResult(y, y.new_zeros(B, 0, 4), y.new_zeros(B, 0, 0), c, self.embedding(Z, c))
 
 
 class Global(Headless):
@@ -75,7 +75,7 @@ class Global(Headless):
 
     def step(self, Z: Tensor, c: Tensor, state: State) -> tuple[FrameResult, State]:
         assert self.global_head is not None
-        return self.frame(self.global_head(Z.mean((2, 3))), c), state
+        return self.frame(self.global_head(Z.mean((2, 3))), Z, c), state
 
 
 class FrameLSTM(Headless):
@@ -94,7 +94,7 @@ class FrameLSTM(Headless):
 
     def step(self, Z: Tensor, c: Tensor, state: State) -> tuple[FrameResult, State]:
         h, cell = self.lstm(Z.mean((2, 3)), (state.h, state.z))
-        return self.frame(self.readout(h), c), replace(state, h=h, z=cell)
+        return self.frame(self.readout(h), Z, c), replace(state, h=h, z=cell)
 
 
 class GlimpseSum(GlimpseClouds):
@@ -114,7 +114,8 @@ class GlimpseSum(GlimpseClouds):
         h, z, l, v = self.attend(Z, c, state)
         r = self.workers(state.r, v.sum(1, keepdim=True))
         p = v.new_ones(len(v), 1, v.shape[1])
-        return FrameResult(self.with_global(self.readout(r), Z), l, p, c), replace(state, h=h, z=z, r=r)
+        result = FrameResult(self.with_global(self.readout(r), Z), l, p, c, self.embedding(Z, c))
+        return result, replace(state, h=h, z=z, r=r)
 
 
 class GlimpseTubes(GlimpseClouds):
@@ -132,7 +133,8 @@ class GlimpseTubes(GlimpseClouds):
         h, z, l, v = self.attend(Z, c, state)
         r = self.workers(state.r, v)
         p = torch.eye(v.shape[1], dtype=v.dtype, device=v.device).expand(len(v), -1, -1)
-        return FrameResult(self.with_global(self.readout(r), Z), l, p, c), replace(state, h=h, z=z, r=r)
+        result = FrameResult(self.with_global(self.readout(r), Z), l, p, c, self.embedding(Z, c))
+        return result, replace(state, h=h, z=z, r=r)
 
 
 class Conv3D(nn.Module):
@@ -211,4 +213,4 @@ class C3D(Headless):
 
     def step(self, Z: Tensor, c: Tensor, state: State) -> tuple[FrameResult, State]:
         assert self.global_head is not None
-        return self.frame(self.global_head(Z.mean((2, 3))), c), state
+        return self.frame(self.global_head(Z.mean((2, 3))), Z, c), state

@@ -60,6 +60,7 @@ class Activity:
     width: int  # of the original image, pixels
     height: int
     events: list[ActivityEvent] = field(default_factory=list)
+    features: NDArray[Any] | None = field(default=None, repr=False)  # (F,), what new activities are taught by
 
     @property
     def timings_ms(self) -> dict[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,7 @@ def read_footage(
     pieces: list[Footage] = []
     for clip in found:
         if not clip.is_bag:
-            pieces.append(_from_clip(clip.path, clip.label, info))
+            pieces.append(Footage(clip.path.name, clip.label, clip_frames(clip.path, info)))
             continue
         from_bag = list(_from_bag(clip, info, topic))
         if not from_bag:
@@ -64,12 +64,20 @@ def training_subjects(sources: Sequence[Path], info: Bundle) -> list[str]:
     return people if all(set(people) <= there for there in known) else []
 
 
-def _from_clip(path: Path, label: str, info: Bundle) -> Footage:
+def clip_frames(
+    path: Path,
+    info: Bundle,
+    read: Callable[[Path], Iterable[tuple[NDArray[np.uint8], int]]] = read_video,
+) -> NDArray[np.uint8]:
+    """The frames (n, S, S, 3) that a robot would sample from a clip, n >= T.
+
+    A clip shorter than a window gives T of its frames, spread evenly. read: yields RGB images and their stamps.
+    """
     sampler = Sampler(info.rate_hz, max_frame_gap_s=1e6)  # a clip is one piece, whatever its stamps
     sampled: list[NDArray[np.uint8]] = []
     every: list[NDArray[np.uint8]] = []
     stride = 1
-    for count, (image, stamp) in enumerate(read_video(path)):
+    for count, (image, stamp) in enumerate(read(path)):
         take = sampler.decide(stamp).take
         if not take and count % stride:
             continue
@@ -82,7 +90,7 @@ def _from_clip(path: Path, label: str, info: Bundle) -> Footage:
                 every, stride = every[::2], stride * 2
     if len(sampled) < info.T:
         sampled = [every[i] for i in np.linspace(0, len(every) - 1, info.T).round().astype(int)]
-    return Footage(path.name, label, np.stack(sampled))
+    return np.stack(sampled)
 
 
 def _from_bag(bag: Clip, info: Bundle, topic: str | None) -> Iterator[Footage]:

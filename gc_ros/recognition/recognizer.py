@@ -290,4 +290,5 @@ class Recognizer:
             width=window.width,
             height=window.height,
             events=events,
+            features=reading.features,
         )

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from gc_ros.recognition.intake import Intake, Window
 from trt_build.engine import Engine
 from trt_build.errors import EngineError
-from trt_build.readout import read_out
+from trt_build.readout import pool, read_out
 
 Outputs = dict[str, NDArray[Any]]
 
@@ -36,6 +36,9 @@ class Reading:
     logits: NDArray[np.float32]  # (K,)
     glimpses: NDArray[Any]  # (G, 4) of the newest frame, in [-1, 1] of the model's input
     assignment: NDArray[Any]  # (C, G) of the newest frame
+    features: (
+        NDArray[np.float32] | None
+    )  # (F,), see `trt_build.readout.pool`; None for graphs without embedding
     preprocess_s: float  # of the newest frame
     inference_s: float  # of all engine calls of this turn
 
@@ -62,8 +65,11 @@ class WindowTurns:
         self._results_through = window.number
         logits = _finite(out["logits"][self._slot])
         glimpses, assignment = out["glimpses"][self._slot, -1], out["assignment"][self._slot, -1]
+        features = pool(out["embedding"][self._slot]) if "embedding" in out else None
         start_ns, end_ns = window.stamps[0], window.stamps[-1]
-        return Reading(start_ns, end_ns, logits, glimpses, assignment, window.preprocess_s, inference_s)
+        return Reading(
+            start_ns, end_ns, logits, glimpses, assignment, features, window.preprocess_s, inference_s
+        )
 
     def lose_state(self) -> bool:
         """A failed call leaves nothing behind: no frames need to be forgotten."""
@@ -82,6 +88,7 @@ class StepTurns:
         self._engine_epoch = -1  # whose frames the engine's state comes from
         self._since_reset = 0
         self._y: deque[tuple[int, NDArray[np.float32]]] = deque(maxlen=intake.info.T)  # (stamp, y_t)
+        self._e: deque[NDArray[np.float32]] = deque(maxlen=intake.info.T)  # their embeddings
 
     def turn(self, window: Window, row: NDArray[np.uint8]) -> ReadingTurn:
         """One engine call a waiting frame; None where no result fell due. row: (S, S, 3)."""
@@ -100,6 +107,8 @@ class StepTurns:
             spent_s += seconds
             self._since_reset += 1
             self._y.append((frame.stamp_ns, _finite(out["logits"][self._slot]).copy()))
+            if "embedding" in out:
+                self._e.append(out["embedding"][self._slot].copy())
             beyond = self._since_reset - self._intake.info.T
             if beyond >= 0 and beyond % self._stride == 0:
                 due += 1
@@ -109,8 +118,11 @@ class StepTurns:
                     out["glimpses"][self._slot].copy(),
                     out["assignment"][self._slot].copy(),
                 )
+                features = pool(np.stack(self._e)) if self._e else None
                 start_ns, end_ns = self._y[0][0], frame.stamp_ns
-                reading = Reading(start_ns, end_ns, logits, glimpses, assignment, frame.preprocess_s, spent_s)
+                reading = Reading(
+                    start_ns, end_ns, logits, glimpses, assignment, features, frame.preprocess_s, spent_s
+                )
         if reading is None:
             return None
         with self._intake.lock:
@@ -124,6 +136,7 @@ class StepTurns:
             self._engine.reset([self._slot])
             self._engine_epoch, self._since_reset = epoch, 0
             self._y.clear()
+            self._e.clear()
 
     def lose_state(self) -> bool:
         """After a failed call the carried state is undefined or poisoned: all frames must be forgotten."""

@@ -17,12 +17,15 @@ export = pytest.importorskip(
 
 from gc_model.training import checkpoint
 from gc_ros.media.video import read_video
+from gc_ros.recognition.footage import clip_frames
 from tests.gc_model.nets import build
 from tests.gc_model.runs import bundle, colours, run, scratch, undecodable, untrained
 from trt_build.bundle import LoadedBundle, load_bundle, write_bundle
+from trt_build.classes import read_classes
 from trt_build.engines.open import open_engine
 from trt_build.errors import BundleError, DataError
 from trt_build.preprocess import model_input
+from trt_build.readout import pool
 
 TOLERANCE = 1e-4
 CAUSAL = {"window": "window.onnx", "step": "step.onnx"}
@@ -45,7 +48,12 @@ def windows_differ_by(loaded: LoadedBundle, model, clips: np.ndarray) -> dict[st
         out = engine.run({"frames": clip[None]})
         with torch.no_grad():
             result = model(torch.from_numpy(clip[None]).permute(0, 1, 4, 2, 3))
-        for name, value in (("logits", result.logits), ("glimpses", result.l), ("assignment", result.p)):
+        for name, value in (
+            ("logits", result.logits),
+            ("embedding", result.e),
+            ("glimpses", result.l),
+            ("assignment", result.p),
+        ):
             worst[name] = max(worst.get(name, 0.0), float(np.abs(out[name] - value.numpy()).max()))
     engine.close()
     return worst
@@ -60,7 +68,12 @@ def steps_differ_by(loaded: LoadedBundle, model, frames: np.ndarray, count: int)
         out = engine.run({"frame": frame})
         with torch.no_grad():
             step, state = model.stream(torch.from_numpy(frame).permute(0, 3, 1, 2), state)
-        for name, value in (("logits", step.logits), ("glimpses", step.l), ("assignment", step.p)):
+        for name, value in (
+            ("logits", step.logits),
+            ("embedding", step.e),
+            ("glimpses", step.l),
+            ("assignment", step.p),
+        ):
             worst[name] = max(worst.get(name, 0.0), float(np.abs(out[name] - value.numpy()).max()))
     engine.close()
     return worst
@@ -92,9 +105,25 @@ def test_a_run_becomes_a_bundle_that_loads_and_says_what_it_is():
 
 def test_the_parity_found_at_export_is_recorded_for_every_output_of_both_graphs():
     parity = load_bundle(bundle()).info.parity
-    names = {f"{m}/{o}" for m in ("window", "step") for o in ("logits", "glimpses", "assignment")}
+    names = {
+        f"{m}/{o}" for m in ("window", "step") for o in ("logits", "embedding", "glimpses", "assignment")
+    }
     assert set(parity["max_abs_difference"]) == names and parity["frames"] == 64
     assert all(0 <= value <= TOLERANCE for value in parity["max_abs_difference"].values())
+
+
+@pytest.mark.slow
+def test_with_the_clips_of_the_training_the_bundle_can_be_taught(tmp_path):
+    loaded = export.export_bundle(run(), tmp_path / "b", data=colours())
+    statistics = read_classes(loaded)
+    assert statistics is not None and list(statistics.count) == [8, 8, 8]
+    # The graph's own embedding of a clip lies nearest to its class.
+    engine = open_engine(loaded, "window", threads=1)
+    for k, label in enumerate(loaded.info.labels):
+        frames = clip_frames(colours() / label / f"{label}1.mp4", loaded.info)
+        features = pool(engine.run({"frames": frames[None, : loaded.info.T]})["embedding"][0])
+        distances = (((statistics.mean - features) ** 2) / statistics.rest).sum(1)
+        assert distances.argmin() == k
 
 
 @pytest.mark.slow
@@ -206,7 +235,7 @@ def test_the_batch_axis_is_open_in_every_input_and_output_and_no_other_is():
 def test_states_follow_the_next_x_rule():
     graph = graphs(bundle())["step"]
     inputs = {v.name for v in graph.graph.input} - {"frame"}
-    outputs = {v.name for v in graph.graph.output} - {"logits", "glimpses", "assignment"}
+    outputs = {v.name for v in graph.graph.output} - {"logits", "embedding", "glimpses", "assignment"}
     assert outputs == {f"next_{name}" for name in inputs}
     assert {"h", "z", "r", "memory", "weight", "cache_00"} <= inputs
 
@@ -249,7 +278,7 @@ def test_the_step_graph_over_8_frames_gives_the_window_graphs_result():
     step = open_engine(loaded, "step", threads=1)
     outs = [{k: v.copy() for k, v in step.run({"frame": frame[None]}).items()} for frame in clip]
     assert np.allclose(np.mean([o["logits"] for o in outs], 0), window["logits"], atol=TOLERANCE)
-    for name in ("glimpses", "assignment"):
+    for name in ("embedding", "glimpses", "assignment"):
         assert np.allclose(np.stack([o[name] for o in outs], 1), window[name], atol=TOLERANCE)
 
 

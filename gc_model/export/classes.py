@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `classes.safetensors` of a bundle is made from: the training clips of its run, through the exported graph."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gc_model.data.clip import LabelledClip, spelled_as
+from gc_model.data.datasets import index
+from gc_model.data.own import mixed_in
+from gc_ros.recognition.footage import clip_frames
+from trt_build.bundle import LoadedBundle
+from trt_build.classes import ClassStatistics
+from trt_build.engines.open import open_engine
+from trt_build.errors import DataError
+from trt_build.readout import pool
+
+WINDOWS = 1024  # in all; more hardly change a mean or a covariance, but an export should take a minute
+WINDOWS_A_CLIP = 2
+
+
+def training_clips(run: Path, labels: Sequence[str], data: Path | None) -> list[LabelledClip]:
+    """The clips that a run was trained on; empty where they are no longer where they were.
+
+    data: the folder or table that they are in now; None: where the training found them. Raises DataError where `data`
+    holds none of the classes.
+    """
+    try:
+        options: dict[str, Any] = json.loads((run / "options.json").read_text())
+        trained_on = set(json.loads((run / "clips.json").read_text())["training"])
+    except (OSError, ValueError, KeyError):
+        options, trained_on = {}, set()  # runs made by other means than `gc-model train`
+    where = data or Path(options.get("data") or "")
+    if data is None and not (options.get("data") and where.exists()):
+        return []
+    found = index(options.get("layout", "clips"), where, options.get("protocol", ""), part="train")
+    clips = [*found]
+    for also in options.get("also", ()) if data is None else ():
+        clips += mixed_in(Path(also)) if Path(also).exists() else []
+    people = set(options.get("subjects") or ())
+    clips = [
+        c for c in spelled_as(clips, labels) if c.label in labels and (not people or c.subject in people)
+    ]
+    if data is not None and not clips:
+        raise DataError(
+            f"{data} has no clip that {run} was trained on; give the data of its training, or none: --clips"
+        )
+    # A table may name the same files below another folder than when the run was trained.
+    ends = {_end(name) for name in trained_on}
+    known = [c for c in clips if _end(c.name) in ends]
+    return known or clips
+
+
+def _end(name: str) -> tuple[str, ...]:
+    return Path(name).parts[-2:]
+
+
+def class_statistics(
+    bundle: LoadedBundle, clips: Sequence[LabelledClip], *, progress: bool = False
+) -> ClassStatistics | None:
+    """From the clips' windows as a robot samples them; None, with a warning, where a class has none.
+
+    A clip that does not decode is named and left out.
+    """
+    from rich.progress import track
+
+    info = bundle.info
+    order = np.random.default_rng(0).permutation(len(clips))
+    share = max(WINDOWS // (WINDOWS_A_CLIP * len(info.labels)), 1)
+    left = dict.fromkeys(info.labels, share)
+    features, labels = [], []
+    engine = open_engine(bundle, "window", backend="onnxruntime")
+    try:
+        for i in track(order, "statistics of the classes", disable=not progress):
+            clip = clips[i]
+            if not left[clip.label]:
+                continue
+            try:
+                frames = clip_frames(clip.path, info, clip.read)
+            except DataError as error:
+                logging.warning("left out %s: %s", clip.name, error)
+                continue
+            left[clip.label] -= 1
+            last = len(frames) - info.T
+            for at in np.unique(np.linspace(0, last, WINDOWS_A_CLIP).round().astype(int)):
+                out = engine.run({"frames": frames[None, at : at + info.T]})
+                features.append(pool(out["embedding"][0]))
+                labels.append(info.labels.index(clip.label))
+    finally:
+        engine.close()
+    without = [label for label in info.labels if info.labels.index(label) not in labels]
+    if without:
+        logging.warning("no training clip of %s: the bundle will not be teachable", ", ".join(without[:3]))
+        return None
+    return ClassStatistics.of(np.stack(features), np.array(labels), len(info.labels))
