@@ -21,6 +21,7 @@ from trt_build.bundle import Preprocess
 from trt_build.errors import ImageError
 
 PAD_VALUE = 124  # near the ImageNet mean in every channel, so it is the same in RGB and BGR
+Area = tuple[int, int, int, int]  # a square (x0, y0, x1, y1) of whole pixels; it may reach beyond the image
 
 
 def region(width: int, height: int, p: Preprocess) -> tuple[float, float, float, float]:
@@ -52,18 +53,39 @@ def _span(length: int, full: int, p: Preprocess) -> tuple[int, int]:
     return first, last
 
 
-def model_input(image: NDArray[np.uint8], p: Preprocess, *, bgr: bool) -> NDArray[np.uint8]:
+def _within(area: Area, p: Preprocess) -> tuple[float, float, float, float]:
+    """Rectangle of the image that maps to the model input where only `area` is shown, as if it were an image."""
+    side = area[2] - area[0]
+    if side < 1 or side != area[3] - area[1]:
+        raise ImageError(f"an area of {area} is no square; see gc_ros.recognition.region")
+    x0, y0, x1, y1 = region(side, side, p)
+    return area[0] + x0, area[1] + y0, area[0] + x1, area[1] + y1
+
+
+def model_input(
+    image: NDArray[np.uint8], p: Preprocess, *, bgr: bool, area: Area | None = None
+) -> NDArray[np.uint8]:
     """The model's input from an image: uint8 (H, W, 3), RGB or BGR, any stride -> new contiguous uint8 RGB (S, S, 3).
 
-    One crop and one resize. Raises ImageError for anything but a non-empty uint8 image of three channels.
+    One crop and one resize. area: the square to show instead of the whole image; the result is that of the square cut
+    out and given as an image, where what lies beyond the image is grey (PAD_VALUE). Raises ImageError for anything
+    but a non-empty uint8 image of three channels.
     """
     check_image(image)
     height, width = image.shape[:2]
-    x0, y0, x1, y1 = (int(v) for v in region(width, height, p))
+    bounds = region(width, height, p) if area is None else _within(area, p)
+    x0, y0, x1, y1 = (int(v) for v in bounds)
     size = p.size
     cx0, cy0, cx1, cy1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
     part = image[cy0:cy1, cx0:cx1]
-    if (cx0, cy0, cx1, cy1) == (x0, y0, x1, y1):
+    inside = (cx0, cy0, cx1, cy1) == (x0, y0, x1, y1)
+    if area is not None and not inside:
+        # Padded before the resize: scaled to its own place, the part inside would be off by part of a pixel.
+        padded = np.full((y1 - y0, x1 - x0, 3), PAD_VALUE, np.uint8)
+        if cx1 > cx0 and cy1 > cy0:
+            padded[cy0 - y0 : cy1 - y0, cx0 - x0 : cx1 - x0] = part
+        part, inside = padded, True
+    if inside:
         out = cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR)
     else:
         # No padded copy is made: the part inside the image is resized to its place on a grey canvas.
@@ -93,15 +115,17 @@ def check_image(image: NDArray[np.uint8]) -> None:
         raise ImageError(f"image of {image.shape[1]} x {image.shape[0]} pixels is empty; check the camera")
 
 
-def glimpse_to_pixels(glimpses: ArrayLike, width: int, height: int, p: Preprocess) -> NDArray[np.float64]:
+def glimpse_to_pixels(
+    glimpses: ArrayLike, width: int, height: int, p: Preprocess, area: Area | None = None
+) -> NDArray[np.float64]:
     """Glimpses l = [x, y, sx, sy] (..., 4) -> boxes (x0, y0, x1, y1) (..., 4) in pixels of the original image.
 
     x, y in [-1, 1] are the centre and sx, sy in (0, 1) the half extents in normalised coordinates of the model input
     (affine [[sx, 0, x], [0, sy, y]], align_corners=False: -1 and 1 are the outer edges). Boxes are clipped to the
-    image; a box outside it becomes an empty box on the border.
+    image; a box outside it becomes an empty box on the border. area: the square that the model input shows.
     """
     values = np.asarray(glimpses, np.float64)
-    x0, y0, x1, y1 = region(width, height, p)
+    x0, y0, x1, y1 = region(width, height, p) if area is None else _within(area, p)
     start, extent = np.array([x0, y0]), np.array([x1 - x0, y1 - y0])
     centre = start + (values[..., :2] + 1) / 2 * extent
     half = values[..., 2:] / 2 * extent

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gc_ros.recognition.region import Person
 from gc_ros.recognition.smoothing import ActivityEvent
 from trt_build.bundle import Bundle
 from trt_build.errors import DataError
@@ -61,6 +62,7 @@ class Activity:
     height: int
     events: list[ActivityEvent] = field(default_factory=list)
     features: NDArray[Any] | None = field(default=None, repr=False)  # (F,), what new activities are taught by
+    person: Person | None = None  # who does it, in the newest frame; None: the whole picture
 
     @property
     def timings_ms(self) -> dict[str, float]:
@@ -87,10 +89,19 @@ def top_k(scores: NDArray[Any], labels: list[str], k: int) -> list[tuple[str, in
 
 
 def to_glimpses(
-    glimpses: NDArray[Any], assignment: NDArray[Any], width: int, height: int, info: Bundle
+    glimpses: NDArray[Any],
+    assignment: NDArray[Any],
+    width: int,
+    height: int,
+    info: Bundle,
+    person: Person | None = None,
 ) -> list[Glimpse]:
-    """One frame's glimpses (G, 4) and assignment (C, G) as boxes in pixels of the original image."""
-    boxes = glimpse_to_pixels(glimpses, width, height, info.preprocess)
+    """One frame's glimpses (G, 4) and assignment (C, G) as boxes in pixels of the original image.
+
+    person: whose region the network saw, None for the whole picture.
+    """
+    area = None if person is None else person.area
+    boxes = glimpse_to_pixels(glimpses, width, height, info.preprocess, area)
     result = []
     for g, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
         result.append(Glimpse(x0, y0, x1, y1, tuple(assignment[:, g].tolist())))

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gc_ros.media.images import Picture
+from gc_ros.recognition.region import Person, PersonPicture
 from gc_ros.recognition.sampler import Sampler
 from trt_build.bundle import Bundle
 
@@ -34,6 +35,7 @@ class Window:
     width: int
     height: int
     preprocess_s: float
+    person: Person | None = None  # whom the newest frame shows; None: the whole picture
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class StepFrame:
     stamp_ns: int
     image: NDArray[np.uint8] = field(repr=False)
     preprocess_s: float
+    person: Person | None = None
 
 
 Signature = tuple[int, int, str]
@@ -71,7 +74,7 @@ def signature_of(picture: Picture, encoding: str) -> Signature:
 
 
 class Intake:
-    """The sampled frames of one camera. broken: called under the lock at every reset."""
+    """The sampled frames of one camera, or of one person in it. broken: called under the lock at every reset."""
 
     def __init__(
         self,
@@ -80,10 +83,11 @@ class Intake:
         stride: int,
         max_frame_gap_s: float | None,
         broken: Callable[[], None],
+        sampler: Sampler | None = None,
     ) -> None:
         self.info, self.mode, self.stride = info, mode, stride
         self.lock = threading.Lock()
-        self.sampler = Sampler(info.rate_hz, max_frame_gap_s)
+        self.sampler = sampler or Sampler(info.rate_hz, max_frame_gap_s)
         self.epoch = 0
         self.asked = 0  # resets from outside
         self.closed = False
@@ -133,7 +137,8 @@ class Intake:
         with self.lock:
             if not self.is_current(epoch):  # somebody reset meanwhile: this frame is from before
                 return None
-            return self._store(StepFrame(stamp_ns, frame, picture.prepare_s), width, height)
+            person = picture.person if isinstance(picture, PersonPicture) else None
+            return self._store(StepFrame(stamp_ns, frame, picture.prepare_s, person), width, height)
 
     def _wanted(self, asked: int | None) -> bool:
         return not self.closed and asked in (None, self.asked)
@@ -153,13 +158,13 @@ class Intake:
         if self.mode == "step":
             self._queue.append(frame)
             stamps: tuple[int, ...] = (frame.stamp_ns,)
-            return Window(self.epoch, self._due, stamps, (), width, height, frame.preprocess_s)
+            return Window(self.epoch, self._due, stamps, (), width, height, frame.preprocess_s, frame.person)
         self._frames.append((frame.stamp_ns, frame.image))
         if self.sampled < self.info.T or (self.sampled - self.info.T) % self.stride:
             return None
         self._due += 1
         stamps, frames = zip(*self._frames, strict=True)
-        return Window(self.epoch, self._due, stamps, frames, width, height, frame.preprocess_s)
+        return Window(self.epoch, self._due, stamps, frames, width, height, frame.preprocess_s, frame.person)
 
     def pop(self) -> StepFrame | None:
         """The oldest step frame that waits. Call under the lock."""

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from gc_ros.media.images import Picture
 from gc_ros.recognition.activity import Activity, Glimpse, softmax, stream_label, to_glimpses, top_k
 from gc_ros.recognition.intake import Counters, Intake, Window
+from gc_ros.recognition.sampler import Sampler
 from gc_ros.recognition.smoothing import ActivityEvent, EventDetector, Smoothing
 from gc_ros.recognition.turns import Outputs, Reading, StepTurns, WindowTurns
 from trt_build.bundle import LoadedBundle
@@ -47,6 +48,7 @@ class Recognizer:
         start, whatever the stride.
     max_frame_gap_s: see `Sampler`. unknown_threshold: None: the bundle's.
     owns_engine: whether `close` closes the engine; False where several recognisers share it.
+    sampler: which frames to take; None: a `Sampler` at the bundle's rate.
 
     One thread may call `offer` while another calls `infer`; `reset` may come from any thread.
     """
@@ -64,6 +66,7 @@ class Recognizer:
         max_frame_gap_s: float | None = None,
         unknown_threshold: float | None = None,
         owns_engine: bool = True,
+        sampler: Sampler | None = None,
     ) -> None:
         self.info = bundle.info
         self.mode = mode or bundle.info.default_mode
@@ -86,7 +89,7 @@ class Recognizer:
         self._active = [row == slot for row in range(engine.batch)]
         self._detector = EventDetector(self.info.labels, smoothing)
         self._events: list[ActivityEvent] = []
-        self._intake = Intake(self.info, self.mode, stride, max_frame_gap_s, self._end_activity)
+        self._intake = Intake(self.info, self.mode, stride, max_frame_gap_s, self._end_activity, sampler)
         self._lock = self._intake.lock
         self._engine_lock = threading.Lock()  # held while inferring
         turns = WindowTurns if self.mode == "window" else StepTurns
@@ -261,7 +264,8 @@ class Recognizer:
         scores = softmax(reading.logits, info.calibration.temperature)
         best = top_k(scores, info.labels, self.top_k)
         label, index, score = best[0]
-        glimpses = to_glimpses(reading.glimpses, reading.assignment, window.width, window.height, info)
+        size = window.width, window.height
+        glimpses = to_glimpses(reading.glimpses, reading.assignment, *size, info, reading.person)
         with self._lock:
             if not self._intake.is_current(window.epoch):  # reset while the engine ran
                 return None
@@ -291,4 +295,5 @@ class Recognizer:
             height=window.height,
             events=events,
             features=reading.features,
+            person=reading.person,
         )

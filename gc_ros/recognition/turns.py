@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gc_ros.recognition.intake import Intake, Window
+from gc_ros.recognition.region import Person
 from trt_build.engine import Engine
 from trt_build.errors import EngineError
 from trt_build.readout import pool, read_out
@@ -36,11 +37,11 @@ class Reading:
     logits: NDArray[np.float32]  # (K,)
     glimpses: NDArray[Any]  # (G, 4) of the newest frame, in [-1, 1] of the model's input
     assignment: NDArray[Any]  # (C, G) of the newest frame
-    features: (
-        NDArray[np.float32] | None
-    )  # (F,), see `trt_build.readout.pool`; None for graphs without embedding
+    # (F,), see `trt_build.readout.pool`; None for graphs without embedding.
+    features: NDArray[np.float32] | None
     preprocess_s: float  # of the newest frame
     inference_s: float  # of all engine calls of this turn
+    person: Person | None = None  # whom the newest frame shows
 
 
 ReadingTurn = Generator[None, tuple[Outputs, float], Reading | None]
@@ -68,7 +69,15 @@ class WindowTurns:
         features = pool(out["embedding"][self._slot]) if "embedding" in out else None
         start_ns, end_ns = window.stamps[0], window.stamps[-1]
         return Reading(
-            start_ns, end_ns, logits, glimpses, assignment, features, window.preprocess_s, inference_s
+            start_ns,
+            end_ns,
+            logits,
+            glimpses,
+            assignment,
+            features,
+            window.preprocess_s,
+            inference_s,
+            window.person,
         )
 
     def lose_state(self) -> bool:
@@ -121,7 +130,15 @@ class StepTurns:
                 features = pool(np.stack(self._e)) if self._e else None
                 start_ns, end_ns = self._y[0][0], frame.stamp_ns
                 reading = Reading(
-                    start_ns, end_ns, logits, glimpses, assignment, features, frame.preprocess_s, spent_s
+                    start_ns,
+                    end_ns,
+                    logits,
+                    glimpses,
+                    assignment,
+                    features,
+                    frame.preprocess_s,
+                    spent_s,
+                    frame.person,
                 )
         if reading is None:
             return None

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The people of a file: images and detections in the order of time, every result out, nothing skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from gc_ros.media.detections import Detections
+from gc_ros.media.images import Picture
+from gc_ros.recognition.batch import Batch
+from gc_ros.recognition.people import People, PersonActivity, PersonWork
+from trt_build.bundle import LoadedBundle
+from trt_build.engine import Engine
+
+
+class Following:
+    """`People` and the engine at work for them, call by call. recorded: detections that are known beforehand.
+
+    The engine's batch says how many people there may be. arguments: those of `People`. Raises EngineError as a
+    `Recognizer` does.
+    """
+
+    def __init__(
+        self, bundle: LoadedBundle, engine: Engine, recorded: Iterable[Detections] = (), **arguments: Any
+    ) -> None:
+        self.people = People(bundle, engine, range(engine.batch), at_once=self._run, **arguments)
+        self._batch = Batch(engine, self.people.recognizers)
+        self._recorded = sorted(recorded, key=lambda found: -found.stamp_ns)  # the next one is the last
+        self._results: list[PersonActivity] = []
+
+    def push(self, picture: Picture, stamp_ns: int, *, encoding: str = "") -> list[PersonActivity]:
+        """Take an image. Results are of this one or of earlier ones, which waited for detections."""
+        while self._recorded and self._recorded[-1].stamp_ns < stamp_ns:
+            self.people.detections(self._recorded.pop())
+        self.people.offer(picture, stamp_ns, encoding=encoding)
+        return self._take()
+
+    def detections(self, found: Detections) -> list[PersonActivity]:
+        """Take the boxes of one image."""
+        self.people.detections(found)
+        return self._take()
+
+    def finish(self) -> list[PersonActivity]:
+        """The results of the images that still wait, at the end of the file."""
+        while self._recorded:
+            self.people.detections(self._recorded.pop())
+        self.people.flush()
+        return self._take()
+
+    def _run(self, work: list[PersonWork]) -> None:
+        for item in work:
+            self._batch.add(item.key, item.window)
+        while self._batch.pending:
+            for outcome in self._batch.run():
+                if outcome.error is not None:
+                    raise outcome.error
+                if outcome.activity is not None:
+                    self._results.append(PersonActivity.of(outcome.activity))
+
+    def _take(self) -> list[PersonActivity]:
+        results, self._results = self._results, []
+        return results
