@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`gc-model synth`, also `python -m gc_model.synth`: write a data set of synthetic people."""
+"""`gc-model synth`, also `python -m gc_model.synth`: write a data set or scenes of synthetic people."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import inspect
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from gc_model.synth.activities import ACTIVITIES
 from gc_model.synth.dataset import LAYOUTS, synthesize
+from gc_model.synth.scenes import synthesize_scenes
 from trt_build.errors import DataError, GlimpseError
 
 
@@ -24,9 +25,17 @@ def _size(text: str) -> tuple[int, int]:
     return width, height
 
 
+def _range(text: str) -> tuple[int, int]:
+    first, dash, last = text.partition("-")
+    try:
+        return int(first), int(last if dash else first)
+    except ValueError:
+        raise DataError(f"people {text!r}: write a number, or from and to, e.g. 2-4") from None
+
+
 def synth(
     out: Annotated[Path, typer.Argument(help="Folder to write the data set to.")],
-    layout: Annotated[str, typer.Option(help=f"One of {', '.join(LAYOUTS)}.")] = "folder",
+    layout: Annotated[str, typer.Option(help=f"One of {', '.join(LAYOUTS)}, scenes.")] = "folder",
     classes: Annotated[
         str, typer.Option(help="Activities, separated by commas. Default: all the layout takes.")
     ] = "",
@@ -41,9 +50,11 @@ def synth(
         int, typer.Option(help="1 to 3 views; 0: one for folder, three for ntu and nucla.")
     ] = 0,
     seed: Annotated[int, typer.Option(help="Another seed gives other people, places and motions.")] = 0,
-    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the pictures.")] = "256x256",
-    fps: Annotated[float, typer.Option(help="Frames per second.")] = 4.0,
-    duration: Annotated[float, typer.Option(help="Seconds per clip.")] = 4.5,
+    size: Annotated[
+        str, typer.Option(help="WIDTHxHEIGHT of the pictures. Default: 256x256; scenes 640x360.")
+    ] = "",
+    fps: Annotated[float | None, typer.Option(help="Frames per second. Default: 4; scenes 10.")] = None,
+    duration: Annotated[float | None, typer.Option(help="Seconds per clip. Default: 4.5; scenes 8.")] = None,
     clutter: Annotated[float, typer.Option(help="0 empty rooms .. 1 furniture and moving things.")] = 1.0,
     occlusion: Annotated[
         float, typer.Option(help="Share of clips with something in front of the people.")
@@ -56,6 +67,17 @@ def synth(
         bool,
         typer.Option("--joints", help="folder: also tables of joints, as `gc-model joints` writes them."),
     ] = False,
+    boxes: Annotated[
+        bool, typer.Option("--boxes", help="folder: also tables of boxes, for `gc-model train --boxes`.")
+    ] = False,
+    scenes: Annotated[int, typer.Option(help="scenes: how many.")] = 20,
+    people: Annotated[str, typer.Option(help="scenes: people in each, as N or N-M.")] = "2-4",
+    crossing: Annotated[
+        float, typer.Option(help="scenes: share in which one of them crosses the picture.")
+    ] = 0.5,
+    change: Annotated[
+        float, typer.Option(help="scenes: seconds after which everybody does something else; 0: never.")
+    ] = 0.0,
     workers: Annotated[int, typer.Option(help="Processes; 0: one per core. Does not change the result.")] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the summary as JSON, show no progress.")
@@ -65,16 +87,26 @@ def synth(
 
     Example: gc-model synth clips --classes drink,phone_call,wave,salute --subjects 12 --clips-per-class 60
 
-    The same command always gives the same clips. A test set of other people: --first-subject 101.
+    The same command always gives the same clips. A test set of other people: --first-subject 101. Layout scenes:
+    videos of several people who do different things, each with a table of boxes and one of who does what when.
     """
     try:
-        summary = synthesize(
-            out, layout, classes=classes.split(",") if classes else None, subjects=subjects,
-            first_subject=first_subject, clips_per_class=clips_per_class or None, cameras=cameras or None, seed=seed,
-            size=_size(size), fps=fps, duration_s=duration, clutter=clutter, occlusion=occlusion, noise=noise,
-            missing_skeletons=missing_skeletons, joints=joints, workers=workers or None,
-            progress=not as_json and sys.stderr.isatty(),
-        )  # fmt: skip
+        given: dict[str, Any] = {"fps": fps, "duration_s": duration, "size": _size(size) if size else None}
+        how: dict[str, Any] = {
+            "classes": classes.split(",") if classes else None, "subjects": subjects,
+            "first_subject": first_subject, "seed": seed, "clutter": clutter, "occlusion": occlusion, "noise": noise,
+            "workers": workers or None, "progress": not as_json and sys.stderr.isatty(),
+            **{k: v for k, v in given.items() if v is not None},
+        }  # fmt: skip
+        if layout == "scenes":
+            summary = synthesize_scenes(
+                out, scenes, people=_range(people), crossing=crossing, change_s=change, **how
+            )
+        else:
+            summary = synthesize(
+                out, layout, clips_per_class=clips_per_class or None, cameras=cameras or None,
+                missing_skeletons=missing_skeletons, joints=joints, boxes=boxes, **how,
+            )  # fmt: skip
     except GlimpseError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None

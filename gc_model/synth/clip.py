@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -14,7 +16,7 @@ from gc_model.synth.body import Solved, Subject, make_subject, solve
 from gc_model.synth.camera import Camera
 from gc_model.synth.draw import Canvas
 from gc_model.synth.person import Figure
-from gc_model.synth.scene import make_scene
+from gc_model.synth.scene import Scene, make_scene
 from gc_model.synth.wardrobe import Wardrobe, dress
 from trt_build.errors import DataError
 
@@ -48,13 +50,30 @@ class ClipSpec:
 
 @dataclass(frozen=True)
 class Clip:
-    """frames (T, H, W, 3) uint8 RGB; skeleton (T, 2, 25, 2) pixels and space (T, 2, 25, 3) metres in camera
-    space, NaN where there is no second body; mask (T, H, W) uint8: 0 nobody, 1, 2 the bodies."""
+    """frames (T, H, W, 3) uint8 RGB; skeleton (T, N, 25, 2) pixels and space (T, N, 25, 3) metres in camera space of
+    N bodies, 2 at least, NaN where there is no second; mask (T, H, W) uint8: 0 nobody, 1 to N the bodies; boxes
+    (T, N, 4) x_min, y_min, x_max, y_max in pixels, not clipped to the picture, and seen (T, N), the share of a body
+    that nothing hides, both NaN as above."""
 
     frames: np.ndarray
     skeleton: np.ndarray
     space: np.ndarray
     mask: np.ndarray
+    boxes: np.ndarray
+    seen: np.ndarray
+
+
+class Filming(Protocol):
+    """What drawing asks of a specification: `ClipSpec` here, `SceneSpec` in `several`."""
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+    @property
+    def fps(self) -> float: ...
+    @property
+    def noise(self) -> float: ...
+    @property
+    def frames(self) -> int: ...
 
 
 def check(spec: ClipSpec) -> None:
@@ -90,20 +109,29 @@ def render(spec: ClipSpec) -> Clip:
     figures = []
     for number, (subject, solved) in enumerate(people):
         identity = (spec.seed, spec.subject, *[PARTNER] * number)
-        clothes = _clothes(identity, spec.outfit)
+        clothes = clothes_of(identity, spec.outfit)
         figures.append(Figure(subject, clothes, solved, camera, number + 1))
 
+    sensor = Sensor(spec, np.random.default_rng([spec.seed, spec.subject, spec.take, spec.camera, SENSOR]))
+    return film(spec, figures, scene, sensor)
+
+
+def film(spec: Filming, figures: Sequence[Figure], scene: Scene, sensor: Sensor) -> Clip:
+    """Draw the figures, which are numbered from 1, in the scene."""
     width, height = spec.size
     canvas = Canvas(width, height, len(figures))
-    sensor = _Sensor(spec, np.random.default_rng([spec.seed, spec.subject, spec.take, spec.camera, SENSOR]))
     background = scene.background.astype(np.float32)
     stamp = _shadow_stamp()
+    bodies = max(len(figures), 2)
     frames = np.empty((spec.frames, height, width, 3), np.uint8)
     mask = np.empty((spec.frames, height, width), np.uint8)
-    skeleton = np.full((spec.frames, 2, 25, 2), np.nan, np.float32)
-    space = np.full((spec.frames, 2, 25, 3), np.nan, np.float32)
+    skeleton = np.full((spec.frames, bodies, 25, 2), np.nan, np.float32)
+    space = np.full((spec.frames, bodies, 25, 3), np.nan, np.float32)
+    boxes = np.full((spec.frames, bodies, 4), np.nan, np.float32)
+    seen = np.full((spec.frames, bodies), np.nan, np.float32)
     for number, figure in enumerate(figures):
         skeleton[:, number], space[:, number] = figure.pixels, figure.space
+        boxes[:, number] = figure.boxes()
     for k in range(spec.frames):
         canvas.start(background)
         for mover in scene.movers:
@@ -119,13 +147,15 @@ def render(spec: ClipSpec) -> Clip:
             colour, cover, rows = scene.front
             canvas.rgb[rows] += (colour - canvas.rgb[rows]) * cover
             who[rows][cover[..., 0] > 0.5] = 0
+        seen[k, : len(figures)] = [figure.seen(k, who) for figure in figures]
         frames[k], mask[k], shift = sensor.expose(canvas.rgb, who, k)
         skeleton[k] += shift
-    return Clip(frames, skeleton, space, mask)
+        boxes[k] += np.tile(shift, 2)
+    return Clip(frames, skeleton, space, mask, boxes, seen)
 
 
 @lru_cache(maxsize=256)  # a subject wears an outfit in every activity
-def _clothes(who: tuple[int, ...], outfit: int) -> Wardrobe:
+def clothes_of(who: tuple[int, ...], outfit: int) -> Wardrobe:
     return dress(np.random.default_rng([*who, BODY]), np.random.default_rng([*who, outfit, OUTFIT]))
 
 
@@ -169,10 +199,10 @@ def _shadow_stamp() -> np.ndarray:
     return (1 - 0.5 * np.clip(1.05 - x * x - y * y, 0, 1) ** 1.5).astype(np.float32)
 
 
-class _Sensor:
+class Sensor:
     """What lens, hand and chip do to a picture: shake, softness, colour cast, exposure, noise."""
 
-    def __init__(self, spec: ClipSpec, rng: np.random.Generator) -> None:
+    def __init__(self, spec: Filming, rng: np.random.Generator) -> None:
         width, height = spec.size
         self.strength = spec.noise
         sigma = spec.noise * rng.uniform(1.0, 6.0)

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import csv
-import multiprocessing
-import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,12 @@ from typing import Any
 import cv2
 
 from gc_model.synth.activities import ACTIVITIES, ALONE
+from gc_model.synth.boxes import detections
 from gc_model.synth.clip import ClipSpec, check, render
+from gc_model.synth.jobs import cannot_write, processes, run_jobs
 from gc_model.synth.skeleton import joint_table, skeleton_text, write_skeleton
 from gc_model.synth.video import write_video
-from trt_build.command import progress_bar
+from gc_ros.media.detections import boxes_of, write_csv
 from trt_build.errors import DataError
 
 LAYOUTS = ("folder", "ntu", "nucla", "nucla-frames")
@@ -39,6 +39,7 @@ class Job:
     layout: str
     skeleton: bool = True  # False: bodies were lost, as in 302 clips of NTU
     joints: bool = False  # folder: also a table of joints
+    boxes: bool = False  # also a table of boxes
 
 
 def plan(
@@ -58,6 +59,7 @@ def plan(
     noise: float = 1.0,
     missing_skeletons: float = 0.0,
     joints: bool = False,
+    boxes: bool = False,
 ) -> list[Job]:
     """Every clip of a data set, in order. Raises DataError for what cannot be made.
 
@@ -66,6 +68,8 @@ def plan(
     """
     if layout not in LAYOUTS:
         raise DataError(f"unknown layout {layout!r}: choose from {', '.join(LAYOUTS)}")
+    if boxes and layout != "folder":
+        raise DataError(f"--boxes is for layout folder; scenes always have theirs, {layout} takes none")
     if joints and layout != "folder":
         raise DataError(f"--joints is for layout folder: ntu has skeletons of its own, {layout} takes none")
     family = layout.partition("-")[0]
@@ -103,7 +107,7 @@ def plan(
             )  # fmt: skip
             lost = (number * 7919 + i * 104729 + seed) % 1000 < missing_skeletons * 1000
             file = _file(layout, names, spec, repetition)
-            jobs.append(Job(spec, file, name, repetition, layout, not lost, joints))
+            jobs.append(Job(spec, file, name, repetition, layout, not lost, joints, boxes))
     check(jobs[0].spec)
     return jobs
 
@@ -163,6 +167,10 @@ def make(root: Path, job: Job) -> int:
         path = (root / "joints" / job.file).with_suffix(".joints.csv")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(joint_table(clip.skeleton, spec.size))
+    if job.boxes:
+        path = boxes_of(root / "boxes", job.file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_csv(path, detections(clip, spec.size, spec.fps))
     if job.layout == "ntu":
         path = root / "nturgb+d_skeletons" / (target.name.removesuffix("_rgb.avi") + ".skeleton")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -171,12 +179,6 @@ def make(root: Path, job: Job) -> int:
         text = skeleton_text(skeleton, clip.space, clip.mask, spec.size, (first, first + 1))
         write_skeleton(path, text)
     return len(clip.frames)
-
-
-def _make_all(argument: tuple[Path, list[Job]]) -> int:
-    root, jobs = argument
-    cv2.setNumThreads(1)  # the processes are the parallelism
-    return sum(make(root, job) for job in jobs)
 
 
 def synthesize(
@@ -197,39 +199,31 @@ def synthesize(
     noise: float = 1.0,
     missing_skeletons: float = 0.0,
     joints: bool = False,
+    boxes: bool = False,
     workers: int | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Write a data set of synthetic people under `out` and return a summary of it.
 
-    layout: "folder" (class/clip.mp4 and clips.csv, with `joints` also joints/class/clip.joints.csv), "ntu" (NTU RGB+D
-    names, .avi and .skeleton), "nucla" (N-UCLA
-    videos) or "nucla-frames" (N-UCLA pictures); all but the last have
-    clips.csv and all but the first classes.csv.
+    layout: "folder" (class/clip.mp4 and clips.csv, with `joints` also joints/class/clip.joints.csv, with `boxes` also
+    boxes/class/clip.boxes.csv), "ntu" (NTU RGB+D names, .avi and .skeleton), "nucla" (N-UCLA videos) or "nucla-frames"
+    (N-UCLA pictures); all but the last have clips.csv and all but the first classes.csv. Scenes: see `scenes`.
     The result depends on every argument except `workers` and `progress`. Subjects are `first_subject` and the
     following; those of different numbers are different people. Raises DataError.
     """
     jobs = plan(
         layout, classes=classes, subjects=subjects, first_subject=first_subject, clips_per_class=clips_per_class,
         cameras=cameras, seed=seed, size=size, fps=fps, duration_s=duration_s, clutter=clutter, occlusion=occlusion,
-        noise=noise, missing_skeletons=missing_skeletons, joints=joints,
+        noise=noise, missing_skeletons=missing_skeletons, joints=joints, boxes=boxes,
     )  # fmt: skip
-    workers = workers if workers is not None else len(os.sched_getaffinity(0))
-    if workers < 1:
-        raise DataError(f"{workers} workers: give at least 1")
-    root = Path(out)
+    workers, root = processes(workers), Path(out)
+    start = time.perf_counter()
+    frames = run_jobs(root, jobs, make, workers, progress)
+    seconds = time.perf_counter() - start
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        start = time.perf_counter()
-        # Small batches: a process is asked seldom, yet the last one does not keep the others waiting.
-        step = max(1, min(8, len(jobs) // (workers * 4)))
-        batches = [(root, jobs[i : i + step]) for i in range(0, len(jobs), step)]
-        frames = sum(_run(batches, min(workers, len(batches)), progress, len(jobs), step))
-        seconds = time.perf_counter() - start
         _write_tables(root, jobs)
     except OSError as error:
-        reason = error.strerror or error
-        raise DataError(f"cannot write under {root}: {reason}; give a folder you may write to") from error
+        raise cannot_write(root, error) from error
     return {
         "out": str(root),
         "layout": layout,
@@ -243,28 +237,6 @@ def synthesize(
         "seconds": round(seconds, 3),
         "clips_per_s": round(len(jobs) / max(seconds, 1e-9), 2),
     }
-
-
-def _run(batches: list, workers: int, progress: bool, total: int, step: int) -> Iterator[int]:
-    """Frames written by each batch, as they finish."""
-    if workers == 1:
-        yield from _shown(map(_make_all, batches), progress, total, step)
-        return
-    # Spawned, not forked: the caller may hold threads (torch, ROS), which a fork copies in a locked state.
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield from _shown(pool.imap_unordered(_make_all, batches), progress, total, step)
-
-
-def _shown(results: Iterable[int], progress: bool, total: int, step: int) -> Iterator[int]:
-    if not progress:
-        yield from results
-        return
-    with progress_bar() as bar:
-        task, done = bar.add_task("clips", total=total), 0
-        for result in results:
-            done = min(done + step, total)
-            bar.update(task, completed=done)
-            yield result
 
 
 def _write_tables(root: Path, jobs: list[Job]) -> None:

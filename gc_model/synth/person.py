@@ -70,6 +70,33 @@ class Figure:
                 found.append((float(seen[k, :, 2].mean()), 3, i))
         return found
 
+    def boxes(self) -> np.ndarray:
+        """(T, 4) x_min, y_min, x_max, y_max in pixels around the body without what it holds; not clipped."""
+        places, reaches = [], []
+        for a, b, ra, rb, *_ in self.limbs:
+            places += [self.pixels[:, a], self.pixels[:, b]]
+            reaches += [ra * self.scale[:, a], rb * self.scale[:, b]]
+        base, chest = (self.pixels[:, J[name]] for name in ("SpineBase", "SpineShoulder"))
+        wide = np.hypot(self.wide[:, None] * np.cos(self.turn), self.deep[:, None] * np.sin(self.turn))
+        for k in np.linspace(0, len(wide) - 1, 5).astype(int):
+            t = k / (len(wide) - 1)
+            places.append(base + (chest - base) * t)
+            # The rounded ends of the trunk reach less far than it is wide.
+            reaches.append(wide[k] * self.scale[:, J["SpineMid"]] * (1 if 0 < t < 1 else 0.6))
+        scale = self.scale[:, J["Head"]] * self.height
+        up = self.head[:, :2, 1] * scale[:, None]
+        places += [self.pixels[:, J["Head"]] + up * way for way in (-0.014, 0.024)]
+        reaches += [0.054 * scale] * 2
+        middle, reach = np.stack(places, 1), np.stack(reaches, 1)[..., None]
+        return np.concatenate([(middle - reach).min(1), (middle + reach).max(1)], 1)
+
+    def seen(self, k: int, who: np.ndarray) -> float:
+        """The share of its joints that lie in the picture, and on this body, in `who` (H, W): who is seen where."""
+        height, width = who.shape
+        x, y = np.floor(self.pixels[k]).astype(int).T
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        return float(np.mean(who[y[inside], x[inside]] == self.who) * inside.mean()) if inside.any() else 0.0
+
     def draw(self, canvas: Canvas, k: int, kind: int, index: int, light: Light) -> None:
         if kind == 0:
             a, b, ra, rb, texture, bulge = self.limbs[index]

@@ -25,12 +25,7 @@ def _gait(a: Act, *, rate: float, speed: float, stride: float, lift: float, bend
     """To and fro on a line: steps of `rate` Hz at `speed` body heights a second, feet `lift` off the floor."""
     p, half = a.pose, 0.42
     far = np.maximum(a.t - a.begin, 0.0) * speed * a.tempo + half + half * np.sin(a.phase)
-    lap = far / (2 * half)
-    back, within = np.floor(lap) % 2, lap % 1.0
-    p.path = half * np.where(back > 0, 1 - 2 * within, 2 * within - 1)
-    # It turns round at the ends, within a tenth of a lap before and after.
-    turns = np.floor(lap + 0.1)
-    p.heading = np.pi * (turns - 1 + smooth((lap + 0.1 - turns) / 0.2))
+    to_and_fro(a, far, half, 0.1)
     step = a.angle(rate)
     p.lean = p.lean + lean
     p.pelvis[:, 1] += 0.012 * np.cos(2 * step) * (1 + 4 * bend) - 0.012
@@ -41,6 +36,18 @@ def _gait(a: Act, *, rate: float, speed: float, stride: float, lift: float, bend
         p.feet[side][:, 1] += lift * a.amp * np.maximum(side * np.cos(step), 0)
         hand = vec(side * 0.135, -0.235 + bend, 0.02 + bend * 0.6 - 0.16 * swing * a.amp)
         a.reach(side, "chest", hand, (side * 0.3, 0.0, -1.0), weight=np.ones_like(a.t))
+
+
+def to_and_fro(a: Act, far: np.ndarray, half: float, turn: float) -> None:
+    """Where somebody is who has gone `far` (T,) between the ends of a line, `half` body heights to either side.
+
+    They turn round at the ends, within the share `turn` of a lap before and after.
+    """
+    lap = far / (2 * half)
+    back, within = np.floor(lap) % 2, lap % 1.0
+    a.pose.path = half * np.where(back > 0, 1 - 2 * within, 2 * within - 1)
+    turns = np.floor(lap + turn)
+    a.pose.heading = np.pi * (turns - 1 + smooth((lap + turn - turns) / (2 * turn)))
 
 
 def fall(a: Act) -> None:

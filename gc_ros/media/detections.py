@@ -72,6 +72,11 @@ class Detections:
     people: tuple[Detection, ...]
 
 
+def boxes_of(folder: Path, name: str) -> Path:
+    """Where the CSV of the clip `name` lies below a folder of boxes: class/clip.boxes.csv for class/clip.mp4."""
+    return (folder / name).with_suffix(".boxes.csv")
+
+
 def read_csv(file: Path) -> list[Detections]:
     """The detections of a CSV by time, oldest first. Raises DataError with the row that cannot be used."""
     _, rows = read_rows(file, _COLUMNS)

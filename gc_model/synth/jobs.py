@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drawing many clips at once: a process a core, each of which writes its own files."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+
+from trt_build.command import progress_bar
+from trt_build.errors import DataError
+
+J = TypeVar("J")
+
+
+def processes(workers: int | None) -> int:
+    """How many there are to be: one for each core unless said. Raises DataError."""
+    workers = workers if workers is not None else len(os.sched_getaffinity(0))
+    if workers < 1:
+        raise DataError(f"{workers} workers: give at least 1")
+    return workers
+
+
+def run_jobs(
+    root: Path, jobs: Sequence[J], make: Callable[[Path, J], int], workers: int, progress: bool
+) -> int:
+    """Call make(root, job), which writes a clip and returns its number of frames, for each job; the sum of these.
+
+    make: a function of a module, for other processes find it by name. Raises DataError where nothing can be written.
+    """
+    # Small batches: a process is asked seldom, yet the last one does not keep the others waiting.
+    step = max(1, min(8, len(jobs) // (workers * 4)))
+    batches = [(root, jobs[i : i + step], make) for i in range(0, len(jobs), step)]
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        return sum(_run(batches, min(workers, len(batches)), progress, len(jobs), step))
+    except OSError as error:
+        raise cannot_write(root, error) from error
+
+
+def cannot_write(root: Path, error: OSError) -> DataError:
+    return DataError(f"cannot write under {root}: {error.strerror or error}; give a folder you may write to")
+
+
+def _make_all(argument: tuple[Path, Sequence[Any], Callable[[Path, Any], int]]) -> int:
+    root, jobs, make = argument
+    cv2.setNumThreads(1)  # the processes are the parallelism
+    return sum(make(root, job) for job in jobs)
+
+
+def _run(batches: list, workers: int, progress: bool, total: int, step: int) -> Iterator[int]:
+    """Frames written by each batch, as they finish."""
+    if workers == 1:
+        yield from _shown(map(_make_all, batches), progress, total, step)
+        return
+    # Spawned, not forked: the caller may hold threads (torch, ROS), which a fork copies in a locked state.
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        yield from _shown(pool.imap_unordered(_make_all, batches), progress, total, step)
+
+
+def _shown(results: Iterable[int], progress: bool, total: int, step: int) -> Iterator[int]:
+    if not progress:
+        yield from results
+        return
+    with progress_bar() as bar:
+        task, done = bar.add_task("clips", total=total), 0
+        for result in results:
+            done = min(done + step, total)
+            bar.update(task, completed=done)
+            yield result
