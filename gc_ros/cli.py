@@ -240,9 +240,19 @@ def make_bag_command(
     ] = False,
     frame_id: Annotated[str, typer.Option(help="frame_id of the headers.")] = "camera",
     width: Annotated[int | None, typer.Option(help="Scale images to this width, pixels.")] = None,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of boxes, class/clip.boxes.csv; default: boxes beside the clips, if there."
+        ),
+    ] = None,
+    people: Annotated[
+        str, typer.Option(help="Topic of vision_msgs/Detection2DArray, where boxes are known.")
+    ] = "/people",
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Make an MCAP bag of camera images from clips, and a table of what is seen when."""
+    from gc_ros.media.bag_people import folder_of_boxes
     from gc_ros.media.bags import make_bag
     from gc_ros.media.clips import find_clips
 
@@ -267,6 +277,8 @@ def make_bag_command(
             frame_id=frame_id,
             width=width,
             still=still,
+            boxes=boxes or folder_of_boxes(clips),
+            people_topic=people,
             progress=step,
         )
     if as_json:
@@ -274,6 +286,7 @@ def make_bag_command(
         _say(fields, True)
     else:
         text = f"{summary.bag}: {summary.images} images of {summary.clips} clips on {summary.topic}"
+        text += f", {summary.people} people on {people}" if summary.people else ""
         _say(f"{text}, {summary.duration_s:.1f} s; truth in {summary.truth}", False)
 
 

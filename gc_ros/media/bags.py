@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from gc_ros.media.bag_people import PeopleWriter
 from gc_ros.media.clips import Clip
 from gc_ros.media.images import Picture, Refusal
 from gc_ros.media.kinds import printable
@@ -45,6 +46,7 @@ class BagSummary:
     clips: int
     images: int
     duration_s: float
+    people: int = 0  # who are told apart in the truth; 0 where no boxes are known
 
 
 def make_bag(
@@ -57,6 +59,8 @@ def make_bag(
     frame_id: str = "camera",
     width: int | None = None,
     still: bool = False,
+    boxes: Path | None = None,
+    people_topic: str = "/people",
     progress: Callable[[Clip], None] | None = None,
 ) -> BagSummary:
     """Write clips one after the other as an MCAP bag, and `<out>.truth.csv` beside it.
@@ -64,8 +68,10 @@ def make_bag(
     Header stamps are the clips' own times, shifted so that `gap_s` lies between two clips: longer than a node's
     `max_frame_gap_s`, the node then starts a new window with each clip. still: the camera runs on in between and shows
     the clip's last image, idle time without a break. compressed: None (bgr8), "jpeg" or "png". width: scale images
-    to this width, aspect kept. progress is called before each clip.
-    The CSV has start_s, end_s (first and last image, relative to the first of the bag), label, clip.
+    to this width, aspect kept. boxes: a folder of the clips' boxes, which become vision_msgs/Detection2DArray on
+    `people_topic`. progress is called before each clip.
+    The CSV has start_s, end_s (first and last image, relative to the first of the bag), label, clip; with `boxes`
+    also id, and a row for each person and what they do.
     Raises DataError; nothing is left of a bag that could not be finished.
     """
     out = Path(out)
@@ -82,21 +88,35 @@ def make_bag(
         topic += "/compressed"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        images, rows = _write(clips, out, compressed, topic, gap_s, frame_id, width, still, progress)
+        images, last, rows = _write(
+            clips, out, compressed, topic, gap_s, frame_id, width, still, boxes, people_topic, progress
+        )
         with open(truth, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["start_s", "end_s", "label", "clip"])
-            for start, end, clip in rows:
+            known = boxes is not None
+            writer.writerow([*(["id"] if known else []), "start_s", "end_s", "label", "clip"])
+            for row in rows:
                 # To the nanosecond: rounded to less, a clip's last image would lie behind its end.
-                seconds = (f"{(stamp - START_NS) / NS:.9f}" for stamp in (start, end))
-                writer.writerow([*seconds, clip.label, printable(clip.path.name)])
+                seconds = (f"{(stamp - START_NS) / NS:.9f}" for stamp in (row.start_ns, row.end_ns))
+                cells = [*seconds, row.label, printable(row.clip.path.name)]
+                writer.writerow([row.who, *cells] if known else cells)
     except BaseException as error:
         shutil.rmtree(out, ignore_errors=True)
         truth.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise DataError(f"{out}: cannot be written ({error.strerror or error})") from None
         raise
-    return BagSummary(out, truth, topic, len(rows), images, (rows[-1][1] - START_NS) / NS)
+    people = len({row.who for row in rows} - {""})
+    return BagSummary(out, truth, topic, len(clips), images, (last - START_NS) / NS, people)
+
+
+@dataclass(frozen=True)
+class _TruthRow:
+    start_ns: int
+    end_ns: int
+    label: str
+    clip: Clip
+    who: str = ""
 
 
 def _write(
@@ -108,13 +128,21 @@ def _write(
     frame_id: str,
     width: int | None,
     still: bool,
+    boxes: Path | None,
+    people_topic: str,
     progress: Callable[[Clip], None] | None,
-) -> tuple[int, list[tuple[int, int, Clip]]]:
+) -> tuple[int, int, list[_TruthRow]]:
+    """The number of images, the stamp of the last that is a clip's own, and the truth."""
     store = get_typestore(Stores.ROS2_JAZZY)
-    images, rows, at = 0, [], START_NS
+    images, last, at = 0, START_NS, START_NS
+    rows: list[_TruthRow] = []
     with Writer(out, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         kind = COMPRESSED if compressed else IMAGE
         connection = writer.add_connection(topic, kind, typestore=store)
+
+        people = None
+        if boxes is not None:
+            people = PeopleWriter(writer, store, boxes, people_topic, frame_id, several=len(clips) > 1)
 
         def write(image: NDArray[np.uint8], stamp: int) -> None:
             nonlocal images
@@ -126,7 +154,7 @@ def _write(
             if progress is not None:
                 progress(clip)
             offset: int | None = None
-            begin = stamp = at
+            stamp, stamps = at, []
             period = NS // 10  # of a clip of one frame
             for frame, time_ns in read_video(clip.path):
                 offset = at - time_ns if offset is None else offset
@@ -134,12 +162,20 @@ def _write(
                 stamp = time_ns + offset
                 image = _bgr(frame, width)
                 write(image, stamp)
-            rows.append((begin, stamp, clip))
-            at = stamp + round(gap_s * NS)
+                stamps.append(stamp)
+            who = people.clip(clip, number) if people is not None else None
+            if people is None or who is None:
+                rows.append(_TruthRow(stamps[0], stamp, clip.label, clip))
+            else:
+                scale = (image.shape[1] / frame.shape[1], image.shape[0] / frame.shape[0])
+                done = people.write(who, stamps, scale)
+                found = [_TruthRow(r.start_ns, r.end_ns, r.label, clip, r.id) for r in done]
+                rows += found or [_TruthRow(stamps[0], stamp, clip.label, clip)]
+            last, at = stamp, stamp + round(gap_s * NS)
             if still and number < len(clips):
                 for idle in range(stamp + period, at, period):
                     write(image, idle)
-    return images, rows
+    return images, last, rows
 
 
 def _bgr(frame: NDArray[np.uint8], width: int | None) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from itertools import groupby
@@ -70,6 +70,21 @@ class Detections:
 
     stamp_ns: int
     people: tuple[Detection, ...]
+
+
+def about(found: Sequence[Detections]) -> tuple[str, ...]:
+    """The ids of those whom the label of a clip is about: who is seen large and long, or half as much as that.
+
+    Several do something together, while others pass by. Ordered by that measure; () where nobody was found.
+    """
+    seen: dict[str, float] = {}
+    for now in found:
+        for person in now.people:
+            box = person.box
+            area = (box.x_max - box.x_min) * (box.y_max - box.y_min)
+            seen[person.id] = seen.get(person.id, 0.0) + area
+    most = max(seen.values(), default=0.0)
+    return tuple(sorted((who for who in seen if seen[who] >= most / 2), key=lambda who: (-seen[who], who)))
 
 
 def boxes_of(folder: Path, name: str) -> Path:

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detected people in bags that are made of clips: messages with the images' stamps, ids, scale, the truth a person."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from gc_ros.cli import app
+from gc_ros.media.bags import START_NS, make_bag, read_bag_messages
+from gc_ros.media.clips import find_clips
+from gc_ros.media.detections import Box, Detection, Detections, about, boxes_of, write_csv
+from gc_ros.media.people_topics import read_vision
+from gc_ros.media.recording import Recording
+from gc_ros.stamps import NS
+from tests.command_line import assert_one_line, call
+from tests.videos import flat, write_clip
+from trt_build.errors import DataError
+
+
+def person(who: str, x: float, size: float = 10.0) -> Detection:
+    return Detection(who, Box(x, 4, x + size, 4 + size), 0.5)
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """wave/a.mp4 of person 1 and a small passer-by; bow/b.mp4 with nobody; walk/c.mp4 without boxes; 10 frames each."""
+    root = tmp_path / "clips"
+    for name in ("wave/a.mp4", "bow/b.mp4", "walk/c.mp4"):
+        (root / name).parent.mkdir(parents=True)
+        write_clip(root / name, [flat((90, 90, 90))] * 10, fps=10)
+    boxes = root / "boxes"
+    for name in ("wave/a", "bow/b"):
+        (boxes / name).parent.mkdir(parents=True)
+    seen = [Detections(k * NS // 10, (person("1", 5 + k), person("2", 40, 4))) for k in range(10)]
+    write_csv(boxes_of(boxes, "wave/a.mp4"), seen)
+    write_csv(boxes_of(boxes, "bow/b.mp4"), [Detections(k * NS // 10, ()) for k in range(10)])
+    return root
+
+
+def people_of(bag: Path, topic: str = "/people") -> list[Detections]:
+    with Recording(bag) as recording:
+        assert recording.topics[topic] == "vision_msgs/msg/Detection2DArray"
+        found = [read_vision(item.message) for item in recording.messages([topic])]
+    assert not any(f.refused or f.others for f in found)
+    return [f.detections for f in found if f.detections is not None]
+
+
+def test_detections_have_the_stamps_of_their_images_and_ids_by_clip(clips: Path, tmp_path: Path) -> None:
+    summary = make_bag(find_clips([clips]), tmp_path / "bag", boxes=clips / "boxes")
+    assert (summary.clips, summary.images, summary.people) == (3, 30, 1)
+    images = [item.stamp_ns for item in read_bag_messages(tmp_path / "bag")]
+    found = people_of(tmp_path / "bag")
+    assert [d.stamp_ns for d in found] == images[:10] + images[20:]  # bow, then walk, then wave
+    assert [len(d.people) for d in found] == [0] * 10 + [2] * 10
+    assert {p.id for d in found for p in d.people} == {"3_1", "3_2"}
+    for k, now in enumerate(found[10:]):
+        assert now.people[0] == Detection("3_1", person("1", 5 + k).box, 0.5)
+    rows = list(csv.DictReader(summary.truth.open()))
+    assert [(r["id"], r["label"]) for r in rows] == [("", "bow"), ("", "walk"), ("3_1", "wave")]
+    assert float(rows[2]["start_s"]) == pytest.approx((images[20] - START_NS) / NS, abs=1e-9)
+
+
+def test_boxes_are_scaled_as_the_images_are(clips: Path, tmp_path: Path) -> None:
+    (clip,) = find_clips([clips], classes=["wave"])
+    make_bag([clip], tmp_path / "bag", boxes=clips / "boxes", width=32, people_topic="/seen")
+    height, width = next(iter(read_bag_messages(tmp_path / "bag"))).message.height, 32
+    box = people_of(tmp_path / "bag", "/seen")[0].people[0].box
+    wide, high = flat((0, 0, 0)).shape[1::-1]
+    assert box == Box(
+        *(v * s for v, s in zip((5, 4, 15, 14), (width / wide, height / high) * 2, strict=True))
+    )
+    assert people_of(tmp_path / "bag", "/seen")[0].people[0].id == "1"  # a bag of one clip keeps ids
+
+
+def test_a_scene_brings_its_own_truth(clips: Path, tmp_path: Path) -> None:
+    (clips / "wave" / "a.truth.csv").write_text(
+        "id,start_s,end_s,label\n1,0,0.4,wave\n2,0,9,bow\n1,0.4,0.8,bow\n"
+    )
+    (clip,) = find_clips([clips], classes=["wave"])
+    summary = make_bag([clip], tmp_path / "bag", boxes=clips / "boxes")
+    rows = [tuple(r.values()) for r in csv.DictReader(summary.truth.open())]
+    assert [(who, float(a), float(b), label) for who, a, b, label, _ in rows] == [
+        ("1", 0.0, 0.4, "wave"), ("2", 0.0, 0.9, "bow"), ("1", 0.4, 0.8, "bow"),
+    ]  # fmt: skip  # nobody does anything after the last image
+    (clips / "wave" / "a.truth.csv").write_text("id,start_s,end_s,label\n1,now,0.4,wave\n")
+    with pytest.raises(DataError, match="row 1"):
+        make_bag([clip], tmp_path / "other", boxes=clips / "boxes")
+    assert not (tmp_path / "other").exists()
+
+
+def test_without_boxes_bag_and_truth_are_as_ever(clips: Path, tmp_path: Path) -> None:
+    summary = make_bag(find_clips([clips]), tmp_path / "bag")
+    with Recording(tmp_path / "bag") as recording:
+        assert list(recording.topics) == ["/image"]
+    assert list(next(csv.DictReader(summary.truth.open()))) == ["start_s", "end_s", "label", "clip"]
+    assert summary.people == 0
+
+
+def test_the_command_takes_the_boxes_beside_the_clips(clips: Path, tmp_path: Path) -> None:
+    result = call(app, "make-bag", clips, "--out", tmp_path / "bag", "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)["people"] == 1
+    other = tmp_path / "more" / "boxes"
+    other.mkdir(parents=True)
+    write_clip(tmp_path / "more" / "d.mp4", [flat((9, 9, 9))] * 3, fps=10)
+    assert_one_line(call(app, "make-bag", clips, tmp_path / "more", "--out", tmp_path / "c"), "--boxes")
+    result = call(
+        app, "make-bag", clips, tmp_path / "more", "--out", tmp_path / "d", "--boxes", clips / "boxes"
+    )
+    assert result.exit_code == 0, result.output
+
+
+def test_a_label_is_about_who_is_seen_large_and_long() -> None:
+    def seen(*people: Detection) -> Detections:
+        return Detections(0, people)
+
+    assert about([]) == () and about([seen()]) == ()
+    alone = [seen(person("a", 0), person("b", 30, 5))]
+    assert about(alone) == ("a",)
+    assert about([*alone, *[seen(person("b", 30, 5))] * 9]) == ("b",)  # small, but there all the time
+    assert about([seen(person("b", 0), person("a", 30, 9))]) == ("b", "a")  # two together
