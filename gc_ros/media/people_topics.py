@@ -53,7 +53,8 @@ class Family:
     """A row. name: in the parameter `people`. topic: where its messages come, before remapping.
 
     read: of one message, with the names of a person; None: people come in topics of their own, see `Bodies`.
-    definitions: fields of the types in bags that hold none, by type.
+    definitions: fields of the types in bags that hold none, by type. source: what to do where the type is not
+    installed; empty: its package is one of the distribution.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Family:
     topic: str
     read: Callable[[Any, Iterable[str]], Found] | None
     definitions: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
 
     @property
     def short_type(self) -> str:
@@ -113,7 +115,13 @@ FAMILIES = (
             "vision_msgs/msg/Point2D": "float64 x\nfloat64 y\n",
         },
     ),
-    Family("yolo", "yolo_msgs/msg/DetectionArray", "people", read_yolo),
+    Family(
+        "yolo",
+        "yolo_msgs/msg/DetectionArray",
+        "people",
+        read_yolo,
+        source="build yolo_ros in the workspace (github.com/mgonzs13/yolo_ros) and source its install/setup.bash",
+    ),
     Family(
         "hri",
         "hri_msgs/msg/IdsList",

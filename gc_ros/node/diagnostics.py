@@ -86,12 +86,7 @@ Condition = tuple[int, str]  # level and message
 
 def judge_camera(f: CameraFacts) -> Status:
     """Level, message and values of one camera."""
-    holding = _conditions(f)
-    # max takes the first of several as bad.
-    worst = max(holding, key=lambda condition: condition[0])
-    also = [message for level, message in holding if level > OK and message != worst[1]]
     values = {
-        "also": "; ".join(also) or "none",
         "topic": f.topic,
         "images received": str(f.received),
         "images refused": str(f.refused),
@@ -103,7 +98,15 @@ def judge_camera(f: CameraFacts) -> Status:
         **{name: str(count) for name, count in f.counts.items()},
         **f.latency,
     }
-    return Status(*worst, values)
+    return worst_of(_conditions(f), values)
+
+
+def worst_of(holding: Sequence[Condition], values: Mapping[str, str]) -> Status:
+    """The worst of the conditions that hold, of which there is one; the others that are bad are in the value `also`."""
+    # max takes the first of several as bad.
+    worst = max(holding, key=lambda condition: condition[0])
+    also = [message for level, message in holding if level > OK and message != worst[1]]
+    return Status(*worst, {"also": "; ".join(also) or "none", **values})
 
 
 def _conditions(f: CameraFacts) -> list[Condition]:

@@ -43,7 +43,7 @@ class Parameter:
         if isinstance(value, int | float) and not self._within(value):
             return f"{self.name} must be from {self.low:g} to {self.high:g}, got {value:g}"
         if self.choices and value not in self.choices:
-            return f"{self.name} must be one of {', '.join(self.choices)}; got {value!r}"
+            return f"{self.name} must be {self.legal}; got {value!r}"
         if self.form[0] and not re.fullmatch(self.form[0], str(value)):
             return f"{self.name} must be {self.form[1]}, got {value!r}"
         return None
@@ -67,7 +67,7 @@ class Parameter:
     def legal(self) -> str:
         """The legal values in words."""
         if self.choices:
-            return "one of " + ", ".join(self.choices)
+            return "one of " + ", ".join(choice or '""' for choice in self.choices)
         if self.low is not None and self.high is not None:
             return (
                 f"{'integer' if type(self.default) is int else 'number'} from {self.low:g} to {self.high:g}"

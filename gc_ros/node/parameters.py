@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from gc_ros.media import people_topics
 from gc_ros.media.transports import TRANSPORTS
 from gc_ros.node.parameter import CHANGE_MEANS, Parameter, Value
 from gc_ros.recognition.smoothing import Smoothing
@@ -96,6 +97,58 @@ PARAMETERS: tuple[Parameter, ...] = (
         "; ".join(f"{t.name}: {t.short_type} on `image{t.suffix}`" for t in TRANSPORTS) + ".",
         "unconfigured",
         choices=tuple(t.name for t in TRANSPORTS),
+    ),
+    Parameter(
+        "people",
+        "",
+        "How detected people come, so that each is recognised alone. Empty: nobody is, the picture has one label; "
+        + "; ".join(f"{f.name}: {f.short_type} on `{f.topic}`" for f in people_topics.FAMILIES)
+        + ".",
+        "unconfigured",
+        choices=("", *people_topics.BY_NAME),
+    ),
+    Parameter(
+        "max_people",
+        4,
+        "How many people of a camera are recognised at the same time, each in a row of the engine's batch beside the "
+        "picture. Further ones are left out and named in /diagnostics. A row costs time on a CPU, whether somebody is "
+        "in it or not.",
+        "unconfigured",
+        1,
+        64,
+    ),
+    Parameter(
+        "person_classes",
+        ",".join(people_topics.PERSON),
+        "Classes of detections that are people, comma-separated, in either case; a detection without a class is one "
+        "too. Empty: all.",
+        "at once",
+    ),
+    Parameter(
+        "people_max_age_s",
+        0.5,
+        "How far, by stamps, the detections of a person may lie from an image without one of its own; for as long an "
+        "image waits for detections. Seconds.",
+        "unconfigured",
+        0.01,
+        10.0,
+    ),
+    Parameter(
+        "person_margin",
+        0.15,
+        "Share of the longer side of a person's box by which the region that is recognised is wider on each side. It "
+        "should be that of the training.",
+        "unconfigured",
+        0.0,
+        2.0,
+    ),
+    Parameter(
+        "person_timeout_s",
+        1.0,
+        "A person who is not detected for so long has gone: window, state and place are given up. Seconds, by stamps.",
+        "unconfigured",
+        0.1,
+        60.0,
     ),
     Parameter(
         "marker_fov_deg",

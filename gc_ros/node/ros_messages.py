@@ -13,6 +13,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from gc_ros.media.detections import Box
+from gc_ros.media.people_topics import Family
 from gc_ros.media.transports import Transport
 from gc_ros.node.diagnostics import Status
 from gc_ros.node.parameter import Parameter
@@ -84,27 +86,19 @@ def to_activity(
     decode_s: float,
     queue_s: float,
     refused: int,
+    scene: bool = False,
 ) -> gc_msg.Activity:
-    """A result as glimpse_clouds/Activity. refused: images that never reached the recogniser. Times in seconds."""
-    statuses = gc_msg.Activity
-    status = {"ok": statuses.STATUS_OK, "unknown": statuses.STATUS_UNKNOWN, "late": statuses.STATUS_LATE}[
-        activity.status
-    ]
+    """A result as glimpse_clouds/Activity. refused: images that never reached the recogniser. Times in seconds.
+
+    scene: whether the people in the picture are recognised, too.
+    """
     return gc_msg.Activity(
         header=to_header(activity.stamp_ns, frame_id),
         window_start=to_time(activity.window_start_ns),
         window_end=to_time(activity.window_end_ns),
-        status=statuses.STATUS_LATE if late else status,
-        label=activity.label,
-        class_index=activity.index,
-        score=activity.score,
-        top_k=[gc_msg.ActivityScore(label=label, class_index=i, score=s) for label, i, s in activity.top_k],
         image_width=activity.width,
         image_height=activity.height,
-        glimpses=[
-            gc_msg.Glimpse(x_min=g.x0, y_min=g.y0, x_max=g.x1, y_max=g.y1, worker_weights=list(g.weights))
-            for g in activity.glimpses
-        ],
+        **_told(activity, late),
         age_s=age_s,
         decode_s=decode_s,
         preprocess_s=activity.preprocess_s,
@@ -114,10 +108,51 @@ def to_activity(
         frames_dropped=activity.frames_dropped + refused,
         windows_skipped=activity.windows_skipped,
         model_id=activity.model_id,
+        scene=scene,
     )
 
 
-def to_event(event: ActivityEvent, decided_ns: int, frame_id: str, model_id: str) -> gc_msg.ActivityEvent:
+def _told(activity: Activity, late: bool) -> dict[str, Any]:
+    """The fields that a result has in glimpse_clouds/Activity and PersonActivity alike."""
+    status = gc_msg.Activity.STATUS_UNKNOWN if activity.status == "unknown" else gc_msg.Activity.STATUS_OK
+    return {
+        "status": gc_msg.Activity.STATUS_LATE if late or activity.status == "late" else status,
+        "label": activity.label,
+        "class_index": activity.index,
+        "score": activity.score,
+        "top_k": [
+            gc_msg.ActivityScore(label=label, class_index=i, score=s) for label, i, s in activity.top_k
+        ],
+        "glimpses": [
+            gc_msg.Glimpse(x_min=g.x0, y_min=g.y0, x_max=g.x1, y_max=g.y1, worker_weights=list(g.weights))
+            for g in activity.glimpses
+        ],
+    }
+
+
+def to_person(
+    who: str, box: Box, activity: Activity, on: ActivityEvent | None, *, late: bool, age_s: float
+) -> gc_msg.PersonActivity:
+    """A result of one person as glimpse_clouds/PersonActivity. on: the onset of the activity that is on, if any."""
+    return gc_msg.PersonActivity(
+        person_id=who,
+        x_min=box.x_min,
+        y_min=box.y_min,
+        x_max=box.x_max,
+        y_max=box.y_max,
+        activity="" if on is None else on.label,
+        since=to_time(0 if on is None else on.stamp_ns),
+        window_start=to_time(activity.window_start_ns),
+        window_end=to_time(activity.window_end_ns),
+        age_s=age_s,
+        inference_s=activity.inference_s,
+        **_told(activity, late),
+    )
+
+
+def to_event(
+    event: ActivityEvent, decided_ns: int, frame_id: str, model_id: str, person: str = ""
+) -> gc_msg.ActivityEvent:
     """An onset or offset as glimpse_clouds/ActivityEvent; decided_ns: stamp of the frame that decided it."""
     kinds = {"onset": gc_msg.ActivityEvent.ONSET, "offset": gc_msg.ActivityEvent.OFFSET}
     return gc_msg.ActivityEvent(
@@ -128,6 +163,7 @@ def to_event(event: ActivityEvent, decided_ns: int, frame_id: str, model_id: str
         score=event.score,
         stamp=to_time(event.stamp_ns),
         model_id=model_id,
+        person_id=person,
     )
 
 
@@ -172,15 +208,24 @@ def to_compressed(image: np.ndarray, header: Header) -> CompressedImage:
     return message
 
 
-def message_type(transport: Transport) -> Any:
-    """The message class of a transport. Raises GlimpseError with the package to install."""
-    package, _, name = transport.type_name.split("/")
+def message_class(type_name: str) -> Any:
+    """The message class of package/msg/Name. Raises ImportError where it is not installed."""
+    package, _, name = type_name.split("/")
+    return getattr(importlib.import_module(f"{package}.msg"), name)
+
+
+def message_type(row: Transport | Family) -> Any:
+    """The message class of a row of the table of images or of people. Raises GlimpseError that says what to install."""
     try:
-        return getattr(importlib.import_module(f"{package}.msg"), name)
+        return message_class(row.type_name)
     except ImportError:
+        package = row.type_name.split("/")[0]
+        people = isinstance(row, Family)
+        remedy = row.source if isinstance(row, Family) else ""
+        distribution = os.environ.get("ROS_DISTRO", "$ROS_DISTRO")
         raise GlimpseError(
-            f"image_transport {transport.name} needs the messages of {package}, which are not installed; type: "
-            f"sudo apt install ros-{os.environ.get('ROS_DISTRO', '$ROS_DISTRO')}-{package.replace('_', '-')}"
+            f"{'people' if people else 'image_transport'} {row.name} needs the messages of {package}, which are not "
+            f"installed; {remedy or f'type: sudo apt install ros-{distribution}-' + package.replace('_', '-')}"
         ) from None
 
 
