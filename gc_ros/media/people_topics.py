@@ -27,7 +27,6 @@ LOOKED_AT = 256  # detections of one message: more are no people, and cost time 
 
 NO_ID = "no id; start the detector with its tracker, and subscribe to what the tracker publishes"
 LONG_ID = f"an id of more than {MAX_ID_LENGTH} characters"
-SAME_ID = "the id of somebody else in the same message"
 BAD_BOX = "a box that is not finite, or has no area"
 TOO_MANY = f"more than {LOOKED_AT} in one message"
 NO_STAMP = "no stamp; header.stamp must be that of the image in which people were looked for"
@@ -248,7 +247,7 @@ def _read(message: Any, classes: Iterable[str], parts: Callable[[Any], tuple[str
         return Found(None, frame_id, {wrong: 1})
     wanted = {name.casefold() for name in classes}
     refused: Counter[str] = Counter()
-    people: dict[str, Detection] = {}
+    people: list[Detection] = []
     others = 0
     for item in items:
         try:
@@ -256,18 +255,17 @@ def _read(message: Any, classes: Iterable[str], parts: Callable[[Any], tuple[str
             if wanted and names and names[0] and not wanted & {name.casefold() for name in names}:
                 others += 1
                 continue
-            reason = NO_ID if not who else LONG_ID if len(who) > MAX_ID_LENGTH else SAME_ID * (who in people)
-            if reason:
-                refused[reason] += 1
+            if not who or len(who) > MAX_ID_LENGTH:
+                refused[LONG_ID if who else NO_ID] += 1
             else:
-                people[who] = Detection(who, box, _share(score))
+                people.append(Detection(who, box, _share(score)))
         except DataError:
             refused[BAD_BOX] += 1
         except Exception as error:
             refused.update(_unreadable(error).refused)
     if left:
         refused[TOO_MANY] += left
-    return Found(Detections(stamp_ns, tuple(people.values())), frame_id, dict(refused), others)
+    return Found(Detections(stamp_ns, tuple(people)), frame_id, dict(refused), others)
 
 
 def _header(message: Any) -> tuple[int, str, str | None]:

@@ -27,7 +27,9 @@ from gc_ros.node.diagnostics import (
     judge_camera,
 )
 from gc_ros.node.input import Arrived, Input
+from gc_ros.node.people import CameraPeople
 from gc_ros.node.results import Job, Results
+from gc_ros.recognition.people import People
 from gc_ros.recognition.recognizer import Counters, Recognizer
 from trt_build.errors import ImageError
 
@@ -38,8 +40,9 @@ _BREAKS_OF_STREAM = ("gap", "backward", "size change", "encoding change")
 class Camera:
     """name: "" for a single camera, else the namespace of its topics (`front` -> front/image, ~/front/activity).
 
-    submit: hands a Job to the inference thread. setting: the value of a parameter of the node. The recogniser must not
-    own a shared engine.
+    submit: hands work to the inference thread, by the key of its recogniser: the camera's name, or a person's. setting:
+    the value of a parameter of the node. people: recognises the people one by one, None: nobody does. The recognisers
+    must not own a shared engine.
     """
 
     def __init__(
@@ -47,8 +50,9 @@ class Camera:
         node: LifecycleNode,
         name: str,
         recognizer: Recognizer,
-        submit: Callable[[str, Job], None],
+        submit: Callable[[str, Any], None],
         setting: Callable[[str], Any],
+        people: People | None = None,
     ) -> None:
         self._node, self.name, self.recognizer = node, name, recognizer
         self._submit, self._setting = submit, setting
@@ -56,7 +60,13 @@ class Camera:
         self.input = Input(node, f"{prefix}image", setting, self._offer, lambda: recognizer.asked)
         self.topic = self.input.topic
         useless = lambda: self.input.refused + self.input.unusable
-        self.results = Results(node, prefix, recognizer.info.model_id, setting, useless)
+        self.results = Results(node, prefix, recognizer.info.model_id, setting, useless, people is not None)
+        self._size: tuple[int, int] | None = None  # of the newest image
+        self.people: CameraPeople | None = None
+        if people is not None:
+            self.people = CameraPeople(
+                node, prefix, people, self.results, submit, setting, lambda: self._size
+            )
         self.enabled = True
         self._running = False
         self._lately = {name: Recent(STAMPS_S) for name in ("stamped", "repeated")}
@@ -72,13 +82,23 @@ class Camera:
         """Take images from now on."""
         self._running = True
         if self.enabled:
-            self.input.subscribe()
+            self._subscribe()
 
     def stop(self, reason: str) -> None:
         """Take no more images; forget window and state; an activity that is on ends."""
         self._running = False
-        self.input.unsubscribe()
+        self._unsubscribe()
         self.reset(reason)
+
+    def _subscribe(self) -> None:
+        self.input.subscribe()
+        if self.people is not None:
+            self.people.subscribe()
+
+    def _unsubscribe(self) -> None:
+        self.input.unsubscribe()
+        if self.people is not None:
+            self.people.unsubscribe()
 
     def enable(self, on: bool) -> None:
         """Switch the subscription on or off; off forgets window and state."""
@@ -86,9 +106,9 @@ class Camera:
             return
         self.enabled = on
         if on and self._running:
-            self.input.subscribe()
+            self._subscribe()
         elif not on:
-            self.input.unsubscribe()
+            self._unsubscribe()
             self.reset("disabled")
 
     def reset(self, reason: str) -> None:
@@ -98,11 +118,15 @@ class Camera:
         self._epoch = self.recognizer.epoch
         self.results.forget()
         self.results.publish_events(events, None)
+        if self.people is not None:
+            self.people.reset(reason)
 
     def destroy(self) -> None:
         """Remove the camera's topics from the graph."""
         self.input.destroy()
         self.results.destroy()
+        if self.people is not None:
+            self.people.destroy()
 
     # -- images ----------------------------------------------------------------------------------------------
 
@@ -122,9 +146,12 @@ class Camera:
         if self.recognizer.epoch != self._epoch:
             self._after_reset(stamp_ns)
         self._stamps.append(stamp_ns)
+        self._size = picture.width, picture.height
         if window is not None:
             self.results.watch(picture, stamp_ns)  # a result may be about this very frame, and about no other
             self._submit(self.name, Job(window, decode_s, arrived.began))
+        if self.people is not None:
+            self.people.offer(picture, stamp_ns, encoding, arrived.asked)
 
     def _after_reset(self, stamp_ns: int) -> None:
         """The recogniser found a break: say so, and let an activity that was on end."""
@@ -147,6 +174,10 @@ class Camera:
         if self.recognizer.warmup[0]:
             self._node.get_logger().warning(f"no image on {self.topic} for {silent:.1f} s, window cleared")
             self.reset("stall")
+
+    def diagnose_people(self) -> Status | None:
+        """The same of the people in front of it; None where nobody is recognised alone."""
+        return None if self.people is None else self.people.diagnose(self._running, self.enabled)
 
     def diagnose(self, waiting_for_clock: bool) -> Status:
         """Level, message and values of this camera, asked once a second."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The inference thread: one slot a camera, and the engine that all cameras share.
+"""The inference thread: one slot a camera and person, and the engine that all of them share.
 
 What arrives while a call runs replaces what waits. So the image callback never waits, the newest window wins, and the
 age of a result stays bounded by one inference.
@@ -13,8 +13,10 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from gc_ros.node.camera import Camera
+from gc_ros.node.people import PersonJob
 from gc_ros.node.results import Job
 from gc_ros.recognition.batch import Batch
+from gc_ros.recognition.people import PersonActivity
 from trt_build.engine import Engine
 
 
@@ -95,15 +97,22 @@ class Inference:
         cameras: Sequence[Camera],
         failed: Callable[[Exception, Sequence[Camera]], None],
     ) -> None:
-        self._cameras = {camera.name: camera for camera in cameras}
+        self._cameras = list(cameras)
         self._failed = failed
-        self._batch = Batch(engine, {camera.name: camera.recognizer for camera in cameras})
+        recognizers = {camera.name: camera.recognizer for camera in cameras}
+        self._camera_of = {camera.name: camera for camera in cameras}
+        for camera in cameras:
+            if camera.people is not None:
+                theirs = camera.people.people.recognizers
+                recognizers |= theirs
+                self._camera_of |= dict.fromkeys(theirs, camera)
+        self._batch = Batch(engine, recognizers)
         self._stopped = False
         self._thread = InferenceThread(self._infer, self._on_engine_error)
 
-    def submit(self, name: str, job: Job) -> None:
-        """Work of the camera of this name; what still waits of it is overtaken."""
-        self._thread.submit(name, job)
+    def submit(self, key: str, job: Job | PersonJob) -> None:
+        """Work of the recogniser of this key, a camera's name or a person's; what still waits of it is overtaken."""
+        self._thread.submit(key, job)
 
     @property
     def busy_s(self) -> float:
@@ -116,23 +125,32 @@ class Inference:
         self._stopped = True
         return self._thread.stop(timeout_s)
 
-    def _infer(self, jobs: Mapping[Any, Job]) -> bool:
+    def _infer(self, jobs: Mapping[Any, Job | PersonJob]) -> bool:
         """One engine call and its results; whether it must be called again at once."""
-        for name, job in jobs.items():
-            self._batch.add(name, job.window, job)
+        for key, job in jobs.items():
+            self._batch.add(key, job.window, job)
+        people: dict[str, list[PersonActivity]] = {}  # by camera
         for outcome in self._batch.run():
             if self._stopped:
                 return False
-            camera = self._cameras[outcome.key]
+            camera = self._camera_of[outcome.key]
             if outcome.error is not None:
                 self._failed(outcome.error, [camera])
                 continue
             camera.failures_in_row = 0
-            if outcome.activity is not None:
+            if outcome.activity is None:
+                continue
+            if isinstance(outcome.ticket, PersonJob):
+                people.setdefault(camera.name, []).append(PersonActivity.of(outcome.activity))
+            else:
                 camera.results.publish(outcome.activity, outcome.ticket, outcome.began)
+        for name, results in people.items():  # everybody of a camera in one message
+            their = self._camera_of[name].people
+            if their is not None and not self._stopped:
+                their.results.publish(results)
         return self._batch.pending
 
     def _on_engine_error(self, error: Exception) -> None:
         """A whole engine call failed; nothing of it was published."""
         if not self._stopped:
-            self._failed(error, list(self._cameras.values()))
+            self._failed(error, self._cameras)

@@ -28,6 +28,7 @@ from gc_ros.node.camera import Camera
 from gc_ros.node.diagnostics import EngineFacts, judge_engine
 from gc_ros.node.inference import Inference
 from gc_ros.node.model import Model, OpenEngine
+from gc_ros.node.people import PersonJob
 from gc_ros.node.results import Job
 from gc_ros.node.ros_messages import to_diagnostic
 from gc_ros.node.settings import Settings
@@ -194,9 +195,9 @@ class ActivityRecognition(LifecycleNode):
 
     # -- inference -------------------------------------------------------------------------------------------
 
-    def _submit(self, name: str, job: Job) -> None:
+    def _submit(self, key: str, job: Job | PersonJob) -> None:
         if self._inference is not None:
-            self._inference.submit(name, job)
+            self._inference.submit(key, job)
 
     @property
     def _failures_in_row(self) -> int:
@@ -267,6 +268,10 @@ class ActivityRecognition(LifecycleNode):
             label = f"{name}: camera {camera.name}".rstrip()
             status = camera.diagnose(waiting_for_clock)
             message.status.append(to_diagnostic(label, camera.name or camera.topic, status))
+            people = camera.diagnose_people()
+            if people is not None:
+                label = f"{name}: people {camera.name}".rstrip()
+                message.status.append(to_diagnostic(label, camera.name or camera.topic, people))
         self._diagnostics.publish(message)
 
     def _on_clock_back(self, jump: Any) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
 
 from gc_ros.node import ros_messages
 from gc_ros.node.camera import Camera
-from gc_ros.node.results import Job
+from gc_ros.node.people_input import usable_family
 from gc_ros.node.ros_messages import gc_msg
 from gc_ros.node.settings import Settings
+from gc_ros.recognition.people import People
 from gc_ros.recognition.recognizer import Recognizer
-from trt_build.bundle import load_bundle
+from trt_build.bundle import LoadedBundle, load_bundle
 from trt_build.engine import Engine, zeros
 from trt_build.errors import BundleError
 
@@ -33,7 +35,7 @@ class Model:
         node: LifecycleNode,
         settings: Settings,
         open_engine: OpenEngine,
-        submit: Callable[[str, Job], None],
+        submit: Callable[[str, Any], None],
     ) -> None:
         self._node, self._settings = node, settings
         self.cameras: list[Camera] = []
@@ -45,12 +47,15 @@ class Model:
         bundle = load_bundle(settings["bundle"], sha256=settings["bundle_sha256"])
         self.info, self.bundle_sha256 = bundle.info, bundle.sha256
         self._mode = self.info.default_mode if settings["mode"] == "auto" else settings["mode"]
+        self._max_people = settings["max_people"] if settings["people"] else 0
+        if self._max_people:
+            usable_family(settings.__getitem__)  # said now, not after minutes of building an engine
         began = time.perf_counter()
         self.engine = open_engine(
             bundle,
             self._mode,
             backend=settings["backend"],
-            batch=len(settings["cameras"]),
+            batch=len(settings["cameras"]) * (1 + self._max_people),
             threads=settings["threads"] or None,
             device=settings["device"],
             precision=settings["precision"],
@@ -64,7 +69,7 @@ class Model:
             self.engine.run(zeros(self.engine.inputs, self.engine.batch))
             self.engine.reset()
             opened_s = time.perf_counter() - began
-            # The cameras share the engine as rows of its batch, one slot each.
+            # The cameras share the engine as rows of its batch, one slot each; the rows of their people come after.
             for slot, name in enumerate(settings["cameras"]):
                 recognizer = Recognizer(
                     bundle,
@@ -78,7 +83,8 @@ class Model:
                     unknown_threshold=settings.unknown_threshold(self.info),
                     owns_engine=False,
                 )
-                self.cameras.append(Camera(node, name, recognizer, submit, settings.__getitem__))
+                people = self._people_of(bundle, slot, name)
+                self.cameras.append(Camera(node, name, recognizer, submit, settings.__getitem__, people))
             self._publish_label_info()
         except Exception:
             self.close()
@@ -90,12 +96,36 @@ class Model:
             f"{self.engine.description}, ready in {opened_s:.1f} s"
         )
 
+    def _people_of(self, bundle: LoadedBundle, camera: int, name: str) -> People | None:
+        """The recognisers of the people in front of a camera, None where nobody is recognised alone."""
+        if not self._max_people:
+            return None
+        settings = self._settings
+        first = len(settings["cameras"]) + camera * self._max_people
+        return People(
+            bundle,
+            self.engine,
+            range(first, first + self._max_people),
+            name=name,
+            mode=self._mode,
+            stride=settings["stride"],
+            top_k=settings["top_k"],
+            smoothing=settings.smoothing(),
+            max_frame_gap_s=settings["max_frame_gap_s"] or None,
+            unknown_threshold=settings.unknown_threshold(self.info),
+            max_age_s=settings["people_max_age_s"],
+            margin=settings["person_margin"],
+            timeout_s=settings["person_timeout_s"],
+        )
+
     def apply_settings(self, told: bool) -> None:
         """Parameters have changed. told: one of those that ~/label_info repeats."""
         for camera in self.cameras:
-            camera.recognizer.top_k = self._settings["top_k"]
-            camera.recognizer.unknown_threshold = self._settings.unknown_threshold(self.info)
-            camera.recognizer.smoothing = self._settings.smoothing()
+            people = camera.people.people.recognizers.values() if camera.people else ()
+            for recognizer in (camera.recognizer, *people):
+                recognizer.top_k = self._settings["top_k"]
+                recognizer.unknown_threshold = self._settings.unknown_threshold(self.info)
+                recognizer.smoothing = self._settings.smoothing()
         if told:
             self._publish_label_info()
 

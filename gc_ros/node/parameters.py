@@ -11,6 +11,7 @@ and a test holds them equal. No ROS import.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -140,7 +141,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "should be that of the training.",
         "unconfigured",
         0.0,
-        2.0,
+        1.0,
     ),
     Parameter(
         "person_timeout_s",
@@ -281,6 +282,11 @@ def refuse_all(changes: Mapping[str, object], current: Mapping[str, Any], *, con
     after = {**current, **changes}
     if after.get("offset_threshold", 0.0) > after.get("onset_threshold", 1.0):
         return f"offset_threshold {after['offset_threshold']:g} is above onset_threshold {after['onset_threshold']:g}"
+    if after.get("people_max_age_s", 0.0) > after.get("person_timeout_s", math.inf):
+        return (
+            f"people_max_age_s {after['people_max_age_s']:g} is above person_timeout_s "
+            f"{after['person_timeout_s']:g}: a box would count for longer than its person is there"
+        )
     return None
 
 

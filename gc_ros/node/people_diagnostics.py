@@ -45,8 +45,8 @@ class PeopleFacts:
     left_out: Sequence[str] = ()  # ids that have none
     max_people: int = 0
     others_lately: int = 0
-    unpublished: str | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
+    latency: Mapping[str, str] = field(default_factory=dict)
 
 
 def judge_people(f: PeopleFacts) -> Status:
@@ -59,6 +59,7 @@ def judge_people(f: PeopleFacts) -> Status:
         "people": ", ".join(f.present) or "none",
         "left out": ", ".join(f.left_out[:_NAMED]) or "none",
         **{name: str(count) for name, count in f.counts.items()},
+        **f.latency,
     }
     return worst_of(list(_conditions(f)), values)
 
@@ -75,8 +76,6 @@ def _conditions(f: PeopleFacts) -> Iterator[Condition]:
     else:
         yield from _refusals(f)
         yield from _images(f)
-    if f.unpublished:
-        yield ERROR, f"people cannot be published: {f.unpublished}"
     if f.left_out:
         total = len(f.present) + len(f.left_out)
         yield (

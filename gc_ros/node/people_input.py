@@ -19,7 +19,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from gc_ros.media.detections import Detections
-from gc_ros.media.people_topics import BY_NAME, Bodies, Found
+from gc_ros.media.people_topics import BY_NAME, Bodies, Family, Found
 from gc_ros.node import ros_messages
 from gc_ros.node.diagnostics import REFUSED_S, Recent
 from trt_build.errors import GlimpseError
@@ -29,11 +29,23 @@ _BODIES = 32  # subscriptions to the boxes of bodies at the same time
 OTHER_FRAME = "of another frame_id than the images"
 
 
+def usable_family(setting: Callable[[str], Any]) -> Family:
+    """The family that the parameters name. Raises GlimpseError where its messages are missing or cannot serve."""
+    family = BY_NAME[setting("people")]
+    ros_messages.message_type(family)
+    if family.read is None and list(setting("cameras")) != [""]:
+        raise GlimpseError(
+            "people hri is for one camera without a name: REP-155 does not say in which camera's image a body is; "
+            "use people:=detections, with a topic for each camera"
+        )
+    return family
+
+
 class PeopleInput:
     """prefix: of the camera's topics, "" or "front/". setting: the value of a parameter of the node.
 
     take: gets what was detected in an image. size: width and height of the newest image; frame_id: of the newest image;
-    None and "" before the first. Raises GlimpseError where the messages are not installed.
+    None and "" before the first. Raises GlimpseError as `usable_family`.
     """
 
     def __init__(
@@ -47,14 +59,9 @@ class PeopleInput:
     ) -> None:
         self._node, self._setting, self._take = node, setting, take
         self._size, self._frame_id = size, frame_id
-        self.family = BY_NAME[setting("people")]
+        self.family = usable_family(setting)
         self._type = ros_messages.message_type(self.family)
         self._bodies = None if self.family.read is not None else Bodies()
-        if prefix and self._bodies is not None:
-            raise GlimpseError(
-                "people hri is for one camera without a name: REP-155 does not say in which camera's image a body is; "
-                "use people:=detections, with a topic for each camera"
-            )
         self.name = f"{prefix}{self.family.topic}"  # as a remapping names it
         self.topic = node.resolve_topic_name(self.name)
         self._subscription: Any = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +20,10 @@ from gc_ros.media.images import Picture
 from gc_ros.node import foxglove, ros_messages, rviz
 from gc_ros.node.diagnostics import AGE_S, Latencies, Recent
 from gc_ros.node.ros_messages import CompressedImage, Image, gc_msg
-from gc_ros.recognition import overlay
+from gc_ros.recognition import overlay, people_overlay
 from gc_ros.recognition.activity import Activity
 from gc_ros.recognition.intake import Window
+from gc_ros.recognition.people import PersonActivity
 from gc_ros.recognition.smoothing import ActivityEvent
 from gc_ros.stamps import NS
 
@@ -42,7 +43,7 @@ class Results:
     """Publishers of one camera.
 
     prefix: of its topics below the node's name, "" or "front/". setting: the value of a parameter of the node.
-    refused: how many images never reached the recogniser.
+    refused: how many images never reached the recogniser. with_people: whether people are recognised, too.
     """
 
     def __init__(
@@ -52,9 +53,14 @@ class Results:
         model_id: str,
         setting: Callable[[str], Any],
         refused: Callable[[], int],
+        with_people: bool = False,
     ) -> None:
         self._node, self._model_id, self._setting, self._refused = node, model_id, setting, refused
+        self._with_people = with_people
         self._publishers: list[Any] = []
+        # While somebody is there, what shows the picture shows the people.
+        self.showing_people = False
+        self._scene: Activity | None = None  # the newest result of the picture
         self._activity = self._create(gc_msg.Activity, f"~/{prefix}activity", 10)
         self._events = self._create(gc_msg.ActivityEvent, f"~/{prefix}events", ros_messages.latched(10))
         self._debug = self._create(Image, f"~/{prefix}debug/image", 1)
@@ -87,11 +93,11 @@ class Results:
 
     def publish(self, activity: Activity, job: Job, began: float) -> None:
         """All messages of a result. began: time.perf_counter before its first engine call."""
-        with self._guarded():
+        with self.guarded():
             self._publish(activity, job, began)
 
     @contextmanager
-    def _guarded(self) -> Iterator[None]:
+    def guarded(self) -> Iterator[None]:
         """What cannot be published costs itself alone, and is said."""
         try:
             yield
@@ -118,6 +124,7 @@ class Results:
                 decode_s=job.decode_s,
                 queue_s=queue_s,
                 refused=self._refused(),
+                scene=self._with_people,
             )
         )
         self.publish_events(activity.events, activity.stamp_ns)
@@ -131,6 +138,9 @@ class Results:
             queue=queue_s,
             inference=activity.inference_s,
         )
+        self._scene = activity
+        if self.showing_people:
+            return
         if self._annotations is not None and self._annotations.get_subscription_count():
             event = self._banner.at(activity.stamp_ns)
             stamp = ros_messages.to_time(activity.stamp_ns)
@@ -140,13 +150,39 @@ class Results:
             self._markers.publish(rviz.to_markers(activity, self.frame_id, fov_deg))
         self._draw(activity)
 
-    def publish_events(self, events: list[ActivityEvent], decided_ns: int | None) -> None:
-        """Onsets and offsets. decided_ns: stamp of the frame that decided them; None: each event's own."""
+    def show_people(self, people: Sequence[PersonActivity], newest: Activity) -> None:
+        """Annotations, markers and overlay of everybody's newest result, where somebody watches. newest: of these."""
+        self.showing_people = bool(people)
+        if not people:
+            return
+        size = newest.width, newest.height
+        if self._annotations is not None and self._annotations.get_subscription_count():
+            stamp = ros_messages.to_time(newest.stamp_ns)
+            self._annotations.publish(foxglove.to_people_annotations(people, self._scene, stamp, size[1]))
+        if self._markers is not None and self._markers.get_subscription_count():
+            fov_deg = float(self._setting("marker_fov_deg"))
+            self._markers.publish(
+                rviz.to_people_markers(people, size, newest.stamp_ns, self.frame_id, fov_deg)
+            )
+        # The frames of the people are chosen apart from those of the picture, which are kept.
+        image = self._kept(newest.stamp_ns, NS // 4)
+        if image is not None:
+            self._publish_drawn(people_overlay.draw_people(image, people, self._scene), newest.stamp_ns)
+
+    def publish_events(
+        self, events: Sequence[ActivityEvent], decided_ns: int | None, person: str = ""
+    ) -> None:
+        """Onsets and offsets. decided_ns: stamp of the frame that decided them; None: each event's own.
+
+        person: whose; empty: of the whole picture.
+        """
         for event in events:
             decided = event.stamp_ns if decided_ns is None else decided_ns
-            with self._guarded():
-                self._events.publish(ros_messages.to_event(event, decided, self.frame_id, self._model_id))
-        if events:
+            with self.guarded():
+                self._events.publish(
+                    ros_messages.to_event(event, decided, self.frame_id, self._model_id, person)
+                )
+        if events and not person:
             self._banner.add(events, decided)
 
     # -- the overlay -----------------------------------------------------------------------------------------
@@ -164,21 +200,27 @@ class Results:
             self._watched.popitem(last=False)
 
     def forget(self) -> None:
-        """Drop the images kept for the overlay."""
+        """Drop the images kept for the overlay, and who was shown."""
         self._watched.clear()
+        self.showing_people, self._scene = False, None
+
+    def _kept(self, stamp_ns: int, within_ns: int = 0) -> np.ndarray | None:
+        """The image of this stamp, or the nearest within so much of it, as RGB; None where none was kept."""
+        nearest = min(list(self._watched), key=lambda kept: abs(kept - stamp_ns), default=None)
+        if nearest is None or abs(nearest - stamp_ns) > within_ns:
+            return None
+        image, bgr = self._watched.pop(nearest)
+        return np.ascontiguousarray(image[..., ::-1] if bgr else image)
 
     def _draw(self, activity: Activity) -> None:
-        watched = self._watched.pop(activity.stamp_ns, None)
-        if watched is None:
-            return
-        image, bgr = watched
-        picture = overlay.draw(
-            np.ascontiguousarray(image[..., ::-1] if bgr else image),
-            activity,
-            activity.assignment,
-            event=self._banner.at(activity.stamp_ns),
-        )
-        header = ros_messages.to_header(activity.stamp_ns, self.frame_id)
+        image = self._kept(activity.stamp_ns)
+        if image is not None:
+            event = self._banner.at(activity.stamp_ns)
+            picture = overlay.draw(image, activity, activity.assignment, event=event)
+            self._publish_drawn(picture, activity.stamp_ns)
+
+    def _publish_drawn(self, picture: np.ndarray, stamp_ns: int) -> None:
+        header = ros_messages.to_header(stamp_ns, self.frame_id)
         if self._debug.get_subscription_count():
             self._debug.publish(ros_messages.to_image(picture, header, "rgb8"))
         if self._debug_jpeg.get_subscription_count():

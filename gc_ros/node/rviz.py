@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The glimpses as visualization_msgs/MarkerArray: RViz shows them in the camera's optical frame (REP 103), beside TF.
+"""Glimpses and people as visualization_msgs/MarkerArray, for RViz: in the camera's optical frame (REP 103), beside TF.
 
 Only where visualization_msgs is installed (part of ROS's common_interfaces). An image has no depth: boxes and label lie
 on a plane one metre in front of the camera, as wide as the parameter `marker_fov_deg` says it sees.
@@ -8,11 +8,13 @@ on a plane one metre in front of the camera, as wide as the parameter `marker_fo
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from gc_ros.node.ros_messages import to_time
 from gc_ros.recognition.activity import Activity
-from gc_ros.recognition.palette import glimpse_colour
+from gc_ros.recognition.palette import Colour, glimpse_colour, person_colour
+from gc_ros.recognition.people import PersonActivity
 
 LIFETIME_S = 2  # after which a marker goes that no result has renewed: the camera or the node has stopped
 
@@ -26,6 +28,58 @@ def markers_type() -> Any:
     return MarkerArray
 
 
+class _Plane:
+    """Markers of one image, on a plane one metre in front of the camera. fov_deg: its horizontal field of view."""
+
+    def __init__(self, width: int, height: int, stamp_ns: int, frame_id: str, fov_deg: float) -> None:
+        from visualization_msgs.msg import MarkerArray
+
+        self.message = MarkerArray()
+        self.wide = 2 * math.tan(math.radians(fov_deg) / 2)  # metres of the image, at one metre
+        self._width, self._height, self._stamp_ns, self._frame_id = width, height, stamp_ns, frame_id
+
+    def _at(self, x: float, y: float) -> Any:
+        from geometry_msgs.msg import Point
+
+        pixel = self.wide / self._width
+        return Point(x=(x - self._width / 2) * pixel, y=(y - self._height / 2) * pixel, z=1.0)
+
+    def _marker(self, kind: int, space: str, number: int, colour: Colour) -> Any:
+        from builtin_interfaces.msg import Duration
+        from visualization_msgs.msg import Marker
+
+        made = Marker(ns=space, id=number, type=kind, action=Marker.ADD)
+        made.header.frame_id, made.header.stamp = self._frame_id, to_time(self._stamp_ns)
+        made.lifetime = Duration(sec=LIFETIME_S)
+        made.pose.orientation.w = 1.0
+        made.color.r, made.color.g, made.color.b = (channel / 255 for channel in colour)
+        made.color.a = 1.0
+        self.message.markers.append(made)
+        return made
+
+    def box(
+        self, space: str, number: int, sides: tuple[float, float, float, float], colour: Colour, thick: float
+    ) -> None:
+        """sides: x0, y0, x1, y1 in pixels. thick: share of the width of the image."""
+        from visualization_msgs.msg import Marker
+
+        drawn = self._marker(Marker.LINE_STRIP, space, number, colour)
+        x0, y0, x1, y1 = sides
+        drawn.points = [self._at(x, y) for x, y in [(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]]
+        drawn.scale.x = self.wide * thick
+
+    def text(
+        self, space: str, number: int, words: str, x: float, y: float, colour: Colour, size: float = 0.08
+    ) -> None:
+        """Words about the pixel (x, y). size: share of the width of the image."""
+        from visualization_msgs.msg import Marker
+
+        drawn = self._marker(Marker.TEXT_VIEW_FACING, space, number, colour)
+        drawn.text = words
+        drawn.pose.position = self._at(x, y)
+        drawn.scale.z = size * self.wide
+
+
 def to_markers(activity: Activity, frame_id: str, fov_deg: float) -> Any:
     """The result as visualization_msgs/MarkerArray, stamped as its newest frame.
 
@@ -33,38 +87,32 @@ def to_markers(activity: Activity, frame_id: str, fov_deg: float) -> Any:
     text above the picture. frame_id: of the camera's optical frame, x right, y down, z forward. fov_deg: its horizontal
     field of view.
     """
-    from builtin_interfaces.msg import Duration
-    from geometry_msgs.msg import Point
-    from visualization_msgs.msg import Marker, MarkerArray
-
-    width = 2 * math.tan(math.radians(fov_deg) / 2)  # metres of the plane, at one metre
-    pixel = width / activity.width
-    weights = activity.assignment
-    shares = weights.sum(axis=0) / max(float(weights.sum()), 1e-9)
-    message = MarkerArray()
-
-    def at(x: float, y: float) -> Any:
-        return Point(x=(x - activity.width / 2) * pixel, y=(y - activity.height / 2) * pixel, z=1.0)
-
-    def marker(kind: int, name: str, number: int, colour: tuple[int, ...]) -> Any:
-        made = Marker(ns=name, id=number, type=kind, action=Marker.ADD)
-        made.header.frame_id, made.header.stamp = frame_id, to_time(activity.stamp_ns)
-        made.lifetime = Duration(sec=LIFETIME_S)
-        made.pose.orientation.w = 1.0
-        made.color.r, made.color.g, made.color.b = (channel / 255 for channel in colour)
-        made.color.a = 1.0
-        message.markers.append(made)
-        return made
-
+    plane = _Plane(activity.width, activity.height, activity.stamp_ns, frame_id, fov_deg)
     for g, box in enumerate(activity.glimpses):
-        drawn = marker(Marker.LINE_STRIP, "glimpses", g, glimpse_colour(g))
-        corners = [(box.x0, box.y0), (box.x1, box.y0), (box.x1, box.y1), (box.x0, box.y1), (box.x0, box.y0)]
-        drawn.points = [at(x, y) for x, y in corners]
-        drawn.scale.x = width * (0.003 + 0.012 * float(shares[g]))
-    # An unknown activity has no label; the best guess would read as a statement.
-    label = "unknown" if activity.status == "unknown" else activity.label
-    words = marker(Marker.TEXT_VIEW_FACING, "label", 0, (255, 255, 255))
-    words.text = f"{label}  {activity.score:.0%}"
-    words.pose.position = at(activity.width / 2, -0.08 * activity.height)
-    words.scale.z = 0.08 * width
-    return message
+        thick = 0.003 + 0.012 * float(activity.shares[g])
+        plane.box("glimpses", g, (box.x0, box.y0, box.x1, box.y1), glimpse_colour(g), thick)
+    words = f"{activity.spoken}  {activity.score:.0%}"
+    plane.text("label", 0, words, activity.width / 2, -0.08 * activity.height, (255, 255, 255))
+    return plane.message
+
+
+def to_people_markers(
+    people: Sequence[PersonActivity], size: tuple[int, int], stamp_ns: int, frame_id: str, fov_deg: float
+) -> Any:
+    """The newest result of each person as visualization_msgs/MarkerArray: box, glimpses, and above it id and label.
+
+    size: of the image, width and height in pixels. A marker's namespace is the person's, so that RViz can hide one.
+    """
+    plane = _Plane(*size, stamp_ns, frame_id, fov_deg)
+    for person in people:
+        activity, box, space = person.activity, person.box, f"person {person.person_id}"
+        colour = person_colour(person.person_id)
+        plane.box(space, 0, (box.x_min, box.y_min, box.x_max, box.y_max), colour, 0.006)
+        for g, glimpse in enumerate(activity.glimpses, 1):
+            thick = 0.002 + 0.006 * float(activity.shares[g - 1])
+            sides = (glimpse.x0, glimpse.y0, glimpse.x1, glimpse.y1)
+            plane.box(space, g, sides, glimpse_colour(g - 1), thick)
+        words = f"{person.person_id}  {activity.spoken}  {activity.score:.0%}"
+        across, above = (box.x_min + box.x_max) / 2, box.y_min - 0.04 * size[1]
+        plane.text(space, 1 + len(activity.glimpses), words, across, above, colour, 0.05)
+    return plane.message

@@ -3,6 +3,7 @@
 
     python -m gc_ros.node.security > config/sros2.policy.xml
     python -m gc_ros.node.security --cameras front,left --remap front/image:=/front/image_raw > mine.policy.xml
+    python -m gc_ros.node.security --people yolo --remap people:=/yolo/tracking > mine.policy.xml
 
 A policy holds names as they are after remapping, so a robot with other names writes its own. No ROS import; a test
 holds these names equal to what a running node shows in the ROS graph.
@@ -17,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
+from gc_ros.media.people_topics import BY_NAME as FAMILIES
+from gc_ros.media.people_topics import Bodies
 from gc_ros.media.transports import TRANSPORTS
 from gc_ros.node.parameters import BY_NAME
 from trt_build.errors import DataError
@@ -66,8 +69,9 @@ def names(
     namespace: str = "/",
     remap: Mapping[str, str] | None = None,
     optional: bool = True,
+    people: str = "",
 ) -> Names:
-    """What the node may use. cameras: as the parameter, () for one without a name. remap: from -> to, as -r.
+    """What the node may use. cameras, people: as the parameters, () for one without a name. remap: from -> to, as -r.
 
     optional: with the topics of message packages that need not be installed.
     """
@@ -82,18 +86,23 @@ def names(
     prefixes = [f"{camera}/" for camera in cameras] or [""]
     images = [f"{prefix}image" for prefix in prefixes]
     suffixes = [transport.suffix for transport in TRANSPORTS]
-    unknown = set(rules) - {f"{image}{suffix}" for image in images for suffix in suffixes}
+    detections = [f"{prefix}{FAMILIES[people].topic}" for prefix in prefixes] if people else []
+    unknown = set(rules) - {f"{image}{suffix}" for image in images for suffix in suffixes} - set(detections)
     if unknown:
         raise DataError(
-            f"no image topic {', '.join(sorted(unknown))} to remap; there are: {', '.join(images)}"
+            f"no image topic {', '.join(sorted(unknown))} to remap; there are: {', '.join([*images, *detections])}"
         )
     for image in images:  # as image_transport has it, the other transports follow the raw one
         for suffix in suffixes:
             rules.setdefault(f"{image}{suffix}", f"{qualified(image)}{suffix}")
-    results = [*RESULTS, *(OPTIONAL_RESULTS if optional else ())]
+    results = [*RESULTS, *(OPTIONAL_RESULTS if optional else ()), *(["people"] if people else [])]
     publish = [f"{base}{NODE}/{prefix}{result}" for prefix in prefixes for result in results]
     publish += [f"{base}{NODE}/{topic}" for topic in _NODE_TOPICS]
     subscribe = [qualified(name) for image in images for name in (f"{image}{s}" for s in suffixes)]
+    subscribe += [qualified(name) for name in detections]
+    if people and FAMILIES[people].read is None:  # the bodies come and go
+        subscribe.append(Bodies.roi_topic("*"))
+        publish.append(Bodies.gesture_topic("*"))
     return Names(
         tuple(sorted([*publish, *_GLOBAL_TOPICS])),
         tuple(sorted([*subscribe, "/clock"])),
@@ -134,9 +143,14 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m gc_ros.node.security", description="The node's SROS2 policy."
     )
     parser.add_argument("--namespace", default="/", help="namespace of the node")
+    parser.add_argument("--people", default="", choices=["", *FAMILIES], help="as the parameter people")
     parser.add_argument("--cameras", default="", help="as the parameter cameras, comma-separated")
     parser.add_argument(
-        "--remap", action="append", default=[], metavar="FROM:=TO", help="an image topic's name"
+        "--remap",
+        action="append",
+        default=[],
+        metavar="FROM:=TO",
+        help="the name of a topic of images or people",
     )
     options = parser.parse_args(arguments)
     cameras = [name for name in options.cameras.split(",") if name]
@@ -149,7 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
     if any(len(pair) != 2 for pair in pairs):
         parser.error("give --remap as FROM:=TO, for example image:=/camera/image_raw")
     try:
-        allowed = names(cameras, namespace=options.namespace, remap=dict(pairs))
+        allowed = names(cameras, namespace=options.namespace, remap=dict(pairs), people=options.people)
     except DataError as error:
         parser.error(str(error))
     print(as_policy(allowed, namespace=options.namespace), end="")

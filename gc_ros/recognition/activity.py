@@ -74,6 +74,17 @@ class Activity:
         """Weight of glimpse g for worker c in the newest frame, (C, G)."""
         return np.array([glimpse.weights for glimpse in self.glimpses], np.float64).T
 
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """Share of all that the workers take which comes from each glimpse, (G,)."""
+        weights = self.assignment
+        return np.asarray(weights.sum(axis=0) / max(float(weights.sum()), 1e-9))
+
+    @property
+    def spoken(self) -> str:
+        """The label as it is shown: an unknown activity has none, the best guess would read as a statement."""
+        return "unknown" if self.status == "unknown" else self.label
+
 
 def softmax(logits: NDArray[Any], temperature: float = 1.0) -> NDArray[np.float64]:
     """Calibrated probabilities (K,) of logits (K,)."""

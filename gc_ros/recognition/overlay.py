@@ -8,33 +8,38 @@ does the thickness of its frame. A worker's row shows what it takes from each gl
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gc_ros.recognition.activity import Activity
+from gc_ros.recognition.drawing import (
+    ACCENT,
+    BACK,
+    LINE,
+    MUTED,
+    OTHER,
+    TEXT,
+    TRACK,
+    WARN,
+    Canvas,
+    bar,
+    filled,
+    finished,
+    new_panel,
+    put_text,
+    scaled,
+)
 from gc_ros.recognition.palette import Colour, glimpse_colour
 from gc_ros.recognition.smoothing import ActivityEvent
 from gc_ros.stamps import NS
-from trt_build.preprocess import check_image
 
-Canvas = NDArray[np.uint8]
-
-_BACK, _LINE, _TRACK = (17, 21, 28), (44, 52, 64), (36, 43, 54)
-_TEXT, _MUTED, _WARN = (240, 243, 247), (136, 148, 164), (250, 190, 60)
-_ACCENT, _OTHER = (92, 200, 250), (88, 104, 126)
-_FONT = cv2.FONT_HERSHEY_DUPLEX
 _DIM = 0.6  # brightness outside the glimpses
 _TINT = 0.1  # of a glimpse's colour inside it
-_PANEL_W, _PANEL_H = 320, 480  # design size of the panel; it is scaled to the height of the picture
-_WIDEST = 2.4  # widest picture, as a multiple of its height
 _BANNER_S = 2.0  # of the stream's time that an event stays on the picture
 _BEGAN, _ENDED = (72, 205, 122), (136, 148, 164)
-_FINE = 2  # the panel is drawn this much larger and scaled down, which makes Hershey letters smooth
 
 
 class Banner:
@@ -77,24 +82,15 @@ def draw(
     (n, T). assignment: (C, G); default: the activity's. event: onset or offset to announce. height: of the picture,
     pixels; default: the image's, between 480 and 720. Raises ImageError for an unusable image.
     """
-    check_image(image_rgb)
-    rows, columns = image_rgb.shape[:2]
-    height = (height or min(max(rows, 480), 720)) // 2 * 2
-    scale = min(height / rows, _WIDEST * height / columns)
-    width = max(round(columns * scale) // 2 * 2, 2)
-    size = (width, max(min(round(rows * scale), height), 1))
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    view = np.asarray(cv2.resize(image_rgb, size, interpolation=method), np.uint8)
+    view, height = scaled(image_rgb, height)
     weights = None
     if activity is not None:
         weights = np.asarray(activity.assignment if assignment is None else assignment, np.float64)
         # The image may have another size than the one the boxes were computed for.
-        fit = np.array([size[0] / activity.width, size[1] / activity.height] * 2)
+        fit = np.array([view.shape[1] / activity.width, view.shape[0] / activity.height] * 2)
         boxes = np.array([[g.x0, g.y0, g.x1, g.y1] for g in activity.glimpses]).reshape(-1, 4) * fit
         view = _glimpses(view, boxes, weights)
-    if view.shape[0] < height:  # a panorama: as wide as allowed, the rest stays empty
-        spare = height - view.shape[0]
-        view = np.pad(view, ((spare // 2, spare - spare // 2), (0, 0), (0, 0)))
+    view = filled(view, height)
     if event is not None:
         _announce(view, event)
     return np.hstack([view, _panel(height, activity, weights, warmup)])
@@ -149,8 +145,8 @@ def _tag(
     x = _free(x, wide, view.shape[1], [a for a, b in others if abs(b - y) < size])
     cv2.rectangle(view, (x, y), (x + wide, y + size), colour, -1)
     base = y + round(16 * unit)
-    _text(view, name, x + size // 2, base, 12 * unit, _BACK, align=0.5, bold=True)
-    _text(view, share, x + wide - round(6 * unit), base, 9.5 * unit, _BACK, align=1.0)
+    put_text(view, name, x + size // 2, base, 12 * unit, BACK, align=0.5, bold=True)
+    put_text(view, share, x + wide - round(6 * unit), base, 9.5 * unit, BACK, align=1.0)
     return x, y
 
 
@@ -168,19 +164,19 @@ def _announce(view: Canvas, event: ActivityEvent) -> None:
     narrow = width < 400 * unit  # a portrait: score below the label, not beside it
     top = max(height - round((76 if narrow else 54) * unit), 0)
     band = view[top:]
-    cv2.addWeighted(band, 0.2, np.full_like(band, _BACK), 0.8, 0, dst=band)
+    cv2.addWeighted(band, 0.2, np.full_like(band, BACK), 0.8, 0, dst=band)
     onset = event.kind == "onset"
     colour = _BEGAN if onset else _ENDED
     cv2.rectangle(view, (0, top), (round(8 * unit), height), colour, -1)
     left, room = round(24 * unit), width - round(40 * unit)
     note = f"{'began' if onset else 'ended'}   {100 * event.score:.0f} %"
     if narrow:
-        _text(view, note, left, top + round(62 * unit), 13 * unit, colour, room=room)
+        put_text(view, note, left, top + round(62 * unit), 13 * unit, colour, room=room)
     else:
-        _text(view, note, width - left, top + round(35 * unit), 15 * unit, colour, align=1.0)
+        put_text(view, note, width - left, top + round(35 * unit), 15 * unit, colour, align=1.0)
         room -= round(160 * unit)
     base = top + round((32 if narrow else 35) * unit)
-    _text(view, event.label, left, base, 20 * unit, _TEXT, room=room, bold=True)
+    put_text(view, event.label, left, base, 20 * unit, TEXT, room=room, bold=True)
 
 
 def _panel(
@@ -189,11 +185,7 @@ def _panel(
     weights: NDArray[np.float64] | None,
     warmup: tuple[int, int] | None,
 ) -> Canvas:
-    u = height / _PANEL_H * _FINE
-    width = round(_PANEL_W * height / _PANEL_H) // 2 * 2
-    panel: Canvas = np.empty((height * _FINE, width * _FINE, 3), np.uint8)
-    panel[:] = _BACK
-    x0, x1 = round(24 * u), width * _FINE - round(24 * u)
+    panel, x0, x1, u = new_panel(height)
     if activity is None or weights is None:
         _waiting(panel, warmup, x0, x1, u)
     else:
@@ -202,97 +194,60 @@ def _panel(
         _workers(panel, weights, x0, x1, max(y + 18 * u, 340 * u - 22 * u * (len(weights) - 3)), u)
         seconds = (activity.window_end_ns - activity.window_start_ns) / NS
         times = f"{seconds:.1f} s window   inference {1e3 * activity.inference_s:.0f} ms"
-        _text(panel, activity.model_id, x0, round(448 * u), 9.5 * u, _MUTED, room=x1 - x0)
-        _text(panel, times, x0, round(465 * u), 9.5 * u, _MUTED)
-    return np.asarray(cv2.resize(panel, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+        put_text(panel, activity.model_id, x0, round(448 * u), 9.5 * u, MUTED, room=x1 - x0)
+        put_text(panel, times, x0, round(465 * u), 9.5 * u, MUTED)
+    return finished(panel, height)
 
 
 def _waiting(panel: Canvas, warmup: tuple[int, int] | None, x0: int, x1: int, u: float) -> None:
-    _text(panel, "warming up" if warmup else "no result yet", x0, round(58 * u), 20 * u, _MUTED)
+    put_text(panel, "warming up" if warmup else "no result yet", x0, round(58 * u), 20 * u, MUTED)
     if warmup is None:
         return
     n, T = warmup
     step = (x1 - x0) / T
     for t in range(T):
         a, b = round(x0 + t * step), round(x0 + (t + 1) * step - 4 * u)
-        _bar(panel, a, b, round(78 * u), round(8 * u), _ACCENT if t < n else _TRACK)
-    _text(panel, f"{n} of {T} frames", x0, round(110 * u), 11 * u, _MUTED)
+        bar(panel, a, b, round(78 * u), round(8 * u), ACCENT if t < n else TRACK)
+    put_text(panel, f"{n} of {T} frames", x0, round(110 * u), 11 * u, MUTED)
 
 
 def _banner(panel: Canvas, activity: Activity, x0: int, x1: int, u: float) -> None:
     unsure = activity.status != "ok"
-    colour = _WARN if unsure else _TEXT
+    colour = WARN if unsure else TEXT
     text = "unknown" if activity.status == "unknown" else activity.label
-    _text(panel, text, x0, round(58 * u), 25 * u, colour, room=x1 - x0, bold=True)
+    put_text(panel, text, x0, round(58 * u), 25 * u, colour, room=x1 - x0, bold=True)
     note = f"perhaps {activity.label}" if activity.status == "unknown" else activity.status
     percent = f"{100 * activity.score:.0f} %"
     if unsure:
         percent += f"   {note}"
-    _text(panel, percent, x0, round(86 * u), 14 * u, _WARN if unsure else _ACCENT, room=x1 - x0)
-    cv2.line(panel, (x0, round(106 * u)), (x1, round(106 * u)), _LINE, max(1, round(u)))
+    put_text(panel, percent, x0, round(86 * u), 14 * u, WARN if unsure else ACCENT, room=x1 - x0)
+    cv2.line(panel, (x0, round(106 * u)), (x1, round(106 * u)), LINE, max(1, round(u)))
 
 
 def _bars(panel: Canvas, activity: Activity, x0: int, x1: int, y: float, u: float) -> float:
     for rank, (label, _, score) in enumerate(activity.top_k[:5]):
         first = rank == 0
-        _text(panel, f"{100 * score:.0f} %", x1, round(y), 11 * u, _TEXT if first else _MUTED, align=1.0)
-        _text(panel, label, x0, round(y), 11 * u, _TEXT if first else _MUTED, room=round(x1 - x0 - 60 * u))
+        put_text(panel, f"{100 * score:.0f} %", x1, round(y), 11 * u, TEXT if first else MUTED, align=1.0)
+        put_text(panel, label, x0, round(y), 11 * u, TEXT if first else MUTED, room=round(x1 - x0 - 60 * u))
         top, thick = round(y + 7 * u), round(7 * u)
-        _bar(panel, x0, x1, top, thick, _TRACK)
+        bar(panel, x0, x1, top, thick, TRACK)
         end = x0 + round((x1 - x0) * min(max(score, 0.0), 1.0))
         if end - x0 >= thick:
-            _bar(panel, x0, end, top, thick, _ACCENT if first else _OTHER)
+            bar(panel, x0, end, top, thick, ACCENT if first else OTHER)
         y += 38 * u
     return y
 
 
 def _workers(panel: Canvas, weights: NDArray[np.float64], x0: int, x1: int, y: float, u: float) -> None:
-    _text(panel, "what each worker looks at", x0, round(y), 9.5 * u, _MUTED, room=x1 - x0)
+    put_text(panel, "what each worker looks at", x0, round(y), 9.5 * u, MUTED, room=x1 - x0)
     left, thick = x0 + round(26 * u), round(12 * u)
     for c, row in enumerate(weights):
         top = round(y + (14 + 22 * c) * u)
-        _text(panel, str(c + 1), x0, top + round(11 * u), 11 * u, _TEXT)
+        put_text(panel, str(c + 1), x0, top + round(11 * u), 11 * u, TEXT)
         edges = left + np.concatenate([[0], np.cumsum(row)]) / max(row.sum(), 1e-9) * (x1 - left)
         for g in range(len(row)):
             a, b = round(edges[g]), round(edges[g + 1])
             if b > a:
                 cv2.rectangle(panel, (a, top), (b - 1, top + thick), glimpse_colour(g), -1)
         for edge in edges[1:-1]:
-            cv2.line(panel, (round(edge), top), (round(edge), top + thick), _BACK, max(1, round(1.5 * u)))
-
-
-def _bar(panel: Canvas, x0: int, x1: int, y: int, thick: int, colour: Colour) -> None:
-    """Draw a bar with round ends."""
-    r = thick // 2
-    cv2.line(panel, (x0 + r, y + r), (max(x1 - r, x0 + r), y + r), colour, thick, cv2.LINE_AA)
-
-
-def _text(
-    canvas: Canvas,
-    text: str,
-    x: int,
-    y: int,
-    pixels: float,
-    colour: Colour,
-    *,
-    align: float = 0.0,
-    room: int | None = None,
-    bold: bool = False,
-) -> None:
-    """Write text with its baseline at y, capitals `pixels` high; what exceeds `room` is made smaller, then cut."""
-    # Hershey fonts know ASCII only.
-    text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode() or "?"
-    thick = max(1, round(pixels / (9 if bold else 14)))
-    scale = pixels / 22.0  # Hershey capitals are 22 units tall
-    width = _width(text, scale, thick)
-    if room is not None and width > room:
-        shrink = max(room / width, 0.7)
-        scale, thick = scale * shrink, max(1, round(thick * shrink))
-        while len(text) > 4 and _width(text, scale, thick) > room:
-            text = text[:-4] + "..."
-        width = _width(text, scale, thick)
-    cv2.putText(canvas, text, (round(x - align * width), y), _FONT, scale, colour, thick, cv2.LINE_AA)
-
-
-def _width(text: str, scale: float, thick: int) -> Any:
-    return cv2.getTextSize(text, _FONT, scale, thick)[0][0]
+            cv2.line(panel, (round(edge), top), (round(edge), top + thick), BACK, max(1, round(1.5 * u)))

@@ -161,6 +161,39 @@ class OpaqueFunction(Action):
         return list(self.call(context) or [])
 
 
+class AnyLaunchDescriptionSource:
+    def __init__(self, launch_file_path: Any) -> None:
+        self.path = launch_file_path
+
+
+class IncludeLaunchDescription(Action):
+    """Notes what would be included, and with which launch configurations."""
+
+    def __init__(
+        self, launch_description_source: AnyLaunchDescriptionSource, *, launch_arguments: Any = ()
+    ) -> None:
+        self.source, self.arguments = launch_description_source, launch_arguments
+
+    def execute(self, context: Context) -> list[Action]:
+        given = {text(context, name): text(context, value) for name, value in self.arguments}
+        context.included.append((text(context, self.source.path), {**context.launch_configurations, **given}))
+        return []
+
+
+class GroupAction(Action):
+    def __init__(self, actions: list[Action], *, scoped: bool = True, forwarding: bool = True) -> None:
+        self.actions, self.scoped, self.forwarding = actions, scoped, forwarding
+
+    def execute(self, context: Context) -> list[Action]:
+        assert self.scoped, "what is declared inside would reach everything after it"
+        kept = context.launch_configurations
+        context.launch_configurations = dict(kept) if self.forwarding else {}
+        for action in self.actions:
+            assert not action.execute(context), "the stub includes no actions"
+        context.launch_configurations = kept
+        return []
+
+
 class Shutdown(Action):
     def __init__(self, *, reason: str = "reason not given") -> None:
         self.reason = reason
@@ -300,6 +333,7 @@ class Context:
         self.launch_configurations = dict(arguments)
         self.processes: list[Process] = []
         self.handlers: list[OnProcessExit] = []
+        self.included: list[tuple[str, dict[str, str]]] = []
         self.is_shutdown, self.reason = False, ""
         self.logged: list[str] = []
 
@@ -307,11 +341,13 @@ class Context:
 MODULES: dict[str, tuple[Any, ...]] = {
     "launch": (LaunchDescription,),
     "launch.actions": (
-        DeclareLaunchArgument, EmitEvent, ExecuteProcess, LogInfo, OpaqueFunction, RegisterEventHandler, Shutdown,
+        DeclareLaunchArgument, EmitEvent, ExecuteProcess, GroupAction, IncludeLaunchDescription, LogInfo,
+        OpaqueFunction, RegisterEventHandler, Shutdown,
     ),
     "launch.event_handlers": (OnProcessExit,),
     "launch.events": (matches_action,),
     "launch.events.process": (ShutdownProcess,),
+    "launch.launch_description_sources": (AnyLaunchDescriptionSource,),
     "launch.substitutions": (
         EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution, TextSubstitution,
     ),

@@ -99,7 +99,6 @@ def test_yolo_is_read_by_the_name_of_the_class_and_without_one_by_its_number() -
     [
         ("", BODY, people_topics.NO_ID),
         ("x" * 129, BODY, people_topics.LONG_ID),
-        ("first", BODY, people_topics.SAME_ID),
         ("1", (math.nan, 1, 1, 1), people_topics.BAD_BOX),
         ("1", (1, 1, math.inf, 1), people_topics.BAD_BOX),
         ("1", (1, 1, 1, -5), people_topics.BAD_BOX),

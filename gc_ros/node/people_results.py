@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the node publishes about the people of one camera: each one's newest result, events, gestures, and pictures.
+
+A message holds everybody who is there and has had a full window, so that the newest says it all. What shows the people
+(overlay, annotations, markers) takes the place of what shows the picture, while somebody is there.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode
+
+from gc_ros.media.people_topics import Bodies
+from gc_ros.node import ros_messages
+from gc_ros.node.diagnostics import Latencies
+from gc_ros.node.results import Results
+from gc_ros.node.ros_messages import gc_msg
+from gc_ros.recognition.people import PersonActivity
+from gc_ros.recognition.smoothing import ActivityEvent
+from gc_ros.stamps import NS
+
+# Labels that mean a gesture of REP-155 under another name than its own.
+_GESTURES = {"WAVE": "WAVING", "HAND_WAVING": "WAVING"}
+
+
+@dataclass(frozen=True)
+class Present:
+    """Who is there: ids with a place, those of them whose window is not full, and ids for whom there is no place."""
+
+    ids: Sequence[str] = ()
+    warming_up: Sequence[str] = ()
+    left_out: Sequence[str] = ()
+
+
+class PeopleResults:
+    """Publishers of the people of one camera; results: those of its picture, which own what shows them.
+
+    gestures: whether ids are bodies of REP-155. present: who is there now.
+    """
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        prefix: str,
+        results: Results,
+        setting: Callable[[str], Any],
+        present: Callable[[], Present],
+        gestures: bool,
+    ) -> None:
+        self._node, self._results, self._setting, self._present = node, results, setting, present
+        self._publisher = node.create_publisher(gc_msg.PersonActivities, f"~/{prefix}people", 10)
+        self._gesture_type: Any = _gesture_type() if gestures else None
+        self._gestures: dict[str, Any] = {}  # publishers by body
+        self._newest: dict[str, PersonActivity] = {}
+        self._on: dict[str, ActivityEvent] = {}  # the onset of what each is doing
+        self._told: list[str] = []  # who was in the last message
+        self.latencies = Latencies()
+        self._lock = threading.RLock()  # results come from the inference thread, goings from the executor's
+
+    def destroy(self) -> None:
+        """Remove the publishers from the graph."""
+        for publisher in (self._publisher, *self._gestures.values()):
+            self._node.destroy_publisher(publisher)
+        self._gestures.clear()
+
+    def forget(self) -> None:
+        """Drop all results; the next message holds what comes after."""
+        with self._lock:
+            self._newest.clear()
+            self._on.clear()
+            self._told.clear()
+
+    def publish(self, results: Sequence[PersonActivity]) -> None:
+        """New results of one or more people, from one engine call."""
+        with self._lock, self._results.guarded():
+            for result in results:
+                self._newest[result.person_id] = result
+                self.publish_events(result.person_id, result.activity.events, result.activity.stamp_ns)
+            self._publish(max(results, key=lambda result: result.activity.stamp_ns))
+            now_ns = int(self._node.get_clock().now().nanoseconds)
+            for result in results:
+                self._publish_gesture(result)
+                age_s = (now_ns - result.activity.stamp_ns) / NS if now_ns else math.nan
+                self.latencies.add(age=age_s, inference=result.activity.inference_s)
+
+    def publish_events(
+        self, who: str, events: Sequence[ActivityEvent], decided_ns: int | None = None
+    ) -> None:
+        """Onsets and offsets of a person. decided_ns: stamp of the frame that decided them; None: each event's own."""
+        with self._lock:
+            for event in events:
+                if event.kind == "onset":
+                    self._on[who] = event
+                else:
+                    self._on.pop(who, None)
+            self._results.publish_events(events, decided_ns, who)
+
+    def settle(self) -> None:
+        """Somebody may have come or gone: say so at once where it changes who is told of."""
+        with self._lock, self._results.guarded():
+            here = set(self._present().ids)
+            if any(who not in here for who in self._told) and self._newest:
+                self._publish(max(self._newest.values(), key=lambda result: result.activity.stamp_ns))
+
+    def _publish(self, newest: PersonActivity) -> None:
+        present = self._present()
+        for who in set(self._newest) - set(present.ids):
+            del self._newest[who]
+            self._on.pop(who, None)
+        people = [self._newest[who] for who in sorted(self._newest)]
+        now_ns = int(self._node.get_clock().now().nanoseconds)
+        max_age_s = self._setting("max_age_s")
+        told = []
+        for person in people:
+            age_s = (now_ns - person.activity.stamp_ns) / NS if now_ns else math.nan
+            late = bool(max_age_s) and age_s > max_age_s
+            on = self._on.get(person.person_id)
+            told.append(
+                ros_messages.to_person(
+                    person.person_id, person.box, person.activity, on, late=late, age_s=age_s
+                )
+            )
+        self._told = [person.person_id for person in people]
+        activity = newest.activity
+        message = gc_msg.PersonActivities(
+            header=ros_messages.to_header(activity.stamp_ns, self._results.frame_id),
+            image_width=activity.width,
+            image_height=activity.height,
+            people=told,
+            warming_up=sorted(present.warming_up),
+            left_out=sorted(present.left_out),
+            model_id=activity.model_id,
+        )
+        self._publisher.publish(message)
+        self._results.show_people(people, activity)
+
+    def _publish_gesture(self, result: PersonActivity) -> None:
+        number = gesture_of(self._gesture_type, result.activity.spoken)
+        if number is None:
+            return
+        body = result.person_id
+        for gone in set(self._gestures) - set(self._newest) - {body}:
+            self._node.destroy_publisher(self._gestures.pop(gone))
+        if body not in self._gestures:
+            topic = Bodies.gesture_topic(body)
+            self._gestures[body] = self._node.create_publisher(self._gesture_type, topic, 10)
+        header = ros_messages.to_header(result.activity.stamp_ns, self._results.frame_id)
+        self._gestures[body].publish(self._gesture_type(header=header, gesture=number))
+
+
+def _gesture_type() -> Any:
+    """The message class hri_msgs/Gesture, or None where its package is missing."""
+    try:
+        return ros_messages.message_class(Bodies.GESTURE_TYPE)
+    except (ImportError, AttributeError):
+        return None
+
+
+def gesture_of(gesture_type: Any, label: str) -> int | None:
+    """The constant of hri_msgs/Gesture that a label names, in any usual spelling; None where it names none."""
+    name = label.strip().upper().replace(" ", "_").replace("-", "_")
+    number = getattr(gesture_type, _GESTURES.get(name, name), None)
+    return number if isinstance(number, int) and name != "OTHER" else None
