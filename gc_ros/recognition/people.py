@@ -26,7 +26,7 @@ from gc_ros.media.images import Picture
 from gc_ros.recognition.activity import Activity
 from gc_ros.recognition.intake import Signature, Window, signature_of
 from gc_ros.recognition.recognizer import Recognizer
-from gc_ros.recognition.region import MARGIN, Person, PersonPicture, misplaced, square
+from gc_ros.recognition.region import MARGIN, Person, PersonPicture, hidden, misplaced, square
 from gc_ros.recognition.sampler import EveryFrame, Sampler
 from gc_ros.recognition.seats import Seats
 from gc_ros.recognition.smoothing import ActivityEvent, Smoothing
@@ -274,6 +274,8 @@ class People:
             self._left_out["detections too old"] += 1
         for name, place in list(places.items()):
             why = misplaced(place.box, frame.picture.width, frame.picture.height, self.margin)
+            if not why and place.held and hidden(place.box, (p.box for p in places.values() if not p.held)):
+                why = "hidden behind somebody"
             if why:
                 self._left_out[why] += 1
                 del places[name]

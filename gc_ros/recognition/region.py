@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,8 @@ from trt_build.bundle import Preprocess
 from trt_build.preprocess import Area, model_input
 
 MARGIN = 0.15  # on each side, as a share of the longer side of the box
-SMOOTHING_S = 0.1  # time constant by which boxes follow the detector
+SMOOTHING_S = 0.2  # time constant by which the size of a box follows the detector
+HIDDEN = 0.25  # share of a box that somebody else covers
 LARGEST = 2.0  # side of a square, as a multiple of the image's longer side
 
 
@@ -36,10 +38,17 @@ def _whole(value: float) -> int:
 
 
 def smooth(before: Box, found: Box, seconds: float, tau_s: float = SMOOTHING_S) -> Box:
-    """The smoothed box after a detection: exponential over time. before: the smoothed box `seconds` ago."""
-    if tau_s <= 0:
-        return found
-    return between(before, found, 1 - math.exp(-max(seconds, 0.0) / tau_s))
+    """A detected box with its size smoothed over time. before: the smoothed box `seconds` ago.
+
+    The centre is the detection's: a smoothed one would lag behind who walks. Sizes jitter more, and a person does not
+    grow.
+    """
+    weight = 1 - math.exp(-max(seconds, 0.0) / tau_s) if tau_s > 0 else 1.0
+    middle = (found.x_min + found.x_max) / 2, (found.y_min + found.y_max) / 2
+    old = before.x_max - before.x_min, before.y_max - before.y_min
+    new = found.x_max - found.x_min, found.y_max - found.y_min
+    w, h = (a + weight * (b - a) for a, b in zip(old, new, strict=True))
+    return Box(middle[0] - w / 2, middle[1] - h / 2, middle[0] + w / 2, middle[1] + h / 2)
 
 
 def between(a: Box, b: Box, share: float) -> Box:
@@ -58,6 +67,16 @@ def overlap(a: Box, b: Box) -> float:
         return 0.0
     shared = width * height
     return shared / (area(a) + area(b) - shared)
+
+
+def hidden(box: Box, others: Iterable[Box]) -> bool:
+    """Whether one of the others covers a good part of the box."""
+    for other in others:
+        width = min(box.x_max, other.x_max) - max(box.x_min, other.x_min)
+        height = min(box.y_max, other.y_max) - max(box.y_min, other.y_min)
+        if width > 0 and height > 0 and width * height >= HIDDEN * area(box):
+            return True
+    return False
 
 
 def area(box: Box) -> float:

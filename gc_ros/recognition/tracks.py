@@ -7,6 +7,7 @@ same whether the others have come already, as in a file, or not, as on a robot.
 
 A tracker may give the id of one person to another. Where that shows in the boxes, a new stretch begins, and whoever
 keeps something of the person forgets it. It shows where a box jumps, or takes the place that somebody else had.
+Where two people of one size stand in one place while their ids change, nothing shows.
 """
 
 from __future__ import annotations
@@ -21,16 +22,21 @@ from gc_ros.recognition.region import SMOOTHING_S, area, between, overlap, smoot
 from gc_ros.stamps import NS
 
 JUMP = 1.0  # box sizes between two detections that do not overlap: nobody moves that far
+GROWTH = 16.0  # of the area between two detections
 SAME = 0.5  # overlap from which on a box is in the place of another
 MOST_IN_MESSAGE, MOST_IDS, _MOST_KEPT = 100, 1000, 256
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a person is. stretch: changes where the id may stand for somebody else from now on."""
+    """Where a person is. stretch: changes where the id may stand for somebody else from now on.
+
+    held: the person was not found in the message that answers for this stamp; the box is an earlier one.
+    """
 
     box: Box
     stretch: int
+    held: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,11 +84,14 @@ class Tracks:
         self._stamps.append(found.stamp_ns)
         people = self._usable(found.people)
         before = {name: kept[-1] for name, kept in self._sightings.items()}
+        exchanged = _exchanged(
+            {n: s.found for n, s in before.items() if found.stamp_ns - s.stamp_ns <= self._timeout}, people
+        )
         for name, box in people.items():
             if name not in before and len(self._sightings) >= MOST_IDS:
                 self.left_out["too many ids"] += 1
                 continue
-            self._see(name, box, found.stamp_ns, before, people)
+            self._see(name, box, found.stamp_ns, name in exchanged)
 
     def _usable(self, people: tuple[Detection, ...]) -> dict[str, Box]:
         """The boxes by id. Nobody knows which of two boxes of one id is the person's, so neither is used."""
@@ -95,39 +104,15 @@ class Tracks:
             once = sorted(once, key=lambda person: (-area(person.box), person.id))[:MOST_IN_MESSAGE]
         return {person.id: person.box for person in once}
 
-    def _see(
-        self, name: str, box: Box, stamp_ns: int, before: dict[str, _Sighting], people: dict[str, Box]
-    ) -> None:
+    def _see(self, name: str, box: Box, stamp_ns: int, exchanged: bool) -> None:
         kept = self._sightings.setdefault(name, deque(maxlen=_MOST_KEPT))
         last = kept[-1] if kept else None
-        if (
-            last is None
-            or stamp_ns - last.stamp_ns > self._timeout
-            or _jumped(last.found, box)
-            or self._taken_over(name, box, stamp_ns, before, people)
-        ):
+        if last is None or exchanged or stamp_ns - last.stamp_ns > self._timeout or _jumped(last.found, box):
             self._stretches += 1
             kept.append(_Sighting(stamp_ns, box, box, self._stretches))
             return
         smoothed = smooth(last.smoothed, box, (stamp_ns - last.stamp_ns) / NS, self._smoothing_s)
         kept.append(_Sighting(stamp_ns, box, smoothed, last.stretch))
-
-    def _taken_over(
-        self, name: str, box: Box, stamp_ns: int, before: dict[str, _Sighting], people: dict[str, Box]
-    ) -> bool:
-        """Whether the box lies where somebody else was, who is not there any longer, rather than where its own was."""
-        own = overlap(before[name].found, box)
-        if own >= SAME:
-            return False
-        for other, last in before.items():
-            if other == name or stamp_ns - last.stamp_ns > self._timeout:
-                continue
-            shared = overlap(last.found, box)
-            if shared >= SAME and shared > own:
-                now = people.get(other)
-                if now is None or overlap(last.found, now) < shared:
-                    return True
-        return False
 
     def at(self, stamp_ns: int) -> dict[str, Place]:
         """Everybody who is known to be somewhere at this stamp."""
@@ -152,7 +137,7 @@ class Tracks:
         if not near:
             return None
         nearest = min(near, key=lambda s: abs(t - s.stamp_ns))
-        return Place(nearest.smoothed, nearest.stretch)
+        return Place(nearest.smoothed, nearest.stretch, held=b is None)
 
     def _closing(self, stamp_ns: int) -> int | None:
         """Stamp of the first message at or after a stamp."""
@@ -168,8 +153,29 @@ class Tracks:
                 del self._sightings[name]
 
 
+def _exchanged(before: dict[str, Box], people: dict[str, Box]) -> set[str]:
+    """Whose ids may have been exchanged: who lies where somebody else was rather than where they were themselves,
+    and whose place that was, unless the other is still there.
+    """
+    found: set[str] = set()
+    for name, box in people.items():
+        own = overlap(before[name], box) if name in before else 1.0
+        if own >= SAME:
+            continue
+        for other, place in before.items():
+            shared = overlap(place, box) if other != name else 0.0
+            if shared < SAME or shared <= own:
+                continue
+            now = people.get(other)
+            if now is None or overlap(place, now) < shared:
+                found |= {name, other}
+    return found
+
+
 def _jumped(a: Box, b: Box) -> bool:
-    """Whether nobody can have moved from a to b between two detections."""
+    """Whether nobody can have moved from a to b, or grown, between two detections."""
+    if max(area(a), area(b)) > GROWTH * min(area(a), area(b)):
+        return True
     if overlap(a, b) > 0:
         return False
     size = max(a.x_max - a.x_min, a.y_max - a.y_min, b.x_max - b.x_min, b.y_max - b.y_min)

@@ -114,10 +114,12 @@ def test_overlap_is_symmetrical_and_one_with_itself(a: Box, b: Box) -> None:
     assert overlap(a, a) == pytest.approx(1)
 
 
-def test_smoothing_follows_by_time_and_not_by_the_number_of_detections() -> None:
-    start, end = Box(0, 0, 10, 20), Box(100, 0, 110, 20)
+def test_smoothing_goes_by_time_and_keeps_up_with_who_walks() -> None:
+    start, end = Box(0, 0, 10, 20), Box(100, 0, 130, 40)
     once = smooth(start, end, 0.2)
     twice = smooth(smooth(start, end, 0.1), end, 0.1)
-    assert once.x_min == pytest.approx(twice.x_min)
+    assert once.x_min == pytest.approx(twice.x_min) and once.y_max == pytest.approx(twice.y_max)
+    assert (once.x_min + once.x_max) / 2 == pytest.approx(115)
+    assert 10 < once.x_max - once.x_min < 30 and 20 < once.y_max - once.y_min < 40
     assert smooth(start, end, 0.2, tau_s=0) == end
     assert between(start, end, 0) == start and between(start, end, 1) == end
