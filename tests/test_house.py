@@ -35,7 +35,7 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"media"}),
         frozenset({"recognition"}),
         frozenset({"evaluation", "node"}),
-        frozenset({"cli", "security"}),
+        frozenset({"cli", "commands", "security"}),
     ),
     "gc_model": (
         frozenset({"torchvision_guard"}),

@@ -93,7 +93,7 @@ class People:
     """The people in front of one camera.
 
     slots: rows of the engine's batch, one for each person at most. name: the camera's, part of the keys of
-    `recognizers`, by which a `Batch` runs them. max_age_s: how long the last box of a person still counts, and a frame
+    `recognizers`, which a `Batch` runs. max_age_s: how long the last box of a person still counts, and a frame
     waits for detections. margin: see `square`. timeout_s: after which who is not detected any more gives up the slot.
     at_once: for files, takes the work of each frame before the next one is looked at; none is returned then.
     The others are those of `Recognizer`.
@@ -131,7 +131,6 @@ class People:
         self._sampler = Sampler(bundle.info.rate_hz, max_frame_gap_s)
         # Chosen frames lie up to a sampling period and a camera period apart without anybody being gone.
         gap_s = max(self._sampler.max_frame_gap_s, 2 / bundle.info.rate_hz)
-        #: By key, for a `Batch`.
         self.recognizers = {
             f"{name}#{slot}": Recognizer(
                 bundle,
@@ -159,8 +158,6 @@ class People:
         self._dropped: Counter[str] = Counter()
         self._left_out: Counter[str] = Counter()
 
-    # -- what comes in ---------------------------------------------------------------------------------------
-
     def detections(self, found: Detections) -> list[PersonWork]:
         """Take the boxes of one picture; return the work of the frames that waited for them. Never raises."""
         with self._lock:
@@ -184,11 +181,7 @@ class People:
                 return []
             signature = signature_of(picture, encoding)
             if self._signature not in (None, signature):
-                same_size = self._signature is not None and self._signature[:2] == signature[:2]
-                self._break("encoding change" if same_size else "size change")
-                self._sampler.reset()
-                if not same_size:
-                    self._tracks.clear()
+                self._change(signature)
             self._signature = signature
             decision = self._sampler.decide(stamp_ns)
             if decision.drop:
@@ -220,12 +213,18 @@ class People:
             self._signature = self._newest_ns = None
             return self._seats.take_events()
 
-    # -- frames ----------------------------------------------------------------------------------------------
-
     def _break(self, reason: str) -> None:
         """The stream broke: what waits is void, and everybody begins again."""
         self._frames.clear()
         self._seats.clear(reason)
+
+    def _change(self, signature: Signature) -> None:
+        """The images changed: boxes of another size say nothing about them."""
+        same_size = self._signature is not None and self._signature[:2] == signature[:2]
+        self._break("encoding change" if same_size else "size change")
+        self._sampler.reset()
+        if not same_size:
+            self._tracks.clear()
 
     def _release(self, everything: bool = False) -> list[PersonWork]:
         """Process the frames, oldest first, whose boxes are known or will not come in time."""
@@ -281,8 +280,6 @@ class People:
                 del places[name]
         return places
 
-    # -- what is known ---------------------------------------------------------------------------------------
-
     def take_events(self) -> list[tuple[str, ActivityEvent]]:
         """(person, event) of everything that ended because somebody left or a window began again.
 
@@ -301,6 +298,12 @@ class People:
         """Who has a slot, and the `warmup` of each."""
         with self._lock:
             return {name: seat.recognizer.warmup for name, seat in self._seats.taken.items()}
+
+    def boxes(self, stamp_ns: int) -> dict[str, Box]:
+        """Where everybody who has a slot is at a stamp, as far as that is known by now."""
+        with self._lock:
+            places = self._tracks.at(stamp_ns)
+            return {name: places[name].box for name in self._seats.taken if name in places}
 
     @property
     def without_slot(self) -> tuple[str, ...]:

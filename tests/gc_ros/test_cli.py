@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from gc_ros import cli
+from gc_ros import cli, commands
 from gc_ros.media.video import read_video
 from tests.videos import flat, truncated, write_clip
 from trt_build.bundle import LoadedBundle
@@ -122,7 +122,7 @@ def test_a_window_without_a_desktop_is_one_line(
     def imshow(*_: object) -> None:
         raise cv2.error("not implemented")
 
-    monkeypatch.setattr(cli.cv2, "imshow", imshow)
+    monkeypatch.setattr(commands.cv2, "imshow", imshow)
     fails("video", clip, "-b", colours.path, "--show", words=("--out",))
 
 
