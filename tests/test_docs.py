@@ -34,13 +34,16 @@ def sentences(path: Path, functions: set[str]) -> list[str]:
     return [text.split(";")[0].strip(" ,:") for text in found if len(text) > 8]
 
 
-CONDITIONS = {"_conditions", "_silence", "_images", "_stamps", "_results", "judge_engine"}
+CONDITIONS = {"_conditions", "_silence", "_images", "_stamps", "_results", "_refusals", "judge_engine"}
 
 
 def test_every_diagnostic_sentence_has_its_row_in_troubleshooting() -> None:
     table = (ROOT / "docs" / "node.md").read_text().split("## Troubleshooting")[1]
     diagnostics = sentences(ROOT / "gc_ros" / "node" / "diagnostics.py", CONDITIONS)
     assert len(diagnostics) >= 19
+    of_people = sentences(ROOT / "gc_ros" / "node" / "people_diagnostics.py", CONDITIONS)
+    assert len(of_people) >= 10
+    diagnostics += of_people
     running = {"running at"}  # nothing to do
     for text in set(diagnostics) - running:
         assert text in table, text
@@ -49,7 +52,7 @@ def test_every_diagnostic_sentence_has_its_row_in_troubleshooting() -> None:
 def test_every_topic_and_service_of_the_policy_is_documented() -> None:
     text = (ROOT / "docs" / "node.md").read_text()
     of_ros = ("/rosout", "/parameter_events", "/clock", "transition_event")
-    for name in names().publish:
+    for name in names(people="detections").publish:
         if not name.endswith(of_ros):
             assert f"`{name.replace('/activity_recognition/', '~/')}`" in text, name
     for service in ("~/enable", "~/reset", "~/change_state"):

@@ -168,6 +168,7 @@ class Predictions:
             frames_dropped=a.frames_dropped + refused,
             windows_skipped=a.windows_skipped,
             model_id=a.model_id,
+            scene=False,
         )
         self._write(f"{NODE}/activity", ACTIVITY, message, log_ns)
         self._write(f"{NODE}/annotations", ANNOTATIONS, self._annotations(a), log_ns)
@@ -217,6 +218,7 @@ class Predictions:
             score=event.score,
             stamp=self._time(event.stamp_ns),
             model_id=self._info.model_id,
+            person_id="",
         )
         self._write(f"{NODE}/events", EVENT, message, log_ns)
 

@@ -154,7 +154,8 @@ def from_messages(
     messages: Sequence[Message], end_ns: int, log_clock: bool, stamp_at: Callable[[int], int]
 ) -> list[Span]:
     """Spans from a label topic: std_msgs/String, a label until the next message (empty: idle); or messages with
-    `label` and, as our ActivityEvent, `kind` 0 for the beginning and 1 for the end.
+    `label` and, as our ActivityEvent, `kind` 0 for the beginning and 1 for the end. Those that say whose it is
+    (`person_id`) are not of the picture and left out.
 
     stamp_at: the images' clock at a time of recording, for messages without a stamp of their own.
     """
@@ -162,6 +163,8 @@ def from_messages(
     current: tuple[int, str] | None = None
     for item in messages:
         message: Any = item.message
+        if getattr(message, "person_id", ""):  # of one person in the picture
+            continue
         label = getattr(message, "label", getattr(message, "data", None))
         if not isinstance(label, str):
             raise DataError(f"{item.topic} is of {item.msgtype} and has no label; use std_msgs/String")

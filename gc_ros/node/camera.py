@@ -27,7 +27,7 @@ from gc_ros.node.diagnostics import (
     judge_camera,
 )
 from gc_ros.node.input import Arrived, Input
-from gc_ros.node.people import CameraPeople
+from gc_ros.node.people import CameraPeople, Jobs
 from gc_ros.node.results import Job, Results
 from gc_ros.recognition.people import People
 from gc_ros.recognition.recognizer import Counters, Recognizer
@@ -40,7 +40,7 @@ _BREAKS_OF_STREAM = ("gap", "backward", "size change", "encoding change")
 class Camera:
     """name: "" for a single camera, else the namespace of its topics (`front` -> front/image, ~/front/activity).
 
-    submit: hands work to the inference thread, by the key of its recogniser: the camera's name, or a person's. setting:
+    submit: hands work to the inference thread, by the keys of its recognisers: the camera's name, or people's. setting:
     the value of a parameter of the node. people: recognises the people one by one, None: nobody does. The recognisers
     must not own a shared engine.
     """
@@ -50,7 +50,7 @@ class Camera:
         node: LifecycleNode,
         name: str,
         recognizer: Recognizer,
-        submit: Callable[[str, Any], None],
+        submit: Callable[[Jobs], None],
         setting: Callable[[str], Any],
         people: People | None = None,
     ) -> None:
@@ -147,11 +147,14 @@ class Camera:
             self._after_reset(stamp_ns)
         self._stamps.append(stamp_ns)
         self._size = picture.width, picture.height
+        jobs: dict[str, Job] = {}
         if window is not None:
             self.results.watch(picture, stamp_ns)  # a result may be about this very frame, and about no other
-            self._submit(self.name, Job(window, decode_s, arrived.began))
+            jobs[self.name] = Job(window, decode_s, arrived.began)
         if self.people is not None:
-            self.people.offer(picture, stamp_ns, encoding, arrived.asked)
+            self.people.offer(picture, stamp_ns, encoding, arrived.asked, jobs)
+        elif jobs:
+            self._submit(jobs)
 
     def _after_reset(self, stamp_ns: int) -> None:
         """The recogniser found a break: say so, and let an activity that was on end."""

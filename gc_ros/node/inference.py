@@ -13,8 +13,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from gc_ros.node.camera import Camera
-from gc_ros.node.people import PersonJob
-from gc_ros.node.results import Job
+from gc_ros.node.people import Jobs, PersonJob
 from gc_ros.recognition.batch import Batch
 from gc_ros.recognition.people import PersonActivity
 from trt_build.engine import Engine
@@ -30,7 +29,7 @@ class InferenceThread:
 
     def __init__(
         self,
-        work: Callable[[Mapping[Hashable, Any]], bool | None],
+        work: Callable[[Mapping[Any, Any]], bool | None],
         failed: Callable[[Exception], None],
         name: str = "inference",
     ) -> None:
@@ -43,11 +42,11 @@ class InferenceThread:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, key: Hashable, item: Any) -> None:
-        """Hand over an item; a waiting one of the same key is forgotten."""
+    def submit(self, items: Mapping[Any, Any]) -> None:
+        """Hand over items by key, which `work` gets in one call; waiting ones of the same keys are forgotten."""
         with self._condition:
             if not self._stopping:
-                self._waiting[key] = item
+                self._waiting.update(items)
                 self._condition.notify()
 
     @property
@@ -110,9 +109,9 @@ class Inference:
         self._stopped = False
         self._thread = InferenceThread(self._infer, self._on_engine_error)
 
-    def submit(self, key: str, job: Job | PersonJob) -> None:
-        """Work of the recogniser of this key, a camera's name or a person's; what still waits of it is overtaken."""
-        self._thread.submit(key, job)
+    def submit(self, jobs: Jobs) -> None:
+        """Work by the keys of its recognisers, cameras' names or people's; what still waits of them is overtaken."""
+        self._thread.submit(jobs)
 
     @property
     def busy_s(self) -> float:
@@ -125,7 +124,7 @@ class Inference:
         self._stopped = True
         return self._thread.stop(timeout_s)
 
-    def _infer(self, jobs: Mapping[Any, Job | PersonJob]) -> bool:
+    def _infer(self, jobs: Jobs) -> bool:
         """One engine call and its results; whether it must be called again at once."""
         for key, job in jobs.items():
             self._batch.add(key, job.window, job)

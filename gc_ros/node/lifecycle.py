@@ -28,8 +28,7 @@ from gc_ros.node.camera import Camera
 from gc_ros.node.diagnostics import EngineFacts, judge_engine
 from gc_ros.node.inference import Inference
 from gc_ros.node.model import Model, OpenEngine
-from gc_ros.node.people import PersonJob
-from gc_ros.node.results import Job
+from gc_ros.node.people import Jobs
 from gc_ros.node.ros_messages import to_diagnostic
 from gc_ros.node.settings import Settings
 from trt_build.engines.open import open_engine
@@ -195,9 +194,9 @@ class ActivityRecognition(LifecycleNode):
 
     # -- inference -------------------------------------------------------------------------------------------
 
-    def _submit(self, key: str, job: Job | PersonJob) -> None:
+    def _submit(self, jobs: Jobs) -> None:
         if self._inference is not None:
-            self._inference.submit(key, job)
+            self._inference.submit(jobs)
 
     @property
     def _failures_in_row(self) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
 
 from gc_ros.node import ros_messages
 from gc_ros.node.camera import Camera
+from gc_ros.node.people import Jobs
 from gc_ros.node.people_input import usable_family
 from gc_ros.node.ros_messages import gc_msg
 from gc_ros.node.settings import Settings
@@ -26,7 +26,7 @@ OpenEngine = Callable[..., Engine]
 class Model:
     """Loads the bundle that the settings name, opens its engine and runs it once.
 
-    submit: hands a camera's work to the inference thread. Raises GlimpseError, or what the engine raises; nothing
+    submit: hands work to the inference thread. Raises GlimpseError, or what the engine raises; nothing
     stays open then.
     """
 
@@ -35,7 +35,7 @@ class Model:
         node: LifecycleNode,
         settings: Settings,
         open_engine: OpenEngine,
-        submit: Callable[[str, Any], None],
+        submit: Callable[[Jobs], None],
     ) -> None:
         self._node, self._settings = node, settings
         self.cameras: list[Camera] = []

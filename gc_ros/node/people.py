@@ -8,7 +8,7 @@ thread beside that of the whole picture.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from gc_ros.node.diagnostics import REFUSED_S, Recent, Status
 from gc_ros.node.people_diagnostics import PeopleFacts, judge_people
 from gc_ros.node.people_input import PeopleInput
 from gc_ros.node.people_results import PeopleResults, Present
-from gc_ros.node.results import Results
+from gc_ros.node.results import Job, Results
 from gc_ros.recognition.intake import Window
 from gc_ros.recognition.people import People, PersonWork
 
@@ -35,11 +35,14 @@ class PersonJob:
     window: Window
 
 
+Jobs = Mapping[str, Job | PersonJob]  # by the keys of the recognisers
+
+
 class CameraPeople:
     """prefix: of the camera's topics, "" or "front/". setting: the value of a parameter of the node.
 
-    results: those of the picture. submit: hands work to the inference thread, by the key of the recogniser. size: width
-    and height of the newest image, None before the first.
+    results: those of the picture. submit: hands work to the inference thread. size: width and height of the newest
+    image, None before the first.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class CameraPeople:
         prefix: str,
         people: People,
         results: Results,
-        submit: Callable[[str, PersonJob], None],
+        submit: Callable[[Jobs], None],
         setting: Callable[[str], Any],
         size: Callable[[], tuple[int, int] | None],
     ) -> None:
@@ -59,6 +62,8 @@ class CameraPeople:
         self.results = PeopleResults(node, prefix, results, setting, self._present, gestures)
         # Frames are released by images and by detections: their work must reach the thread in the same order.
         self._ordered = threading.Lock()
+        self._shown = 0
+        self._held: dict[str, Job] = {}  # the picture's own work, while its people are waited for
         self._lately = {name: Recent(REFUSED_S) for name in ("images", "without", "others")}
         self._before = people.counters()
         self._others_before = 0
@@ -75,7 +80,9 @@ class CameraPeople:
 
     def reset(self, reason: str) -> None:
         """Forget everybody."""
-        events = self.people.reset(reason)
+        with self._ordered:
+            self._held.clear()
+            events = self.people.reset(reason)
         for who, event in events:
             self.results.publish_events(who, [event])
         self.results.forget()
@@ -87,9 +94,12 @@ class CameraPeople:
 
     # -- images and detections -------------------------------------------------------------------------------
 
-    def offer(self, picture: Picture, stamp_ns: int, encoding: str, asked: int) -> None:
-        """Give the recogniser an image. In the executor's thread, or that which decodes."""
+    def offer(
+        self, picture: Picture, stamp_ns: int, encoding: str, asked: int, jobs: Mapping[str, Job]
+    ) -> None:
+        """Give the recognisers an image. In the executor's thread, or that which decodes. jobs: of the picture."""
         with self._ordered:
+            self._held.update(jobs)
             self._hand_over(self.people.offer(picture, stamp_ns, encoding=encoding, asked=asked))
 
     def _take(self, found: Detections) -> None:
@@ -99,8 +109,14 @@ class CameraPeople:
     def _hand_over(self, due: Sequence[PersonWork]) -> None:
         for who, event in self.people.take_events():
             self.results.publish_events(who, [event])
-        for work in due:
-            self._submit(work.key, PersonJob(work.window))
+        shown, self._shown = self._shown, self.people.shown
+        if shown != self._shown or not self.people.present:
+            # In one engine call: apart, the people would wait for the picture's. While somebody is there, it waits.
+            jobs: dict[str, Job | PersonJob] = {work.key: PersonJob(work.window) for work in due}
+            jobs |= self._held
+            self._held.clear()
+            if jobs:
+                self._submit(jobs)
         self.results.settle()
 
     def _present(self) -> Present:

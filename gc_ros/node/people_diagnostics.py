@@ -86,13 +86,13 @@ def _conditions(f: PeopleFacts) -> Iterator[Condition]:
     if not f.present:
         yield OK, "nobody is there"
         return
-    warming = f", {len(f.warming_up)} of them warming up" if f.warming_up else ""
-    yield (
-        OK,
-        f"{len(f.present)} people{warming}"
-        if len(f.present) > 1
-        else f"1 person{warming and ', warming up'}",
-    )
+    yield OK, _count(f)
+
+
+def _count(f: PeopleFacts) -> str:
+    if len(f.present) == 1:
+        return "1 person, warming up" if f.warming_up else "1 person"
+    return f"{len(f.present)} people" + (f", {len(f.warming_up)} of them warming up" if f.warming_up else "")
 
 
 def _silence(f: PeopleFacts) -> Condition:
@@ -107,12 +107,14 @@ def _silence(f: PeopleFacts) -> Condition:
             f"no detections on {f.topic} for {f.silent_s:.1f} s, though {f.publishers} publisher(s) are matched; "
             "does the detector get images, and does it publish when nobody is there?"
         )
+    return WARN, f"no publisher on {f.topic}; {_hint(f)}"
+
+
+def _hint(f: PeopleFacts) -> str:
     if f.elsewhere:
         there = ", ".join(f.elsewhere[:_NAMED])
-        hint = f"there is {there}: remap with -r {f.remap}:={f.elsewhere[0]}"
-    else:
-        hint = "start a detector with a tracker: ros2 launch glimpse_clouds people.launch.py --show-args"
-    return WARN, f"no publisher on {f.topic}; {hint}"
+        return f"there is {there}: remap with -r {f.remap}:={f.elsewhere[0]}"
+    return "start a detector with a tracker: ros2 launch glimpse_clouds people.launch.py --show-args"
 
 
 def _refusals(f: PeopleFacts) -> Iterator[Condition]:

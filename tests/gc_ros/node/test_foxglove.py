@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
+from gc_ros.media.detections import Box
 from gc_ros.node import foxglove
 from gc_ros.node.security import names
 from gc_ros.recognition.activity import Activity
-from gc_ros.recognition.palette import GLIMPSE_COLOURS
+from gc_ros.recognition.palette import GLIMPSE_COLOURS, person_colour
+from gc_ros.recognition.people import PersonActivity
 from gc_ros.recognition.recognizer import Recognizer
 from gc_ros.recognition.smoothing import ActivityEvent
 from tests.toy import number_image
@@ -95,6 +97,29 @@ def test_label_unknown_and_event_are_said_in_words(foxglove_msgs: Any, activity:
     assert texts[3:] == [f"{activity.label}  {activity.score:.0%}", "drink ended  39%"]
     unsure = dataclasses.replace(activity, status="unknown")
     assert foxglove.to_annotations(unsure, "stamp").texts[3].text.startswith("unknown  ")
+
+
+def test_people_are_boxes_with_id_and_label_and_their_glimpses_are_drawn_thinner(
+    foxglove_msgs: Any, activity: Activity
+) -> None:
+    unsure = dataclasses.replace(activity, status="unknown")
+    people = [
+        PersonActivity("7", Box(100, 50, 200, 450), activity),
+        PersonActivity("anna", Box(-20, 2, 90, 300), unsure),
+    ]
+    message = foxglove.to_people_annotations(people, activity, "stamp", 480)
+    assert len(message.points) == 2 * (3 + 1)
+    for number, person in enumerate(people):
+        drawn = message.points[number * 4 + 3]
+        xs, ys = [p.x for p in drawn.points], [p.y for p in drawn.points]
+        assert Box(min(xs), min(ys), max(xs), max(ys)) == person.box
+        c = drawn.outline_color
+        assert tuple(round(255 * v) for v in (c.r, c.g, c.b)) == person_colour(person.person_id)
+    texts = [text.text for text in message.texts]
+    assert texts[0] == f"7  {activity.label}  {activity.score:.0%}" and texts[1].startswith("anna  unknown  ")
+    assert texts[2] == f"whole picture: {activity.label}  {activity.score:.0%}"
+    assert message.texts[1].position.y > 0, "above a box at the upper edge nothing would be seen"
+    assert len(foxglove.to_people_annotations(people, None, "stamp", 480).texts) == 2
 
 
 def layout() -> dict[str, Any]:

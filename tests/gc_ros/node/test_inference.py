@@ -44,11 +44,11 @@ def bench() -> Any:
 
 
 def test_what_waits_is_replaced_by_the_newest_of_the_same_camera(bench: Bench) -> None:
-    bench.thread.submit("front", 1)
+    bench.thread.submit({"front": 1})
     assert bench.begun.acquire(timeout=5)
     for number in (2, 3, 4):
-        bench.thread.submit("front", number)
-    bench.thread.submit("left", 9)
+        bench.thread.submit({"front": number})
+    bench.thread.submit({"left": 9})
     bench.go.release()
     bench.go.release()
     for _ in range(2):
@@ -58,20 +58,20 @@ def test_what_waits_is_replaced_by_the_newest_of_the_same_camera(bench: Bench) -
 
 def test_a_failure_is_reported_and_the_next_item_is_worked_on(bench: Bench) -> None:
     bench.go.release()
-    bench.thread.submit("front", "bad")
+    bench.thread.submit({"front": "bad"})
     assert bench.done.acquire(timeout=5)
     bench.go.release()
-    bench.thread.submit("front", "good")
+    bench.thread.submit({"front": "good"})
     assert bench.done.acquire(timeout=5)
     assert [str(error) for error in bench.errors] == ["bad item"]
 
 
 def test_stopping_does_not_wait_for_a_call_that_hangs(bench: Bench) -> None:
-    bench.thread.submit("front", 1)
+    bench.thread.submit({"front": 1})
     assert bench.begun.acquire(timeout=5)
     assert bench.thread.busy_s >= 0
     assert not bench.thread.stop(0.05)
-    bench.thread.submit("front", 2)
+    bench.thread.submit({"front": 2})
     bench.go.release()
     assert bench.thread.stop(5)
     assert bench.seen == [{"front": 1}], "nothing is taken after stop"

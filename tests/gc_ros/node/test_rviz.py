@@ -21,9 +21,11 @@ from geometry_msgs.msg import Pose, Vector3
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import ColorRGBA, Header
 
+from gc_ros.media.detections import Box
 from gc_ros.node import ros_messages, rviz
 from gc_ros.recognition.activity import Activity
 from gc_ros.recognition.palette import GLIMPSE_COLOURS
+from gc_ros.recognition.people import PersonActivity
 from gc_ros.recognition.recognizer import Recognizer
 from gc_ros.stamps import NS
 from tests import toy
@@ -101,6 +103,21 @@ def test_the_label_is_a_text_and_an_unknown_one_is_not_named(
     assert text.pose.position.y < -0.5 * 2 * math.tan(math.radians(30)) * 480 / 640 and text.scale.z > 0
     unsure = dataclasses.replace(activity, status="unknown")
     assert rviz.to_markers(unsure, "camera", 60.0).markers[-1].text.startswith("unknown  ")
+
+
+def test_people_are_boxes_with_a_text_above_in_a_namespace_of_their_own(
+    visualization_msgs: Any, activity: Activity
+) -> None:
+    people = [PersonActivity("7", Box(100, 50, 200, 450), activity)]
+    message = rviz.to_people_markers(people, (640, 480), 5 * NS, "camera", 90.0)
+    assert {m.ns for m in message.markers} == {"person 7"}
+    assert [m.id for m in message.markers] == list(range(1 + 3 + 1)), "else one replaces another"
+    points = np.array([(p.x, p.y) for p in message.markers[0].points]) * 320 + (320, 240)
+    assert np.allclose([*points.min(0), *points.max(0)], (100, 50, 200, 450))
+    assert all(ros_messages.to_ns(m.header.stamp) == 5 * NS for m in message.markers)
+    text = message.markers[-1]
+    assert text.text == f"7  {activity.label}  {activity.score:.0%}"
+    assert text.pose.position.y * 320 + 240 < 50
 
 
 def test_markers_are_made_only_while_somebody_subscribes(
