@@ -232,7 +232,7 @@ class Bodies:
         return found
 
 
-_BODY = re.compile(r"[A-Za-z0-9_]+", re.ASCII)
+_BODY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
 def _read(message: Any, classes: Iterable[str], parts: Callable[[Any], tuple[str, Any, Box, float]]) -> Found:

@@ -112,8 +112,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         "max_people",
         4,
         "How many people of a camera are recognised at the same time, each in a row of the engine's batch beside the "
-        "picture. Further ones are left out and named in /diagnostics. A row costs time on a CPU, whether somebody is "
-        "in it or not.",
+        "picture. Further ones are left out and named in /diagnostics. With onnxruntime on a CPU a row costs time only "
+        "while somebody is in it, elsewhere always.",
         "unconfigured",
         1,
         64,

@@ -126,6 +126,9 @@ class OrtEngine:
         graph_in = {v.name: _spec(v, bundle, mode) for v in self._session.get_inputs()}
         graph_out = {v.name: _spec(v, bundle, mode) for v in self._session.get_outputs()}
         self.inputs, found, self.states = split_states(graph_in, graph_out)
+        # Where a row of the batch costs time and the graph takes any number of them, idle ones are left out.
+        any_batch = all(spec.shape[:1] == (None,) for spec in (*graph_in.values(), *graph_out.values()))
+        self._leave_out = self._device == "cpu" and any_batch
         check_signature(bundle, mode, self.inputs, found)
         # Axes the exporter left open are fixed by bundle.json, so that every buffer can be made now.
         want_in, self.outputs = expected_io(bundle.info, mode)
@@ -177,6 +180,8 @@ class OrtEngine:
             raise EngineError("the engine is closed; open a new one")
         check_inputs(self.inputs, inputs, self.batch)
         idle = idle_slots(active, self.batch)
+        if idle and self._leave_out:
+            return self._run_some(inputs, idle)
         direction = self._carried.current
         (binding, options), bound = self._bindings[direction], self._bound[direction]
         for name, array in inputs.items():
@@ -196,6 +201,26 @@ class OrtEngine:
             return dict(self._host)
         self.transfers["d2h"] += len(self._results)
         return {name: value.numpy() for name, value in self._results.items()}
+
+    def _run_some(self, inputs: Mapping[str, NDArray[Any]], idle: list[int]) -> dict[str, NDArray[Any]]:
+        """A run of the slots that are not idle, as a smaller batch."""
+        assert self._session is not None
+        rows = [slot for slot in range(self.batch) if slot not in idle]
+        if not rows:
+            return dict(self._host)
+        feed = {name: array[rows] for name, array in inputs.items()}
+        feed |= {name: self._carried.fetch(self._carried.current, name)[rows] for name in self.states}
+        names = [*self.outputs, *(STATE_PREFIX + name for name in self.states)]
+        try:
+            found = dict(zip(names, self._session.run(names, feed), strict=True))
+        except Exception as error:
+            raise EngineError(f"onnxruntime failed: {error}") from error
+        for name, kept in self._host.items():
+            kept[rows] = found[name]
+        for name in self.states:
+            self._carried.fetch(1 - self._carried.current, name)[rows] = found[STATE_PREFIX + name]
+        self._carried.advance(idle)
+        return dict(self._host)
 
     def reset(self, slots: Sequence[int] | None = None) -> None:
         """Set the states of these slots (default: all) to zero."""

@@ -238,8 +238,8 @@ def test_rep_155_says_when_nobody_is_there_and_a_person_who_leaves_is_not_waited
 
 def test_malformed_bodies_are_counted() -> None:
     bodies, size = Bodies(), (200, 100)
-    found = bodies.tracked(ids("a", "", "b/../c", "x" * 129, *(f"n{i}" for i in range(300))))
-    assert sum(found.refused.values()) == 3 + 304 - people_topics.LOOKED_AT and "a" in bodies.ids
+    found = bodies.tracked(ids("a", "", "b/../c", "7a", "x" * 129, *(f"n{i}" for i in range(300))))
+    assert sum(found.refused.values()) == 4 + 305 - people_topics.LOOKED_AT and "a" in bodies.ids
     bodies.tracked(ids("a"))
     for values in ((math.nan, 0, 1, 1, 1), (0.5, 0, 0.5, 1, 1), (0.5, 0, 0.4, 1, 1), (0, 0, 1e30, 1, 1)):
         assert bodies.roi("a", roi(5 * NS, *values), size).refused == {people_topics.BAD_BOX: 1}

@@ -1,21 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drawn people with known answers, and what stands in for a detector over DDS.
-
-The message packages of detections are not on PyPI: a diagnostic_msgs/DiagnosticArray carries what vision_msgs would, a
-status for each detection with its numbers as text, and is read by the reader of vision_msgs.
-"""
+"""Drawn people with known answers, and a detector of them over DDS."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator
-from types import SimpleNamespace
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray
 from glimpse_clouds.msg import PersonActivities
 
 from gc_ros.media import people_topics
@@ -23,11 +18,11 @@ from gc_ros.media.detections import Box, Detection, Detections
 from gc_ros.media.images import Picture
 from gc_ros.node import ros_messages
 from gc_ros.stamps import NS
+from tests.gc_ros.node.carrier import ROW, found_message
 from tests.gc_ros.node.harness import NAME, Peer, Running, wait_until
 
 PERIOD = NS // 8
 COLOURS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}
-_NUMBERS = ("x", "y", "width", "height", "theta", "score")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,51 +68,10 @@ def detections(people: Iterable[Drawn], frame: int, stamp_ns: int) -> Detections
     return Detections(stamp_ns, tuple(Detection(person.id, person.box(frame)) for person in there))
 
 
-def carried(message: Any) -> Any:
-    """As vision_msgs/Detection2DArray."""
-
-    def as_detection(status: Any) -> Any:
-        values = {entry.key: float(entry.value) for entry in status.values}
-        centre = SimpleNamespace(
-            position=SimpleNamespace(x=values["x"], y=values["y"]), theta=values["theta"]
-        )
-        hypothesis = SimpleNamespace(class_id=status.message, score=values["score"])
-        return SimpleNamespace(
-            id=status.name,
-            results=[SimpleNamespace(hypothesis=hypothesis)],
-            bbox=SimpleNamespace(center=centre, size_x=values["width"], size_y=values["height"]),
-        )
-
-    items = [as_detection(status) for status in message.status]
-    return SimpleNamespace(header=message.header, detections=items)
-
-
 @pytest.fixture
 def carrier(monkeypatch: pytest.MonkeyPatch) -> None:
     """`detections` come as DiagnosticArray."""
-    row = people_topics.BY_NAME["detections"]
-    read: Callable[..., Any] = lambda message, classes: people_topics.read_vision(carried(message), classes)
-    row = dataclasses.replace(row, type_name="diagnostic_msgs/msg/DiagnosticArray", read=read)
-    monkeypatch.setitem(people_topics.BY_NAME, "detections", row)
-
-
-def status(who: str, box: Iterable[float], score: float = 1.0, name: str = "person") -> DiagnosticStatus:
-    """box: x and y of the centre, width, height, and perhaps the angle."""
-    x, y, width, height, theta = [*box, 0.0][:5]
-    numbers = zip(_NUMBERS, (x, y, width, height, theta, score), strict=True)
-    return DiagnosticStatus(
-        name=who, message=name, values=[KeyValue(key=k, value=repr(float(v))) for k, v in numbers]
-    )
-
-
-def found_message(found: Detections, frame_id: str = "camera") -> DiagnosticArray:
-    """The carrier of these detections."""
-    made = DiagnosticArray(header=ros_messages.to_header(found.stamp_ns, frame_id))
-    for person in found.people:
-        b = person.box
-        centre = (b.x_min + b.x_max) / 2, (b.y_min + b.y_max) / 2, b.x_max - b.x_min, b.y_max - b.y_min
-        made.status.append(status(person.id, centre, person.score))
-    return made
+    monkeypatch.setitem(people_topics.BY_NAME, "detections", ROW)
 
 
 class Detector:

@@ -212,6 +212,49 @@ def test_the_overlay_shows_the_people_while_there_are_some_and_the_picture_other
     assert shown.shape == (240, 320, 3)
 
 
+class Counting(Opened):
+    """Keeps which rows each engine call was for, by frame."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        engine = super().__call__(*arguments, **options)
+        self.calls: list[list[bool]] = []
+        run = engine.run
+
+        def counted(inputs: Any, active: Any = None) -> Any:
+            if active is not None:
+                self.calls.append(list(active))
+            return run(inputs, active)
+
+        engine.run = counted
+        return engine
+
+
+@pytest.mark.parametrize("mode", ["window", "step"])
+def test_the_picture_and_its_people_share_one_engine_call(colours: Path, mode: str) -> None:
+    opened = Counting()
+    with running(colours, opened, mode=mode, max_people=2, **OPTIONS) as (node, peer):
+        detector = Detector(node, peer)
+        peer.wait_for_camera()
+        detector.show(CROWD[:2], range(12), pause_s=0.05)
+        wait_until(lambda: len(detector.messages) >= 3, "messages")
+        wait_until(lambda: peer.activities, "the scene goes on")
+        full = [call for call in opened.calls if any(call[1:])]
+        # Apart, each frame's people would wait for the call of the picture.
+        assert full and sum(call[0] for call in full) >= 0.7 * len(full)
+
+
+def test_the_picture_does_not_wait_for_detections_while_nobody_is_there(colours: Path) -> None:
+    with running(colours, **OPTIONS) as (node, peer):
+        detector = Detector(node, peer)
+        peer.wait_for_camera()
+        for frame in range(9):  # no detections come at all
+            peer.publish(picture(CROWD, frame), START + frame * PERIOD)
+        last = START + 8 * PERIOD
+        newest = lambda: [ros_messages.to_ns(a.window_end) for a in peer.activities][-1:]
+        wait_until(lambda: newest() == [last], "the result of the newest image")
+        assert not detector.messages
+
+
 def test_without_people_nothing_of_it_is_there(colours: Path) -> None:
     opened = Opened()
     with running(colours, opened, max_age_s=0.0) as (_, peer):

@@ -17,16 +17,8 @@ from gc_ros.media.detections import Detections
 from gc_ros.node import ros_messages
 from gc_ros.stamps import NS
 from tests import toy
-from tests.gc_ros.node.crowd import (
-    PERIOD,
-    Detector,
-    Drawn,
-    carrier,
-    detections,
-    found_message,
-    picture,
-    status,
-)
+from tests.gc_ros.node.carrier import found_message, status
+from tests.gc_ros.node.crowd import PERIOD, Detector, Drawn, carrier, detections, picture
 from tests.gc_ros.node.harness import Peer, Running, running, wait_until
 from trt_build.errors import GlimpseError
 

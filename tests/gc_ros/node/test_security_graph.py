@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 
 from gc_ros.node.security import OPTIONAL_RESULTS, Names, names
+from tests.gc_ros.node.crowd import carrier
 from tests.gc_ros.node.harness import NAME, running, wait_until
 from tests.toy import toy_bundle
+
+__all__ = ["carrier"]  # a fixture
 
 pytestmark = pytest.mark.ros
 
@@ -67,3 +70,10 @@ def test_the_policy_lists_exactly_what_the_node_publishes_subscribes_to_and_serv
 def test_the_policy_of_several_cameras_lists_exactly_theirs(bundle: Path) -> None:
     policy = installed(names(("front", "left")))
     check_graph(bundle, policy, ("/front/image", "/left/image"), cameras=["front", "left"])
+
+
+@pytest.mark.usefixtures("carrier")
+def test_the_policy_of_a_node_that_tells_people_apart_lists_exactly_its_topics(bundle: Path) -> None:
+    policy = installed(names(people="detections"))
+    assert set(policy.publish) - set(installed(names()).publish) == {f"{NAME}/people"}
+    check_graph(bundle, policy, ("/image", "/people"), people="detections")

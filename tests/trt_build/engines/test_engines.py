@@ -104,6 +104,34 @@ def test_inactive_slots_keep_their_state_and_slots_reset_alone(
             counts[slot] = 0
 
 
+@pytest.mark.parametrize("mode", ["window", "step"])
+def test_on_a_cpu_idle_rows_cost_nothing_and_the_others_are_the_same_to_the_bit(
+    numbers: LoadedBundle, mode: str
+) -> None:
+    some = open_engine(numbers, mode, batch=4, threads=1, backend="onnxruntime")
+    whole = open_engine(numbers, mode, batch=4, threads=1, backend="onnxruntime")
+    whole._leave_out = False  # type: ignore[attr-defined]
+    rows: list[int] = []
+    session = some._session  # type: ignore[attr-defined]
+
+    class Watched:
+        def run(self, names: Any, feed: dict[str, np.ndarray]) -> Any:
+            rows.append(len(next(iter(feed.values()))))
+            return session.run(names, feed)
+
+    some._session = Watched()  # type: ignore[attr-defined]
+    rng = np.random.default_rng(3)
+    spec = some.inputs["frames" if mode == "window" else "frame"]
+    for _ in range(10):
+        inputs = {spec.name: rng.integers(0, 255, spec.sized(4)).astype(np.uint8)}
+        active = [True, *(rng.random(2) < 0.5), False]
+        found, expected = some.run(inputs, active), whole.run(inputs, active)
+        for name in found:
+            assert np.array_equal(found[name][active], expected[name][active])
+        assert rows[-1] == sum(active)
+    assert some.run(inputs, [False] * 4).keys() == found.keys() and len(rows) == 10
+
+
 def test_the_same_input_array_may_be_refilled_and_other_arrays_given(
     numbers: LoadedBundle, backend: dict[str, str]
 ) -> None:
