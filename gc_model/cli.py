@@ -17,6 +17,7 @@ from gc_model.commands import (
     curves,
     finetune,
     glimpses,
+    joints,
     names,
     run_training,
     tell_rest,
@@ -31,6 +32,7 @@ app = command_line(__doc__)
 app.command()(synth)
 app.command(epilog="Example: gc-model finetune run --data clips --out mine")(finetune)
 app.command(epilog="Example: gc-model calibrate run --data clips")(calibrate)
+app.command(epilog="Example: gc-model joints clips --out joints --what body --boxes boxes")(joints)
 app.command(epilog="Example: gc-model glimpses run --data clips --out glimpses.png")(glimpses)
 app.command(epilog="Example: gc-model curves run --out curves.png")(curves)
 
@@ -41,6 +43,12 @@ Split = Annotated[
 ]
 # What may be typed for --judge, and the judge of `gc_model.evaluation.evaluate` it stands for, whose name reports bear.
 JUDGE_OF = {"sub-sequences": "clips", "stream": "stream", "continuous": "continuous", "clips": "clips"}
+Boxes = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of people's boxes, class/clip.boxes.csv; skeletons: from those of ntu. Shows people alone."
+    ),
+]
 Classes = Annotated[str, typer.Option(help="Only these classes, separated by commas.")]
 
 
@@ -53,6 +61,7 @@ def train(
     split: Split = "",
     subjects: People = "",
     classes: Classes = "",
+    boxes: Boxes = None,
     option: Annotated[
         list[str] | None,
         typer.Option(
@@ -75,6 +84,7 @@ def train(
         "protocol": split,
         "subjects": names(subjects),
         "classes": names(classes),
+        "boxes": boxes,
     }
     options = _options(values, epochs, option)
     summary = run_training(options, out, resume, threads, quiet)
@@ -101,6 +111,7 @@ def evaluate(
     ] = "sub-sequences",
     layout: Layout = "clips",
     split: Annotated[str, typer.Option(help="As for training; its test part is judged.")] = "",
+    boxes: Boxes = None,
     mode: Annotated[str, typer.Option(help="window or step, for --judge stream.")] = "",
     glimpses: Annotated[
         str,
@@ -136,6 +147,7 @@ def evaluate(
         mode=mode or None,
         groups=members,
         glimpses=glimpses,
+        boxes=boxes,
     )
     result = evaluate_run(run, options, progress=not as_json)
     if out:
@@ -293,40 +305,6 @@ def prepare(
     typer.echo(
         f"{result['clips']} clips: {result['made']} made, {result['kept']} there before, "
         f"{len(result['damaged'])} damaged: {out}"
-    )
-
-
-@app.command(epilog="Example: gc-model joints clips --out joints --what hands")
-def joints(
-    data: Annotated[Path, typer.Argument(help="Folder class/clip, or a CSV with path,class[,subject].")],
-    out: Annotated[Path, typer.Option(help="Folder of the tables; the same command continues there.")],
-    what: Annotated[str, typer.Option(help="hands, or body (one person).")] = "hands",
-    subjects: People = "",
-    workers: Annotated[int, typer.Option(help="Processes; 0: one for each core.", min=0)] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Joints of your own clips by MediaPipe, for `train --set joints=`: glimpses learn to look at them."""
-    from gc_model.data.estimate import estimate
-
-    result = estimate(
-        data,
-        out,
-        what=what,
-        subjects=names(subjects),
-        workers=workers or None,
-        progress=not (quiet or as_json),
-    )
-    if as_json:
-        typer.echo(json.dumps(result))
-        return
-    for name, reason in result["damaged"].items():
-        typer.echo(f"no joints of {name}: {reason}", err=True)
-    if result["empty"]:
-        typer.echo(f"nobody seen in {len(result['empty'])} clips: {', '.join(result['empty'][:5])}", err=True)
-    typer.echo(
-        f"{result['clips']} clips: {result['made']} made, {result['kept']} there before, "
-        f"{len(result['damaged'])} damaged; {what} in {100 * result['seen']:.0f} % of the frames: {out}"
     )
 
 

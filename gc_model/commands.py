@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands of `gc-model` on trained models: finetune, calibrate, glimpses, curves; and what they share with `train`."""
+"""Commands of `gc-model` beside those in `cli`: finetune, calibrate, glimpses, curves, joints; what these share."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def finetune(
     data: Annotated[Path, typer.Option(help="Folder class/clip, or a CSV; classes may be new.")],
     out: Annotated[Path, typer.Option(help="Run directory to write.")],
     subjects: Annotated[str, typer.Option(help="Only these people, separated by commas.")] = "",
+    boxes: Annotated[Path | None, typer.Option(help="Folder of people's boxes, as for training.")] = None,
     epochs: Annotated[int, typer.Option(min=0, help="Epochs on windows.")] = 10,
     stream_epochs: Annotated[
         int,
@@ -38,6 +39,7 @@ def finetune(
     config, recipe = read_description(run)
     values: dict[str, Any] = {
         "data": data, "start": run, "subjects": names(subjects), "seed": seed, "window_s": recipe.window_s,
+        "boxes": boxes, "person_margin": recipe.person_margin,
         "preset": config.preset, "temporal": config.temporal, "fit": config.fit,
         "epochs1": 0, "epochs2": epochs, "epochs3": stream_epochs,
     }  # fmt: skip
@@ -63,6 +65,9 @@ def calibrate(
     unknown: Annotated[
         Path | None, typer.Option(help="Clips of none of the classes, to set the threshold.")
     ] = None,
+    boxes: Annotated[
+        Path | None, typer.Option(help="Of the people in the clips, as for training: they are shown alone.")
+    ] = None,
     like: Annotated[
         list[Path] | None,
         typer.Option(
@@ -74,7 +79,7 @@ def calibrate(
     """Set the temperature and the threshold of "unknown" from validation clips; the export takes them over."""
     from gc_model.evaluation.confidence import calibrate_like, calibrate_run
 
-    if (data is None) == (not like) or (like and (subjects or unknown)):
+    if (data is None) == (not like) or (like and (subjects or unknown or boxes)):
         raise DataError("give either --data (with --subjects and --unknown, where wanted) or --like RUN")
     if data is None:
         found = calibrate_like(run, like or [])
@@ -85,7 +90,9 @@ def calibrate(
             f"as of {', '.join(found['runs'])}"
         )
         return
-    found = calibrate_run(run, data, subjects=names(subjects), unknown=unknown, progress=not as_json)
+    found = calibrate_run(
+        run, data, subjects=names(subjects), unknown=unknown, boxes=boxes, progress=not as_json
+    )
     if as_json:
         typer.echo(json.dumps(found))
         return
@@ -171,6 +178,45 @@ def curves(
             epochs = max((points[-1][0] for points in lines.values() if points), default=0)
             typer.echo(f"{run} {stage}, {epochs} epochs: {last}")
     typer.echo(f"{out}")
+
+
+def joints(
+    data: Annotated[Path, typer.Argument(help="Folder class/clip, or a CSV with path,class[,subject].")],
+    out: Annotated[Path, typer.Option(help="Folder of the tables; the same command continues there.")],
+    what: Annotated[str, typer.Option(help="hands, or body (one person).")] = "hands",
+    subjects: Annotated[str, typer.Option(help="Only these people, separated by commas.")] = "",
+    boxes: Annotated[
+        Path | None, typer.Option(help="Also boxes of the people, for `train --boxes`; with --what body.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes; 0: one for each core.", min=0)] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Joints of your own clips by MediaPipe, for `train --set joints=`: glimpses learn to look at them."""
+    from gc_model.data.estimate import estimate
+
+    result = estimate(
+        data,
+        out,
+        what=what,
+        boxes=boxes,
+        subjects=names(subjects),
+        workers=workers or None,
+        progress=not (quiet or as_json),
+    )
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    for name, reason in result["damaged"].items():
+        typer.echo(f"no joints of {name}: {reason}", err=True)
+    if result["empty"]:
+        typer.echo(f"nobody seen in {len(result['empty'])} clips: {', '.join(result['empty'][:5])}", err=True)
+    typer.echo(
+        f"{result['clips']} clips: {result['made']} made, {result['kept']} there before, "
+        f"{len(result['damaged'])} damaged; {what} in {100 * result['seen']:.0f} % of the frames: {out}"
+    )
+    if boxes is not None:
+        typer.echo(f"boxes of {result['boxes']} clips made: {boxes}")
 
 
 def names(text: str) -> list[str] | None:

@@ -9,7 +9,51 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from gc_model.data.people import MAX_AGE_S
 from trt_build.preprocess import PAD_VALUE
+
+
+@dataclass(frozen=True)
+class BoxAugment:
+    """How far the boxes of people are varied, who are seen by a detector that errs.
+
+    share: of the samples that show a person, where people are known; the others show the whole picture. scale: of the
+    square of a clip, as a factor and its inverse. jitter: deviation of place and size of each frame's square, as a
+    share of its side. drop: chance that a frame's box is missing, and an older one is taken for it.
+    """
+
+    share: float = 0.8
+    scale: float = 1.2
+    jitter: float = 0.03
+    drop: float = 0.1
+
+    def maps(
+        self,
+        times: NDArray[np.float64],
+        regions: NDArray[np.float64],
+        chosen: NDArray[np.int64],
+        R: int,
+        rng: np.random.Generator,
+    ) -> NDArray[np.float64]:
+        """Affine maps (T, 2, 3) from the pixels of the chosen frames, R x R, to those that the erring boxes would show.
+
+        times: (n,) seconds of all frames. regions: (n, 4) what they show, see `DecodedClip`.
+        """
+        T = len(chosen)
+        missing, age = rng.random(T) < self.drop, rng.uniform(0, MAX_AGE_S, T)
+        shift, zoom = rng.normal(0, self.jitter, (T, 2)), np.exp(rng.normal(0, self.jitter, T))
+        before = np.searchsorted(times, times[chosen] - age)
+        now, taken = regions[chosen], regions[np.where(missing, np.minimum(before, chosen), chosen)]
+        side = taken[:, 2:] - taken[:, :2]
+        # Edges of the taken region, moved and scaled about its middle.
+        middle, half = taken[:, :2] + side / 2 + shift * side, side / 2 * zoom[:, None]
+        low = middle - half
+        grow = (now[:, 2:] - now[:, :2]) / (2 * half)
+        offset = (now[:, :2] - low) / (2 * half) * R
+        found = np.zeros((T, 2, 3))
+        found[:, [0, 1], [0, 1]] = grow
+        found[:, :, 2] = offset + 0.5 * grow - 0.5  # pixel centres are integers
+        return found
 
 
 @dataclass(frozen=True)
@@ -57,12 +101,13 @@ class Augment:
     def apply(
         self, images: NDArray[np.uint8], size: int, matrix: NDArray[np.float64], rng: np.random.Generator
     ) -> NDArray[np.uint8]:
-        """As `__call__`, with a map drawn before, which joints go through as well."""
+        """As `__call__`, with a map drawn before, which joints go through as well; (T, 2, 3): one for each image."""
         out = np.empty((len(images), size, size, 3), np.uint8)
-        for image, place in zip(images, out, strict=True):
+        maps = np.broadcast_to(matrix, (len(images), 2, 3))
+        for image, place, each in zip(images, out, maps, strict=True):
             cv2.warpAffine(
                 np.asarray(image),
-                matrix,
+                each,
                 (size, size),
                 dst=place,
                 flags=cv2.INTER_LINEAR,
@@ -99,3 +144,9 @@ class Augment:
         affine = np.hstack([mix * contrast, np.full((3, 1), offset)])
         flat = images.reshape(1, -1, 3)
         return np.asarray(cv2.transform(flat, affine), np.uint8).reshape(images.shape)
+
+
+def joined(second: NDArray[np.float64], first: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The affine map (2, 3) that does `first`, then `second`."""
+    linear = second[:, :2] @ first[:, :2]
+    return np.hstack([linear, second[:, :2] @ first[:, 2:] + second[:, 2:]])

@@ -14,13 +14,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gc_ros.media.clips import Clip, clean
+from gc_ros.media.detections import Detections
 from gc_ros.media.video import read_video
 from trt_build.errors import DataError
 
 BODIES, JOINTS = 2, 25  # of a frame, at most
 
+
+@dataclass(frozen=True)
+class SeenPeople:
+    """Who stands where in the pictures of a clip.
+
+    found: by time since the first picture, in pixels of the pictures; `numbered`: stamps are the numbers of the
+    pictures. size: (width, height) of the pictures that boxes are in pixels of, where the clip's may have another.
+    """
+
+    found: list[Detections]
+    numbered: bool = False
+    size: tuple[int, int] | None = None
+
+
 ReadFrames = Callable[[Path], Iterator[tuple[NDArray[np.uint8], int]]]
 ReadJoints = Callable[[Path], tuple[NDArray[np.float32], NDArray[np.float32]]]
+ReadPeople = Callable[[Path], SeenPeople]
 
 
 @dataclass(frozen=True)
@@ -40,18 +56,40 @@ class JointSource:
 
 
 @dataclass(frozen=True)
+class PersonSource:
+    """A person in a clip. file: that says where everybody stands. read: reads it; raises DataError. id: in the file.
+
+    margin: of the square around the box, see gc_ros.recognition.region.
+    """
+
+    file: Path
+    id: str
+    margin: float
+    read: ReadPeople
+
+
+@dataclass(frozen=True)
 class LabelledClip(Clip):
     """A clip whose label is known. path: a video, or whatever `read` takes.
 
     read: yields (frame uint8 (H, W, 3) RGB, stamp in nanoseconds); raises DataError. trains: whether the split has it
     in its training part. joints: None where the data set has none. source: number of the folder or data set among
-    those that are mixed.
+    those that are mixed. people: whom the label is about, none where only whole pictures are known. person: the one of
+    them whom its frames show alone; None: the whole pictures. together: whether two people do it together.
     """
 
     read: ReadFrames = field(default=read_video, kw_only=True)
     trains: bool = field(default=True, kw_only=True)
     joints: JointSource | None = field(default=None, kw_only=True)
     source: int = field(default=0, kw_only=True)
+    people: tuple[PersonSource, ...] = field(default=(), kw_only=True)
+    person: PersonSource | None = field(default=None, kw_only=True)
+    together: bool = field(default=False, kw_only=True)
+
+    @property
+    def first_person(self) -> LabelledClip:
+        """The clip as it is judged: of the person whom it is about most; as it is where no people are known."""
+        return replace(self, person=self.people[0]) if self.people else self
 
 
 def labelled(clip: Clip, **more: Any) -> LabelledClip:

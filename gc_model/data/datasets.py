@@ -9,7 +9,9 @@ from pathlib import Path
 
 from gc_model.data import ntu, nucla, own
 from gc_model.data.clip import LabelledClip
+from gc_model.data.people import with_boxes, with_skeletons
 from gc_ros.media.clips import Clips
+from gc_ros.recognition.region import MARGIN
 from trt_build.errors import DataError
 
 
@@ -36,6 +38,7 @@ DATA_SETS: dict[str, DataSet] = {
         nucla.clips, tuple(nucla.SPLITS), "aXX/v0Y_sXX_eXX.avi, or view_Y/aXX_sXX_eXX/", False, nucla.prepared
     ),
 }
+SKELETONS = "skeletons"
 LAYOUTS = (OWN, *DATA_SETS)
 
 
@@ -48,13 +51,33 @@ def index(
     subjects: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
     joints: Path | None = None,
+    boxes: Path | None = None,
+    margin: float = MARGIN,
 ) -> Clips[LabelledClip]:
     """The clips below `data`, sorted by name.
 
     layout: "clips", one's own, or a row of `DATA_SETS`. split: one of its splits, "" for the first; underscores stand
     for hyphens. part: "train" or "test" of the split, None for both. joints: a folder of joints of one's own clips, see
-    gc_model.data.joint_tables. Raises DataError for what is unknown, or where nothing is found.
+    gc_model.data.joint_tables. boxes: a folder of boxes of people, see gc_model.data.people, or "skeletons": from those
+    of the data set. margin: around boxes. Raises DataError for what is unknown, or where nothing is found.
     """
+    found = _index(layout, data, split, part, subjects, classes, joints)
+    if boxes is not None and str(boxes) == SKELETONS:
+        found[:] = with_skeletons(found, margin)
+    elif boxes is not None:
+        found[:] = with_boxes(found, boxes, margin)
+    return found
+
+
+def _index(
+    layout: str,
+    data: Path,
+    split: str,
+    part: str | None,
+    subjects: Sequence[str] | None,
+    classes: Sequence[str] | None,
+    joints: Path | None,
+) -> Clips[LabelledClip]:
     if layout == OWN:
         if split:
             raise DataError(

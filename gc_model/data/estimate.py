@@ -24,7 +24,10 @@ from numpy.typing import NDArray
 from gc_model.data import own
 from gc_model.data.clip import LabelledClip
 from gc_model.data.frames import CacheError
-from gc_model.data.joint_tables import table_of, write_table
+from gc_model.data.joint_tables import joint_names, read_table, table_of, write_table
+from gc_model.data.people import boxes_of_joints
+from gc_ros.media.detections import Box, Detections, boxes_of, write_csv
+from gc_ros.media.tracker import Tracker
 from trt_build.errors import DataError, GlimpseError
 from trt_build.install import extra
 
@@ -58,28 +61,34 @@ def estimate(
     out: Path,
     *,
     what: str = "hands",
+    boxes: Path | None = None,
     subjects: Sequence[str] | None = None,
     workers: int | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Write a table of joints below `out` for every clip of `data` that has none there yet.
 
-    what: "hands", 21 joints of up to two hands, or "body", 25 joints of one person. Returns {"clips", "made", "kept",
-    "seen": share of frames with a body in those made, "empty": clips without any, "damaged": {name: reason}}.
-    Raises DataError for data that cannot be used, EstimatorError without the estimator.
+    what: "hands", 21 joints of up to two hands, or "body", 25 joints of one person. boxes: of people, as tables below
+    this folder, also for tables of joints that are there already. Returns {"clips", "made", "kept", "seen": share of
+    frames with a body in those made, "empty": clips without any, "damaged": {name: reason}, "boxes": tables of boxes
+    made}. Raises DataError for data that cannot be used, EstimatorError without the estimator.
     """
     from rich.progress import track
 
     if what not in KINDS:
         raise DataError(f'unknown joints "{what}": choose {" or ".join(KINDS)}')
+    if boxes is not None and what != "body":
+        raise DataError("--boxes are of people, not of hands: add --what body")
     clips = own.clips(data, subjects=subjects)
-    _mediapipe()
     missing = [c for c in clips if not table_of(out, c.name).is_file()]
+    if missing or boxes is None:
+        _mediapipe()
+    without = [c for c in clips if boxes is not None and not boxes_of(boxes, c.name).is_file()]
     frames = seen = 0
     empty: list[str] = []
     damaged: dict[str, str] = {}
     spawn = multiprocessing.get_context("spawn")
-    workers = min(workers or os.cpu_count() or 1, max(len(missing), 1))
+    workers = min(workers or os.cpu_count() or 1, max(len(missing), len(without), 1))
     with ProcessPoolExecutor(max_workers=workers, mp_context=spawn) as pool:
         jobs = {pool.submit(write_joints, c, table_of(out, c.name), what): c for c in missing}
         for job in track(as_completed(jobs), "finding joints", len(jobs), disable=not progress):
@@ -97,6 +106,17 @@ def estimate(
             frames, seen = frames + n, seen + found
             if not found:
                 empty.append(name)
+        without = [c for c in without if c.name not in damaged]
+        of_boxes = {
+            pool.submit(write_boxes, c, table_of(out, c.name), boxes_of(boxes, c.name)): c
+            for c in without
+            if boxes is not None
+        }
+        for boxed in track(as_completed(of_boxes), "finding boxes", len(of_boxes), disable=not progress):
+            try:
+                boxed.result()
+            except DataError as error:
+                damaged[of_boxes[boxed].name] = str(error)
     return {
         "clips": len(clips),
         "made": len(missing) - len(damaged),
@@ -104,6 +124,7 @@ def estimate(
         "seen": seen / frames if frames else 0.0,
         "empty": sorted(empty),
         "damaged": damaged,
+        "boxes": sum(c.name not in damaged for c in without),
     }
 
 
@@ -121,6 +142,32 @@ def write_joints(clip: LabelledClip, table: Path, what: str) -> tuple[int, int]:
             frames, seen = frames + 1, seen + bool(bodies)
     write_table(table, names, size, rows)
     return frames, seen
+
+
+def write_boxes(clip: LabelledClip, joints: Path, table: Path) -> None:
+    """Write the boxes of the bodies in a clip's table of joints, each followed from frame to frame under one id.
+
+    The number of a body is not who it is: an estimator may take to somebody else at any frame. Raises DataError for
+    joints of hands, and a clip or table that cannot be read.
+    """
+    if joint_names(joints) == HAND:
+        raise DataError(
+            f"{joints}: joints of hands, around which nobody stands; make others with --what body"
+        )
+    points, _ = read_table(joints)
+    # Whoever has joints is there: nothing has to be seen twice.
+    tracker = Tracker(confirm=1)
+    found: list[Detections] = []
+    start: int | None = None
+    people: list[list[tuple[int, Box]]] = []
+    for number, (image, stamp_ns) in enumerate(clip.read(clip.path)):
+        if start is None:
+            start, size = stamp_ns, (image.shape[1], image.shape[0])
+            people = boxes_of_joints(points * size, size)
+        bodies = people[number] if number < len(people) else []
+        found.append(tracker.update([(box, 1.0) for _, box in bodies], stamp_ns - start))
+    table.parent.mkdir(parents=True, exist_ok=True)
+    write_csv(table, found)
 
 
 def _enlarged(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

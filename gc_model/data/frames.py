@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gc_model.data.clip import LabelledClip, ReadFrames
+from gc_model.data.clip import LabelledClip, PersonSource, ReadFrames
+from gc_model.data.people import Whereabouts
 from gc_ros.media.video import read_video
 from trt_build.bundle import Preprocess
 from trt_build.errors import DataError, GlimpseError
@@ -27,12 +28,14 @@ from trt_build.preprocess import model_input
 class DecodedClip:
     """Decoded frames of one clip: images uint8 (n, R, R, 3) RGB, times (n,) seconds from the first.
 
-    numbers: (n,) of the frames in the file, from 0.
+    numbers: (n,) of the frames in the file, from 0. regions: (n, 4) x0, y0, x1, y1 of what each shows, as fractions of
+    the picture, where that is one person; None: whole pictures.
     """
 
     images: NDArray[np.uint8]
     times: NDArray[np.float64]
     numbers: NDArray[np.int64]
+    regions: NDArray[np.float64] | None = None
 
 
 class CacheError(GlimpseError):
@@ -41,7 +44,7 @@ class CacheError(GlimpseError):
 
 @dataclass(frozen=True)
 class FrameCache:
-    """Decoded, resized frames on disk, keyed by the file's identity and by how frames become squares.
+    """Decoded, resized frames on disk, keyed by the file's identity, by whom they show and how they become squares.
 
     Frames are R x R with R = `resize`, so that training can crop from them, and thinned to `max_fps`: a window
     takes two a second, more than a dozen to choose from would only fill the disk.
@@ -56,7 +59,7 @@ class FrameCache:
         entry = self._entry(clip)
         frames = self._load(entry)
         if frames is None:
-            self._write(entry, decode(clip.path, self.preprocess, self.max_fps, clip.read))
+            self._write(entry, decode(clip.path, self.preprocess, self.max_fps, clip.read, clip.person))
             frames = self._load(entry)
             assert frames is not None
         return frames
@@ -111,23 +114,34 @@ class FrameCache:
             if isinstance(values, list):  # of an older version, which thinned without noting what it left out
                 values = {"times": values, "numbers": list(range(len(values)))}
             times, numbers = np.asarray(values["times"], np.float64), np.asarray(values["numbers"], np.int64)
+            regions = np.asarray(values["regions"], np.float64) if "regions" in values else None
             images = np.load(entry.with_suffix(".npy"), mmap_mode="r")
         except (OSError, ValueError, EOFError, KeyError):
             return None
-        return DecodedClip(images, times, numbers) if len(images) == len(times) > 0 else None
+        return DecodedClip(images, times, numbers, regions) if len(images) == len(times) > 0 else None
 
     def _entry(self, clip: LabelledClip) -> Path:
         try:
             stat = clip.path.stat()
+            boxes = None if clip.person is None else clip.person.file.stat()
         except OSError as error:
-            raise DataError(f"{clip.path}: cannot be read ({error.strerror}); put it back") from None
-        identity = (
+            raise DataError(f"{error.filename}: cannot be read ({error.strerror}); put it back") from None
+        identity: tuple[object, ...] = (
             str(clip.path.resolve()),
             stat.st_size,
             stat.st_mtime_ns,
             repr(self.preprocess),
             self.max_fps,
         )
+        if clip.person is not None and boxes is not None:
+            person = clip.person
+            identity += (
+                str(person.file.resolve()),
+                boxes.st_size,
+                boxes.st_mtime_ns,
+                person.id,
+                person.margin,
+            )
         return self.folder / hashlib.sha256(repr(identity).encode()).hexdigest()[:24]
 
     def _write(self, entry: Path, frames: DecodedClip) -> None:
@@ -137,28 +151,54 @@ class FrameCache:
             with replacing(entry.with_suffix(".npy"), suffix=".npy") as part:
                 np.save(part, frames.images)
             # Last: an entry counts from here on.
-            numbers = json.dumps({"times": times, "numbers": frames.numbers.tolist()})
-            write_atomically(entry.with_suffix(".json"), numbers)
+            values: dict[str, object] = {"times": times, "numbers": frames.numbers.tolist()}
+            if frames.regions is not None:
+                values["regions"] = frames.regions.round(6).tolist()
+            write_atomically(entry.with_suffix(".json"), json.dumps(values))
         except OSError as error:
             raise CacheError(
                 f"{self.folder}: cannot keep decoded frames ({error.strerror}); it must be writable, with room"
             ) from None
 
 
-def decode(path: Path, preprocess: Preprocess, max_fps: float, read: ReadFrames = read_video) -> DecodedClip:
-    """Frames of a video through the robot's own reader and resize, at most `max_fps` of them a second."""
+def decode(
+    path: Path,
+    preprocess: Preprocess,
+    max_fps: float,
+    read: ReadFrames = read_video,
+    person: PersonSource | None = None,
+) -> DecodedClip:
+    """Frames of a video through the robot's own reader and resize, at most `max_fps` of them a second.
+
+    person: frames show the square around this person, and those are left out in which he is not found.
+    """
     whole = preprocess.model_copy(update={"size": preprocess.resize})
-    images, times, numbers = [], [], []
+    where = None if person is None else Whereabouts(person)
+    images, times, numbers, regions = [], [], [], []
     start = due = None
     for number, (image, stamp_ns) in enumerate(read(path)):
         start = stamp_ns if start is None else start
-        t = (stamp_ns - start) / 1e9
+        t_ns = stamp_ns - start
+        t = t_ns / 1e9
+        if where is not None:
+            where.see(number, t_ns)
         if due is not None and t < due - 1e-3:
             continue
+        area = None
+        if where is not None:
+            found = where.area(image, t_ns)
+            if found is None:
+                continue
+            image, area = found
+            height, width = image.shape[:2]
+            regions.append(np.array(area) / (width, height, width, height))
         due = t + 1 / max_fps if due is None else max(due + 1 / max_fps, t)
-        images.append(model_input(image, whole, bgr=False))
+        images.append(model_input(image, whole, bgr=False, area=area))
         times.append(t)
         numbers.append(number)
+    if not images and person is not None:
+        raise DataError(f"{path}: person {person.id} of {person.file} is in none of its frames")
     if not images:
         raise DataError(f"{path}: no frame could be decoded; check the file with a player or remove it")
-    return DecodedClip(np.stack(images), np.asarray(times), np.asarray(numbers))
+    shown = np.stack(regions) if regions else None
+    return DecodedClip(np.stack(images), np.asarray(times), np.asarray(numbers), shown)

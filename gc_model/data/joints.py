@@ -39,6 +39,11 @@ def joints_of(clip: LabelledClip, frames: DecodedClip, cache: FrameCache) -> NDA
     found = joints[np.minimum(frames.numbers, len(joints) - 1)]
     if not source.last_stands:
         found[frames.numbers >= len(joints)] = np.nan
+    if frames.regions is not None:
+        start, end = (
+            frames.regions[:, None, None, side].astype(np.float32) for side in (slice(2), slice(2, 4))
+        )
+        return (found - start) / (end - start)
     return to_frame(found, float(size[0]), float(size[1]), cache.preprocess)
 
 
@@ -86,10 +91,15 @@ def to_input(
 ) -> NDArray[np.float32]:
     """Fractions of the R x R frame through an affine map (2, 3) of pixel centres to [-1, 1] over the size x size input.
 
-    A mirroring map also swaps left and right joints, as `mirrored` says.
+    joints: (T, bodies, joints, 2); matrix: the same for all frames, or (T, 2, 3), one for each. A mirroring map also
+    swaps left and right joints, as `mirrored` says.
     """
     pixels = joints * R - 0.5
-    mapped = pixels @ matrix[:, :2].T + matrix[:, 2]
+    if matrix.ndim == 3:
+        mapped = np.einsum("tij,tbkj->tbki", matrix[:, :, :2], pixels) + matrix[:, None, None, :, 2]
+        matrix = matrix[0]
+    else:
+        mapped = pixels @ matrix[:, :2].T + matrix[:, 2]
     out = ((mapped + 0.5) * 2 / size - 1).astype(np.float32)
     return out[:, :, list(mirrored)] if np.linalg.det(matrix[:, :2]) < 0 else out
 

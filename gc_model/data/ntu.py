@@ -40,6 +40,7 @@ hugging, giving object, touch pocket, shaking hands, walking towards, walking ap
     .strip()
     .split(", ")
 )
+FIRST_TOGETHER = 50  # from here on two people act on each other
 _NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})")
 _BODY_FIELDS, _JOINT_FIELDS = 10, 12
 
@@ -94,6 +95,7 @@ def clips(root: Path, split: str) -> list[LabelledClip]:
         LabelledClip(
             video, n.stem, names.get(n.action) or class_name(n.action), f"p{n.performer:03}",
             trains=n.trains(split), joints=JointSource(skeleton, read_skeleton, MIRRORED, last_stands=True),
+            together=n.action >= FIRST_TOGETHER,
         )
         for n, video, skeleton in find(root)
     ]  # fmt: skip

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gc_model.data import joint_tables
 from gc_model.data.clip import JointSource, LabelledClip, labelled
+from gc_model.data.people import with_boxes
 from gc_ros.media.clips import Clips, find_clips
 from trt_build.errors import DataError
 
@@ -63,21 +64,29 @@ def with_joints(found: Sequence[LabelledClip], folder: Path) -> list[LabelledCli
     ]
 
 
-def mixed_in(folder: Path) -> list[LabelledClip]:
+def mixed_in(folder: Path, margin: float | None = None) -> list[LabelledClip]:
     """Clips to train on beside those of a data set, their names below the folder's own.
 
-    Their joints are taken from `joints` in the folder if that is there, as `gc-model synth --joints` writes them.
-    Raises DataError.
+    Their joints are taken from `joints` in the folder if that is there, as `gc-model synth --joints` writes them; and
+    with a `margin` their boxes from `boxes`. Raises DataError.
     """
     found: Sequence[LabelledClip] = clips(folder)
     if joints_beside(folder).is_dir():
         found = with_joints(found, joints_beside(folder))
+    boxes = boxes_beside(folder)
+    if margin is not None and boxes.is_dir():
+        found = with_boxes(found, boxes, margin)
     return [replace(c, name=f"{folder.resolve().stem}/{c.name}") for c in found]
 
 
 def joints_beside(data: Path) -> Path:
     """The folder of joints that comes with a folder or table of clips."""
     return (data if data.is_dir() else data.parent) / "joints"
+
+
+def boxes_beside(data: Path) -> Path:
+    """The folder of boxes that comes with a folder or table of clips."""
+    return (data if data.is_dir() else data.parent) / "boxes"
 
 
 def write_table(folder: Path, found: Sequence[LabelledClip]) -> None:

@@ -8,13 +8,14 @@ exactly the samples that an uninterrupted one sees, whatever the number of loadi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from gc_model.data.augment import Augment
+from gc_model.data.augment import Augment, BoxAugment, joined
 from gc_model.data.clip import BODIES, JOINTS, LabelledClip
 from gc_model.data.frames import DecodedClip, FrameCache
 from gc_model.data.joints import joints_of, to_input
@@ -42,8 +43,10 @@ class TrainingClips(Dataset[Sample]):
         augment: Augment,
         seed: int,
         motion: bool = False,
+        boxes: BoxAugment | None = None,
     ):
         self.motion = motion
+        self.boxes = boxes or BoxAugment()
         self.clips, self.cache, self.config = list(clips), cache, config
         self.window_s, self.augment, self.seed = window_s, augment, seed
         self.index = {label: i for i, label in enumerate(labels)}
@@ -58,27 +61,39 @@ class TrainingClips(Dataset[Sample]):
         return (self.config.T, 3, self.config.size, self.config.size)
 
     def __getitem__(self, which: tuple[int, int]) -> Sample:
-        frames, chosen, matrix, rng = self._drawn(which)
+        clip, frames, chosen, matrix, rng = self._drawn(which)
         images = self.augment.apply(frames.images[chosen], self.config.size, matrix, rng)
-        return {"clip": to_tensor(images)} | self._truth(which[1], frames, chosen, matrix)
+        return {"clip": to_tensor(images)} | self._truth(clip, frames, chosen, matrix)
 
     def beside(self, which: tuple[int, int]) -> Sample:
         """The sample `which` without its pictures."""
-        frames, chosen, matrix, _ = self._drawn(which)
-        return self._truth(which[1], frames, chosen, matrix)
+        clip, frames, chosen, matrix, _ = self._drawn(which)
+        return self._truth(clip, frames, chosen, matrix)
 
     def _drawn(
         self, which: tuple[int, int]
-    ) -> tuple[DecodedClip, np.ndarray, np.ndarray, np.random.Generator]:
-        """The clip's frames, which of them and where in them, and the generator for what is still to be drawn."""
+    ) -> tuple[LabelledClip, DecodedClip, np.ndarray, np.ndarray, np.random.Generator]:
+        """The clip, of a person or of whole pictures, its frames, which of them and where in them, and the generator
+        for what is still to be drawn."""
         epoch, i = which
         rng = np.random.default_rng((self.seed, epoch, i))
-        frames = self.cache.read(self.clips[i])
+        clip, augment = self.clips[i], self.augment
+        if clip.people and rng.random() < self.boxes.share:
+            clip = replace(clip, person=clip.people[rng.integers(len(clip.people))])
+            part = self.config.size / self.config.resize  # what the robot shows of the frame
+            augment = replace(augment, scale=(part / self.boxes.scale, part * self.boxes.scale))
+        frames = self.cache.read(clip)
         chosen = train_indices(frames.times, self.config.T, self.window_s, rng)
-        return frames, chosen, self.augment.matrix(frames.images.shape[1], self.config.size, rng), rng
+        R, size = frames.images.shape[1], self.config.size
+        matrix = augment.matrix(R, size, rng)
+        if frames.regions is not None:
+            erring = self.boxes.maps(frames.times, frames.regions, chosen, R, rng)
+            matrix = np.stack([joined(matrix, each) for each in erring])
+        return clip, frames, chosen, matrix, rng
 
-    def _truth(self, i: int, frames: DecodedClip, chosen: np.ndarray, matrix: np.ndarray) -> Sample:
-        clip = self.clips[i]
+    def _truth(
+        self, clip: LabelledClip, frames: DecodedClip, chosen: np.ndarray, matrix: np.ndarray
+    ) -> Sample:
         truth: Sample = {"label": self.index[clip.label]}
         joints = joints_of(clip, frames, self.cache)
         R, size = frames.images.shape[1], self.config.size
@@ -99,7 +114,10 @@ class TrainingClips(Dataset[Sample]):
 
 
 class TestClips(Dataset[Sample]):
-    """The fixed sub-sequences of every clip, centre crop: {"clip": uint8 (5, T, 3, S, S), "label": int}."""
+    """The fixed sub-sequences of every clip, centre crop: {"clip": uint8 (5, T, 3, S, S), "label": int}.
+
+    Where people are known, the one whom the clip is about most is shown.
+    """
 
     def __init__(
         self,
@@ -121,7 +139,7 @@ class TestClips(Dataset[Sample]):
         return (self.sub_sequences, self.config.T, 3, self.config.size, self.config.size)
 
     def __getitem__(self, i: int) -> Sample:
-        images = self.cache.read(self.clips[i]).images
+        images = self.cache.read(self.clips[i].first_person).images
         return {"clip": sub_sequences(images, self.config, self.sub_sequences)} | self.beside(i)
 
     def beside(self, i: int) -> Sample:

@@ -41,18 +41,19 @@ def calibrate_run(
     *,
     subjects: Sequence[str] | None = None,
     unknown: Path | None = None,
+    boxes: Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Set the temperature and the threshold of `run` from validation clips; its export carries them on.
 
-    Of `data` the clips are used that the run held out from training, or those of `subjects`. unknown: clips of none of
-    the classes; with them the threshold is where most windows of either kind are told apart, without them one that
-    `KEPT` of the known windows or more pass, never above `SURE`. Raises DataError where no clip is left or none
-    decodes.
+    Of `data` the clips are used that the run held out from training, or those of `subjects`; with `boxes` the people in
+    them, as for training. unknown: clips of none of the classes; with them the threshold is where most windows of
+    either kind are told apart, without them one that `KEPT` of the known windows or more pass, never above `SURE`.
+    Raises DataError where no clip is left or none decodes.
     """
     model, recipe = checkpoint.load(run)
     model.to(accelerator())
-    clips, source = _validation(run, data, recipe, subjects)
+    clips, source = _validation(run, data, recipe, subjects, boxes)
     logits, labels, left_out = _windows(model, recipe, clips, progress)
     if not len(labels):
         raise DataError(
@@ -151,11 +152,18 @@ def open_set_threshold(known: Tensor, unknown: Tensor | None) -> float:
 
 
 def _validation(
-    run: Path, data: Path, recipe: checkpoint.Recipe, subjects: Sequence[str] | None
+    run: Path,
+    data: Path,
+    recipe: checkpoint.Recipe,
+    subjects: Sequence[str] | None,
+    boxes: Path | None,
 ) -> tuple[list[LabelledClip], str]:
     trained = recipe.provenance.get("options", {})
-    found = index(trained.get("layout", "clips"), data, trained.get("protocol", ""), subjects=subjects)
-    clips = [c for c in spelled_as(found, recipe.labels) if c.label in recipe.labels]
+    found = index(
+        trained.get("layout", "clips"), data, trained.get("protocol", ""), subjects=subjects, boxes=boxes,
+        margin=recipe.person_margin,
+    )  # fmt: skip
+    clips = [c.first_person for c in spelled_as(found, recipe.labels) if c.label in recipe.labels]
     if subjects:
         if not clips:
             raise DataError(f"{data}: the people named show none of the run's classes")
@@ -190,7 +198,7 @@ def _windows(
     for clip in track(clips, "windows", disable=not progress):
         try:
             parts = sub_sequences(
-                decode(clip.path, preprocess, max_fps=1e9, read=clip.read).images, model.config
+                decode(clip.path, preprocess, 1e9, clip.read, clip.person).images, model.config
             )
         except DataError as error:
             failed[clip.name] = str(error)

@@ -43,6 +43,7 @@ class EvaluateOptions:
     people. judge: one of `JUDGES`. mode: "window" or "step" for judge "stream"; None: the model's default.
     groups: coarser classes, see `report`. cache: a folder that keeps decoded frames, and the features of a frozen
     trunk, for many evaluations of the same clips. glimpses: one of `GLIMPSES`, see `gc_model.paper.modes.attending`.
+    boxes: of people, as for training; of each clip the person is judged whom it is about most. Not for judge "stream".
     """
 
     data: Path
@@ -54,6 +55,7 @@ class EvaluateOptions:
     groups: Mapping[str, Sequence[str]] | None = None
     cache: Path | None = None
     glimpses: str = "learned"
+    boxes: Path | None = None
 
 
 def evaluate(run: Path, options: EvaluateOptions, *, progress: bool = True) -> dict[str, Any]:
@@ -67,14 +69,21 @@ def evaluate(run: Path, options: EvaluateOptions, *, progress: bool = True) -> d
         raise DataError(f'unknown --judge "{options.judge}": choose {" or ".join(JUDGES)}')
     if options.glimpses not in GLIMPSES:
         raise DataError(f'unknown --glimpses "{options.glimpses}": choose {", ".join(GLIMPSES)}')
+    if options.boxes is not None and options.judge == "stream":
+        raise DataError(
+            "--boxes is for --judge sub-sequences and continuous; for the robot's own way: gc-ros evaluate --people"
+        )
     model, recipe = checkpoint.load(run)
     model.to(accelerator())
     if options.glimpses != "learned" and not has_glimpses(model.config):
         raise DataError(
             f"{run} is a {model.config.model} model, which has no glimpses: leave --glimpses away"
         )
-    found_clips = index(options.layout, options.data, options.split, part="test", subjects=options.subjects)
-    clips = spelled_as(found_clips, recipe.labels)
+    found_clips = index(
+        options.layout, options.data, options.split, part="test", subjects=options.subjects, boxes=options.boxes,
+        margin=recipe.person_margin,
+    )  # fmt: skip
+    clips = [clip.first_person for clip in spelled_as(found_clips, recipe.labels)]
     if strange := sorted({c.label for c in clips} - set(recipe.labels)):
         raise DataError(
             f'{options.data} has the class "{strange[0]}", which {run} was not trained on; '
@@ -96,6 +105,7 @@ def evaluate(run: Path, options: EvaluateOptions, *, progress: bool = True) -> d
         "split": options.split,
         "mode": options.mode or info.default_mode,
         "glimpses": options.glimpses,
+        "people": sum(clip.person is not None for clip in clips),
     }
     if isinstance(judge, CarriedState):
         found["mode"] = "carried"

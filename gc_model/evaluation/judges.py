@@ -39,7 +39,7 @@ def five_sub_sequences(model: Network, info: Bundle, cache: Path | None = None) 
 
     @torch.no_grad()
     def judge(clip: LabelledClip) -> NDArray[np.float64]:
-        frames = kept.read(clip) if kept else decode(clip.path, info.preprocess, max_fps=1e9, read=clip.read)
+        frames = kept.read(clip) if kept else decode(clip.path, info.preprocess, 1e9, clip.read, clip.person)
         parts = sub_sequences(frames.images, model.config).split(at_once)
         return scores_of(torch.cat([model(part).logits for part in parts]).mean(0), info)
 
@@ -56,7 +56,9 @@ def stored_sub_sequences(
     frames = FrameCache(cache, info.preprocess, max_fps=1e9)
     front: TestClips | FrozenFront = TestClips(clips, (), frames, model.config)
     for whole in (False, True) if front_alone else (True,):
-        key = front_key(model, [c.name for c in clips], whole)
+        also: list[object] = [c.name for c in clips]
+        also += [(str(c.person.file), c.person.id, c.person.margin) for c in clips if c.person is not None]
+        key = front_key(model, also, whole)
         front = FrozenFront(front, model, cache / f"front.{key}.test", 0, whole)
     at = {c.name: i for i, c in enumerate(clips)}
 
@@ -105,7 +107,7 @@ class CarriedState:
 
     @torch.no_grad()
     def __call__(self, clip: LabelledClip) -> NDArray[np.float64]:
-        images = decode(clip.path, self.info.preprocess, max_fps=1e9, read=clip.read).images
+        images = decode(clip.path, self.info.preprocess, 1e9, clip.read, clip.person).images
         frames = sub_sequences(images, self.model.config, 1)
         result, self.state = self.model.forward_chunk(frames, self.state)
         self.windows.append(Judged(clip, scores_of(self.model(frames).logits[0], self.info)))

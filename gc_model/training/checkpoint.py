@@ -16,6 +16,7 @@ from torch import Tensor
 from gc_model.paper.network import Network
 from gc_model.paper.presets import Config
 from gc_model.paper.variants import build
+from gc_ros.recognition.region import MARGIN
 from trt_build.errors import DataError
 from trt_build.files import replacing, write_atomically
 
@@ -36,6 +37,11 @@ class Recipe:
     temperature: float = 1.0
     unknown_threshold: float = 0.0
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def person_margin(self) -> float:
+        """Of the squares around people that the model was trained on; the robot's own if it saw whole pictures."""
+        return float((self.provenance.get("people") or {}).get("margin", MARGIN))
 
     def rate_hz(self, T: int) -> float:
         return T / self.window_s

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from gc_model.data.augment import Augment
+from gc_model.data.augment import Augment, BoxAugment
 from gc_model.data.clip import LabelledClip
 from gc_model.data.frames import FrameCache
 from gc_model.data.frozen_front import FrozenFront, front_key
@@ -47,8 +47,11 @@ class Loaders:
             if options.augment
             else Augment.paper(size, resize)
         )
+        boxes = BoxAugment(options.person_share, options.box_scale, options.box_jitter, options.box_drop)
+        if not options.augment:
+            boxes = BoxAugment(options.person_share, scale=1.0, jitter=0.0, drop=0.0)
         self.plain = TrainingClips(
-            training, labels, cache, config, options.window_s, augment, options.seed, options.motion
+            training, labels, cache, config, options.window_s, augment, options.seed, options.motion, boxes
         )
         self.samples: TrainingClips | FrozenFront | StreamClips = self.plain
         counts = Counter(c.source for c in self.plain.clips)
@@ -84,7 +87,13 @@ class Loaders:
         """A hash of everything that the features depend on, since several runs may share one cache."""
         o, plain = self.options, self.plain
         names = [c.name for c in plain.clips], [c.name for c in self.middles.clips]
-        return front_key(self.model, [names, o.window_s, o.seed, o.views, asdict(plain.augment)], whole)
+        also = [names, o.window_s, o.seed, o.views, asdict(plain.augment)]
+        shown = [
+            [(str(p.file), p.id, p.margin) for p in c.people] for c in (*plain.clips, *self.middles.clips)
+        ]
+        if any(shown):
+            also += [shown, asdict(plain.boxes)]
+        return front_key(self.model, also, whole)
 
     def streams(self) -> Loaders:
         """The same clips one after the other, from cached features if a part of the trunk is frozen.

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from gc_model.data.own import joints_beside
+from gc_ros.recognition.region import MARGIN
 
 # With so many frozen stages only the one behind the context map trains; with more, none.
 LAST_STAGE_ONLY = 4
@@ -25,6 +26,15 @@ class TrainOptions(BaseModel):
     protocol: str = ""
     # Of layout "clips", as `gc-model joints` writes them; L_P and L_G need joints.
     joints: Path | None = None
+    # Boxes of people, class/clip.boxes.csv, or "skeletons": from those of ntu. Then `person_share` of the samples show
+    # one person, as the robot sees people, the others whole pictures; the rest is the margin of the squares, and how
+    # far they vary, see `BoxAugment`.
+    boxes: Path | None = None
+    person_share: float = Field(default=0.8, gt=0, le=1)
+    person_margin: float = Field(default=MARGIN, ge=0, le=1)
+    box_scale: float = Field(default=1.2, ge=1, le=2)
+    box_jitter: float = Field(default=0.03, ge=0, le=0.3)
+    box_drop: float = Field(default=0.1, ge=0, lt=1)
     subjects: list[str] | None = None  # train on these people only
     # More folders or tables of clips of the same or other classes, with their `joints` if they have any; `shares` of an
     # epoch are those of `data` and of each of them, None: every clip once.

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gc_model.data.clip import LabelledClip, labels_of, split_validation
+from gc_model.data.clip import LabelledClip, PersonSource, labels_of, split_validation
 from gc_model.data.datasets import index
 from gc_model.data.frames import FrameCache
 from gc_model.data.own import mixed_in
@@ -80,7 +80,7 @@ def train(
     if first:
         start_run(options, out, samples.training, samples.validation)
         if several:
-            tell_prepared(out, {"failed": dict(samples.failed)})
+            tell_prepared(out, {"failed": dict(samples.failed), "away": dict(samples.away)})
     run = _Run(options, out, model, samples, weights, first, progress)
     run.standardise()
     run.stage1(first_stage)
@@ -94,7 +94,7 @@ def train(
 
 @dataclass(frozen=True)
 class _Samples:
-    """The clips of a run, decoded. failed: reason by name of those that are left out."""
+    """The clips of a run, decoded. failed: reason by name of those that are left out; away: of people who are."""
 
     config: Config
     labels: Sequence[str]
@@ -102,17 +102,19 @@ class _Samples:
     training: Sequence[LabelledClip]
     validation: Sequence[LabelledClip]
     failed: Mapping[str, str]
+    away: Mapping[str, str]
 
 
 def _decode(options: TrainOptions, out: Path, folder: Path, first: bool, progress: bool) -> _Samples:
     """Find the clips, decode them into `folder` where they are not there yet, and split off those for validation."""
     clips = index(
         options.layout, options.data, options.protocol, part="train", joints=options.joints,
-        subjects=options.subjects, classes=options.classes,
+        subjects=options.subjects, classes=options.classes, boxes=options.boxes, margin=options.person_margin,
     )  # fmt: skip
     classes = [clean(c) for c in options.classes or ()]
     for k, also in enumerate(options.also, 1):
-        more = [replace(c, source=k) for c in mixed_in(also)]
+        margin = options.person_margin if options.boxes is not None else None
+        more = [replace(c, source=k) for c in mixed_in(also, margin)]
         clips += [c for c in more if not classes or c.label in classes]
     check_classes(Clips(clips, without=() if classes else clips.without), options.data)
     labels = classes or labels_of(clips)
@@ -120,13 +122,28 @@ def _decode(options: TrainOptions, out: Path, folder: Path, first: bool, progres
     squares = Preprocess.model_validate({"size": config.size, "resize": config.resize, "fit": config.fit})
     cache = FrameCache(folder, squares)
     if first:
-        failed = cache.fill(clips, workers=os.cpu_count() or 1, progress=progress)
+        workers = os.cpu_count() or 1
+        alone = [replace(c, name=_shown(c, p), person=p) for c in clips for p in c.people]
+        away = cache.fill(alone, workers=workers, progress=progress)
+        # Who cannot be shown alone leaves a clip of whole pictures.
+        whole = [c for c in clips if options.person_share < 1 or not _there(c, away).people]
+        failed = cache.fill(whole, workers=workers, progress=progress)
     else:
-        failed = wait_prepared(out)["failed"]
+        failed, away = (wait_prepared(out)[name] for name in ("failed", "away"))
     for name, reason in failed.items():
         logging.warning("left out %s: %s", name, reason)
+    clips[:] = [_there(clip, away) for clip in clips]
     training, validation = _split(clips, failed, labels, options)
-    return _Samples(config, labels, cache, training, validation, failed)
+    return _Samples(config, labels, cache, training, validation, failed, away)
+
+
+def _there(clip: LabelledClip, away: Mapping[str, str]) -> LabelledClip:
+    """The clip with those of its people whose frames could be made; without any, it is of whole pictures."""
+    return replace(clip, people=tuple(p for p in clip.people if _shown(clip, p) not in away))
+
+
+def _shown(clip: LabelledClip, person: PersonSource) -> str:
+    return f"{clip.name}, person {person.id}"
 
 
 def _config(options: TrainOptions, classes: int) -> Config:
@@ -272,6 +289,14 @@ class _Run:
             "stream": carried,
         }
 
+    def _people(self) -> dict[str, Any] | None:
+        """What the network knows of people: the share of samples that show one alone, None for whole pictures only."""
+        known = sum(bool(c.people) for c in self.samples.training)
+        if not known:
+            return None
+        share = self.options.person_share * known / len(self.samples.training)
+        return {"share": round(share, 4), "margin": self.options.person_margin, "clips": known}
+
     def recipe(self, carried: dict[str, Any] | None) -> checkpoint.Recipe:
         """What is published beside the weights: nothing in it names a place on this machine."""
         options = self.options
@@ -284,8 +309,9 @@ class _Run:
             "imagenet": self.weights.name if self.weights else None,
             "start": options.start.resolve().name if options.start else None,
             "stream": carried,
+            "people": self._people(),
             "options": json.loads(
-                options.model_dump_json(exclude={"data", "weights", "start", "joints", "also"})
+                options.model_dump_json(exclude={"data", "weights", "start", "joints", "boxes", "also"})
             ),
             "torch": torch.__version__,
             "python": platform.python_version(),
@@ -295,4 +321,5 @@ class _Run:
 
 def _shorter_than_a_window(clips: Sequence[LabelledClip], cache: FrameCache, window_s: float, T: int) -> int:
     """How many clips the robot would never have a result of: T frames at T / window_s Hz span more than they do."""
-    return sum(cache.read(c).times[-1] < window_s * (T - 1) / T - 1e-3 for c in clips)
+    spans = (cache.read(c.first_person).times for c in clips)
+    return sum(times[-1] - times[0] < window_s * (T - 1) / T - 1e-3 for times in spans)

@@ -15,6 +15,7 @@ import pytest
 
 from gc_model.cli import app
 from gc_model.data.joint_tables import joint_names, mirrored_joints, read_table, table_of, write_table
+from gc_ros.media.detections import boxes_of, read_csv
 from tests.command_line import assert_one_line, call
 from tests.videos import flat, write_clip
 
@@ -139,3 +140,71 @@ def test_without_the_estimator_the_remedy_is_named(mediapipe, clips, tmp_path, v
 def test_an_unknown_kind_is_named(clips, tmp_path):
     done = call(app, "joints", clips, "--out", tmp_path / "j", "--what", "feet")
     assert_one_line(done, 'unknown joints "feet"', "hands or body")
+
+
+def test_boxes_of_people_are_made_of_joints_and_followed(mediapipe, clips, tmp_path):
+    done = call(
+        app,
+        "joints",
+        clips,
+        "--out",
+        tmp_path / "j",
+        "--what",
+        "body",
+        "--boxes",
+        tmp_path / "b",
+        "--workers",
+        1,
+    )
+    assert done.exit_code == 0, done.output
+    assert "boxes of 2 clips made" in done.stdout
+    # All joints of the stand-in lie in one place: no box has an extent, and nobody is found.
+    assert all(not now.people for now in read_csv(boxes_of(tmp_path / "b", "wave/a.mp4")))
+    # A better table: two bodies that change their numbers from frame to frame, and the second leaves.
+    names, shape = (
+        ("head", "left_hand", "right_hand", "left_foot", "right_foot"),
+        np.array([(10, 2), (2, 15), (18, 15), (5, 40), (15, 40)], float),
+    )
+    rows = [
+        (t, body, shape + ((t, 0) if (body + t) % 2 == 0 else (40 - t, 4)))
+        for t in range(6)
+        for body in (0, 1)
+        if (body + t) % 2 == 0 or t < 4
+    ]
+    write_table(table_of(tmp_path / "j", "wave/a.mp4"), names, (64, 48), rows)
+    boxes_of(tmp_path / "b", "wave/a.mp4").unlink()
+    sys.modules.pop("mediapipe", None)
+    shutil.rmtree(mediapipe)  # where the joints are there, no estimator is needed
+    again = call(
+        app, "joints", clips, "--out", tmp_path / "j", "--what", "body", "--boxes", tmp_path / "b", "--workers", 1,
+        "--json",
+    )  # fmt: skip
+    assert again.exit_code == 0, again.output
+    assert (json.loads(again.stdout)["made"], json.loads(again.stdout)["boxes"]) == (0, 1)
+    found = read_csv(boxes_of(tmp_path / "b", "wave/a.mp4"))
+    assert [now.stamp_ns for now in found] == [t * 250_000_000 for t in range(6)]
+    assert [sorted(p.id for p in now.people) for now in found] == [["1", "2"]] * 4 + [["1"]] * 2
+    for t, now in enumerate(found):
+        first = next(p.box for p in now.people if p.id == "1")
+        assert first.x_min == pytest.approx(2 + t - 0.03 * 38, abs=0.01) and first.x_max < 22 + t
+
+
+def test_boxes_of_hands_are_refused(mediapipe, clips, tmp_path):
+    assert_one_line(
+        call(app, "joints", clips, "--out", tmp_path / "j", "--boxes", tmp_path / "b"), "--what body"
+    )
+    assert call(app, "joints", clips, "--out", tmp_path / "j", "--workers", 1).exit_code == 0
+    again = call(
+        app,
+        "joints",
+        clips,
+        "--out",
+        tmp_path / "j",
+        "--what",
+        "body",
+        "--boxes",
+        tmp_path / "b",
+        "--workers",
+        1,
+    )
+    assert "joints of hands" in again.stderr and "boxes of 0 clips" in again.stdout
