@@ -60,7 +60,7 @@ Mode = Literal["window", "step"]
 _UNPRINTABLE = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
-def _printable(text: str, what: str) -> str:
+def printable(text: str, what: str) -> str:
     """`text`, or ValueError where it holds control characters."""
     if _UNPRINTABLE.search(text) or any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text):
         raise ValueError(f"{what} {text[:40]!a} has control characters; only printable ones are allowed")
@@ -125,7 +125,7 @@ class Bundle(_Frozen):
     @field_validator("model_id", "preset")
     @classmethod
     def _names_printable(cls, name: str) -> str:
-        return _printable(name, "the name")
+        return printable(name, "the name")
 
     @field_validator("labels")
     @classmethod
@@ -133,7 +133,7 @@ class Bundle(_Frozen):
         if any(not label.strip() for label in labels) or len(set(labels)) != len(labels):
             raise ValueError("labels must be distinct and not empty")
         for label in labels:
-            if len(_printable(label, "label")) > MAX_LABEL_LENGTH:
+            if len(printable(label, "label")) > MAX_LABEL_LENGTH:
                 raise ValueError(f"label {label[:40]!a} is longer than {MAX_LABEL_LENGTH} characters")
         return labels
 
@@ -288,7 +288,7 @@ def _check_name(name: str) -> None:
     inside = parts and not name.startswith("/") and "\\" not in name and ".." not in parts
     if not inside or name != "/".join(parts) or name == INFO_NAME or len(name) > MAX_LABEL_LENGTH:
         raise ValueError(f"{name[:80]!r} is not a file name inside a bundle")
-    _printable(name, "the file name")
+    printable(name, "the file name")
 
 
 def _parse(path: Path, text: str) -> Bundle:

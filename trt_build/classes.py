@@ -22,6 +22,7 @@ from trt_build.integrity import again
 from trt_build.readout import POOLED
 from trt_build.untrusted import read_regular
 
+WINDOWS_A_CLIP = 2  # that the export takes, at most
 MAX_RANK = 256  # rows of `factor`
 MAX_CLASSES_BYTES = 256 << 20
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,12 @@ from gc_model.data.datasets import index
 from gc_model.data.own import mixed_in
 from gc_ros.recognition.footage import clip_frames
 from trt_build.bundle import LoadedBundle
-from trt_build.classes import ClassStatistics
+from trt_build.classes import WINDOWS_A_CLIP, ClassStatistics
 from trt_build.engines.open import open_engine
 from trt_build.errors import DataError
 from trt_build.readout import pool
 
 WINDOWS = 1024  # in all; more hardly change a mean or a covariance, but an export should take a minute
-WINDOWS_A_CLIP = 2
 
 
 def training_clips(run: Path, labels: Sequence[str], data: Path | None) -> list[LabelledClip]:
@@ -75,7 +75,8 @@ def class_statistics(
     share = max(WINDOWS // (WINDOWS_A_CLIP * len(info.labels)), 1)
     left = dict.fromkeys(info.labels, share)
     features, labels = [], []
-    engine = open_engine(bundle, "window", backend="onnxruntime")
+    # Threads that wait for one another cost more than they bring on a machine whose every core is busy.
+    engine = open_engine(bundle, "window", backend="onnxruntime", threads=max((os.cpu_count() or 1) // 2, 1))
     try:
         for i in track(order, "statistics of the classes", disable=not progress):
             clip = clips[i]

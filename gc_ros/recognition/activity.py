@@ -36,8 +36,9 @@ class Glimpse:
 class Activity:
     """One result: the activity in the window of T sampled frames that ends with the newest one.
 
-    score: calibrated probability of `label`. status: "unknown" where the score is below the open-set threshold (label
-    and index still name the best class then); a caller that knows the time may replace it by "late".
+    score: calibrated probability of `label`. status: "unknown" where the score is below the open-set threshold, or the
+    window is none of what was taught (label and index still name the best class then); a caller that knows the time may
+    replace it by "late".
     """
 
     stamp_ns: int  # of the newest frame; equals window_end_ns
@@ -48,9 +49,11 @@ class Activity:
     index: int
     score: float
     top_k: list[tuple[str, int, float]]  # (label, index, score), best first
-    scores: NDArray[Any] = field(repr=False)  # (K,), sums to 1
-    logits: NDArray[Any] = field(repr=False)  # (K,)
-    labels: list[str] = field(repr=False)  # all K of the bundle
+    scores: NDArray[Any] = field(
+        repr=False
+    )  # (K,), sums to 1; less where none-of-these was taught and takes a share
+    logits: NDArray[Any] = field(repr=False)  # of the bundle's labels
+    labels: list[str] = field(repr=False)  # all K: the bundle's, then those that were taught
     glimpses: list[Glimpse]  # of the newest frame
     preprocess_s: float  # of the newest frame
     inference_s: float  # of the engine calls of this result
@@ -63,6 +66,7 @@ class Activity:
     events: list[ActivityEvent] = field(default_factory=list)
     features: NDArray[Any] | None = field(default=None, repr=False)  # (F,), what new activities are taught by
     person: Person | None = None  # who does it, in the newest frame; None: the whole picture
+    taught: tuple[str, ...] = ()  # the labels that were taught, the last ones of `labels`
 
     @property
     def timings_ms(self) -> dict[str, float]:

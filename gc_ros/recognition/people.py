@@ -30,6 +30,7 @@ from gc_ros.recognition.region import MARGIN, Person, PersonPicture, hidden, mis
 from gc_ros.recognition.sampler import EveryFrame, Sampler
 from gc_ros.recognition.seats import Seats
 from gc_ros.recognition.smoothing import ActivityEvent, Smoothing
+from gc_ros.recognition.taught import Lessons
 from gc_ros.recognition.tracks import Place, Tracks
 from gc_ros.stamps import NS
 from trt_build.bundle import LoadedBundle
@@ -114,6 +115,7 @@ class People:
         smoothing: Smoothing | None = None,
         max_frame_gap_s: float | None = None,
         unknown_threshold: float | None = None,
+        lessons: Lessons | None = None,
         max_age_s: float = MAX_AGE_S,
         margin: float = MARGIN,
         timeout_s: float = TIMEOUT_S,
@@ -141,6 +143,7 @@ class People:
                 top_k=top_k,
                 smoothing=smoothing,
                 unknown_threshold=unknown_threshold,
+                lessons=lessons,
                 owns_engine=False,
                 sampler=EveryFrame(bundle.info.rate_hz, gap_s),
             )
@@ -323,6 +326,16 @@ class People:
         with self._lock:
             newest = self._tracks.newest_ns
             return None if newest is None or self._newest_ns is None else (self._newest_ns - newest) / NS
+
+    @property
+    def lessons(self) -> Lessons | None:
+        """What was taught; a change holds for everybody, as of `Recognizer.lessons`."""
+        return next(iter(self.recognizers.values())).lessons
+
+    @lessons.setter
+    def lessons(self, lessons: Lessons | None) -> None:
+        for recognizer in self.recognizers.values():
+            recognizer.lessons = lessons
 
     @property
     def smoothing(self) -> Smoothing:

@@ -29,6 +29,7 @@ from gc_ros.recognition.activity import Activity, Glimpse, softmax, stream_label
 from gc_ros.recognition.intake import Counters, Intake, Window
 from gc_ros.recognition.sampler import Sampler
 from gc_ros.recognition.smoothing import ActivityEvent, EventDetector, Smoothing
+from gc_ros.recognition.taught import Lessons
 from gc_ros.recognition.turns import Outputs, Reading, StepTurns, WindowTurns
 from trt_build.bundle import LoadedBundle
 from trt_build.engine import Engine
@@ -47,6 +48,7 @@ class Recognizer:
     stride: sampled frames from one result to the next. A step model that starts again every T frames has one result a
         start, whatever the stride.
     max_frame_gap_s: see `Sampler`. unknown_threshold: None: the bundle's.
+    lessons: what it was taught beside the bundle's activities.
     owns_engine: whether `close` closes the engine; False where several recognisers share it.
     sampler: which frames to take; None: a `Sampler` at the bundle's rate.
 
@@ -65,6 +67,7 @@ class Recognizer:
         smoothing: Smoothing | None = None,
         max_frame_gap_s: float | None = None,
         unknown_threshold: float | None = None,
+        lessons: Lessons | None = None,
         owns_engine: bool = True,
         sampler: Sampler | None = None,
     ) -> None:
@@ -87,7 +90,8 @@ class Recognizer:
         self._engine, self._owns_engine = engine, owns_engine
         self._input: NDArray[np.uint8] | None = None  # made when `infer` first needs it
         self._active = [row == slot for row in range(engine.batch)]
-        self._detector = EventDetector(self.info.labels, smoothing)
+        self._lessons = lessons
+        self._detector = EventDetector(self.labels, smoothing)
         self._events: list[ActivityEvent] = []
         self._intake = Intake(self.info, self.mode, stride, max_frame_gap_s, self._end_activity, sampler)
         self._lock = self._intake.lock
@@ -137,6 +141,23 @@ class Recognizer:
     def smoothing(self, smoothing: Smoothing) -> None:
         with self._lock:
             self._detector.smoothing = smoothing
+
+    @property
+    def lessons(self) -> Lessons | None:
+        """What the recogniser was taught; a change holds from the next result on, and an activity that is on ends."""
+        return self._lessons
+
+    @lessons.setter
+    def lessons(self, lessons: Lessons | None) -> None:
+        with self._lock:
+            self._end_activity()
+            self._lessons = lessons
+            self._detector = EventDetector(self.labels, self._detector.smoothing)
+
+    @property
+    def labels(self) -> list[str]:
+        """The bundle's, then those that were taught."""
+        return self.info.labels if self._lessons is None else self._lessons.labels
 
     def reset(self, reason: str) -> list[ActivityEvent]:
         """Forget window, state and smoothed scores; windows that wait become void.
@@ -261,29 +282,33 @@ class Recognizer:
 
     def _to_activity(self, window: Window, reading: Reading) -> Activity | None:
         info = self.info
-        scores = softmax(reading.logits, info.calibration.temperature)
-        best = top_k(scores, info.labels, self.top_k)
-        label, index, score = best[0]
+        own_scores = softmax(reading.logits, info.calibration.temperature)
         size = window.width, window.height
         glimpses = to_glimpses(reading.glimpses, reading.assignment, *size, info, reading.person)
         with self._lock:
             if not self._intake.is_current(window.epoch):  # reset while the engine ran
                 return None
+            lessons, labels = self._lessons, self.labels
+            scores, strange = (
+                (own_scores, False) if lessons is None else lessons.apply(own_scores, reading.features)
+            )
             self._intake.results += 1
             counters = self._intake.counters()
             events = self._take_events() + self._detector.update(scores, reading.end_ns)
+        best = top_k(scores, labels, self.top_k)
+        label, index, score = best[0]
         return Activity(
             stamp_ns=reading.end_ns,
             window_start_ns=reading.start_ns,
             window_end_ns=reading.end_ns,
-            status="ok" if score >= self.unknown_threshold else "unknown",
+            status="unknown" if strange or score < self.unknown_threshold else "ok",
             label=label,
             index=index,
             score=score,
             top_k=best,
             scores=scores,
             logits=reading.logits.copy(),
-            labels=info.labels,
+            labels=labels,
             glimpses=glimpses,
             preprocess_s=reading.preprocess_s,
             inference_s=reading.inference_s,
@@ -296,4 +321,5 @@ class Recognizer:
             events=events,
             features=reading.features,
             person=reading.person,
+            taught=() if lessons is None else lessons.names,
         )

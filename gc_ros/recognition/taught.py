@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a robot was taught: activities shown to it, kept as the features of their windows, never as pictures.
+
+A `Taught` is a value: teaching, forgetting, renaming and merging give another one. `judge` says whether what was shown
+is enough to tell the activity from the others. The files are `taught_file`'s, the decision `discriminant`'s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gc_ros.recognition.discriminant import Discriminant, Examples, Space
+from trt_build.bundle import MAX_LABEL_LENGTH, LoadedBundle, printable
+from trt_build.classes import read_classes
+from trt_build.errors import BundleError, DataError
+from trt_build.readout import POOLED
+
+MAX_ACTIVITIES, MAX_WINDOWS = 64, 128  # taught to one bundle; kept of one activity
+FEW, SCATTERED, CLOSE = 3, 0.6, 0.1
+
+
+@dataclass(frozen=True)
+class Taught:
+    """Activities taught to one model, in the order in which they were.
+
+    model_id: of the bundle. none: what is none of them. Raises DataError where more is taught than fits.
+    """
+
+    model_id: str
+    activities: Mapping[str, Examples] = field(default_factory=dict)
+    none: Examples | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.activities) > MAX_ACTIVITIES:
+            raise DataError(f"{MAX_ACTIVITIES} activities are taught already; forget one: gc-ros forget NAME")
+
+    def taught(self, name: str, examples: Examples) -> Taught:
+        """With an activity, or more examples of one that is there."""
+        before = self.activities.get(name)
+        both = _bounded(examples if before is None else before.joined(examples))
+        return replace(self, activities={**self.activities, name: both})
+
+    def with_none(self, examples: Examples) -> Taught:
+        """With more examples of what is none of the activities."""
+        return replace(self, none=_bounded(examples if self.none is None else self.none.joined(examples)))
+
+    def forgotten(self, name: str) -> Taught:
+        """Without an activity. Raises DataError where it was not taught."""
+        self._must_have(name)
+        return replace(self, activities={n: e for n, e in self.activities.items() if n != name})
+
+    def renamed(self, old: str, new: str) -> Taught:
+        """With another name for an activity. Raises DataError where `old` was not taught, or `new` was."""
+        self._must_have(old)
+        if new in self.activities:
+            raise DataError(f'"{new}" is taught already; forget it first, or choose another name')
+        return replace(self, activities={new if n == old else n: e for n, e in self.activities.items()})
+
+    def merged(self, other: Taught) -> Taught:
+        """What either was taught; of an activity that both know, the examples of both. Raises DataError."""
+        if other.model_id != self.model_id:
+            raise DataError(
+                f"taught to {other.model_id}, this is {self.model_id}; "
+                "only what the same model was taught can be merged"
+            )
+        result = self if other.none is None else self.with_none(other.none)
+        for name, examples in other.activities.items():
+            result = result.taught(name, examples)
+        return result
+
+    def _must_have(self, name: str) -> None:
+        if name not in self.activities:
+            known = ", ".join(self.activities) or "nothing"
+            raise DataError(f'"{name}" was not taught; taught is: {known}')
+
+
+def check_name(name: str, bundle: LoadedBundle) -> str:
+    """The name without spaces around it. Raises DataError for one that no taught activity may have."""
+    name = name.strip()
+    try:
+        printable(name, "the name")
+    except ValueError as error:
+        raise DataError(f"{error}") from None
+    if not name or len(name) > MAX_LABEL_LENGTH:
+        raise DataError(f"an activity needs a name of 1 to {MAX_LABEL_LENGTH} characters")
+    if name in bundle.info.labels:
+        raise DataError(
+            f'"{name}" is an activity of {bundle.info.model_id} itself; choose another name, or train with more clips'
+        )
+    return name
+
+
+def examples_of(windows: Mapping[int, NDArray[np.float32]] | list[NDArray[np.float32]]) -> Examples:
+    """Examples from the features (n_i, F) of each clip's windows. Raises DataError where they are not finite."""
+    clips = list(windows.values()) if isinstance(windows, Mapping) else list(windows)
+    features = np.concatenate(clips).astype(np.float32)
+    if not np.isfinite(features).all():
+        raise DataError("the engine's embedding is not finite; check the engine with: trt-build verify")
+    numbers = np.repeat(np.arange(len(clips)), [len(c) for c in clips])
+    return _bounded(Examples(features, numbers.astype(np.int64)))
+
+
+def space_of(bundle: LoadedBundle) -> Space:
+    """What the bundle's classes say about its features. Raises BundleError where it cannot be taught."""
+    if not bundle.info.embedding:
+        raise BundleError(
+            f"{bundle.path}: this bundle cannot be taught: its graphs have no embedding, which bundles have since "
+            "glimpse_clouds 1.1; export its run again: trt-build export RUN --out BUNDLE --clips DATA"
+        )
+    classes = read_classes(bundle)
+    if classes is None:
+        raise BundleError(
+            f"{bundle.path}: this bundle cannot be taught: it was exported without the clips of its training; export "
+            "its run again: trt-build export RUN --out BUNDLE --clips DATA"
+        )
+    return Space(classes)
+
+
+class Lessons:
+    """What a recogniser needs to know of a `Taught`: its labels, and how a window's scores come about.
+
+    space: of the bundle, made once. Raises DataError where it was taught to another model, or its features do not fit.
+    """
+
+    def __init__(self, bundle: LoadedBundle, space: Space, taught: Taught) -> None:
+        info = bundle.info
+        if taught.model_id != info.model_id:
+            raise DataError(
+                f"this was taught to {taught.model_id}, but the bundle is {info.model_id}: teach it again, "
+                "or use the bundle that it was taught to"
+            )
+        for name, examples in {**taught.activities, "none": taught.none}.items():
+            if examples is not None and examples.features.shape[1] != POOLED * info.embedding:
+                raise DataError(f'the examples of "{name}" do not fit {info.model_id}; teach it again')
+        if clash := sorted(set(taught.activities) & set(info.labels)):
+            raise DataError(
+                f'"{clash[0]}" is an activity of the bundle itself; forget or rename what was taught'
+            )
+        self.names = tuple(taught.activities)
+        self.labels = [*info.labels, *self.names]
+        self.discriminant = (
+            Discriminant(space, self.names, list(taught.activities.values()), taught.none)
+            if self.names
+            else None
+        )
+
+    def apply(
+        self, scores: NDArray[np.float64], features: NDArray[np.float32] | None
+    ) -> tuple[NDArray[np.float64], bool]:
+        """Scores (K + J,) of a window and whether it is unknown, from the network's own (K,) and its features."""
+        if self.discriminant is None or features is None:
+            return scores, False
+        return self.discriminant.scores(scores, features)
+
+    def remarks(self, name: str, taught: Taught) -> list[str]:
+        """What is doubtful about a taught activity, in sentences; empty where nothing is."""
+        d, j, found = self.discriminant, self.names.index(name), []
+        assert d is not None
+        clips, row = taught.activities[name].count, d.K + j
+        if clips < FEW:
+            found.append(
+                f"too few: {clips} clip{'s' if clips > 1 else ''}; show it {FEW} to 5 times, by several people"
+            )
+        against = {label: d.rows.chance_against(k, row) for k, label in enumerate(self.labels[: d.K])}
+        for i, other in enumerate(self.names):
+            if i != j:
+                against[other] = math.erfc(d.rows.distance(row, d.K + i) / 2 / math.sqrt(2)) / 2
+        rival = max(against, key=lambda label: against[label])
+        if against[rival] > CLOSE:
+            found.append(f"too close to {rival}: {against[rival]:.0%} of its windows would be taken for this")
+        if d.won[j] < SCATTERED:
+            found.append(
+                f"too scattered: of clips that it was not shown, {d.won[j]:.0%} are recognised; show it more often, "
+                "or teach it as two activities"
+            )
+        return found
+
+
+def _bounded(examples: Examples) -> Examples:
+    """At most `MAX_WINDOWS` of them, spread over all."""
+    if len(examples) <= MAX_WINDOWS:
+        return examples
+    kept = np.linspace(0, len(examples) - 1, MAX_WINDOWS).round().astype(int)
+    return Examples(examples.features[kept], examples.clips[kept])

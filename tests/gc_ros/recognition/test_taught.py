@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Teaching by showing: the discriminant over old and new classes, its checks, and the recogniser that applies it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gc_ros.recognition.discriminant import Discriminant, Examples, Space
+from gc_ros.recognition.overlay import draw
+from gc_ros.recognition.recognizer import Recognizer
+from gc_ros.recognition.taught import Lessons, Taught, check_name, examples_of, space_of
+from gc_ros.stamps import NS
+from tests.toy import toy_bundle
+from trt_build.classes import ClassStatistics
+from trt_build.engines.open import open_engine
+from trt_build.errors import BundleError, DataError
+
+F, K = 60, 4
+
+
+def world(seed: int = 0, apart: float = 1.0) -> tuple[np.random.Generator, np.ndarray, np.ndarray, Space]:
+    """A generator, how features scatter, the old classes' middles, and the space of 40 windows of each."""
+    rng = np.random.default_rng(seed)
+    mix = np.diag(rng.uniform(0.2, 3, F)) @ np.linalg.qr(rng.normal(size=(F, F)))[0]
+    middles = apart * rng.normal(size=(K, F)) @ mix
+    labels = np.repeat(np.arange(K), 40)
+    return rng, mix, middles, Space(ClassStatistics.of(middles[labels] + scatter(rng, mix, 160), labels, K))
+
+
+def scatter(rng: np.random.Generator, mix: np.ndarray, n: int) -> np.ndarray:
+    return rng.normal(size=(n, F)) @ mix
+
+
+def shown(rng: np.random.Generator, mix: np.ndarray, middle: np.ndarray, clips: int = 5) -> Examples:
+    """Three windows a clip."""
+    return examples_of([(middle + scatter(rng, mix, 3)).astype(np.float32) for _ in range(clips)])
+
+
+def own_scores(k: int) -> np.ndarray:
+    """As a network that knows its classes gives them."""
+    scores = np.full(K, 0.1 / (K - 1))
+    scores[k] = 0.9
+    return scores
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_was_shown_five_times_is_recognised_and_old_classes_stay_what_they_are(seed):
+    rng, mix, middles, space = world(seed)
+    new = rng.normal(size=(3, F)) @ mix
+    d = Discriminant(space, ["a", "b", "c"], [shown(rng, mix, m) for m in new])
+    for j in range(3):
+        found = [d.scores(own_scores(0), x)[0].argmax() for x in new[j] + scatter(rng, mix, 50)]
+        assert np.mean(np.array(found) == K + j) > 0.9
+    for k in range(K):
+        found = [d.scores(own_scores(k), x)[0].argmax() for x in middles[k] + scatter(rng, mix, 100)]
+        assert np.mean(np.array(found) == k) >= 0.99
+
+
+def test_among_the_old_classes_the_networks_own_scores_keep_their_proportions():
+    rng, mix, middles, space = world()
+    d = Discriminant(space, ["a"], [shown(rng, mix, rng.normal(size=F) @ mix)])
+    scores = np.array([0.5, 0.3, 0.15, 0.05])
+    found, _ = d.scores(scores, middles[0] + scatter(rng, mix, 1)[0])
+    assert np.allclose(found[:K] / found[:K].sum(), scores) and found.sum() == pytest.approx(1)
+
+
+def test_a_class_next_to_an_old_one_gets_a_handicap_that_keeps_the_old_one():
+    rng, mix, middles, space = world()
+    beside = middles[1] + 0.02 * rng.normal(size=F) @ mix
+    d = Discriminant(space, ["copy"], [shown(rng, mix, beside)])
+    assert d.handicaps[0] > 0
+    found = [d.scores(own_scores(1), x)[0].argmax() for x in middles[1] + scatter(rng, mix, 200)]
+    # One old class of four: a hundredth of all windows is four hundredths of its own.
+    assert np.mean(np.array(found) == 1) >= 0.93
+
+
+def test_what_is_none_of_them_is_unknown_once_it_was_shown():
+    rng, mix, _, space = world()
+    new, other = rng.normal(size=(2, F)) @ mix
+    d = Discriminant(space, ["a"], [shown(rng, mix, new)], shown(rng, mix, other))
+    unknown = lambda middle: np.mean([d.scores(own_scores(0), x)[1] for x in middle + scatter(rng, mix, 100)])
+    assert unknown(other) >= 0.8 and unknown(new) <= 0.15
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 1000),
+    st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    st.booleans(),
+    st.floats(0, 1e4),
+)
+def test_scores_are_always_finite_and_share_at_most_one(seed, clips, with_none, far):
+    rng, mix, _, space = world(seed % 3)
+    taught = [shown(rng, mix, rng.normal(size=F) @ mix, n) for n in clips]
+    none = shown(rng, mix, rng.normal(size=F), 2) if with_none else None
+    d = Discriminant(space, [str(i) for i in range(len(clips))], taught, none)
+    found, _ = d.scores(own_scores(0), far * rng.normal(size=F))
+    assert found.shape == (K + len(clips),) and np.isfinite(found).all() and (found >= 0).all()
+    assert found.sum() <= 1 + 1e-9 and (with_none or found.sum() == pytest.approx(1))
+
+
+# -- the value ---------------------------------------------------------------------------------------------------
+
+
+def bundle(tmp_path, **changes):
+    return toy_bundle(tmp_path / "b", "colours", embedding=True, **changes)
+
+
+def colour_examples(rgb: tuple[int, int, int], clips: int = 5, seed: int = 0, width: int = 9) -> Examples:
+    rng = np.random.default_rng(seed)
+    whole = np.concatenate([rgb, np.full(3, 4.0), np.full(3, 4.5)])[:width]
+    return examples_of([(whole + rng.normal(0, 6, (2, width))).astype(np.float32) for _ in range(clips)])
+
+
+names = st.sampled_from(["a", "b", "c"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["teach", "forget", "rename"]), names, names), max_size=8))
+def test_teaching_forgetting_and_renaming_leave_what_a_dictionary_would_hold(steps):
+    taught, model = Taught("m"), {}
+    for what, name, other in steps:
+        if what == "teach":
+            taught = taught.taught(name, colour_examples((1, 2, 3), seed=len(model)))
+            model.setdefault(name, 0)
+        elif what == "forget" and name in model:
+            taught, _ = taught.forgotten(name), model.pop(name)
+        elif what == "rename" and name in model and other not in model:
+            taught = taught.renamed(name, other)
+            model = {other if n == name else n: v for n, v in model.items()}
+        elif what != "teach":
+            with pytest.raises(DataError):
+                taught.forgotten(name) if what == "forget" else taught.renamed(name, other)
+        assert list(taught.activities) == list(model)
+
+
+def test_merging_joins_examples_once_and_only_of_the_same_model():
+    red, blue = colour_examples((250, 0, 0)), colour_examples((0, 0, 250), seed=1)
+    one, two = Taught("m").taught("x", red), Taught("m").taught("x", blue).taught("y", blue)
+    both = one.merged(two)
+    assert list(both.activities) == ["x", "y"] and both.activities["x"].count == 10
+    assert both.merged(two).activities["x"].count == 10, "the same examples count once"
+    with pytest.raises(DataError, match="only what the same model"):
+        one.merged(Taught("other"))
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\nb", "\u202eabc", "x" * 300, "red"])
+def test_names_that_no_activity_may_have_are_refused(tmp_path, name):
+    with pytest.raises(DataError):
+        check_name(name, bundle(tmp_path))
+
+
+# -- the checks --------------------------------------------------------------------------------------------------
+
+
+def remarks(tmp_path, *activities: Examples) -> list[str]:
+    loaded = bundle(tmp_path)
+    taught = Taught(loaded.info.model_id)
+    for i, examples in enumerate(activities):
+        taught = taught.taught(f"t{i}", examples)
+    return Lessons(loaded, space_of(loaded), taught).remarks("t0", taught)
+
+
+def test_five_clear_clips_need_no_remark(tmp_path):
+    assert remarks(tmp_path, colour_examples((230, 230, 20))) == []
+
+
+def test_too_few_clips_are_said(tmp_path):
+    assert any("too few: 1 clip;" in r for r in remarks(tmp_path, colour_examples((230, 230, 20), 1)))
+
+
+def test_too_close_to_an_old_or_a_taught_class_names_it(tmp_path):
+    assert any("too close to green" in r for r in remarks(tmp_path, colour_examples((42, 198, 41))))
+    twice = remarks(tmp_path, colour_examples((230, 230, 20)), colour_examples((231, 229, 20), seed=3))
+    assert any("too close to t1" in r for r in twice)
+
+
+def test_too_scattered_is_said(tmp_path):
+    rng = np.random.default_rng(0)
+    clips = [
+        np.concatenate([rng.uniform(30, 220, 3), np.full(3, 4.0), np.full(3, 4.5)]).astype(np.float32)[None]
+        for _ in range(8)
+    ]
+    assert any("too scattered" in r for r in remarks(tmp_path, examples_of(clips)))
+
+
+# -- bundles and recognisers -------------------------------------------------------------------------------------
+
+
+def test_a_bundle_without_embedding_says_that_it_cannot_be_taught_and_what_to_do(tmp_path):
+    old = toy_bundle(tmp_path / "old", "colours")
+    with pytest.raises(
+        BundleError, match=r"cannot be taught.*trt-build export RUN --out BUNDLE --clips DATA"
+    ):
+        space_of(old)
+
+
+def test_what_was_taught_to_another_model_or_does_not_fit_is_refused(tmp_path):
+    loaded = bundle(tmp_path)
+    space = space_of(loaded)
+    with pytest.raises(DataError, match="was taught to other, but the bundle is toy-colours"):
+        Lessons(loaded, space, Taught("other"))
+    with pytest.raises(DataError, match="do not fit"):
+        narrow = Taught(loaded.info.model_id).taught("x", colour_examples((1, 2, 3), width=5))
+        Lessons(loaded, space, narrow)
+    with pytest.raises(DataError, match="activity of the bundle itself"):
+        Lessons(loaded, space, Taught(loaded.info.model_id).taught("red", colour_examples((1, 2, 3))))
+
+
+def recogniser(loaded, mode: str, **options) -> Recognizer:
+    return Recognizer(loaded, open_engine(loaded, mode, threads=1), mode=mode, **options)
+
+
+def watch(
+    r: Recognizer, rgb: tuple[int, int, int], seconds: float, start: float = 0.0, seed: int = 0
+) -> list:
+    """Results of a flickering picture of one colour, at 16 images a second."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for i in range(round(16 * seconds)):
+        image = np.clip(np.array(rgb) + rng.normal(0, 4, 3), 0, 255).astype(np.uint8)
+        stamp = round((start + i / 16) * NS)
+        found.append(r.push(np.full((8, 8, 3), image), stamp, bgr=False))
+    return [result for result in found if result is not None]
+
+
+@pytest.mark.parametrize("mode", ["window", "step"])
+def test_a_recogniser_is_taught_while_it_runs_and_forgets_again(tmp_path, mode):
+    loaded = bundle(tmp_path)
+    r = recogniser(loaded, mode)
+    yellow = (200, 200, 40)
+    shown = watch(r, yellow, 6)
+    assert {a.label for a in shown} <= {"red", "green"} and shown[-1].taught == ()
+    assert shown[-1].features is not None and shown[-1].features.shape == (9,)
+    clips = [np.stack([watch(r, yellow, 1.2, 10 * c, seed=c)[-1].features]) for c in range(1, 11)]
+    taught = Taught(loaded.info.model_id).taught("yellow", examples_of(clips))
+    r.lessons = Lessons(loaded, space_of(loaded), taught)
+    after = watch(r, yellow, 4, 100, seed=9)
+    assert [a.label for a in after] == ["yellow"] * len(after)
+    assert np.mean([a.status == "ok" for a in after]) >= 0.75, "one in twenty may be rejected"
+    assert after[-1].index == 3 and after[-1].taught == ("yellow",) and len(after[-1].scores) == 4
+    assert [e.label for a in after for e in a.events] == ["yellow"]
+    assert [a.label for a in watch(r, (200, 40, 40), 3, 200)][-1] == "red"
+    r.lessons = None
+    assert watch(r, yellow, 3, 300)[-1].label in ("red", "green")
+
+
+def test_the_overlay_shows_that_a_label_was_taught(tmp_path, monkeypatch):
+    loaded = bundle(tmp_path)
+    taught = Taught(loaded.info.model_id).taught("yellow", colour_examples((200, 200, 40)))
+    r = recogniser(loaded, "window", lessons=Lessons(loaded, space_of(loaded), taught))
+    activity = watch(r, (200, 200, 40), 2)[-1]
+    said: list[str] = []
+    from gc_ros.recognition import overlay
+
+    real = overlay.put_text
+    monkeypatch.setattr(
+        overlay, "put_text", lambda panel, text, *a, **k: said.append(text) or real(panel, text, *a, **k)
+    )
+    draw(np.zeros((240, 320, 3), np.uint8), activity)
+    assert "yellow (taught)" in said and "red" in said
