@@ -36,6 +36,7 @@ os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(ROOT / "config" / "fastdds_sh
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(100, 230))
 
+from gc_model.synth.activities import ACTIVITIES  # noqa: E402
 from gc_model.synth.dataset import synthesize  # noqa: E402
 from gc_ros.media.bags import make_bag, read_bag_images  # noqa: E402
 from gc_ros.media.clips import find_clips  # noqa: E402
@@ -113,7 +114,9 @@ class Demo:
         clips, bag = self.out / "clips", self.out / "bag"
         for old in (clips, bag):
             shutil.rmtree(old, ignore_errors=True)
-        labels, rate = self.info.labels, self.info.rate_hz
+        labels, rate = [label for label in self.info.labels if label in ACTIVITIES], self.info.rate_hz
+        if not labels:
+            raise DataError(f"nobody can be drawn who does {', '.join(self.info.labels)}: give clips with --bag")
         print(f"making {self.options.clips} clip(s) each of {', '.join(labels)}", flush=True)
         synthesize(
             clips,
