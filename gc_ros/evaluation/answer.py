@@ -75,6 +75,14 @@ def as_text(summary: dict[str, Any], out: Path, resumed: int) -> str:
             f"{'n/a' if delay is None else f'{delay:.2f} s'}, false activations "
             f"{'n/a' if false is None else f'{false:.1f} an hour'}"
         )
+    if people := r.get("people"):
+        found = people["frame_map"]
+        lines.append(
+            f"{len(people['persons'])} people, frame mAP at overlap 0.5 {_percent(found['mean'])}, "
+            f"{sum(c['missed'] for c in found['per_class'].values())} of "
+            f"{sum(c['true'] for c in found['per_class'].values())} missed"
+        )
+        lines += [f"left out: {reason}: {n}" for reason, n in people["left_out"].items()]
     made = summary["provenance"]
     lines.append(f"bundle {made['bundle']}, sha256 {made['bundle_json_sha256']}")
     return "\n".join([*lines, f"report: {out / 'report.html'}"])

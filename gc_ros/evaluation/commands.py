@@ -87,6 +87,20 @@ def evaluate(
     predictions: Annotated[
         str, typer.Option(help="predictions.mcap: beside, merged (with images), none.")
     ] = "beside",
+    people: Annotated[
+        str | None,
+        typer.Option(
+            help="Recognise each person alone: boxes from topic:/NAME, a CSV, a folder of CSVs, or auto: "
+            "BAG.people.csv beside it, or the only topic of detections."
+        ),
+    ] = None,
+    true_boxes: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the people of the truth stood, a CSV or a folder; default: they have the ids of --people."
+        ),
+    ] = None,
+    max_people: Annotated[int, typer.Option(min=1, max=64, help="How many people at once.")] = 4,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
     dask: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786.")
@@ -142,6 +156,9 @@ def evaluate(
         smoothing=smoothing,
         simulate_latency_s=simulate_latency,
         predictions=predictions,
+        people=people,
+        true_boxes=true_boxes,
+        max_people=max_people,
     )
     if check:
         check_tools(options)

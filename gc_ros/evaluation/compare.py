@@ -16,8 +16,8 @@ _EXACT = 25  # discordant windows up to which McNemar's test is exact
 def compare(a: Path, b: Path) -> dict[str, Any]:
     """Paired comparison of two result directories over the windows that both scored, B against A.
 
-    Windows are paired by bag, pass and end. The interval of the difference resamples bags, since McNemar's test assumes
-    independent windows and neighbouring ones are not. Raises DataError where nothing can be paired.
+    Windows are paired by bag, pass, end and person. The interval of the difference resamples bags, since McNemar's
+    test assumes independent windows and neighbouring ones are not. Raises DataError where nothing can be paired.
     """
     summaries = [results.read_json(folder / results.SUMMARY) for folder in (a, b)]
     bags = [{bag["name"]: bag["bag_sha256"] for bag in summary["bags"]} for summary in summaries]
@@ -26,7 +26,7 @@ def compare(a: Path, b: Path) -> dict[str, Any]:
         raise DataError(f"{a} and {b} have no bag in common (same name and content); evaluate the same bags")
     left, right = (
         {
-            (row["bag"], row["pass"], row["end_ns"]): row
+            (row["bag"], row["pass"], row["end_ns"], row.get("person", "")): row
             for row in results.read_windows(folder / results.WINDOWS)
             if row["truth_kind"] == "label" and row["bag"] in shared
         }

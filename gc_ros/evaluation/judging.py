@@ -116,7 +116,7 @@ class Judge:
             return from_table(truth.segments, first.first_ns)
         stamp_at = _stamp_at(clocks)
         spans = from_table(truth.segments, first.first_log_ns)
-        return [Span(stamp_at(s.start_ns), stamp_at(s.end_ns), s.label) for s in spans]
+        return [Span(stamp_at(s.start_ns), stamp_at(s.end_ns), s.label, s.who) for s in spans]
 
     def judge(
         self,
@@ -129,7 +129,7 @@ class Judge:
         """Write the rows of a reading to `windows` with the truth of each, and with seconds since `zero_ns`."""
         with windows.open("w", encoding="utf-8") as out:
             for row in rows:
-                kind, label = self._truth_of(row["start_ns"], row["end_ns"], spans)
+                kind, label = self.truth_of(row["start_ns"], row["end_ns"], spans)
                 row |= {"bag": bag, "truth": label, "truth_kind": kind}
                 row |= {
                     "start_s": (row["start_ns"] - zero_ns) / NS,
@@ -137,7 +137,7 @@ class Judge:
                 }
                 out.write(json.dumps(row, sort_keys=True) + "\n")
 
-    def _truth_of(self, start_ns: int, end_ns: int, spans: Sequence[Span]) -> tuple[str, str | None]:
+    def truth_of(self, start_ns: int, end_ns: int, spans: Sequence[Span]) -> tuple[str, str | None]:
         """(truth_kind, truth) of a window, as windows.jsonl has them."""
         if self.truth.kind == "none":
             return "none", None
@@ -150,9 +150,9 @@ class Judge:
         return ("idle", None) if target == IDLE else ("label", target)
 
     def recorded_segments(
-        self, spans: Sequence[Span], passes: Sequence[Pass], zero_ns: int
+        self, spans: Sequence[Span], passes: Sequence[Pass], zero_ns: int, people: bool = False
     ) -> list[dict[str, Any]]:
-        """The activities of the ground truth within each pass, as bag.json has them."""
+        """The activities of the ground truth within each pass, as bag.json has them. people: with who does them."""
         mapped = [(span, self.map(span.label)) for span in spans]
         return [
             {
@@ -161,6 +161,7 @@ class Judge:
                 "end_s": (min(s.end_ns, q.last_ns) - zero_ns) / NS,
                 "label": target if target else s.label,
                 "mapped": target is not None,
+                **({"person": s.who} if people else {}),
             }
             for p, q in enumerate(passes)
             for s, target in mapped

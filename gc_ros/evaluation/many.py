@@ -16,6 +16,7 @@ from typing import Any
 
 from gc_ros.evaluation import results
 from gc_ros.evaluation.options import Options
+from gc_ros.evaluation.people_scoring import people_figures
 from gc_ros.evaluation.processes import OutputError, run_tasks
 from gc_ros.evaluation.running import Task, resume
 from gc_ros.evaluation.scoring import EXTRA, gather, summarise
@@ -57,6 +58,10 @@ def evaluate_many(
     Raises GlimpseError when the bundle cannot be used, `out` cannot be written, or no bag can be evaluated.
     """
     check_tools(options)
+    if options.people is not None and (
+        options.simulate_latency_s is not None or options.truth.startswith("topic:")
+    ):
+        raise DataError("--people does not go with --simulate-latency, nor with the truth of a topic")
     loaded = load_bundle(bundle, sha256=bundle_sha256)
     info = loaded.info
     if options.mode not in (None, *info.modes):
@@ -142,6 +147,8 @@ def _conclude(
         rows = results.read_windows(Path(task.folder) / results.WINDOWS)
         bags.append((record, gather(rows, info.labels)))
     figures, timings = summarise(bags, info.labels, info.window_s)
+    if options.people is not None:
+        figures["people"] = people_figures(bags, info.labels)
     per_bag = []
     for (record, windows), (task, _) in zip(bags, ordered, strict=True):
         own, _ = summarise([(record, windows)], info.labels, info.window_s)

@@ -25,6 +25,8 @@ class Options:
     mapping: bundle label (or "idle") by label of the ground truth, where names differ.
     min_overlap: share of a window that a label must cover for the window to be scored with it.
     simulate_latency_s: None = nothing is dropped, else seconds one engine call takes on the robot.
+    people: None = the whole picture; where the boxes of people are, as of `--people`. true_boxes: where they really
+        stood, a CSV or a folder of them; None = in those boxes, under their ids. max_people: how many at once.
     """
 
     topic: str | None = None
@@ -45,13 +47,20 @@ class Options:
     simulate_latency_s: float | None = None
     predictions: str = "beside"  # predictions.mcap without images, "merged" with them, or "none"
     pictures: int = 12  # strips of the worst windows of each bag
+    people: str | None = None
+    true_boxes: str | None = None
+    max_people: int = 4
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, as records of results hold them."""
         s = self.smoothing
         # Records have always called the thresholds `on` and `off`.
         kept = {"tau_s": s.tau_s, "on": s.onset, "off": s.offset, "min_duration_s": s.min_duration_s}
-        return {**asdict(self), "smoothing": kept}
+        values = asdict(self)
+        if self.people is None:  # results without people are those of before there were any
+            for name in ("people", "true_boxes", "max_people"):
+                del values[name]
+        return {**values, "smoothing": kept}
 
 
 def bundle_digest(bundle: Path) -> str:

@@ -18,7 +18,7 @@ from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.sources import Frame, FrameReader
 from gc_ros.evaluation.strips import Strips, WatchedEngine
 from gc_ros.recognition.activity import Activity
-from gc_ros.recognition.recognizer import Recognizer
+from gc_ros.recognition.recognizer import Counters, Recognizer
 from gc_ros.recognition.smoothing import ActivityEvent
 from gc_ros.stamps import NS
 from trt_build.bundle import LoadedBundle
@@ -62,6 +62,10 @@ class Reading:
         self._epoch, self._backward, self._sampled = self.recognizer.epoch, 0, 0
         self._rows: IO[str]
         self._writer: Predictions | None = None
+
+    def counters(self) -> Counters:
+        """All counts of the recogniser."""
+        return self.recognizer.counters()
 
     def read(self, rows: IO[str], predictions: Path | None, progress: Callable[[int], None] | None) -> None:
         """Run all images through the recogniser and write results to `rows`, one JSON line each.

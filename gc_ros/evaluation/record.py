@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gc_ros.evaluation.people_reading import PeopleReading
 from gc_ros.evaluation.reading import Reading
 from gc_ros.evaluation.sources import Source
 from gc_ros.evaluation.truth import IDLE, Span
@@ -17,7 +19,7 @@ from trt_build.bundle import file_sha256
 
 def bag_record(
     source: Source,
-    reading: Reading,
+    reading: Reading | PeopleReading,
     spans: list[Span],
     *,
     key: str,
@@ -26,15 +28,24 @@ def bag_record(
     bag_sha256: str,
     bundle_digest: str,
     engine: str,
+    missed: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """What bag.json holds. spans: the ground truth on the clock of the stamps. windows: the finished lines.
 
     key: what the result depends on, the bag's content aside. files: as `Source.quick` has them.
-    engine: its description.
+    engine: its description. missed: who did what and got no result, by label, where people are told apart.
     """
     judge, frames, info = reading.judge, reading.frames, reading.bundle.info
     zero_ns = reading.passes[0].first_ns
+    people = {}
+    if isinstance(reading, PeopleReading):
+        origin = reading.origin or ", ".join(reading.frames.people_topics)
+        left_out = reading.left_out()
+        people = {
+            "people": {"origin": origin, "left_out": left_out, "missed": dict(sorted((missed or {}).items()))}
+        }
     return {
+        **people,
         "name": source.name,
         "key": key,
         "files": files,
@@ -54,7 +65,7 @@ def bag_record(
             "kind": judge.truth.kind,
             "origin": judge.truth.origin,
             "remark": judge.truth.remark,
-            "segments": judge.recorded_segments(spans, reading.passes, zero_ns),
+            "segments": judge.recorded_segments(spans, reading.passes, zero_ns, bool(people)),
             "labels": {k: "idle" if v == IDLE else v for k, v in sorted(judge.map.seen.items())},
         },
         "events": [
@@ -76,8 +87,8 @@ def bag_record(
     }
 
 
-def _counts(reading: Reading) -> dict[str, Any]:
-    counters, frames = reading.recognizer.counters(), reading.frames
+def _counts(reading: Reading | PeopleReading) -> dict[str, Any]:
+    counters, frames = reading.counters(), reading.frames
     return {
         "images": frames.images,
         "images_refused": sum(frames.refused.values()),

@@ -19,6 +19,7 @@ from trt_build.files import write_atomically
 
 TIMELINES = 24  # bags shown with their timeline, those of the lowest accuracy
 PICTURES = 16  # strips in the page
+PEOPLE = 12  # timelines of one bag
 _BINS = 32  # of the latency histogram
 
 
@@ -39,7 +40,7 @@ def write_report(out: Path, summary: dict[str, Any], bags: Sequence[tuple[Path, 
         rows = list(results.read_windows(folder / results.WINDOWS))
         latencies += [sum(row["timings_ms"].values()) for row in rows]
         if i in shown:
-            timelines.append(_timeline(record, rows))
+            timelines += [_timeline(*part) for part in _parts(record, rows)]
             strips += _strips(folder, record["name"], rows)
     strips.sort(key=lambda strip: -strip["badness"])
     # "<" would let a label end the script element.
@@ -58,6 +59,26 @@ def write_report(out: Path, summary: dict[str, Any], bags: Sequence[tuple[Path, 
         provenance=json.dumps(summary["provenance"], indent=2, ensure_ascii=False),
     )
     write_atomically(out / results.REPORT, page.encode(errors="backslashreplace"))
+
+
+def _parts(
+    record: dict[str, Any], rows: list[dict[str, Any]]
+) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """The record and rows of a bag, or where people are told apart those of each."""
+    if "people" not in record:
+        return [(record, rows)]
+    names = sorted({row["truth_person"] for row in rows} - {None})[:PEOPLE]
+    parts = []
+    for who in names:
+        segments = [s for s in record["truth"]["segments"] if s["person"] in (who, "")]
+        own = {
+            **record,
+            "name": f"{record['name']}: {who}",
+            "truth": {**record["truth"], "segments": segments},
+            "events": [event for event in record["events"] if event["person"] == who],
+        }
+        parts.append((own, [row for row in rows if row["truth_person"] == who]))
+    return parts
 
 
 def _timeline(record: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

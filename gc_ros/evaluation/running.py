@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 from gc_ros.evaluation import results
 from gc_ros.evaluation.judging import Judge
 from gc_ros.evaluation.options import Options, bundle_digest, result_key
+from gc_ros.evaluation.people_reading import PeopleReading
+from gc_ros.evaluation.people_scoring import judge_people
+from gc_ros.evaluation.people_sources import find_table
 from gc_ros.evaluation.reading import Reading
 from gc_ros.evaluation.record import bag_record
 from gc_ros.evaluation.sources import FrameReader, Source
@@ -28,7 +31,7 @@ from gc_ros.evaluation.strips import WatchedEngine, shrunk
 from gc_ros.evaluation.truth import Truth, find_truth
 from gc_ros.media.images import Picture
 from gc_ros.recognition.sampler import Sampler
-from trt_build.bundle import Bundle, LoadedBundle, load_bundle
+from trt_build.bundle import Bundle, LoadedBundle, file_sha256, load_bundle
 from trt_build.engine import Engine
 from trt_build.engines.open import open_engine
 from trt_build.errors import DataError
@@ -52,7 +55,14 @@ class Task:
 
 def identity(task: Task, truth: Truth) -> str:
     """What a result depends on except for the bag's content."""
-    return result_key(task.bundle_digest, task.options, truth.sha256)
+    tables = [truth.sha256]
+    for how in (task.options.people, task.options.true_boxes):
+        table = None if how is None or how.startswith("topic:") else find_table(task.source, how)
+        tables += [] if table is None else [file_sha256(table)]
+    # Of the whole picture it is what it was before there were people.
+    return result_key(
+        task.bundle_digest, task.options, truth.sha256 if len(tables) == 1 else " ".join(map(str, tables))
+    )
 
 
 def resume(task: Task, labels: list[str]) -> dict[str, Any] | None:
@@ -83,35 +93,48 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
         for part in folder.glob(f".{glob.escape(name)}.*.part"):
             part.unlink(missing_ok=True)
     files = task.source.quick()
-    engine = WatchedEngine(inner, info.T)
-    frames = FrameReader(
-        task.source,
-        o.topic,
-        o.stamps,
-        (truth.topic,) if truth.topic else (),
-        Sampler(info.rate_hz, o.max_frame_gap_s),
-        functools.partial(_prepare, info, o.pictures > 0),
-    )
     judge = Judge(truth, o, info.labels)
-    reading = Reading(bundle, engine, frames, judge, o)
+    reading: Reading | PeopleReading
+    if o.people is None:
+        frames = FrameReader(
+            task.source,
+            o.topic,
+            o.stamps,
+            (truth.topic,) if truth.topic else (),
+            Sampler(info.rate_hz, o.max_frame_gap_s),
+            functools.partial(_prepare, info, o.pictures > 0),
+        )
+        reading = Reading(bundle, WatchedEngine(inner, info.T), frames, judge, o)
+    else:
+        reading = PeopleReading(bundle, inner, task.source, judge, o)
+        frames = reading.frames
+    of_picture = isinstance(reading, Reading) and o.predictions != "none"
     with ExitStack() as stack:
         windows = stack.enter_context(replacing(folder / results.WINDOWS))
         predictions = None
-        if o.predictions != "none":
+        if of_picture:
             predictions = stack.enter_context(replacing(folder / results.PREDICTIONS))
         rows = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", dir=folder))
         # In parallel with reading: the checksum of a bag of raw images takes as long as the engine does.
         stopped = Event()
         bag_sha256 = stack.enter_context(ThreadPoolExecutor(1)).submit(task.source.sha256, stopped)
         stack.callback(stopped.set)
-        reading.read(rows, predictions, progress)
+        if isinstance(reading, Reading):
+            reading.read(rows, predictions, progress)
+        else:
+            reading.read(rows, progress)
         rows.seek(0)
         content = bag_sha256.result()
         # The checksum of a bag that still grows is that of its later content, not of what was evaluated.
         if task.source.quick() != files:
             raise DataError(f"{task.source.path}: changed while it was read; evaluate it when it is complete")
         spans = judge.spans(reading.passes, frames.messages, reading.clocks, bool(frames.damage))
-        judge.judge(map(json.loads, rows), windows, task.source.name, reading.passes[0].first_ns, spans)
+        judged = map(json.loads, rows), windows, task.source.name, reading.passes[0].first_ns, spans
+        missed = None
+        if isinstance(reading, Reading):
+            judge.judge(*judged)
+        else:
+            missed = judge_people(judge, *judged)
         record = bag_record(
             task.source,
             reading,
@@ -121,18 +144,24 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
             files=files,
             bag_sha256=content,
             bundle_digest=bundle.sha256,
-            engine=engine.description,
+            engine=inner.description,
+            missed=missed,
         )
-    if o.predictions == "none":
+    if not of_picture:
         (folder / results.PREDICTIONS).unlink(missing_ok=True)
-    write_atomically(folder / results.WORST, json.dumps(reading.strips.worst()))
+    write_atomically(
+        folder / results.WORST, json.dumps(reading.strips.worst() if isinstance(reading, Reading) else [])
+    )
     write_atomically(folder / results.BAG, results.dump(record))
     return record
 
 
 def _open(task: Task) -> tuple[LoadedBundle, Engine]:
     o = task.options
-    return _opened(task.bundle, task.bundle_digest, o.mode, o.backend, o.precision, o.device, o.threads)
+    batch = 1 if o.people is None else o.max_people
+    return _opened(
+        task.bundle, task.bundle_digest, o.mode, o.backend, o.precision, o.device, o.threads, batch
+    )
 
 
 @functools.lru_cache(maxsize=2)
@@ -144,6 +173,7 @@ def _opened(
     precision: str,
     device: str,
     threads: int | None,
+    batch: int,
 ) -> tuple[LoadedBundle, Engine]:
     """The bundle and its engine, kept from bag to bag. digest: what its sha256 must be."""
     loaded = load_bundle(bundle, sha256=digest)
@@ -151,6 +181,7 @@ def _opened(
         loaded,
         mode or loaded.info.default_mode,
         backend=backend,
+        batch=batch,
         threads=threads,
         device=device,
         precision=precision,

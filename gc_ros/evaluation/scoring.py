@@ -38,6 +38,8 @@ class BagWindows:
     status: Counter[str]
     timings: dict[str, list[float]]
     published: list[float]
+    who: list[str]  # the person of the truth, "" where none is
+    truth_kinds: list[str]
 
 
 def gather(rows: Iterable[dict[str, Any]], labels: Sequence[str]) -> BagWindows:
@@ -47,8 +49,10 @@ def gather(rows: Iterable[dict[str, Any]], labels: Sequence[str]) -> BagWindows:
     kinds: Counter[str] = Counter()
     status: Counter[str] = Counter()
     timings: dict[str, list[float]] = {"preprocess": [], "inference": []}
-    published = []
+    published, who, truth_kinds = [], [], []
     for row in rows:
+        who.append(row.get("truth_person") or "")
+        truth_kinds.append(row["truth_kind"])
         kinds[row["truth_kind"]] += 1
         status[row["status"]] += 1
         truth.append(index[row["truth"]] if row["truth_kind"] == "label" else -1)
@@ -60,7 +64,15 @@ def gather(rows: Iterable[dict[str, Any]], labels: Sequence[str]) -> BagWindows:
         published.append(row["published_after_s"])
     shape = np.array(scores, np.float64).reshape(-1, len(labels))
     return BagWindows(
-        np.array(truth, np.int64), shape, np.array(right, bool), kinds, status, timings, published
+        np.array(truth, np.int64),
+        shape,
+        np.array(right, bool),
+        kinds,
+        status,
+        timings,
+        published,
+        who,
+        truth_kinds,
     )
 
 
@@ -130,18 +142,19 @@ def event_figures(record: dict[str, Any], late_s: float) -> dict[str, Any]:
     """Figures over the activities of one bag as segments; counts, so that bags can be summed."""
     hits = {str(overlap): [0, 0, 0] for overlap in seg.OVERLAPS}
     edits, delays, false, count = [], [], 0, 0
-    for p in range(len(record["passes"])):
-        truth = [
-            Segment(s["start_s"], s["end_s"], s["label"])
-            for s in record["truth"]["segments"]
-            if s["pass"] == p and s["mapped"]
+    for p, who in _streams(record):
+        segments = [
+            s for s in record["truth"]["segments"] if s["pass"] == p and s.get("person", "") in (who, "")
         ]
-        unmapped = [s for s in record["truth"]["segments"] if s["pass"] == p and not s["mapped"]]
+        truth = [Segment(s["start_s"], s["end_s"], s["label"]) for s in segments if s["mapped"]]
+        unmapped = [s for s in segments if not s["mapped"]]
         # An event during an activity that the model does not know is neither right nor wrong.
         events = [
             e
             for e in record["events"]
-            if e["pass"] == p and not any(s["start_s"] <= e["s"] <= s["end_s"] for s in unmapped)
+            if e["pass"] == p
+            and e.get("person", "") == who
+            and not any(s["start_s"] <= e["s"] <= s["end_s"] for s in unmapped)
         ]
         found = seg.predicted_segments(events)
         for overlap in seg.OVERLAPS:
@@ -159,6 +172,17 @@ def event_figures(record: dict[str, Any], late_s: float) -> dict[str, Any]:
         "false_activations": false,
         "seconds": record["seconds_seen"],
     }
+
+
+def _streams(record: dict[str, Any]) -> list[tuple[int, str]]:
+    """The passes of a bag and, where people are told apart, those of each whom the truth or an event names."""
+    passes = range(len(record["passes"]))
+    if "people" not in record:
+        return [(p, "") for p in passes]
+    named = {s["person"] for s in record["truth"]["segments"]}
+    # Of somebody whom the truth does not name nothing is known, but a box on nobody does nothing.
+    seen = {e["person"] for e in record["events"] if "" in named or e["person"].startswith("?")}
+    return [(p, who) for p in passes for who in sorted((named | seen) - {""}) or [""]]
 
 
 def _pool_events(found: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,7 @@ class Frame:
     encoding: str
     messages: tuple[Message, ...] = field(default=(), repr=False)
     made: Any = field(default=None, repr=False)  # by `FrameReader(make=)`
+    people: tuple[Message, ...] = field(default=(), repr=False)  # of their topics, since the frame before
 
 
 class FrameReader:
@@ -90,6 +91,8 @@ class FrameReader:
     others: further topics whose messages are kept in `messages` as they come. sampler: one like the recogniser's, to
     foresee which frames it will take; their pixels are made here, in the thread that reads, the others' never.
     make: what else to make of them here, kept in `Frame.made`.
+    people: given the topics of a bag, those of detected people, whose messages come with the frames in the order of
+        recording; the last are in `rest`.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class FrameReader:
         others: tuple[str, ...] = (),
         sampler: Sampler | None = None,
         make: Callable[[Picture], Any] = lambda _: None,
+        people: Callable[[dict[str, str]], Sequence[str]] = lambda _: (),
     ) -> None:
         self.source, self.stamps, self._others, self._sampler = source, stamps, others, sampler
         self._make = make
@@ -108,6 +112,8 @@ class FrameReader:
         self.damage: list[str] = []
         self.messages: list[Message] = []  # of the other topics
         self.topic, self.frame_id = "", "camera"
+        self.people_topics: tuple[str, ...] = ()
+        self.rest: list[Message] = []  # of people, since the last frame
         self._recording: Recording | None = None
         self._signature: Signature | None = None
         if source.is_video:
@@ -123,6 +129,7 @@ class FrameReader:
                     raise DataError(
                         f"{source.path}: no topic {other} for the ground truth; there are: {have}"
                     )
+            self.people_topics = tuple(people(self._recording.topics))
         except DataError:
             self._recording.close()
             raise
@@ -134,7 +141,10 @@ class FrameReader:
         with self._recording as recording:
             transport = BY_TYPE[recording.topics[self.topic]]
             reader, since = transport.reader(False), deque[Message](maxlen=_KEPT if transport.stateful else 1)
-            for item in recording.messages([self.topic, *self._others]):
+            for item in recording.messages([self.topic, *self._others, *self.people_topics]):
+                if item.topic in self.people_topics:
+                    self.rest.append(item)
+                    continue
                 if item.topic != self.topic:
                     self.messages.append(item)
                     continue
@@ -163,7 +173,8 @@ class FrameReader:
             return
         self.zero_stamps += zero
         self.frame_id = transport.frame_id(message)
-        yield Frame(stamp, item.log_ns, picture, encoding, tuple(since), made)
+        people, self.rest = tuple(self.rest), []
+        yield Frame(stamp, item.log_ns, picture, encoding, tuple(since), made, people)
         since.clear()
 
     def _foresee(self, picture: Picture, stamp_ns: int, encoding: str) -> tuple[bool, Any]:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What was really done when: from a CSV, a topic, or the name of a bag; and the truth of a window.
 
-A CSV has the columns start_s, end_s, label, and `bag` where it is about several. Times are seconds since the first
-image, or, from 1e8 upwards, since 1970; by the clock of header stamps, or with `truth_time` "bag" that of recording
-(then counted from the first recorded image). Times that no row covers are idle: nothing of interest is done.
+A CSV has the columns start_s, end_s, label, `bag` where it is about several, and `id` where it tells people apart.
+Times are seconds since the first image, or, from 1e8 upwards, since 1970; by the clock of header stamps, or with
+`truth_time` "bag" that of recording (then counted from the first recorded image). Times that no row covers are idle:
+nothing of interest is done.
 """
 
 from __future__ import annotations
@@ -31,20 +32,22 @@ ABSOLUTE_S = 1e8
 
 @dataclass(frozen=True)
 class Segment:
-    """A label from start to end, seconds."""
+    """A label from start to end, seconds. who: the person who does it, "" where the truth tells nobody apart."""
 
     start: float
     end: float
     label: str
+    who: str = ""
 
 
 @dataclass(frozen=True)
 class Span:
-    """A label from one stamp to another, nanoseconds of one clock."""
+    """A label from one stamp to another, nanoseconds of one clock. who: as of a `Segment`."""
 
     start_ns: int
     end_ns: int
     label: str
+    who: str = ""
 
 
 @dataclass
@@ -134,7 +137,7 @@ def read_segments(path: Path, names: Sequence[str] = ()) -> tuple[list[Segment],
             raise DataError(f"{path}: line {number}: start_s and end_s must be numbers of seconds") from None
         if not (math.isfinite(start) and math.isfinite(end) and start <= end):
             raise DataError(f"{path}: line {number}: needs start_s <= end_s")
-        segments.append(Segment(start, end, clean(row["label"])))
+        segments.append(Segment(start, end, clean(row["label"]), row.get("id", "")))
     return sorted(segments, key=lambda s: s.start), [name for name in bags if name != bag]
 
 
@@ -147,7 +150,7 @@ def from_table(segments: Sequence[Segment], first_ns: int) -> list[Span]:
     """Seconds of a CSV as nanoseconds of the clock whose first image is at `first_ns`."""
     absolute = any(segment.start >= ABSOLUTE_S for segment in segments)
     zero = 0 if absolute else first_ns
-    return [Span(zero + round(s.start * NS), zero + round(s.end * NS), s.label) for s in segments]
+    return [Span(zero + round(s.start * NS), zero + round(s.end * NS), s.label, s.who) for s in segments]
 
 
 def from_messages(

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One bag through the recogniser of people: a result row for each window of each person, still without its truth.
+
+At a frame that has results, whoever has been there for a window and got none is noted as missed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from typing import IO, Any
+
+from gc_ros.evaluation.ahead import read_ahead
+from gc_ros.evaluation.judging import Judge, Pass
+from gc_ros.evaluation.options import Options
+from gc_ros.evaluation.people_sources import PeopleReader, by_stamps, choose_topic, find_table
+from gc_ros.evaluation.sources import Frame, FrameReader, Source
+from gc_ros.media.detections import Box, Detections, read_csv
+from gc_ros.recognition.following import Following
+from gc_ros.recognition.people import PeopleCounters, PersonActivity
+from gc_ros.recognition.region import overlap
+from gc_ros.recognition.sampler import Sampler
+from gc_ros.recognition.smoothing import ActivityEvent
+from gc_ros.recognition.tracks import Tracks
+from gc_ros.stamps import NS
+from trt_build.bundle import LoadedBundle
+from trt_build.engine import Engine
+from trt_build.errors import DataError
+
+OVERLAP = 0.5  # of a person's box and the true one, as AVA has it
+_TOGETHER_S = 1.0  # a person who is away for longer has not been there all the time
+
+
+class Whereabouts:
+    """Where people really are. recorded: all of it beforehand; else `add` tells as it becomes known."""
+
+    def __init__(self, recorded: Sequence[Detections] = ()) -> None:
+        self._tracks = Tracks(0.5, _TOGETHER_S, smoothing_s=0)
+        self._recorded = sorted(recorded, key=lambda found: -found.stamp_ns)
+        self._since: dict[str, tuple[int, int]] = {}  # first and last stamp of an unbroken stay
+
+    def add(self, found: Detections) -> None:
+        """Take the true boxes of an image."""
+        self._tracks.add(found)
+        for person in found.people:
+            first, last = self._since.get(person.id, (found.stamp_ns, found.stamp_ns))
+            if not 0 <= found.stamp_ns - last <= _TOGETHER_S * NS:
+                first = found.stamp_ns
+            self._since[person.id] = first, found.stamp_ns
+
+    def at(self, stamp_ns: int) -> dict[str, Box]:
+        """Who is seen at a stamp, and where."""
+        while self._recorded and (self._tracks.newest_ns is None or self._tracks.newest_ns < stamp_ns):
+            self.add(self._recorded.pop())
+        places = self._tracks.at(stamp_ns)
+        self._tracks.forget_before(stamp_ns)
+        return {who: place.box for who, place in places.items() if not place.held}
+
+    def since_ns(self, who: str) -> int:
+        """Since when a person who is seen has been there."""
+        return self._since[who][0]
+
+
+def match(found: Sequence[PersonActivity], there: dict[str, Box]) -> list[str | None]:
+    """Who each of the results of a frame is about, by their boxes: the best pairs first, nobody twice."""
+    pairs = sorted(
+        ((overlap(result.box, box), i, who) for i, result in enumerate(found) for who, box in there.items()),
+        key=lambda pair: (-pair[0], pair[1:]),
+    )
+    named: list[str | None] = [None] * len(found)
+    taken: set[str] = set()
+    for shared, i, who in pairs:
+        if shared >= OVERLAP and named[i] is None and who not in taken:
+            named[i] = who
+            taken.add(who)
+    return named
+
+
+class PeopleReading:
+    """Reads one bag once; its attributes then hold what was found, as those of a `Reading`. origin: of the boxes."""
+
+    def __init__(
+        self, bundle: LoadedBundle, engine: Engine, source: Source, judge: Judge, options: Options
+    ) -> None:
+        self.bundle, self.judge, self.options, self._engine = bundle, judge, options, engine
+        assert options.people is not None
+        self._table = None if options.people.startswith("topic:") else find_table(source, options.people)
+        self.people_reader: PeopleReader | None = None
+        sampler = Sampler(bundle.info.rate_hz, options.max_frame_gap_s)
+        topics = self._topics if self._table is None else lambda _: ()
+        self._path = source.path
+        self.frames = FrameReader(source, options.topic, options.stamps, sampler=sampler, people=topics)
+        if self._table is None and self.people_reader is None:
+            raise DataError(f"{source.path}: a video has no topic of people; give --people FILE.csv")
+        self.origin = "" if self._table is None else self._table.name
+        self._by_boxes = options.true_boxes is not None
+        self._true_table = find_table(source, options.true_boxes) if options.true_boxes else None
+        self._stream = Sampler(bundle.info.rate_hz, options.max_frame_gap_s)
+        self._following: Following | None = None
+        self._there = Whereabouts()
+        self.passes: list[Pass] = []
+        self.events: list[dict[str, Any]] = []
+        self.clocks: list[tuple[int, int]] = []
+        self.seconds_seen = 0.0
+        self.windows = 0
+        self.spent: dict[str, float] = {}
+        self._size: tuple[int, int] | None = None
+        self._active: dict[str, str | None] = {}
+        self._named: dict[str, str] = {}  # person of the truth by id, from the newest result
+        self._newest: dict[str, int] = {}  # stamp of the newest result of each of them
+        info = bundle.info
+        step = (options.mode or info.default_mode) == "step"
+        every = max(options.stride, (info.reset_after or 1) if step else 1)
+        self._due_ns = round(1.5 * every / info.rate_hz * NS)
+        self._rows: IO[str]
+
+    def _topics(self, topics: dict[str, str]) -> Sequence[str]:
+        topic = choose_topic(topics, self.options.people or "", self._path)
+        self.people_reader = PeopleReader(topic, topics)
+        return self.people_reader.topics
+
+    def counters(self) -> PeopleCounters:
+        """All counts of the recogniser."""
+        assert self._following is not None
+        return self._following.people.counters()
+
+    def read(self, rows: IO[str], progress: Callable[[int], None] | None) -> None:
+        """Run all images through the recogniser and write results to `rows`, one JSON line each.
+
+        Raises DataError where no image is usable.
+        """
+        began, cpu = time.perf_counter(), time.process_time()
+        self._rows = rows
+        with closing(read_ahead(self.frames)) as frames:
+            for frame in frames:
+                if progress is not None and len(self.clocks) % 16 == 0:
+                    progress(len(self.clocks))
+                self._take(frame)
+        if self._following is None:
+            refused = [f"{n} refused: {reason}" for reason, n in self.frames.refused.most_common(1)]
+            why = "; ".join(self.frames.damage or refused) or "topic is empty"
+            raise DataError(f"{self._path}: no image to evaluate ({why})")
+        for item in self.frames.rest:
+            self._look(item)
+        self._results(self._following.finish())
+        self._note_events(self._following.people.reset("end"), self.passes[-1].last_ns)
+        self.spent = {"wall_s": time.perf_counter() - began, "cpu_s": time.process_time() - cpu}
+
+    def _begin(self, first_ns: int) -> Following:
+        o = self.options
+        recorded = [] if self._table is None else by_stamps(read_csv(self._table), first_ns)
+        true = recorded if self._true_table is None else by_stamps(read_csv(self._true_table), first_ns)
+        self._there = Whereabouts(true)
+        return Following(
+            self.bundle,
+            self._engine,
+            recorded,
+            mode=o.mode,
+            stride=o.stride,
+            smoothing=o.smoothing,
+            max_frame_gap_s=o.max_frame_gap_s,
+            unknown_threshold=o.unknown_threshold,
+        )
+
+    def _take(self, frame: Frame) -> None:
+        self._following = self._following or self._begin(frame.stamp_ns)
+        self._size = frame.picture.width, frame.picture.height
+        for item in frame.people:
+            self._look(item)
+        self._follow(frame)
+        self._results(self._following.push(frame.picture, frame.stamp_ns, encoding=frame.encoding))
+
+    def _look(self, item: Any) -> None:
+        assert self._following is not None and self.people_reader is not None
+        for found in self.people_reader.read(item, self._size):
+            if not self._by_boxes:
+                self._there.add(found)
+            self._results(self._following.detections(found))
+
+    def _follow(self, frame: Frame) -> None:
+        """Follow the stream: passes and seconds."""
+        stamp_ns = frame.stamp_ns
+        decision = self._stream.decide(stamp_ns)
+        if not self.passes or decision.reset == "backward":
+            self.passes.append(Pass(stamp_ns, stamp_ns, frame.log_ns))
+        current = self.passes[-1]
+        if 0 < stamp_ns - current.last_ns <= self._stream.max_frame_gap_s * NS:
+            self.seconds_seen += (stamp_ns - current.last_ns) / NS
+        current.last_ns = max(current.last_ns, stamp_ns)
+        self.clocks.append((frame.log_ns, stamp_ns))
+
+    def _results(self, found: Sequence[PersonActivity]) -> None:
+        assert self._following is not None
+        by_frame: dict[int, list[PersonActivity]] = {}
+        for result in found:
+            by_frame.setdefault(result.activity.stamp_ns, []).append(result)
+        for stamp_ns, results in by_frame.items():
+            there = self._there.at(stamp_ns)
+            named = match(results, there) if self._by_boxes else [result.person_id for result in results]
+            for result, who in zip(results, named, strict=True):
+                self._named[result.person_id] = who or f"?{result.person_id}"
+                self._note_events([(result.person_id, e) for e in result.activity.events], stamp_ns)
+                self._row(result, who)
+            self._missed(stamp_ns, there)
+        self._note_events(self._following.people.take_events(), self.clocks[-1][1] if self.clocks else 0)
+
+    def _row(self, result: PersonActivity, who: str | None) -> None:
+        a, box = result.activity, result.box
+        row = {
+            "n": self.windows,
+            "pass": max(len(self.passes) - 1, 0),
+            "start_ns": a.window_start_ns,
+            "end_ns": a.window_end_ns,
+            "person": result.person_id,
+            "box": [box.x_min, box.y_min, box.x_max, box.y_max],
+            "truth_person": who,
+            "label": a.label,
+            "index": a.index,
+            "score": a.score,
+            "status": a.status,
+            "scores": a.scores.tolist(),
+            "active": self._active.get(result.person_id),
+            "glimpses": [[g.x0, g.y0, g.x1, g.y1] for g in a.glimpses],
+            "published_after_s": 0.0,
+            "timings_ms": a.timings_ms,
+        }
+        self.windows += 1
+        if who is not None:
+            self._newest[who] = a.stamp_ns
+        self._rows.write(json.dumps(row) + "\n")
+
+    def _missed(self, stamp_ns: int, there: dict[str, Box]) -> None:
+        """Note who is there at a frame with results and got none, although there was time for one."""
+        window_ns = round(self.bundle.info.window_s * NS)
+        for who in there:
+            newest = self._newest.get(who)
+            waiting = newest is not None and 0 <= stamp_ns - newest <= self._due_ns
+            if not waiting and stamp_ns - self._there.since_ns(who) >= window_ns:
+                row = {
+                    "missed": True,
+                    "start_ns": stamp_ns - window_ns,
+                    "end_ns": stamp_ns,
+                    "truth_person": who,
+                }
+                self._rows.write(json.dumps(row) + "\n")
+
+    def _note_events(self, events: Sequence[tuple[str, ActivityEvent]], decided_ns: int) -> None:
+        for person, event in events:
+            self._active[person] = event.label if event.kind == "onset" else None
+            place = {"decided_ns": decided_ns, "pass": max(len(self.passes) - 1, 0)}
+            self.events.append({**asdict(event), **place, "person": self._named.get(person, person)})
+
+    def left_out(self) -> dict[str, int]:
+        """Boxes that were not used, by reason."""
+        refused = self.people_reader.refused if self.people_reader is not None else Counter[str]()
+        return dict(sorted((Counter(self.counters().left_out) + refused).items()))

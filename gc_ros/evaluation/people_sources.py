@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The people of a source: from topics of the bag or from a CSV, as `--people` asks for; and where they really stood."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from gc_ros.evaluation.sources import Source
+from gc_ros.evaluation.truth import ABSOLUTE_S
+from gc_ros.media.detections import Detections
+from gc_ros.media.people_topics import BY_TYPE, PERSON, Bodies, Family, Found
+from gc_ros.media.recording import Message
+from gc_ros.stamps import NS
+from trt_build.errors import DataError
+
+_BODY = re.compile(r"/humans/bodies/(\w+)/roi")
+_ENDS = (".people.csv", ".boxes.csv", ".csv")
+
+
+def find_table(source: Source, how: str) -> Path | None:
+    """The CSV of a source. how: a file, a folder of them, or "auto" for one beside the source, None where none is.
+
+    Raises DataError where `how` is neither.
+    """
+    names = (source.path.name, source.path.stem)
+    if how == "auto":
+        places = [source.path.with_name(f"{name}.people.csv") for name in names]
+        return next((place for place in places if place.is_file()), None)
+    path = Path(how)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise DataError(f"{how}: no such boxes; give a CSV, a folder of them, topic:/NAME or auto")
+    within = Path(source.name).with_suffix("")
+    places = [path / f"{name}{end}" for name in (within, *names) for end in _ENDS]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise DataError(f"{path}: no boxes of {source.name}; there should be {places[0].name}")
+    return found
+
+
+def by_stamps(recorded: list[Detections], first_ns: int) -> list[Detections]:
+    """Detections of a CSV on the clock of images that begin at `first_ns`: times count from the first image, or are
+    stamps already, from 1e8 s on or as those of the images are."""
+    if not recorded or recorded[-1].stamp_ns >= ABSOLUTE_S * NS:
+        return recorded
+    return [replace(found, stamp_ns=found.stamp_ns + first_ns) for found in recorded]
+
+
+def choose_topic(topics: dict[str, str], how: str, path: Path) -> str:
+    """The only topic of detected people in a bag, or the one asked for as topic:/NAME. Raises DataError."""
+    there = sorted(name for name, kind in topics.items() if kind in BY_TYPE)
+    wanted = how.removeprefix("topic:") if how.startswith("topic:") else None
+    if wanted is None and len(there) == 1:
+        return there[0]
+    if wanted in there:
+        return str(wanted)
+    types = ", ".join(row.short_type for row in BY_TYPE.values())
+    if not there:
+        raise DataError(f"{path}: no topic of detected people ({types}); give them with --people FILE.csv")
+    raise DataError(f"{path}: choose the people with --people topic:/NAME; there are: {', '.join(there)}")
+
+
+class PeopleReader:
+    """Makes detections of the messages of a bag. topics: those it needs. refused: what could not be used."""
+
+    def __init__(self, topic: str, topics: dict[str, str]) -> None:
+        self._family: Family = BY_TYPE[topics[topic]]
+        self._topic, self._bodies = topic, Bodies()
+        self.refused: Counter[str] = Counter()
+        boxes = [name for name, kind in topics.items() if kind == Bodies.ROI_TYPE and _BODY.fullmatch(name)]
+        self.topics = (topic, *([] if self._family.read else sorted(boxes)))
+
+    def read(self, item: Message, size: tuple[int, int] | None) -> Iterator[Detections]:
+        """What a message makes known. size: of the images, None before the first."""
+        found = self._found(item, size)
+        self.refused.update(found.refused)
+        if found.detections is not None:
+            yield found.detections
+
+    def _found(self, item: Message, size: tuple[int, int] | None) -> Found:
+        if self._family.read is not None:
+            return self._family.read(item.message, PERSON)
+        if item.topic == self._topic:
+            return self._bodies.tracked(item.message)
+        body = _BODY.fullmatch(item.topic)
+        assert body is not None
+        return self._bodies.roi(body[1], item.message, size)

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`gc-ros evaluate --people`: the truth a person, figures of each, and mAP by frames as AVA has it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from gc_ros.evaluation.options import Options, result_key
+from gc_ros.evaluation.people_scoring import average_precision
+from gc_ros.media.bags import make_bag
+from gc_ros.media.clips import find_clips
+from gc_ros.media.detections import Box, Detection, Detections, write_csv
+from gc_ros.stamps import NS
+from tests.command_line import assert_one_line, call
+from tests.gc_ros.evaluation.runs import run
+from tests.videos import write_clip
+from trt_build.bundle import LoadedBundle
+
+ANN, BOB, CID = Box(20, 60, 80, 200), Box(220, 60, 280, 200), Box(420, 60, 480, 200)
+COLOURS = ((220, 20, 20), (40, 20, 230), (5, 210, 30))  # red, blue, green
+SECONDS = 4
+
+
+def boxes(names: dict[str, Box], begin: float = 0, end: float = SECONDS) -> list[Detections]:
+    """Boxes at 10 Hz; who is named is there from `begin` to `end`."""
+    found = []
+    for i in range(10 * SECONDS):
+        people = [Detection(name, box) for name, box in names.items() if begin <= i / 10 < end]
+        found.append(Detections(i * NS // 10, tuple(people)))
+    return found
+
+
+def truth(file: Path, *rows: tuple[str, float, float, str]) -> None:
+    lines = ["id,start_s,end_s,label", *(",".join(map(str, row)) for row in rows)]
+    file.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """Ann red, Bob blue, Cid green, each in a part of the picture; boxes and truth beside it."""
+    image = np.empty((240, 560, 3), np.uint8)
+    for k, colour in enumerate(COLOURS):
+        image[:, 170 * k :] = colour
+    clip = write_clip(tmp_path / "scene.mp4", [image] * (15 * SECONDS), fps=15)
+    write_csv(tmp_path / "scene.people.csv", boxes({"ann": ANN, "bob": BOB, "cid": CID}))
+    names = (("ann", "red"), ("bob", "blue"), ("cid", "green"))
+    truth(tmp_path / "scene.truth.csv", *((name, 0, SECONDS, label) for name, label in names))
+    return clip
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "windows.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("mode", ["window", "step"])
+def test_each_person_is_scored_by_the_truth_of_that_person(
+    clip: Path, colours: LoadedBundle, tmp_path: Path, mode: str
+) -> None:
+    truth(
+        tmp_path / "scene.truth.csv",
+        ("ann", 0, SECONDS, "red"),
+        ("bob", 0, SECONDS, "blue"),
+        ("cid", 0, SECONDS, "red"),  # which is wrong
+    )
+    found = run(colours, tmp_path / "out", clip, "--people", "auto", "--mode", mode)
+    people = found["result"]["people"]
+    of = {row["person"]: row["accuracy"] for row in people["persons"]}
+    assert of == {"ann": 1.0, "bob": 1.0, "cid": 0.0}
+    assert found["result"]["windows"]["accuracy"] == pytest.approx(2 / 3)
+    assert people["frame_map"]["per_class"]["blue"]["average_precision"] == pytest.approx(1)
+    # Half of who is red is found before everything else, the others are among the last.
+    assert 0.5 < people["frame_map"]["per_class"]["red"]["average_precision"] < 0.9
+    assert "3 people, frame mAP at overlap 0.5" in found["text"]
+    events = found["result"]["events"]
+    assert events["segments"] == 3 and events["noticed"] == 2
+    assert all(row["truth_person"] == row["person"] for row in rows_of(tmp_path / "out"))
+
+
+def test_the_report_has_a_timeline_for_each_person(clip: Path, colours: LoadedBundle, tmp_path: Path) -> None:
+    run(colours, tmp_path / "out", clip, "--people", "auto")
+    page = (tmp_path / "out" / "report.html").read_text()
+    for name in ("ann", "bob", "cid"):
+        assert f"scene.mp4: {name}" in page
+    assert "mean average precision by frames" in page
+
+
+def test_true_boxes_say_whom_a_result_is_about(clip: Path, colours: LoadedBundle, tmp_path: Path) -> None:
+    seen = {"7": Box(24, 64, 84, 204), "8": BOB, "ghost": Box(400, 10, 440, 50)}
+    write_csv(tmp_path / "found.csv", boxes(seen))
+    # Cid stands there and is not found; a ghost is, where nobody stands.
+    out = tmp_path / "out"
+    true = ("--true-boxes", tmp_path / "scene.people.csv")
+    found = run(colours, out, clip, "--people", tmp_path / "found.csv", *true)
+    rows = rows_of(out)
+    about = {(row["person"], row["truth_person"], row["truth_kind"]) for row in rows}
+    assert about == {("7", "ann", "label"), ("8", "bob", "label"), ("ghost", None, "nobody")}
+    people = found["result"]["people"]
+    assert {row["person"]: row["accuracy"] for row in people["persons"]} == {"ann": 1.0, "bob": 1.0}
+    green = people["frame_map"]["per_class"]["green"]
+    frames = len({row["end_ns"] for row in rows})
+    assert (
+        green["true"] == green["missed"] == pytest.approx(frames, abs=1) and green["average_precision"] == 0
+    )
+    # What is seen of nobody counts against the class that it is taken for.
+    ghost = next(row["label"] for row in rows if row["person"] == "ghost")
+    assert ghost == "green" and people["frame_map"]["mean"] == pytest.approx(2 / 3)
+    assert found["result"]["truth_kinds"]["nobody"] == len([r for r in rows if r["person"] == "ghost"])
+
+
+def test_who_finds_no_place_is_missed(clip: Path, colours: LoadedBundle, tmp_path: Path) -> None:
+    found = run(colours, tmp_path / "out", clip, "--people", "auto", "--max-people", 2)
+    people = found["result"]["people"]
+    assert {row["person"] for row in people["persons"]} == {"ann", "bob"}
+    assert people["frame_map"]["per_class"]["green"]["missed"] >= 15
+    assert people["left_out"]["too many people"] >= 20
+    assert "left out: too many people" in found["text"]
+
+
+def test_who_is_not_in_the_truth_counts_nowhere(clip: Path, colours: LoadedBundle, tmp_path: Path) -> None:
+    truth(tmp_path / "scene.truth.csv", ("ann", 0, SECONDS, "red"))
+    found = run(colours, tmp_path / "out", clip, "--people", "auto")
+    assert found["result"]["windows"]["accuracy"] == 1
+    assert found["result"]["people"]["frame_map"]["mean"] == 1
+    assert found["result"]["truth_kinds"] == {"label": 25, "none": 50}
+    assert found["result"]["events"]["false_activations"] == 0
+
+
+def test_a_bag_brings_its_detections(clip: Path, colours: LoadedBundle, tmp_path: Path) -> None:
+    root = tmp_path / "clips"
+    (root / "red").mkdir(parents=True)
+    (root / "boxes" / "red").mkdir(parents=True)
+    clip.rename(root / "red" / "scene.mp4")
+    (tmp_path / "scene.truth.csv").rename(root / "red" / "scene.truth.csv")
+    (tmp_path / "scene.people.csv").rename(root / "boxes" / "red" / "scene.boxes.csv")
+    bag = tmp_path / "bag"
+    make_bag(find_clips([root], []), bag, boxes=root / "boxes", compressed="png")
+    found = run(colours, tmp_path / "out", bag, "--people", "auto")
+    assert {row["person"]: row["accuracy"] for row in found["result"]["people"]["persons"]} == {
+        "ann": 1.0,
+        "bob": 1.0,
+        "cid": 1.0,
+    }
+    again = run(colours, tmp_path / "again", bag, "--people", "topic:/people")
+    assert again["result"]["windows"] == found["result"]["windows"]
+    args = ("evaluate", bag, "-b", colours.path, "--out", tmp_path / "x", "--people", "topic:/none")
+    assert_one_line(call_evaluate(*args), "/people")
+
+
+def call_evaluate(*arguments: object) -> Any:
+    from gc_ros.cli import app
+
+    return call(app, *arguments)
+
+
+def test_other_boxes_are_another_result(clip: Path, colours: LoadedBundle, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = run(colours, out, clip, "--people", "auto")
+    assert "(1 finished before)" in run(colours, out, clip, "--people", "auto")["text"]
+    write_csv(tmp_path / "scene.people.csv", boxes({"ann": ANN}))
+    other = run(colours, out, clip, "--people", "auto")
+    assert "(0 finished before)" in other["text"]
+    assert len(first["result"]["people"]["persons"]) == 3 and len(other["result"]["people"]["persons"]) == 1
+
+
+def test_without_people_a_result_is_the_one_it_always_was() -> None:
+    values = Options().as_json()
+    assert not {"people", "true_boxes", "max_people"} & values.keys()
+    assert result_key("b", Options(), "t") == result_key("b", Options(max_people=9), "t")
+    assert result_key("b", Options(people="auto"), "t") != result_key("b", Options(), "t")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--people", "none.csv"), "no such boxes"),
+        (("--people", "topic:/people"), "video has no topic"),
+        (("--people", "auto", "--simulate-latency", "0.1"), "does not go with"),
+        (("--people", "auto", "--truth", "topic:/label"), "does not go with"),
+    ],
+)
+def test_mistakes_are_one_line(
+    clip: Path, colours: LoadedBundle, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    done = call_evaluate("evaluate", clip, "-b", colours.path, "--out", tmp_path / "out", *arguments)
+    assert_one_line(done, words)
+
+
+@given(
+    right=arrays(bool, st.integers(0, 12)),
+    data=st.data(),
+    missed=st.integers(0, 4),
+)
+def test_average_precision_is_the_area_below_the_falling_curve(
+    right: np.ndarray, data: Any, missed: int
+) -> None:
+    scores = np.array(
+        data.draw(st.lists(st.sampled_from([0.1, 0.2, 0.5, 0.9]), min_size=len(right), max_size=len(right)))
+    )
+    total = int(right.sum()) + missed
+    points = [(0.0, 1.0)]
+    for least in sorted(set(scores.tolist()), reverse=True):
+        chosen = scores >= least
+        points.append((right[chosen].sum() / max(total, 1), right[chosen].mean()))
+    area = 0.0
+    for i in range(1, len(points)):
+        best = max(precision for _, precision in points[i:])
+        area += (points[i][0] - points[i - 1][0]) * best
+    assert average_precision(right, scores, missed) == pytest.approx(area)
