@@ -18,6 +18,7 @@ import yaml
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 
 from gc_ros.media import kinds
+from gc_ros.media.people_topics import FAMILIES
 from gc_ros.media.recording import mcap, ros1, sqlite
 from gc_ros.media.recording.storage import CDR, ROS1, Connection, Storage, expand, said, zstd
 from gc_ros.media.transports import BY_TYPE
@@ -25,6 +26,7 @@ from trt_build.errors import DataError
 
 _ZSTD_MAGIC, _CDR_HEAD = b"\x28\xb5\x2f\xfd", b"\0\1"  # little-endian
 _KINDS: dict[str, Any] = {".mcap": mcap.McapFile, ".db3": sqlite.SqliteFile, ".bag": ros1.Ros1File}
+_OF_PEOPLE = {name: row.definitions for row in FAMILIES for name in row.definitions}
 _MAGIC = {mcap.MAGIC[:6]: ".mcap", b"SQLite": ".db3", b"#ROSBA": ".bag"}
 # A compressed file may hold this many times its size; images that are worth recording shrink by far less.
 _MOST_EXPANDED, _ALWAYS_EXPANDED = 1000, 1 << 30
@@ -184,14 +186,18 @@ class Recording:
 
     def _register(self, connection: Connection) -> None:
         store, msgtype = self._store(connection.serialisation), connection.msgtype
+        types: Any = {}
         text, language = connection.definition, connection.language
         if not text and msgtype in BY_TYPE:  # bags of before Iron hold no definitions
             text, language = BY_TYPE[msgtype].definition, "ros2msg"
+        if not text and msgtype in _OF_PEOPLE:
+            for name, part in _OF_PEOPLE[msgtype].items():
+                types.update(get_types_from_msg(part, name))
+            store.register({k: v for k, v in types.items() if k not in store.fielddefs})
         if msgtype in store.fielddefs or not text:
             return
         try:
             if language == "ros2idl":
-                types: Any = {}
                 for part in text.split("=" * 80 + "\n"):
                     types.update(
                         get_types_from_idl(part.split("\n", 1)[1] if part.startswith("IDL: ") else part)

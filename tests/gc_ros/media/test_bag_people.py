@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
+from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 
 from gc_ros.cli import app
 from gc_ros.media.bags import START_NS, make_bag, read_bag_messages
@@ -62,6 +65,25 @@ def test_detections_have_the_stamps_of_their_images_and_ids_by_clip(clips: Path,
     rows = list(csv.DictReader(summary.truth.open()))
     assert [(r["id"], r["label"]) for r in rows] == [("", "bow"), ("", "walk"), ("3_1", "wave")]
     assert float(rows[2]["start_s"]) == pytest.approx((images[20] - START_NS) / NS, abs=1e-9)
+
+
+def test_a_bag_without_definitions_is_read_all_the_same(clips: Path, tmp_path: Path) -> None:
+    make_bag(find_clips([clips]), tmp_path / "bag", boxes=clips / "boxes")
+    with (
+        Reader(tmp_path / "bag") as reader,
+        Writer(tmp_path / "old", version=8, storage_plugin=StoragePlugin.SQLITE3) as writer,
+    ):
+        old = {
+            c.topic: writer.add_connection(c.topic, c.msgtype, msgdef=c.msgdef.data, rihs01="none")
+            for c in reader.connections
+        }
+        for connection, stamp, data in reader.messages():
+            writer.write(old[connection.topic], stamp, data)
+    (file,) = (tmp_path / "old").glob("*.db3")
+    with contextlib.closing(sqlite3.connect(file)) as database:  # as Humble writes it
+        database.execute("drop table if exists message_definitions")
+        database.commit()
+    assert people_of(tmp_path / "old") == people_of(tmp_path / "bag")
 
 
 def test_boxes_are_scaled_as_the_images_are(clips: Path, tmp_path: Path) -> None:
