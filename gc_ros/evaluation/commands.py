@@ -91,7 +91,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="Recognise each person alone: boxes from topic:/NAME, a CSV, a folder of CSVs, or auto: "
-            "BAG.people.csv beside it, or the only topic of detections."
+            "BAG.people.csv beside it, the folder boxes of its data set, or the only topic of detections."
         ),
     ] = None,
     true_boxes: Annotated[

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gc_ros.evaluation.sources import Source
 from gc_ros.evaluation.truth import ABSOLUTE_S
-from gc_ros.media.detections import Detections
+from gc_ros.media.detections import Detections, boxes_of
 from gc_ros.media.people_topics import BY_TYPE, PERSON, Bodies, Family, Found
 from gc_ros.media.recording import Message
 from gc_ros.stamps import NS
@@ -22,13 +22,16 @@ _ENDS = (".people.csv", ".boxes.csv", ".csv")
 
 
 def find_table(source: Source, how: str) -> Path | None:
-    """The CSV of a source. how: a file, a folder of them, or "auto" for one beside the source, None where none is.
+    """The CSV of a source. how: a file, a folder of them, or "auto" for one that comes with the source.
 
-    Raises DataError where `how` is neither.
+    None where none comes with it. Raises DataError where `how` is none of these.
     """
     names = (source.path.name, source.path.stem)
     if how == "auto":
+        # Beside the source, or in the folder `boxes` of its data set.
         places = [source.path.with_name(f"{name}.people.csv") for name in names]
+        root = source.path.parents[min(len(Path(source.name).parts), len(source.path.parents)) - 1]
+        places.append(boxes_of(root / "boxes", source.name))
         return next((place for place in places if place.is_file()), None)
     path = Path(how)
     if path.is_file():

@@ -13,7 +13,7 @@ from gc_ros.media import kinds
 from trt_build.errors import DataError
 
 # Files of ours beside clips and bags: no word about them, and a folder of them is none of a class.
-_OURS = (".truth.csv", ".joints.csv", ".boxes.csv", "/clips.csv", "/classes.csv", "/truth.csv")
+_OURS = (".truth.csv", ".joints.csv", ".boxes.csv", ".people.csv", "/clips.csv", "/classes.csv", "/truth.csv")
 
 
 # Folders that our commands write: no class, and the recordings in them are predictions.

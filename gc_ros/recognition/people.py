@@ -23,8 +23,8 @@ from dataclasses import dataclass
 
 from gc_ros.media.detections import Box, Detections
 from gc_ros.media.images import Picture
-from gc_ros.recognition.activity import Activity
-from gc_ros.recognition.intake import Signature, Window, signature_of
+from gc_ros.recognition.intake import Signature, signature_of
+from gc_ros.recognition.person import PeopleCounters, PersonActivity, PersonWork
 from gc_ros.recognition.recognizer import Recognizer
 from gc_ros.recognition.region import MARGIN, Person, PersonPicture, hidden, misplaced, square
 from gc_ros.recognition.sampler import EveryFrame, Sampler
@@ -37,50 +37,11 @@ from trt_build.bundle import LoadedBundle
 from trt_build.engine import Engine
 from trt_build.errors import ImageError
 
+__all__ = ["People", "PeopleCounters", "PersonActivity", "PersonWork"]
+
 MAX_AGE_S, TIMEOUT_S = 0.5, 1.0
 _MOST_WAITING = 32  # frames; each holds its image
 _LATE_S = 10.0  # an image that comes so much later than its detections finds them forgotten
-
-
-@dataclass(frozen=True)
-class PersonWork:
-    """Work for the `Batch`. key: of the recogniser. person: whom the newest frame shows."""
-
-    key: str
-    window: Window
-    person: Person
-
-
-@dataclass(frozen=True)
-class PersonActivity:
-    """What one person does. box: in the newest frame; the activity's glimpses are in pixels of the image, too."""
-
-    person_id: str
-    box: Box
-    activity: Activity
-
-    @classmethod
-    def of(cls, activity: Activity) -> PersonActivity:
-        """The result of a person's work."""
-        assert activity.person is not None
-        return cls(activity.person.id, activity.person.box, activity)
-
-
-@dataclass(frozen=True)
-class PeopleCounters:
-    """Counts since the start, by reason where there are several.
-
-    frames_sampled: chosen frames. dropped: frames of no use. left_out: boxes and messages that were not used, and
-    chosen frames for which there were no detections. resets: of all people's windows together.
-    """
-
-    frames_received: int
-    frames_sampled: int
-    dropped: dict[str, int]
-    left_out: dict[str, int]
-    resets: dict[str, int]
-    results: int
-    windows_skipped: int
 
 
 @dataclass(frozen=True)

@@ -154,6 +154,23 @@ def test_a_bag_brings_its_detections(clip: Path, colours: LoadedBundle, tmp_path
     assert_one_line(call_evaluate(*args), "/people")
 
 
+def test_a_data_set_brings_its_boxes(clip: Path, colours: LoadedBundle, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    (root / "scenes").mkdir(parents=True)
+    (root / "boxes" / "scenes").mkdir(parents=True)
+    for name in ("scene.mp4", "scene.truth.csv"):
+        (tmp_path / name).rename(root / "scenes" / name)
+    (tmp_path / "scene.people.csv").rename(root / "boxes" / "scenes" / "scene.boxes.csv")
+    write_clip(root / "scenes" / "other.mp4", [np.zeros((48, 64, 3), np.uint8)] * 30)
+    (root / "boxes" / "scenes" / "other.boxes.csv").write_text("time_s,id,x_min,y_min,x_max,y_max\n0,,,,,\n")
+    found = run(colours, tmp_path / "out", root, "--people", "auto")
+    assert {row["person"]: row["accuracy"] for row in found["result"]["people"]["persons"]} == {
+        "ann": 1.0,
+        "bob": 1.0,
+        "cid": 1.0,
+    }
+
+
 def call_evaluate(*arguments: object) -> Any:
     from gc_ros.cli import app
 
