@@ -130,8 +130,12 @@ def main() -> int:
         listener.peer.close()
     results = [result for each in listener.found.values() for result in each.values()]
     if not results:
-        print(node.output, file=sys.stderr)
-        raise SystemExit("no result; the node says above why")
+        said = {
+            name: (status.message, {entry.key: entry.value for entry in status.values})
+            for name, status in listener.peer.diagnostics.items()
+        }
+        print(node.output, said, file=sys.stderr)
+        raise SystemExit("no result; see above what the node says")
     ages, told, inference = (np.array(column) for column in zip(*results, strict=True))
     counts = {person.id: len(listener.found.get(person.id, {})) for person in people}
     rate = min(info.rate_hz, options.hz)

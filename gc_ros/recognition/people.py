@@ -119,7 +119,8 @@ class People:
         self._newest_ns: int | None = None  # stamp of the newest image
         self._asked = 0
         self._received = self._sampled = 0
-        self._shown = 0  # chosen frames that have been given to who is in them
+        #: Chosen frames that have been given to who is in them; the others wait for detections.
+        self.shown = 0
         self._dropped: Counter[str] = Counter()
         self._left_out: Counter[str] = Counter()
 
@@ -211,7 +212,7 @@ class People:
 
     def _show(self, frame: _Waiting) -> list[PersonWork]:
         """Give a frame to the recognisers of everybody who is in it."""
-        self._shown += 1
+        self.shown += 1
         places = self._usable(frame)
         self._seats.free(frame.stamp_ns, self._patience, places)
         work: list[PersonWork] = []
@@ -258,11 +259,6 @@ class People:
     def asked(self) -> int:
         """How often `reset` was called."""
         return self._asked
-
-    @property
-    def shown(self) -> int:
-        """How many chosen frames have been given to who is in them; the others wait for detections."""
-        return self._shown
 
     @property
     def present(self) -> dict[str, tuple[int, int]]:
