@@ -72,28 +72,32 @@ class Family:
 def read_vision(message: Any, classes: Iterable[str] = PERSON) -> Found:
     """vision_msgs/Detection2DArray, of every release: the centre of a box is a Pose2D of either package."""
 
-    def parts(item: Any) -> tuple[str, Any, Box, float]:
+    def parts(item: Any) -> tuple[str, tuple[str, ...], float]:
         best = max(item.results, key=_score_of, default=None)
         names = () if best is None else (_class_of(best),)
         score = 1.0 if best is None else _score_of(best)
-        centre = getattr(item.bbox.center, "position", item.bbox.center)
         # Before release 4 a message has no id of its own.
-        box = _turned(centre.x, centre.y, item.bbox.size_x, item.bbox.size_y, item.bbox.center.theta)
-        return str(getattr(item, "id", "")), names, box, score
+        return str(getattr(item, "id", "")), names, score
 
-    return _read(message, classes, parts)
+    def box_of(item: Any) -> Box:
+        centre = getattr(item.bbox.center, "position", item.bbox.center)
+        return _turned(centre.x, centre.y, item.bbox.size_x, item.bbox.size_y, item.bbox.center.theta)
+
+    return _read(message, classes, parts, box_of)
 
 
 def read_yolo(message: Any, classes: Iterable[str] = PERSON) -> Found:
     """yolo_msgs/DetectionArray, as yolo_ros publishes it on `tracking`."""
 
-    def parts(item: Any) -> tuple[str, Any, Box, float]:
-        centre, size = item.bbox.center, item.bbox.size
-        box = _turned(centre.position.x, centre.position.y, size.x, size.y, centre.theta)
+    def parts(item: Any) -> tuple[str, tuple[str, ...], float]:
         names = (str(item.class_name),) if item.class_name else (str(item.class_id),)
-        return str(item.id), names, box, float(item.score)
+        return str(item.id), names, float(item.score)
 
-    return _read(message, classes, parts)
+    def box_of(item: Any) -> Box:
+        centre, size = item.bbox.center, item.bbox.size
+        return _turned(centre.position.x, centre.position.y, size.x, size.y, centre.theta)
+
+    return _read(message, classes, parts, box_of)
 
 
 FAMILIES = (
@@ -235,8 +239,13 @@ class Bodies:
 _BODY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
-def _read(message: Any, classes: Iterable[str], parts: Callable[[Any], tuple[str, Any, Box, float]]) -> Found:
-    """The people of a message with a header and a list of detections. parts: id, names of its class, box, score."""
+def _read(
+    message: Any,
+    classes: Iterable[str],
+    parts: Callable[[Any], tuple[str, tuple[str, ...], float]],
+    box_of: Callable[[Any], Box],
+) -> Found:
+    """The people of a message with a header and a list of detections. parts: id, names of the class, score of one."""
     try:
         stamp_ns, frame_id, wrong = _header(message)
         items = list(message.detections[:LOOKED_AT])
@@ -251,14 +260,14 @@ def _read(message: Any, classes: Iterable[str], parts: Callable[[Any], tuple[str
     others = 0
     for item in items:
         try:
-            who, names, box, score = parts(item)
+            who, names, score = parts(item)
             if wanted and names and names[0] and not wanted & {name.casefold() for name in names}:
                 others += 1
                 continue
             if not who or len(who) > MAX_ID_LENGTH:
                 refused[LONG_ID if who else NO_ID] += 1
             else:
-                people.append(Detection(who, box, _share(score)))
+                people.append(Detection(who, box_of(item), _share(score)))
         except DataError:
             refused[BAD_BOX] += 1
         except Exception as error:

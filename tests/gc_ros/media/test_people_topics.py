@@ -79,11 +79,13 @@ def test_the_best_hypothesis_says_what_a_detection_is_and_other_things_are_count
         *((str(i), name, 0.5, vision_box(*BODY)) for i, name in enumerate(("chair", "", "Person")))
     )
     message.detections[0].results.append(Message(hypothesis=Message(class_id="person", score=math.nan)))
+    message.detections[0].bbox = vision_box(0, 0, 0, 0)  # nobody cares about the box of a chair
     message.detections[1].results = []  # a detector that knows people alone
     found = read_vision(message)
     assert found.detections is not None and [p.id for p in found.detections.people] == ["1", "2"]
     assert found.others == 1 and not found.refused
     assert read_vision(message, ("chair",)).others == 1
+    message.detections[0].bbox = vision_box(*BODY)
     assert read_vision(message, ()).others == 0
 
 
