@@ -44,11 +44,14 @@ sys.exit(node.main(sys.argv[1:]))
 
 
 class NodeProcess(harness.Process):
-    """The node as a robot runs it, but for an engine call that takes `engine_s` longer than the toy's own."""
+    """The node as a robot runs it, but for an engine call that takes `engine_s` longer than the toy's own.
 
-    def __init__(self, bundle: Path, engine_s: float = 0.0, **parameters: Any) -> None:
+    before: Python that its process runs first.
+    """
+
+    def __init__(self, bundle: Path, engine_s: float = 0.0, before: str = "", **parameters: Any) -> None:
         script = Path(tempfile.mkdtemp()) / "node.py"
-        script.write_text(_NODE.format(engine_s=engine_s))
+        script.write_text(before + _NODE.format(engine_s=engine_s))
         arguments = ["--ros-args", "-p", f"bundle:={bundle}", "-p", "threads:=1"]
         for name, value in parameters.items():
             arguments += ["-p", f"{name}:={json.dumps(value)}"]
