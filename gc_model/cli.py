@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from gc_model.commands import (
+    boxes,
     calibrate,
     curves,
     finetune,
@@ -33,6 +34,7 @@ app.command()(synth)
 app.command(epilog="Example: gc-model finetune run --data clips --out mine")(finetune)
 app.command(epilog="Example: gc-model calibrate run --data clips")(calibrate)
 app.command(epilog="Example: gc-model joints clips --out joints --what body --boxes boxes")(joints)
+app.command(epilog="Example: gc-model boxes clips --detector yolo.onnx --out boxes")(boxes)
 app.command(epilog="Example: gc-model glimpses run --data clips --out glimpses.png")(glimpses)
 app.command(epilog="Example: gc-model curves run --out curves.png")(curves)
 

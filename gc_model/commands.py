@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands of `gc-model` beside those in `cli`: finetune, calibrate, glimpses, curves, joints; what these share."""
+"""Commands of `gc-model`: finetune, calibrate, glimpses, curves, joints, boxes; and what they share with `train`."""
 
 from __future__ import annotations
 
@@ -217,6 +217,43 @@ def joints(
     )
     if boxes is not None:
         typer.echo(f"boxes of {result['boxes']} clips made: {boxes}")
+
+
+def boxes(
+    data: Annotated[Path, typer.Argument(help="Folder class/clip, or a CSV with path,class[,subject].")],
+    out: Annotated[Path, typer.Option(help="Folder of the tables; the same command continues there.")],
+    detector: Annotated[
+        Path, typer.Option(help="Detector in ONNX with the output of YOLO; best the one of the robot.")
+    ],
+    subjects: Annotated[str, typer.Option(help="Only these people, separated by commas.")] = "",
+    workers: Annotated[int, typer.Option(help="Processes; 0: one for each core.", min=0)] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Boxes of the people in your own clips by a detector of yours, for `train --boxes`."""
+    from gc_model.data.detect import detect
+
+    result = detect(
+        data,
+        out,
+        detector,
+        subjects=names(subjects),
+        workers=workers or None,
+        progress=not (quiet or as_json),
+    )
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    for name, reason in result["damaged"].items():
+        typer.echo(f"no boxes of {name}: {reason}", err=True)
+    if result["empty"]:
+        typer.echo(
+            f"nobody found in {len(result['empty'])} clips: {', '.join(result['empty'][:5])}", err=True
+        )
+    typer.echo(
+        f"{result['clips']} clips: {result['made']} made, {result['kept']} there before, {len(result['damaged'])} "
+        f"damaged; people in {100 * result['seen']:.0f} % of the frames: {out}"
+    )
 
 
 def names(text: str) -> list[str] | None:

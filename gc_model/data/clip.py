@@ -59,13 +59,19 @@ class JointSource:
 class PersonSource:
     """A person in a clip. file: that says where everybody stands. read: reads it; raises DataError. id: in the file.
 
-    margin: of the square around the box, see gc_ros.recognition.region.
+    margin: of the square around the box, see gc_ros.recognition.region. span_s: from and to which time of the clip the
+    label is true of the person; None: all the time.
     """
 
     file: Path
     id: str
     margin: float
     read: ReadPeople
+    span_s: tuple[float, float] | None = None
+
+    def shown_at(self, t: float) -> bool:
+        """Whether a frame at t seconds is one of the person's."""
+        return self.span_s is None or self.span_s[0] <= t <= self.span_s[1]
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,8 @@ class LabelledClip(Clip):
     read: yields (frame uint8 (H, W, 3) RGB, stamp in nanoseconds); raises DataError. trains: whether the split has it
     in its training part. joints: None where the data set has none. source: number of the folder or data set among
     those that are mixed. people: whom the label is about, none where only whole pictures are known. person: the one of
-    them whom its frames show alone; None: the whole pictures. together: whether two people do it together.
+    them whom its frames show alone; None: the whole pictures. together: whether two people do it together. apart:
+    whether others in the picture do something else, so that the whole picture shows no example of the label.
     """
 
     read: ReadFrames = field(default=read_video, kw_only=True)
@@ -85,6 +92,7 @@ class LabelledClip(Clip):
     people: tuple[PersonSource, ...] = field(default=(), kw_only=True)
     person: PersonSource | None = field(default=None, kw_only=True)
     together: bool = field(default=False, kw_only=True)
+    apart: bool = field(default=False, kw_only=True)
 
     @property
     def first_person(self) -> LabelledClip:

@@ -10,7 +10,7 @@ from pathlib import Path
 from gc_model.data import ntu, nucla, own
 from gc_model.data.clip import LabelledClip
 from gc_model.data.people import with_boxes, with_skeletons
-from gc_ros.media.clips import Clips
+from gc_ros.media.clips import Clips, clean
 from gc_ros.recognition.region import MARGIN
 from trt_build.errors import DataError
 
@@ -61,11 +61,18 @@ def index(
     gc_model.data.joint_tables. boxes: a folder of boxes of people, see gc_model.data.people, or "skeletons": from those
     of the data set. margin: around boxes. Raises DataError for what is unknown, or where nothing is found.
     """
-    found = _index(layout, data, split, part, subjects, classes, joints)
-    if boxes is not None and str(boxes) == SKELETONS:
-        found[:] = with_skeletons(found, margin)
-    elif boxes is not None:
-        found[:] = with_boxes(found, boxes, margin)
+    if boxes is None or str(boxes) == SKELETONS:
+        found = _index(layout, data, split, part, subjects, classes, joints)
+        if boxes is not None:
+            found[:] = with_skeletons(found, margin)
+        return found
+    # The people of a scene have classes of their own, which no folder is named after.
+    found = _index(layout, data, split, part, subjects, classes if layout != OWN else None, joints)
+    found[:] = with_boxes(found, boxes, margin)
+    wanted, there = {clean(c) for c in classes or ()}, {c.label for c in found}
+    if unknown := sorted(wanted - there):
+        raise DataError(f'no class "{unknown[0]}" among the clips; there are {", ".join(sorted(there))}')
+    found[:] = [c for c in found if not wanted or c.label in wanted]
     return found
 
 

@@ -141,6 +141,7 @@ class FrameCache:
                 boxes.st_mtime_ns,
                 person.id,
                 person.margin,
+                person.span_s,
             )
         return self.folder / hashlib.sha256(repr(identity).encode()).hexdigest()[:24]
 
@@ -182,6 +183,8 @@ def decode(
         t = t_ns / 1e9
         if where is not None:
             where.see(number, t_ns)
+        if person is not None and not person.shown_at(t):
+            continue
         if due is not None and t < due - 1e-3:
             continue
         area = None

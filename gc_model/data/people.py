@@ -16,9 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gc_model.data.clip import JointSource, LabelledClip, PersonSource, SeenPeople
+from gc_ros.media.bag_people import Row, truth_of_people
+from gc_ros.media.clips import clean
 from gc_ros.media.detections import Box, Detection, Detections, about, boxes_of, read_csv
 from gc_ros.recognition.region import square
 from gc_ros.recognition.tracks import Tracks
+from gc_ros.stamps import NS
 from trt_build.errors import DataError
 from trt_build.preprocess import Area
 
@@ -32,7 +35,8 @@ _JOINTS = 4  # of a body, at least: fewer have no size
 def with_boxes(found: Sequence[LabelledClip], folder: Path, margin: float) -> list[LabelledClip]:
     """The clips with those people whom their labels are about, from `folder`/class/clip.boxes.csv.
 
-    A clip without a table, or in whose table nobody is found often enough, is used as a whole picture. Raises
+    A clip without a table, or in whose table nobody is found often enough, is used as a whole picture. One that has a
+    truth a person beside it (`truth_of_people`), as scenes do, becomes a clip for each person and what they do. Raises
     DataError where there is no table at all, or one that cannot be read.
     """
     tables = [boxes_of(folder, clip.name) for clip in found]
@@ -40,17 +44,26 @@ def with_boxes(found: Sequence[LabelledClip], folder: Path, margin: float) -> li
         raise DataError(
             f"{folder}: no boxes of these clips, {tables[0]} for one; write them with `gc-model joints --boxes`"
         )
-    return [
-        replace(
-            clip,
-            people=tuple(
-                PersonSource(table, who, margin, read_boxes) for who in _ids(read_boxes(table).found)
-            ),
-        )
-        if table.is_file()
-        else clip
-        for clip, table in zip(found, tables, strict=True)
-    ]
+    chosen: list[LabelledClip] = []
+    for clip, table in zip(found, tables, strict=True):
+        if not table.is_file():
+            chosen.append(clip)
+        elif truth := truth_of_people(clip):
+            chosen += [_apart(clip, row, table, margin) for row in truth]
+        else:
+            who = _ids(read_boxes(table).found)
+            chosen.append(
+                replace(clip, people=tuple(PersonSource(table, i, margin, read_boxes) for i in who))
+            )
+    return chosen
+
+
+def _apart(clip: LabelledClip, row: Row, table: Path, margin: float) -> LabelledClip:
+    """What one person does in a scene, as a clip."""
+    span = (row.start_ns / NS, row.end_ns / NS)
+    source = PersonSource(table, row.id, margin, read_boxes, span)
+    name = f"{clip.name}, {row.id} from {span[0]:g} s"
+    return replace(clip, name=name, label=clean(row.label), people=(source,), apart=True)
 
 
 def with_skeletons(found: Sequence[LabelledClip], margin: float) -> list[LabelledClip]:

@@ -78,7 +78,7 @@ class TrainingClips(Dataset[Sample]):
         epoch, i = which
         rng = np.random.default_rng((self.seed, epoch, i))
         clip, augment = self.clips[i], self.augment
-        if clip.people and rng.random() < self.boxes.share:
+        if clip.people and (clip.apart or rng.random() < self.boxes.share):
             clip = replace(clip, person=clip.people[rng.integers(len(clip.people))])
             part = self.config.size / self.config.resize  # what the robot shows of the frame
             augment = replace(augment, scale=(part / self.boxes.scale, part * self.boxes.scale))

@@ -126,13 +126,15 @@ def _decode(options: TrainOptions, out: Path, folder: Path, first: bool, progres
         alone = [replace(c, name=_shown(c, p), person=p) for c in clips for p in c.people]
         away = cache.fill(alone, workers=workers, progress=progress)
         # Who cannot be shown alone leaves a clip of whole pictures.
-        whole = [c for c in clips if options.person_share < 1 or not _there(c, away).people]
+        whole = [c for c in clips if not c.apart and (options.person_share < 1 or not _there(c, away).people)]
         failed = cache.fill(whole, workers=workers, progress=progress)
     else:
         failed, away = (wait_prepared(out)[name] for name in ("failed", "away"))
     for name, reason in failed.items():
         logging.warning("left out %s: %s", name, reason)
-    clips[:] = [_there(clip, away) for clip in clips]
+    clips[:] = [
+        _there(clip, away) for clip in clips if not (clip.apart and _shown(clip, clip.people[0]) in away)
+    ]
     training, validation = _split(clips, failed, labels, options)
     return _Samples(config, labels, cache, training, validation, failed, away)
 

@@ -72,7 +72,7 @@ class PeopleWriter:
         # Two clips may both have a person 1, who are different people.
         named: Callable[[str], str] = (lambda who: f"{number}_{who}") if self._several else (lambda who: who)
         found = read_csv(file)
-        truth = _truth(clip) or [
+        truth = truth_of_people(clip) or [
             Row(who, found[0].stamp_ns, found[-1].stamp_ns, clip.label) for who in about(found)
         ]
         people = [
@@ -106,8 +106,11 @@ class _Track:
     rows: list[Row]
 
 
-def _truth(clip: Clip) -> list[Row]:
-    """The rows of the table beside the clip; none without one that tells people apart. Raises DataError."""
+def truth_of_people(clip: Clip) -> list[Row]:
+    """Who does what when in the clip, from the table beside it; none without one that tells people apart.
+
+    Raises DataError for a table that cannot be read.
+    """
     table = clip.path.with_suffix(".truth.csv")
     if not table.is_file():
         return []

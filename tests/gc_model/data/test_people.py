@@ -19,7 +19,7 @@ from gc_model.data.frames import FrameCache, decode
 from gc_model.data.joints import joints_of, to_input
 from gc_model.data.people import LEAST, boxes_of_joints, read_boxes, with_boxes
 from gc_model.paper.presets import preset
-from gc_model.synth import synthesize
+from gc_model.synth import synthesize, synthesize_scenes
 from gc_ros.media.detections import Box, Detection, Detections, boxes_of, write_csv
 from gc_ros.media.video import read_video
 from gc_ros.recognition.region import square
@@ -308,3 +308,31 @@ def test_a_picture_that_lost_its_aspect_gets_it_back(tmp_path: Path) -> None:
     x, y = (area[0] + area[2]) / 2, (area[1] + area[3]) / 2
     assert area[2] - area[0] == area[3] - area[1] == round(700 * 256 / 1080)
     assert abs(x - 900 * 256 / 1080) <= 1 and abs(y - 550 * 256 / 1080) <= 1
+
+
+def test_each_person_of_a_scene_is_a_clip_of_what_they_do(tmp_path: Path) -> None:
+    synthesize_scenes(
+        tmp_path / "s", 2, people=(2, 2), crossing=0.0, change_s=2.0, subjects=4, classes=["wave", "bow", "clap"],
+        size=(128, 72), fps=5.0, duration_s=4.0, occlusion=0.0, workers=1, progress=False,
+    )  # fmt: skip
+    boxes = tmp_path / "s" / "boxes"
+    found = index("clips", tmp_path / "s", boxes=boxes)
+    assert (
+        len(found) == 8
+        and {c.label for c in found} <= {"wave", "bow", "clap"}
+        and all(c.apart for c in found)
+    )
+    assert len({c.name for c in found}) == 8
+    cache = FrameCache(tmp_path / "c", P)
+    assert cache.fill([c.first_person for c in found], workers=1, progress=False) == {}
+    for clip in found:
+        start, end = clip.people[0].span_s
+        times = cache.read(clip.first_person).times
+        assert len(times) >= 9 and start <= times[0] and times[-1] <= end and end - start == pytest.approx(2)
+    # Others in the picture do something else: the whole picture is never a sample, whatever the share.
+    samples = training(replace(found[0], label="clap"), tmp_path / "c", replace(STILL, share=0.01))
+    assert all(samples._drawn((epoch, 0))[1].regions is not None for epoch in range(20))
+    label = found[0].label
+    assert {c.label for c in index("clips", tmp_path / "s", boxes=boxes, classes=[label])} == {label}
+    with pytest.raises(DataError, match='no class "hug"'):
+        index("clips", tmp_path / "s", boxes=boxes, classes=["hug"])

@@ -14,7 +14,7 @@ from gc_model.data.people import with_boxes
 from gc_model.evaluation.confidence import calibrate_run
 from gc_model.evaluation.evaluate import EvaluateOptions, evaluate
 from gc_model.export.torch_engine import bundle_info
-from gc_model.synth import synthesize
+from gc_model.synth import synthesize, synthesize_scenes
 from gc_model.training import checkpoint
 from gc_model.training.loaders import Loaders
 from gc_model.training.options import TrainOptions
@@ -125,6 +125,19 @@ def test_boxes_of_mixed_in_folders_are_found_beside_them(tmp_path):
         options(also=[drawn()], shares=[0.5, 0.5], boxes=None), tmp_path, tmp_path / "cache", True, False
     )
     assert not any(c.people for c in plain.training)
+
+
+def test_a_run_learns_from_the_people_of_scenes(tmp_path):
+    synthesize_scenes(
+        tmp_path / "s", 3, people=(2, 3), subjects=4, classes=["jump", "bow"], size=(128, 72), fps=4.0, duration_s=2.5,
+        crossing=0.0, workers=1, progress=False,
+    )  # fmt: skip
+    both = options(data=tmp_path / "s", boxes=tmp_path / "s" / "boxes", also=[drawn()])
+    samples = _decode(both, tmp_path, tmp_path / "cache", True, False)
+    assert samples.labels == ["bow", "jump"] and not samples.failed
+    assert {c.apart for c in samples.training} == {True, False}
+    summary = train(both, tmp_path / "run", progress=False, shared_cache=tmp_path / "cache")
+    assert summary["clips"] == len(samples.training) > 12
 
 
 def test_wrong_boxes_are_one_line(tmp_path):
