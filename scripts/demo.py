@@ -116,7 +116,9 @@ class Demo:
             shutil.rmtree(old, ignore_errors=True)
         labels, rate = [label for label in self.info.labels if label in ACTIVITIES], self.info.rate_hz
         if not labels:
-            raise DataError(f"nobody can be drawn who does {', '.join(self.info.labels)}: give clips with --bag")
+            raise DataError(
+                f"nobody can be drawn who does {', '.join(self.info.labels)}: give clips with --bag"
+            )
         print(f"making {self.options.clips} clip(s) each of {', '.join(labels)}", flush=True)
         synthesize(
             clips,

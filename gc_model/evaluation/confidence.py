@@ -33,6 +33,7 @@ from trt_build.files import write_atomically
 BINS = 15
 KEPT = 0.95  # share of known windows that pass the threshold where no unknown ones are given
 SURE = 0.5  # and at most this: known windows alone do not tell how sure a network is of unknown ones
+LEAST = 0.5  # share of known windows that pass the threshold in any case
 
 
 def calibrate_run(
@@ -48,8 +49,8 @@ def calibrate_run(
 
     Of `data` the clips are used that the run held out from training, or those of `subjects`; with `boxes` the people in
     them, as for training. unknown: clips of none of the classes; with them the threshold is where most windows of
-    either kind are told apart, without them one that `KEPT` of the known windows or more pass, never above `SURE`.
-    Raises DataError where no clip is left or none decodes.
+    either kind are told apart while `LEAST` of the known ones pass, without them one that `KEPT` of the known windows or
+    more pass, never above `SURE`. Raises DataError where no clip is left or none decodes.
     """
     model, recipe = checkpoint.load(run)
     model.to(accelerator())
@@ -147,7 +148,9 @@ def open_set_threshold(known: Tensor, unknown: Tensor | None) -> float:
     target = np.r_[np.ones(len(known), int), np.zeros(len(unknown), int)]
     false, true, thresholds = roc_curve(target, scores, drop_intermediate=False)
     # Youden's J. In single precision, which decided between equally good thresholds in the runs there are.
-    best = int((true.astype(np.float32) - false.astype(np.float32)).argmax())
+    # Where the two can hardly be told apart, the best by it refuses nearly everything.
+    useful = true >= LEAST
+    best = int(np.where(useful, true.astype(np.float32) - false.astype(np.float32), -1).argmax())
     return float(np.clip(thresholds[best], 0, 1))
 
 

@@ -71,6 +71,12 @@ def test_with_unknown_clips_the_threshold_parts_them():
     assert (known >= threshold).all() and (unknown < threshold).all()
 
 
+def test_half_of_the_known_pass_even_where_unknown_clips_look_like_them():
+    known, unknown = torch.linspace(0.2, 0.9, 51), torch.linspace(0.2, 0.88, 51)
+    threshold = open_set_threshold(known, unknown)
+    assert (known >= threshold).double().mean() >= 0.5
+
+
 def test_the_run_and_what_is_exported_of_it_carry_both(tmp_path):
     run = untrained(tmp_path / "run")
     weights = checkpoint.load(run)[0].state_dict()
