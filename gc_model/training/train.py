@@ -128,13 +128,14 @@ def _decode(options: TrainOptions, out: Path, folder: Path, first: bool, progres
         # Who cannot be shown alone leaves a clip of whole pictures.
         whole = [c for c in clips if not c.apart and (options.person_share < 1 or not _there(c, away).people)]
         failed = cache.fill(whole, workers=workers, progress=progress)
+        failed |= {
+            c.name: away[_shown(c, p)] for c in clips if c.apart for p in c.people if _shown(c, p) in away
+        }
     else:
         failed, away = (wait_prepared(out)[name] for name in ("failed", "away"))
     for name, reason in failed.items():
         logging.warning("left out %s: %s", name, reason)
-    clips[:] = [
-        _there(clip, away) for clip in clips if not (clip.apart and _shown(clip, clip.people[0]) in away)
-    ]
+    clips[:] = [_there(clip, away) for clip in clips]
     training, validation = _split(clips, failed, labels, options)
     return _Samples(config, labels, cache, training, validation, failed, away)
 

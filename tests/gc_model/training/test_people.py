@@ -133,8 +133,11 @@ def test_a_run_learns_from_the_people_of_scenes(tmp_path):
         crossing=0.0, workers=1, progress=False,
     )  # fmt: skip
     both = options(data=tmp_path / "s", boxes=tmp_path / "s" / "boxes", also=[drawn()])
+    # Somebody who stands nowhere cannot be shown as a whole picture instead: he is left out, and named.
+    table = tmp_path / "s" / "scene_0001.truth.csv"
+    table.write_text(table.read_text() + "9,0,2.5,bow\n")
     samples = _decode(both, tmp_path, tmp_path / "cache", True, False)
-    assert samples.labels == ["bow", "jump"] and not samples.failed
+    assert samples.labels == ["bow", "jump"] and list(samples.failed) == ["scene_0001.mp4, 9 from 0 s"]
     assert {c.apart for c in samples.training} == {True, False}
     summary = train(both, tmp_path / "run", progress=False, shared_cache=tmp_path / "cache")
     assert summary["clips"] == len(samples.training) > 12
