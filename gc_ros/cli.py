@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gc_ros import commands
+from gc_ros import commands, teach
 from gc_ros.evaluation import commands as evaluation
 from trt_build.command import command_line, print_json, progress_bar
 from trt_build.errors import DataError, GlimpseError
@@ -116,6 +116,9 @@ app.command("evaluate", epilog="Example: gc-ros evaluate bags/ --bundle bundles/
     evaluation.evaluate
 )
 app.command("compare", epilog="Example: gc-ros compare results_old results_new")(evaluation.compare)
+
+
+teach.add_to(app)
 
 
 def _ros_module(name: str) -> Any:

@@ -26,6 +26,7 @@ from gc_ros.recognition.overlay import Banner, draw
 from gc_ros.recognition.people import PersonActivity
 from gc_ros.recognition.people_overlay import draw_people
 from gc_ros.recognition.recognizer import Recognizer
+from gc_ros.recognition.taught_file import load_lessons
 from gc_ros.recognition.telling import (
     by_person,
     ended_json,
@@ -36,6 +37,7 @@ from gc_ros.recognition.telling import (
     stream_json,
 )
 from gc_ros.stamps import NS
+from gc_ros.teach import WHERE
 from trt_build.bundle import load_bundle
 from trt_build.command import print_json
 from trt_build.engines.open import open_engine
@@ -80,6 +82,7 @@ def video(
     max_people: Annotated[
         int, typer.Option(min=1, max=64, help="How many people at once, slots of the engine.")
     ] = 4,
+    taught: Annotated[str | None, WHERE] = None,
 ) -> None:
     """Recognise the activities in a video file or in front of a camera: a line for each result, then the mean.
 
@@ -94,6 +97,7 @@ def video(
     first = next(frames, None)
     if first is None:
         raise DataError(f"{source}: no frame can be read; check the camera or file")
+    lessons = load_lessons(loaded, taught)
     alone = people is not None or detector is not None
     recorded = [] if people is None else from_first(read_csv(people), first[1])
     finder = None if detector is None else Finder(Detector(detector, threads=threads))
@@ -109,9 +113,10 @@ def video(
     )
     watcher: _Whole | _Everybody
     if alone:
-        watcher = _Everybody(Following(loaded, engine, recorded, mode=mode, stride=stride), finder, first[1])
+        following = Following(loaded, engine, recorded, mode=mode, stride=stride, lessons=lessons)
+        watcher = _Everybody(following, finder, first[1])
     else:
-        watcher = _Whole(Recognizer(loaded, engine, mode=mode, stride=stride), first[1])
+        watcher = _Whole(Recognizer(loaded, engine, mode=mode, stride=stride, lessons=lessons), first[1])
     began = time.perf_counter()
     with ExitStack() as stack:
         stack.callback(engine.close)

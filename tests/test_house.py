@@ -24,7 +24,19 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS: dict[str, tuple[frozenset[str], ...]] = {
     "trt_build": (
         frozenset({"errors", "command", "heap", "bundle", "preprocess", "engine", "tolerances"})
-        | frozenset({"footage", "files", "readout", "untrusted", "references", "integrity", "install"}),
+        | frozenset(
+            {
+                "footage",
+                "files",
+                "readout",
+                "untrusted",
+                "references",
+                "integrity",
+                "install",
+                "tensors",
+                "classes",
+            }
+        ),
         frozenset({"graphs"}),
         frozenset({"engines"}),
         frozenset({"verify", "bench"}),
@@ -35,6 +47,7 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"media"}),
         frozenset({"recognition"}),
         frozenset({"evaluation", "node"}),
+        frozenset({"teach"}),
         frozenset({"cli", "commands", "security"}),
     ),
     "gc_model": (

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from gc_ros.evaluation import answer
 from gc_ros.recognition.smoothing import Smoothing
+from gc_ros.recognition.taught_file import folder_of, load_lessons, taught_digest
 from trt_build.bundle import load_bundle
 from trt_build.command import print_json, progress_bar
 from trt_build.errors import DataError
@@ -82,6 +83,12 @@ def evaluate(
         float | None,
         typer.Option(
             min=0, metavar="SECONDS", help="Drop windows as a robot does whose engine call takes this long."
+        ),
+    ] = None,
+    taught: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|none", help="What was taught to the bundle; default: BUNDLE.taught beside it."
         ),
     ] = None,
     predictions: Annotated[
@@ -159,6 +166,7 @@ def evaluate(
         people=people,
         true_boxes=true_boxes,
         max_people=max_people,
+        **_taught(bundle, bundle_sha256, taught),
     )
     if check:
         check_tools(options)
@@ -184,6 +192,16 @@ def evaluate(
     else:
         print(answer.as_text(found.summary, out, found.resumed))
     answer.checks(found.summary, min_accuracy, strict)
+
+
+def _taught(bundle: Path, sha256: str | None, where: str | None) -> dict[str, Any]:
+    """The options that say what the bundle was taught. Raises GlimpseError for what cannot be used."""
+    loaded = load_bundle(bundle, sha256=sha256)
+    lessons = load_lessons(loaded, where)
+    if lessons is None:
+        return {}
+    folder = Path(where) if where else folder_of(bundle)
+    return {"taught": str(folder), "taught_sha256": taught_digest(folder), "taught_labels": lessons.names}
 
 
 def _one_of(option: str, value: str, *choices: str) -> None:

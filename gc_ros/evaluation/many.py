@@ -80,7 +80,7 @@ def evaluate_many(
     for i, task in enumerate(tasks):
         if not again:
             try:
-                found = resume(task, info.labels)
+                found = resume(task, options.labels(info))
             except (GlimpseError, OSError):
                 found = None  # the evaluation below fails for the same reason and reports it
             if found is not None:
@@ -142,16 +142,17 @@ def _conclude(
     only: bool,
 ) -> dict[str, Any]:
     info = load_bundle(bundle, verify=False, sha256=ordered[0][0].bundle_sha256).info
+    labels = options.labels(info)
     bags = []
     for task, record in ordered:
         rows = results.read_windows(Path(task.folder) / results.WINDOWS)
-        bags.append((record, gather(rows, info.labels)))
-    figures, timings = summarise(bags, info.labels, info.window_s)
+        bags.append((record, gather(rows, labels)))
+    figures, timings = summarise(bags, labels, info.window_s)
     if options.people is not None:
-        figures["people"] = people_figures(bags, info.labels)
+        figures["people"] = people_figures(bags, labels)
     per_bag = []
     for (record, windows), (task, _) in zip(bags, ordered, strict=True):
-        own, _ = summarise([(record, windows)], info.labels, info.window_s)
+        own, _ = summarise([(record, windows)], labels, info.window_s)
         facts = {
             k: record[k] for k in ("name", "topic", "passes", "seconds_seen", "counts", "refused", "damage")
         }

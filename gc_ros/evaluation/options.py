@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gc_ros.recognition.smoothing import Smoothing
-from trt_build.bundle import INFO_NAME, file_sha256
+from trt_build.bundle import INFO_NAME, Bundle, file_sha256
 
 EVALUATOR = 2  # increased when the same input gives other results
 
@@ -50,17 +50,27 @@ class Options:
     people: str | None = None
     true_boxes: str | None = None
     max_people: int = 4
+    taught: str = ""  # folder of what the bundle was taught; "": nothing
+    taught_sha256: str = ""  # of its taught.json
+    taught_labels: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, as records of results hold them."""
         s = self.smoothing
         # Records have always called the thresholds `on` and `off`.
         kept = {"tau_s": s.tau_s, "on": s.onset, "off": s.offset, "min_duration_s": s.min_duration_s}
-        values = asdict(self)
-        if self.people is None:  # results without people are those of before there were any
+        values = {**asdict(self), "smoothing": kept}
+        # Records without people, or without what was taught, are as they have always been.
+        if self.people is None:
             for name in ("people", "true_boxes", "max_people"):
                 del values[name]
-        return {**values, "smoothing": kept}
+        # What was taught is what it is wherever it lies.
+        del values["taught"]
+        return values if self.taught else {k: v for k, v in values.items() if not k.startswith("taught")}
+
+    def labels(self, info: Bundle) -> list[str]:
+        """The bundle's, then those that were taught."""
+        return [*info.labels, *self.taught_labels]
 
 
 def bundle_digest(bundle: Path) -> str:

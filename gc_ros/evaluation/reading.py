@@ -20,12 +20,23 @@ from gc_ros.evaluation.strips import Strips, WatchedEngine
 from gc_ros.recognition.activity import Activity
 from gc_ros.recognition.recognizer import Counters, Recognizer
 from gc_ros.recognition.smoothing import ActivityEvent
+from gc_ros.recognition.taught import Lessons
+from gc_ros.recognition.taught_file import load_lessons, taught_digest
 from gc_ros.stamps import NS
 from trt_build.bundle import LoadedBundle
 from trt_build.errors import DataError, ImageError
 
 if TYPE_CHECKING:
     from gc_ros.evaluation.predictions import Predictions
+
+
+def _lessons(bundle: LoadedBundle, options: Options) -> Lessons | None:
+    """What the bundle was taught when the evaluation began. Raises DataError where it was taught more since."""
+    if not options.taught:
+        return None
+    if taught_digest(Path(options.taught)) != options.taught_sha256:
+        raise DataError(f"{options.taught}: what was taught changed during the evaluation; start it again")
+    return load_lessons(bundle, options.taught)
 
 
 class Reading:
@@ -48,6 +59,7 @@ class Reading:
             smoothing=options.smoothing,
             max_frame_gap_s=options.max_frame_gap_s,
             unknown_threshold=options.unknown_threshold,
+            lessons=_lessons(bundle, options),
             owns_engine=False,
         )
         self.strips = Strips(options.pictures, bundle.info)

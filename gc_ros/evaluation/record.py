@@ -50,7 +50,7 @@ def bag_record(
         "key": key,
         "files": files,
         "windows_sha256": file_sha256(windows),
-        "labels": info.labels,
+        "labels": list(judge.labels),
         "topic": frames.topic,
         "start_ns": zero_ns,
         "passes": [

@@ -86,14 +86,14 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
     """
     bundle, inner = _open(task)
     o, info = task.options, bundle.info
-    truth = find_truth(task.source, o.truth, info.labels, o.mapping)
+    truth = find_truth(task.source, o.truth, o.labels(info), o.mapping)
     folder = Path(task.folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name in results.OF_A_BAG:  # what a killed run left half written
         for part in folder.glob(f".{glob.escape(name)}.*.part"):
             part.unlink(missing_ok=True)
     files = task.source.quick()
-    judge = Judge(truth, o, info.labels)
+    judge = Judge(truth, o, o.labels(info))
     reading: Reading | PeopleReading
     if o.people is None:
         frames = FrameReader(

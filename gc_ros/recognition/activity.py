@@ -68,6 +68,10 @@ class Activity:
     person: Person | None = None  # who does it, in the newest frame; None: the whole picture
     taught: tuple[str, ...] = ()  # the labels that were taught, the last ones of `labels`
 
+    def shown(self, label: str) -> str:
+        """A label as people read it: one that was taught says so."""
+        return f"{label} (taught)" if label in self.taught else label
+
     @property
     def timings_ms(self) -> dict[str, float]:
         """The times as rows of JSON show them, milliseconds."""

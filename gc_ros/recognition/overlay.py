@@ -214,9 +214,9 @@ def _waiting(panel: Canvas, warmup: tuple[int, int] | None, x0: int, x1: int, u:
 def _banner(panel: Canvas, activity: Activity, x0: int, x1: int, u: float) -> None:
     unsure = activity.status != "ok"
     colour = WARN if unsure else TEXT
-    text = "unknown" if activity.status == "unknown" else _shown(activity.label, activity)
+    text = "unknown" if activity.status == "unknown" else activity.shown(activity.label)
     put_text(panel, text, x0, round(58 * u), 25 * u, colour, room=x1 - x0, bold=True)
-    note = f"perhaps {_shown(activity.label, activity)}" if activity.status == "unknown" else activity.status
+    note = f"perhaps {activity.shown(activity.label)}" if activity.status == "unknown" else activity.status
     percent = f"{100 * activity.score:.0f} %"
     if unsure:
         percent += f"   {note}"
@@ -224,16 +224,11 @@ def _banner(panel: Canvas, activity: Activity, x0: int, x1: int, u: float) -> No
     cv2.line(panel, (x0, round(106 * u)), (x1, round(106 * u)), LINE, max(1, round(u)))
 
 
-def _shown(label: str, activity: Activity) -> str:
-    """A label as the picture has it: one that was taught says so."""
-    return f"{label} (taught)" if label in activity.taught else label
-
-
 def _bars(panel: Canvas, activity: Activity, x0: int, x1: int, y: float, u: float) -> float:
     for rank, (label, _, score) in enumerate(activity.top_k[:5]):
         first = rank == 0
         put_text(panel, f"{100 * score:.0f} %", x1, round(y), 11 * u, TEXT if first else MUTED, align=1.0)
-        shown = _shown(label, activity)
+        shown = activity.shown(label)
         put_text(panel, shown, x0, round(y), 11 * u, TEXT if first else MUTED, room=round(x1 - x0 - 60 * u))
         top, thick = round(y + 7 * u), round(7 * u)
         bar(panel, x0, x1, top, thick, TRACK)

@@ -19,7 +19,7 @@ def result_line(result: Activity, zero_ns: int, who: str = "") -> str:
     status = "" if result.status == "ok" else f"  [{result.status}]"
     events = "".join(f"  <{event.kind} {event.label}>" for event in result.events)
     at = (result.stamp_ns - zero_ns) / NS
-    return f"{at:9.3f} s  {who}{result.label} {result.score:.1%}{status}  ({others}){events}"
+    return f"{at:9.3f} s  {who}{result.shown(result.label)} {result.score:.1%}{status}  ({others}){events}"
 
 
 def result_json(result: Activity, zero_ns: int) -> dict[str, Any]:
@@ -32,6 +32,7 @@ def result_json(result: Activity, zero_ns: int) -> dict[str, Any]:
         "label": result.label,
         "index": result.index,
         "score": result.score,
+        "taught": result.label in result.taught,
         "top_k": [{"label": label, "index": index, "score": score} for label, index, score in result.top_k],
         "glimpses": [{"box": [g.x0, g.y0, g.x1, g.y1], "weights": list(g.weights)} for g in result.glimpses],
         "events": [event_json(event, zero_ns) for event in result.events],

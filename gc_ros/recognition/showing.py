@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Showing an activity: from clips, or from what a running recogniser sees, to the examples that it is taught by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gc_ros.media.bags import read_bag_images
+from gc_ros.media.clips import Clip
+from gc_ros.media.images import Picture
+from gc_ros.media.video import read_video
+from gc_ros.recognition.discriminant import Examples
+from gc_ros.recognition.recognizer import Recognizer
+from gc_ros.recognition.taught import examples_of
+from gc_ros.stamps import NS
+from trt_build.bundle import LoadedBundle
+from trt_build.engine import Engine
+from trt_build.errors import DataError
+
+WINDOWS_A_CLIP = 6
+
+
+def examples_from_clips(
+    clips: Sequence[Clip], bundle: LoadedBundle, engine: Engine, mode: str, topic: str | None = None
+) -> Examples:
+    """What a robot with this engine sees in the clips: videos, or bags with images on `topic`.
+
+    A clip shorter than a window stands still at its end until the window is full. Raises DataError for a clip in which
+    nothing is seen.
+    """
+    shown = []
+    for clip in clips:
+        recognizer = Recognizer(
+            bundle, engine, mode=mode, stride=max(bundle.info.T // 4, 1), owns_engine=False
+        )
+        features = list(_features(_images(clip, topic), recognizer))
+        if not features:
+            raise DataError(f"{clip.path}: no image can be used; give another clip")
+        kept = np.unique(np.linspace(0, len(features) - 1, WINDOWS_A_CLIP).round().astype(int))
+        shown.append(np.stack([features[i] for i in kept]))
+    return examples_of(shown)
+
+
+def _images(clip: Clip, topic: str | None) -> Iterable[tuple[NDArray[np.uint8], int, bool]]:
+    """(image, stamp, whether it is BGR)."""
+    if clip.is_bag:
+        found = read_bag_images(clip.path, topic, refused=lambda stamp, reason: None, pieces=clip.pieces)
+        return ((image, stamp, encoding == "bgr8") for stamp, image, encoding in found)
+    return ((image, stamp, False) for image, stamp in read_video(Path(clip.path)))
+
+
+def _features(
+    images: Iterable[tuple[NDArray[np.uint8], int, bool]], recognizer: Recognizer
+) -> Iterator[NDArray[np.float32]]:
+    last, stamp = None, 0
+    for image, stamp, bgr in images:
+        last = Picture.of(image, bgr)
+        result = recognizer.push(last, stamp)
+        if result is not None and result.features is not None:
+            yield result.features
+    n, T = recognizer.warmup
+    if last is None or n == T:
+        return
+    for _ in range(T - n + 1):
+        stamp += round(NS / recognizer.info.rate_hz)
+        result = recognizer.push(last, stamp)
+        if result is not None and result.features is not None:
+            yield result.features
+
+
+class Showing:
+    """Windows that a running recogniser sees while somebody shows an activity; a clip of them for every pause.
+
+    name: of the activity. windows: how many to take. Not thread-safe: `see` belongs to the inference thread.
+    """
+
+    def __init__(self, name: str, windows: int, gap_s: float) -> None:
+        self.name, self.windows = name, windows
+        self._gap = round(gap_s * NS)
+        self._clips: list[list[NDArray[np.float32]]] = []
+        self._last_ns: int | None = None
+
+    @property
+    def taken(self) -> int:
+        """Windows so far."""
+        return sum(map(len, self._clips))
+
+    @property
+    def complete(self) -> bool:
+        return self.taken >= self.windows
+
+    def see(self, features: NDArray[np.float32], start_ns: int, end_ns: int) -> None:
+        """A result of the recogniser. Windows that overlap the last one by more than half say nothing new."""
+        if self.complete:
+            return
+        last = self._last_ns
+        if last is None or not 0 <= end_ns - last <= self._gap:
+            self._clips.append([])
+        elif start_ns < last - (end_ns - start_ns) / 2:
+            return
+        self._clips[-1].append(np.array(features))
+        self._last_ns = end_ns
+
+    def examples(self) -> Examples:
+        """What was seen. Raises DataError where nothing was."""
+        clips = [np.stack(clip) for clip in self._clips if clip]
+        if not clips:
+            raise DataError("no window was seen; show the activity in front of the camera while it is taught")
+        # What goes on without a pause counts as clips of three windows, so that there is something to leave out.
+        parts = [clip[i : i + 3] for clip in clips for i in range(0, len(clip), 3)]
+        return examples_of(parts)

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`gc-ros teach`, `forget` and `taught`: new activities for a robot by showing them, without training."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trt_build.bundle import LoadedBundle, load_bundle
+from trt_build.command import print_json
+from trt_build.errors import DataError
+
+BundleArgument = Annotated[
+    Path, typer.Option("--bundle", "-b", help="Bundle directory made by trt-build export.")
+]
+Folder = Annotated[
+    Path | None, typer.Option("--taught", help="Folder of what was taught; default: BUNDLE.taught beside it.")
+]
+WHERE = typer.Option(
+    metavar="DIR|none", help="What was taught to the bundle; default: BUNDLE.taught beside it."
+)
+Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+
+
+def teach(
+    name: Annotated[str, typer.Argument(help="Name of the activity.")],
+    clips: Annotated[
+        list[Path], typer.Argument(metavar="CLIP...", help="Videos, folders of them or bags that show it.")
+    ],
+    bundle: BundleArgument,
+    none: Annotated[
+        list[Path] | None,
+        typer.Option("--none", help="Clips of other things people do there, to be unknown; may be repeated."),
+    ] = None,
+    folder: Folder = None,
+    topic: Annotated[str | None, typer.Option(help="Image topic of the bags; default: the only one.")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Forget what was shown before under this name.")
+    ] = False,
+    mode: Annotated[str | None, typer.Option(help="window or step; default: the bundle's.")] = None,
+    backend: Annotated[str, typer.Option(help="onnxruntime, openvino, tensorrt, or auto.")] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16, int8, or auto.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; default: the backend's choice.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Teach a new activity by clips of it: five clips, one minute, no training. Clips are not kept."""
+    from gc_ros.media.clips import find_recordings
+    from gc_ros.recognition.showing import examples_from_clips
+    from gc_ros.recognition.taught import Lessons, check_name, space_of
+    from gc_ros.recognition.taught_file import folder_of, locked, read_taught, write_taught
+    from trt_build.engines.open import open_engine
+
+    loaded = load_bundle(bundle)
+    name, space, where = check_name(name, loaded), space_of(loaded), folder or folder_of(bundle)
+    mode = mode or loaded.info.default_mode
+    engine = open_engine(loaded, mode, backend=backend, precision=precision, device=device, threads=threads)
+    try:
+        shown = examples_from_clips(find_recordings(clips), loaded, engine, mode, topic)
+        others = examples_from_clips(find_recordings(none), loaded, engine, mode, topic) if none else None
+    finally:
+        engine.close()
+    began = time.perf_counter()
+    with locked(where):
+        taught = read_taught(where, loaded.info.model_id)
+        if replace and name in taught.activities:
+            taught = taught.forgotten(name)
+        taught = taught.taught(name, shown)
+        if others is not None:
+            taught = taught.with_none(others)
+        lessons = Lessons(loaded, space, taught)
+        write_taught(where, taught)
+    examples, remarks = taught.activities[name], lessons.remarks(name, taught)
+    discriminant = lessons.discriminant
+    assert discriminant is not None
+    won = float(discriminant.won[lessons.names.index(name)])
+    if as_json:
+        print_json(
+            {
+                "name": name,
+                "clips": examples.count,
+                "windows": len(examples),
+                "recognised_left_out": None if won != won else won,
+                "remarks": remarks,
+                "seconds": time.perf_counter() - began,
+                "folder": str(where),
+            }
+        )
+        return
+    told = "" if won != won else f"; of clips left out in turn, {won:.0%} are recognised"
+    typer.echo(f"{name}: taught from {examples.count} clips, {len(examples)} windows{told}; kept in {where}")
+    for remark in remarks:
+        typer.echo(f"warning: {remark}", err=True)
+
+
+def forget(
+    name: Annotated[str, typer.Argument(help="Name of the activity.")],
+    bundle: BundleArgument,
+    folder: Folder = None,
+) -> None:
+    """Forget a taught activity; its examples are removed."""
+    from gc_ros.recognition.taught_file import folder_of, locked, read_taught, write_taught
+
+    info, where = load_bundle(bundle).info, folder or folder_of(bundle)
+    with locked(where):
+        write_taught(where, read_taught(where, info.model_id).forgotten(name))
+    typer.echo(f"{name}: forgotten")
+
+
+def taught(
+    bundle: BundleArgument,
+    folder: Folder = None,
+    rename: Annotated[
+        str | None, typer.Option(metavar="OLD=NEW", help="Give an activity another name.")
+    ] = None,
+    merge: Annotated[
+        Path | None, typer.Option(help="Add what another robot with the same model was taught: its folder.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List what a bundle was taught; rename one, or add what another robot was taught."""
+    from gc_ros.recognition.taught import check_name
+    from gc_ros.recognition.taught_file import NAME, folder_of, locked, read_taught, write_taught
+
+    loaded, where = load_bundle(bundle), folder or folder_of(bundle)
+    found = read_taught(where, loaded.info.model_id)
+    if rename is not None or merge is not None:
+        with locked(where):
+            found = read_taught(where, loaded.info.model_id)
+            if rename is not None:
+                old, equals, new = rename.partition("=")
+                if not equals:
+                    raise DataError(f"--rename {rename!r} must be OLD=NEW")
+                found = found.renamed(old, check_name(new, loaded))
+            if merge is not None:
+                if not (merge / NAME).exists():
+                    raise DataError(f"{merge}: holds no {NAME}; name the folder that gc-ros teach wrote")
+                found = found.merged(read_taught(merge, loaded.info.model_id))
+            write_taught(where, found)
+    rows = _rows(loaded, found)
+    if as_json:
+        print_json({"model_id": found.model_id, "folder": str(where), "activities": rows})
+        return
+    if not rows:
+        typer.echo(
+            f"nothing was taught to {loaded.info.model_id}; teach it: gc-ros teach NAME CLIP... -b {bundle}"
+        )
+    for row in rows:
+        won = row["recognised_left_out"]
+        told = "" if won is None else f", {won:.0%} of the clips left out in turn are recognised"
+        typer.echo(f"{row['name']}: {row['clips']} clips, {row['windows']} windows{told}")
+        for remark in row["remarks"]:
+            typer.echo(f"  {remark}")
+
+
+def _rows(loaded: LoadedBundle, found: Any) -> list[dict[str, Any]]:
+    from gc_ros.recognition.taught import Lessons, space_of
+
+    if not found.activities:
+        return []
+    lessons = Lessons(loaded, space_of(loaded), found)
+    assert lessons.discriminant is not None
+    rows = []
+    for j, (name, examples) in enumerate(found.activities.items()):
+        won = float(lessons.discriminant.won[j])
+        rows.append(
+            {
+                "name": name,
+                "clips": examples.count,
+                "windows": len(examples),
+                "recognised_left_out": None if won != won else won,
+                "remarks": lessons.remarks(name, found),
+            }
+        )
+    return rows
+
+
+def add_to(app: typer.Typer) -> None:
+    """Give a command line these commands."""
+    teach_example = "Example: gc-ros teach wave_both_arms a.mp4 b.mp4 c.mp4 --bundle bundles/people"
+    app.command("teach", epilog=teach_example)(teach)
+    app.command("forget", epilog="Example: gc-ros forget wave_both_arms --bundle bundles/people")(forget)
+    app.command("taught", epilog="Example: gc-ros taught --bundle bundles/people")(taught)

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files of what was taught: read as written, whole after a kill, refused when changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gc_ros.recognition.discriminant import Examples
+from gc_ros.recognition.taught import Taught
+from gc_ros.recognition.taught_file import (
+    NAME,
+    folder_of,
+    load_lessons,
+    locked,
+    read_taught,
+    taught_digest,
+    write_taught,
+)
+from tests.toy import toy_bundle
+from trt_build.errors import DataError
+
+
+def examples(n: int, seed: int = 0, F: int = 9) -> Examples:
+    rng = np.random.default_rng(seed)
+    return Examples(rng.normal(size=(n, F)).astype(np.float32), np.sort(rng.integers(0, 3, n)))
+
+
+def equal(a: Taught, b: Taught) -> bool:
+    def same(x: Examples | None, y: Examples | None) -> bool:
+        if x is None or y is None:
+            return x is y
+        return np.array_equal(x.features, y.features) and np.array_equal(x.clips, y.clips)
+
+    return (
+        a.model_id == b.model_id
+        and list(a.activities) == list(b.activities)
+        and all(same(a.activities[n], b.activities[n]) for n in a.activities)
+        and same(a.none, b.none)
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12),
+        st.integers(1, 12),
+        max_size=4,
+    ),
+    st.integers(0, 5),
+)
+def test_what_is_written_is_read(tmp_path_factory, activities, none):
+    folder = tmp_path_factory.mktemp("taught")
+    taught = Taught(
+        "m",
+        {name: examples(n, i) for i, (name, n) in enumerate(activities.items())},
+        examples(none, 99) if none else None,
+    )
+    write_taught(folder, taught)
+    assert equal(read_taught(folder, "m"), taught)
+    assert len(list(folder.glob("*"))) == 2, "the file, and its arrays"
+
+
+def test_a_folder_without_the_file_holds_nothing_and_lies_beside_the_bundle(tmp_path):
+    assert read_taught(tmp_path / "none", "m").activities == {} and taught_digest(tmp_path / "none") == ""
+    assert folder_of(tmp_path / "people") == tmp_path / "people.taught"
+    assert folder_of(tmp_path / "people/") == tmp_path / "people.taught"
+
+
+def written(folder: Path) -> Path:
+    write_taught(folder, Taught("m", {"a": examples(4), "b": examples(5, 1)}, examples(3, 2)))
+    return folder
+
+
+def change(**values: object):
+    def apply(folder: Path) -> None:
+        file = json.loads((folder / NAME).read_text())
+        (folder / NAME).write_text(json.dumps(file | values))
+
+    return apply
+
+
+def flip(folder: Path) -> None:
+    path = next(folder.glob("examples-*"))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def link(folder: Path) -> None:
+    path = next(folder.glob("examples-*"))
+    path.rename(folder.parent / "elsewhere")
+    path.symlink_to(folder.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        change(model_id="other"),
+        change(activities=[]),
+        change(arrays="0" * 64),
+        change(sha256="0" * 64),
+        change(sha256=""),
+        change(surprise=1),
+        change(schema_version=2),
+        flip,
+        link,
+        lambda folder: next(folder.glob("examples-*")).unlink(),
+        lambda folder: (folder / NAME).write_text("{"),
+        lambda folder: (folder / NAME).write_bytes(b"\xff\xfe"),
+    ],
+)
+def test_a_changed_file_is_refused_in_one_line_with_a_remedy(tmp_path, tamper):
+    folder = written(tmp_path / "t")
+    tamper(folder)
+    with pytest.raises(
+        DataError, match=r"taught\.json was changed or is damaged .*remove it and teach again"
+    ):
+        read_taught(folder, "m")
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from gc_ros.recognition.taught import Taught
+from gc_ros.recognition.taught_file import write_taught
+from tests.gc_ros.recognition.test_taught_file import examples
+print("ready", flush=True)
+n = 0
+while True:
+    n += 1
+    write_taught(Path(sys.argv[1]), Taught("m", {"n": examples(n % 100 + 1, n, 2000)}))
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_in_the_middle_of_writing_leaves_a_whole_file(tmp_path):
+    root = Path(__file__).parents[3]
+    for i in range(6):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path / "t")],
+            cwd=root,
+            env={**os.environ, "PYTHONPATH": str(root)},
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        while not (tmp_path / "t" / NAME).exists():
+            time.sleep(0.01)
+        time.sleep(0.05 + 0.013 * i)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        found = read_taught(tmp_path / "t", "m")
+        assert list(found.activities) == ["n"]
+    write_taught(tmp_path / "t", found.taught("after", examples(3, F=2000)))
+    assert list(read_taught(tmp_path / "t", "m").activities) == ["n", "after"]
+
+
+def test_two_writers_wait_for_each_other(tmp_path):
+    held = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, time; from pathlib import Path\n"
+            "from gc_ros.recognition.taught_file import locked\n"
+            "with locked(Path(sys.argv[1])): print('in', flush=True); time.sleep(0.5)",
+            str(tmp_path),
+        ],
+        cwd=Path(__file__).parents[3],
+        stdout=subprocess.PIPE,
+    )
+    assert held.stdout is not None and held.stdout.readline() == b"in\n"
+    began = time.monotonic()
+    with locked(tmp_path):
+        assert time.monotonic() - began > 0.2
+    held.wait()
+
+
+def test_what_was_taught_is_loaded_from_beside_the_bundle_or_from_where_it_is_named(tmp_path):
+    loaded = toy_bundle(tmp_path / "b", "colours", embedding=True)
+    assert load_lessons(loaded) is None
+    with pytest.raises(DataError, match=r"holds no taught\.json"):
+        load_lessons(loaded, str(tmp_path / "other"))
+    taught = Taught(loaded.info.model_id, {"yellow": examples(6)})
+    write_taught(tmp_path / "b.taught", taught)
+    lessons = load_lessons(loaded)
+    assert lessons is not None and lessons.labels == ["red", "green", "blue", "yellow"]
+    assert load_lessons(loaded, "none") is None
+    # Another bundle under the same name: what it was not taught is not applied to it.
+    exchanged = toy_bundle(tmp_path / "b", "colours", embedding=True, model_id="another")
+    with pytest.raises(DataError, match="taught to toy-colours, but the bundle is another"):
+        load_lessons(exchanged)

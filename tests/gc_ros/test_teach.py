@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""gc-ros teach, forget and taught, and the commands that apply what was taught."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.gc_ros.test_cli import fails, run
+from tests.toy import toy_bundle
+from tests.videos import write_clip
+from trt_build.bundle import load_bundle
+
+YELLOW, GREY = (200, 200, 40), (90, 90, 90)
+
+
+def flicker(path: Path, rgb: tuple[int, int, int], seed: int, seconds: float = 1.6) -> Path:
+    """A clip of one colour that varies a little, 16 Hz."""
+    rng = np.random.default_rng(seed)
+    frames = [
+        np.full((24, 32, 3), np.clip(np.array(rgb) + rng.normal(0, 4, 3), 0, 255), np.uint8)
+        for _ in range(round(16 * seconds))
+    ]
+    return write_clip(path, frames, fps=16)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """yellow0..4 to show, yellow9 to recognise, grey0..4 of something else, grey9, red9."""
+    folder = tmp_path_factory.mktemp("clips")
+    for i in (0, 1, 2, 3, 4, 9):
+        flicker(folder / f"yellow{i}.mp4", YELLOW, i)
+        flicker(folder / f"grey{i}.mp4", GREY, 20 + i)
+    flicker(folder / "red9.mp4", (210, 40, 40), 50)
+    return folder
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return toy_bundle(tmp_path / "b", "colours", embedding=True).path
+
+
+def shown(clips: Path, name: str = "yellow") -> list[Path]:
+    return [clips / f"{name}{i}.mp4" for i in range(5)]
+
+
+def label_of(clip: Path, bundle: Path, *more: object) -> dict[str, object]:
+    code, out, err = run("video", clip, "-b", bundle, "--json", "--threads", 1, *more)
+    assert code == 0, err
+    return json.loads(out.splitlines()[-1])
+
+
+def test_five_clips_teach_an_activity_that_other_clips_then_have(clips: Path, bundle: Path) -> None:
+    before = label_of(clips / "yellow9.mp4", bundle)
+    assert before["label"] in ("red", "green")
+    code, out, err = run("teach", "yellow", *shown(clips), "--bundle", bundle, "--threads", 1)
+    assert code == 0 and "yellow: taught from 5 clips" in out and err == ""
+    assert label_of(clips / "yellow9.mp4", bundle)["label"] == "yellow"
+    assert label_of(clips / "red9.mp4", bundle)["label"] == "red"
+    assert label_of(clips / "yellow9.mp4", bundle, "--taught", "none")["label"] == before["label"]
+    text = run("video", clips / "yellow9.mp4", "-b", bundle, "--threads", 1)[1]
+    assert "yellow (taught)" in text
+    assert not [p for p in (bundle.parent / "b.taught").rglob("*") if p.suffix == ".mp4"], (
+        "clips are not kept"
+    )
+    load_bundle(bundle)  # nothing was written into it
+
+
+def test_what_is_shown_as_none_of_them_is_unknown(clips: Path, bundle: Path) -> None:
+    others = [part for path in shown(clips, "grey") for part in ("--none", path)]
+    assert run("teach", "yellow", *shown(clips), "-b", bundle, *others, "--threads", 1)[0] == 0
+    rows = run("video", clips / "grey9.mp4", "-b", bundle, "--json", "--threads", 1)[1].splitlines()
+    results = [row for row in map(json.loads, rows) if row["type"] == "activity"]
+    assert results and all(row["status"] == "unknown" for row in results)
+
+
+def test_taught_activities_are_listed_renamed_merged_and_forgotten(clips: Path, bundle: Path) -> None:
+    assert "nothing was taught" in run("taught", "-b", bundle)[1]
+    run("teach", "yellow", *shown(clips), "-b", bundle, "--threads", 1)
+    listed = json.loads(run("taught", "-b", bundle, "--json")[1])
+    (row,) = listed["activities"]
+    assert row["name"] == "yellow" and row["clips"] == 5 and row["remarks"] == []
+    assert row["recognised_left_out"] == 1.0
+    other = bundle.parent / "other"
+    run("teach", "grey", *shown(clips, "grey"), "-b", bundle, "--taught", other, "--threads", 1)
+    code, out, _ = run("taught", "-b", bundle, "--rename", "yellow=sun", "--merge", other)
+    assert code == 0 and "sun: 5 clips" in out and "grey: 5 clips" in out
+    assert label_of(clips / "grey9.mp4", bundle)["label"] == "grey"
+    assert run("forget", "grey", "-b", bundle)[0] == 0
+    assert [a["name"] for a in json.loads(run("taught", "-b", bundle, "--json")[1])["activities"]] == ["sun"]
+    fails("forget", "grey", "-b", bundle, words=('"grey" was not taught', "sun"))
+
+
+def test_one_clip_is_taught_with_a_warning(clips: Path, bundle: Path) -> None:
+    code, out, err = run("teach", "yellow", clips / "yellow0.mp4", "-b", bundle, "--threads", 1)
+    assert code == 0 and "1 clips" in out and "warning: too few" in err
+
+
+def test_evaluate_scores_what_was_taught(clips: Path, bundle: Path, tmp_path: Path) -> None:
+    for name in ("yellow", "red"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        shutil.copy(clips / f"{name}9.mp4", tmp_path / "set" / name)
+    evaluate = ("evaluate", tmp_path / "set", "-b", bundle, "--jobs", 1, "--json")
+    plain = json.loads(run(*evaluate, "--out", tmp_path / "plain")[1])
+    assert plain["result"]["labels"] == ["red", "green", "blue"]
+    assert "taught_sha256" not in plain["provenance"]["options"]
+    run("teach", "yellow", *shown(clips), "-b", bundle, "--threads", 1)
+    found = json.loads(run(*evaluate, "--out", tmp_path / "taught")[1])
+    assert found["result"]["labels"] == ["red", "green", "blue", "yellow"]
+    assert found["result"]["windows"]["accuracy"] >= 0.9
+    assert len(found["provenance"]["options"]["taught_sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("red", "yellow0.mp4"), ("is an activity of toy-colours itself",)),
+        (("a\nb", "yellow0.mp4"), ("control characters",)),
+        (("x", "missing.mp4"), ("no such clip",)),
+    ],
+)
+def test_mistakes_are_one_line(clips: Path, bundle: Path, arguments, words) -> None:
+    name, *files = arguments
+    fails("teach", name, *[clips / f for f in files], "-b", bundle, words=words)
+
+
+def test_an_old_bundle_says_that_it_cannot_be_taught(clips: Path, tmp_path: Path) -> None:
+    old = toy_bundle(tmp_path / "old", "colours").path
+    fails("teach", "yellow", clips / "yellow0.mp4", "-b", old, words=("cannot be taught", "trt-build export"))
+
+
+def test_a_bundle_exchanged_underneath_is_noticed(clips: Path, bundle: Path) -> None:
+    run("teach", "yellow", *shown(clips), "-b", bundle, "--threads", 1)
+    toy_bundle(bundle, "colours", embedding=True, model_id="another")
+    fails("video", clips / "yellow9.mp4", "-b", bundle, words=("taught to toy-colours", "another"))
