@@ -29,6 +29,7 @@ from gc_ros.node.diagnostics import (
 from gc_ros.node.input import Arrived, Input
 from gc_ros.node.people import CameraPeople, Jobs
 from gc_ros.node.results import Job, Results
+from gc_ros.recognition.activity import Activity
 from gc_ros.recognition.people import People
 from gc_ros.recognition.recognizer import Counters, Recognizer
 from trt_build.errors import ImageError
@@ -74,6 +75,9 @@ class Camera:
         self._counts_before = recognizer.counters()
         self._epoch = recognizer.epoch
         self._stamps: deque[int] = deque(maxlen=60)
+        self.watching: Callable[[Activity], None] | None = (
+            None  # called in the inference thread with each result
+        )
         self.failures_in_row = 0  # engine runs with this camera, touched by the inference thread
 
     # -- life ------------------------------------------------------------------------------------------------

@@ -237,6 +237,7 @@ class EngineFacts:
     failures_in_row: int = 0
     last_error: str | None = None
     busy_s: float = 0.0
+    teaching: str = "none"  # how far it has come
 
 
 def judge_engine(f: EngineFacts) -> Status:
@@ -249,6 +250,7 @@ def judge_engine(f: EngineFacts) -> Status:
         "failed runs": str(f.failures),
         "last error": f.last_error or "none",
         "seconds in the present run": f"{f.busy_s:.1f}",
+        "teaching": f.teaching,
     }
     if f.failure:
         return Status(ERROR, f.failure, values)

@@ -39,7 +39,7 @@ _SPELLINGS = {
     "off": False,
 }
 # Parameters that are arguments too, and left to the parameter file where they are not given.
-_PASSED_ON = ("autostart", "backend", "device", "mode", "precision")
+_PASSED_ON = ("autostart", "backend", "device", "mode", "precision", "taught")
 
 
 def share(*parts: str) -> PathJoinSubstitution:

@@ -17,6 +17,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState
 from rclpy._rclpy_pybind11 import RCLError
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.executors import Executor, ExternalShutdownException
@@ -29,7 +30,7 @@ from gc_ros.node.diagnostics import EngineFacts, judge_engine
 from gc_ros.node.inference import Inference
 from gc_ros.node.model import Model, OpenEngine
 from gc_ros.node.people import Jobs
-from gc_ros.node.ros_messages import to_diagnostic
+from gc_ros.node.ros_messages import gc_srv, to_diagnostic
 from gc_ros.node.settings import Settings
 from trt_build.engines.open import open_engine
 from trt_build.errors import GlimpseError, one_line
@@ -60,6 +61,10 @@ class ActivityRecognition(LifecycleNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._enable = self.create_service(SetBool, "~/enable", self._on_enable)
         self._reset = self.create_service(Trigger, "~/reset", self._on_reset)
+        # In a group of its own: while an activity is shown, the others' callbacks must run.
+        alone = MutuallyExclusiveCallbackGroup()
+        self._teach = self.create_service(gc_srv.Teach, "~/teach", self._on_teach, callback_group=alone)
+        self._forget = self.create_service(gc_srv.Forget, "~/forget", self._on_forget)
         self._failed = self.create_guard_condition(self._on_failed)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._reporter = self.create_timer(1.0, self._report, clock=steady)
@@ -258,6 +263,7 @@ class ActivityRecognition(LifecycleNode):
             failures_in_row=self._failures_in_row,
             last_error=self._last_error,
             busy_s=self._inference.busy_s if self._inference else 0.0,
+            teaching=self._model.teaching.progress if self._model else "none",
         )
         name = self.get_fully_qualified_name().lstrip("/")
         message = DiagnosticArray()
@@ -302,6 +308,18 @@ class ActivityRecognition(LifecycleNode):
             camera.reset("service")
         response.success, response.message = True, "window and state cleared, warming up again"
         return response
+
+    async def _on_teach(self, request: Any, response: Any) -> Any:
+        if self._model is None or self.state != "active":
+            response.success, response.message = False, f"the node is {self.state}; activate it first"
+            return response
+        return await self._model.teaching.teach(request, response, self._cameras)
+
+    def _on_forget(self, request: Any, response: Any) -> Any:
+        if self._model is None:
+            response.success, response.message = False, f"the node is {self.state}; configure it first"
+            return response
+        return self._model.teaching.forget(request, response, self._cameras)
 
     def _apply_settings(self, told: bool) -> None:
         if self._model is not None:

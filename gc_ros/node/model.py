@@ -14,6 +14,7 @@ from gc_ros.node.people import Jobs
 from gc_ros.node.people_input import usable_family
 from gc_ros.node.ros_messages import gc_msg
 from gc_ros.node.settings import Settings
+from gc_ros.node.teaching import Teaching
 from gc_ros.recognition.people import People
 from gc_ros.recognition.recognizer import Recognizer
 from trt_build.bundle import LoadedBundle, load_bundle
@@ -50,6 +51,7 @@ class Model:
         self._max_people = settings["max_people"] if settings["people"] else 0
         if self._max_people:
             usable_family(settings.__getitem__)  # said now, not after minutes of building an engine
+        self.teaching = Teaching(bundle, settings["taught"], self._publish_labels)
         began = time.perf_counter()
         self.engine = open_engine(
             bundle,
@@ -63,6 +65,7 @@ class Model:
             # A build takes minutes; a node that is silent for so long looks dead.
             say=lambda line: node.get_logger().info(f"building the engine: {line}"),
         )
+        self._taught = node.create_publisher(gc_msg.TaughtActivities, "~/taught", ros_messages.latched(1))
         self._label_info = node.create_publisher(gc_msg.LabelInfo, "~/label_info", ros_messages.latched(1))
         try:
             # The first run allocates and tunes: better now than with the first window.
@@ -81,11 +84,12 @@ class Model:
                     smoothing=settings.smoothing(),
                     max_frame_gap_s=settings["max_frame_gap_s"] or None,
                     unknown_threshold=settings.unknown_threshold(self.info),
+                    lessons=self.teaching.lessons,
                     owns_engine=False,
                 )
                 people = self._people_of(bundle, slot, name)
                 self.cameras.append(Camera(node, name, recognizer, submit, settings.__getitem__, people))
-            self._publish_label_info()
+            self._publish_labels()
         except Exception:
             self.close()
             raise
@@ -113,6 +117,7 @@ class Model:
             smoothing=settings.smoothing(),
             max_frame_gap_s=settings["max_frame_gap_s"] or None,
             unknown_threshold=settings.unknown_threshold(self.info),
+            lessons=self.teaching.lessons,
             max_age_s=settings["people_max_age_s"],
             margin=settings["person_margin"],
             timeout_s=settings["person_timeout_s"],
@@ -129,10 +134,17 @@ class Model:
         if told:
             self._publish_label_info()
 
+    def _publish_labels(self) -> None:
+        """What the results may say, and what of it was taught."""
+        self._publish_label_info()
+        now = int(self._node.get_clock().now().nanoseconds)
+        self._taught.publish(ros_messages.to_taught(self.teaching.taught, now))
+
     def _publish_label_info(self) -> None:
         self._label_info.publish(
             ros_messages.to_label_info(
                 self.info,
+                list(self.info.labels) if self.teaching.lessons is None else self.teaching.lessons.labels,
                 self._mode,
                 int(self._node.get_clock().now().nanoseconds),
                 self._settings.unknown_threshold(self.info),
@@ -143,9 +155,11 @@ class Model:
 
     def close(self) -> None:
         """Remove the publishers, close the engine. The cameras must have stopped."""
+        self.teaching.close()
         for camera in self.cameras:
             camera.destroy()
         self.cameras = []
         self._node.destroy_publisher(self._label_info)
+        self._node.destroy_publisher(self._taught)
         if not self.abandoned:  # closing under a running call would crash or block
             self.engine.close()

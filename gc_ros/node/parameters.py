@@ -45,6 +45,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         form=("([0-9a-fA-F]{64})?", "64 hexadecimal digits or empty"),
     ),
     Parameter(
+        "taught",
+        "",
+        "Folder of what the bundle was taught (`~/teach`, gc-ros teach). Empty: BUNDLE.taught beside it; none: teach "
+        "nothing, know nothing taught.",
+        "unconfigured",
+    ),
+    Parameter(
         "cameras",
         ("",),
         "Names of the cameras. Each has topics of its own (front: front/image, ~/front/activity), a window and a "

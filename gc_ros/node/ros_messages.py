@@ -20,6 +20,7 @@ from gc_ros.node.diagnostics import Status
 from gc_ros.node.parameter import Parameter
 from gc_ros.recognition.recognizer import Activity
 from gc_ros.recognition.smoothing import ActivityEvent
+from gc_ros.recognition.taught import Taught
 from gc_ros.stamps import NS
 from trt_build.bundle import Bundle
 from trt_build.errors import GlimpseError
@@ -33,6 +34,7 @@ try:
     from builtin_interfaces.msg import Time
     from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
     from glimpse_clouds import msg as gc_msg
+    from glimpse_clouds import srv as gc_srv  # noqa: F401
     from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
     from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
     from sensor_msgs.msg import CompressedImage, Image
@@ -168,13 +170,19 @@ def to_event(
 
 
 def to_label_info(
-    info: Bundle, mode: str, stamp_ns: int, unknown_threshold: float, onset: float, offset: float
+    info: Bundle,
+    labels: list[str],
+    mode: str,
+    stamp_ns: int,
+    unknown_threshold: float,
+    onset: float,
+    offset: float,
 ) -> gc_msg.LabelInfo:
-    """What the numbers of Activity mean, as glimpse_clouds/LabelInfo."""
+    """What the numbers of Activity mean, as glimpse_clouds/LabelInfo. labels: the bundle's and those taught."""
     return gc_msg.LabelInfo(
         header=to_header(stamp_ns, ""),
         model_id=info.model_id,
-        labels=info.labels,
+        labels=labels,
         mode=mode,
         window_frames=info.T,
         rate_hz=info.rate_hz,
@@ -183,6 +191,18 @@ def to_label_info(
         unknown_threshold=unknown_threshold,
         onset_threshold=onset,
         offset_threshold=offset,
+    )
+
+
+def to_taught(taught: Taught, stamp_ns: int) -> gc_msg.TaughtActivities:
+    """What was taught, as glimpse_clouds/TaughtActivities."""
+    examples = taught.activities.values()
+    return gc_msg.TaughtActivities(
+        header=to_header(stamp_ns, ""),
+        model_id=taught.model_id,
+        names=list(taught.activities),
+        clips=[e.count for e in examples],
+        windows=[len(e) for e in examples],
     )
 
 

@@ -32,9 +32,9 @@ OPTIONAL_RESULTS = {
     "annotations": "foxglove_msgs",
     "markers": "visualization_msgs",
 }
-_NODE_TOPICS = ("label_info", "transition_event")
+_NODE_TOPICS = ("label_info", "taught", "transition_event")
 _GLOBAL_TOPICS = ("/diagnostics", "/parameter_events", "/rosout")
-_OWN_SERVICES = ("enable", "reset")
+_OWN_SERVICES = ("enable", "forget", "reset", "teach")
 _ROS_SERVICES = (
     *(
         "change_state",
