@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How well an activity that was shown a few times is recognised: episodes on clips of people who were not shown.
+
+    python benchmarks/teaching.py --bundle B --data clips.csv --none none_of_these --cache features.npz
+
+Each draw takes 5 classes at random, for each 1 or 5 clips of some people, and tests on the clips of the others. Our
+discriminant stands beside the nearest class mean and ridge regression on the same features; a class that the bundle
+knows is left out. The classes of the bundle take no part in the choice, as in all such tables; what they take is
+measured by `--old`, clips of the bundle's own classes that it was not trained on, with 3 taught classes beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gc_ros.media.clips import find_clips
+from gc_ros.recognition.discriminant import Discriminant, Examples, Rows, Space
+from gc_ros.recognition.footage import clip_frames
+from gc_ros.recognition.taught import space_of
+from trt_build.bundle import LoadedBundle, load_bundle
+from trt_build.engines.open import open_engine
+from trt_build.errors import DataError
+from trt_build.readout import pool
+
+WINDOWS = 3  # of a clip
+Values = NDArray[np.float64]
+Method = Callable[
+    [list[Examples]], Callable[[Values], Values]
+]  # shown -> (windows (n, F) -> values (n, ways))
+
+
+@dataclass(frozen=True)
+class Clip:
+    label: str
+    person: str
+    features: NDArray[np.float32]  # (windows, F)
+    logits: NDArray[np.float32]
+
+
+def embedded(bundle: LoadedBundle, data: Path, cache: Path | None, threads: int | None) -> list[Clip]:
+    """The clips of a table, through the window graph; kept in `cache`."""
+    if cache is not None and cache.exists():
+        kept = np.load(cache)
+        at = np.unique(kept["clip"], return_index=True)[1][1:]
+        parts = zip(np.split(kept["features"], at), np.split(kept["logits"], at), strict=True)
+        people = zip(kept["label"].tolist(), kept["person"].tolist(), parts, strict=True)
+        return [Clip(label, person, *part) for label, person, part in people]
+    engine = open_engine(bundle, "window", backend="onnxruntime", threads=threads)
+    clips = []
+    for found in find_clips([data]):
+        try:
+            frames = clip_frames(found.path, bundle.info)
+        except DataError as error:
+            print(f"left out: {error}")
+            continue
+        last = len(frames) - bundle.info.T
+        runs = [
+            engine.run({"frames": frames[None, at : at + bundle.info.T]})
+            for at in np.unique(np.linspace(0, last, WINDOWS).round().astype(int))
+        ]
+        runs = [{k: v.copy() for k, v in run.items()} for run in runs]
+        features = np.stack([pool(run["embedding"][0]) for run in runs])
+        clips.append(Clip(found.label, found.subject, features, np.stack([run["logits"][0] for run in runs])))
+    engine.close()
+    if cache is not None:
+        np.savez(
+            cache,
+            features=np.concatenate([c.features for c in clips]),
+            logits=np.concatenate([c.logits for c in clips]),
+            clip=np.repeat(np.arange(len(clips)), [len(c.features) for c in clips]),
+            label=np.array([c.label for c in clips]),
+            person=np.array([c.person for c in clips]),
+        )
+    return clips
+
+
+def episodes(
+    clips: list[Clip], ways: int, shots: int, draws: int, rng: np.random.Generator
+) -> Iterator[tuple[list[list[Clip]], list[list[Clip]]]]:
+    """(shown, tested), each a list of clips for each class; nobody is in both."""
+    labels = sorted({c.label for c in clips})
+    done = 0
+    for _ in range(100 * draws):
+        chosen = rng.choice(labels, ways, replace=False)
+        people = sorted({c.person for c in clips if c.label in chosen})
+        shown_people = set(rng.permutation(people)[: max(len(people) // 2, 1)])
+        shown, tested = [], []
+        for label in chosen:
+            theirs = [c for c in clips if c.label == label]
+            give = [c for c in theirs if c.person in shown_people]
+            if len(give) >= shots:
+                shown.append([give[i] for i in rng.choice(len(give), shots, replace=False)])
+            tested.append([c for c in theirs if c.person not in shown_people])
+        if len(shown) == ways and all(tested):
+            yield shown, tested
+            done += 1
+            if done == draws:
+                return
+    raise SystemExit(f"only {done} of {draws} draws are possible: more clips or people are needed")
+
+
+def examples(clips: list[Clip]) -> Examples:
+    numbers = np.repeat(np.arange(len(clips)), [len(c.features) for c in clips])
+    return Examples(np.concatenate([c.features for c in clips]), numbers)
+
+
+def ours(space: Space) -> Method:
+    def fit(shown: list[Examples]) -> Callable[[Values], Values]:
+        rows = Rows(space, shown)
+        return lambda x: rows(x)[:, len(space.means) :]
+
+    return fit
+
+
+def nearest_mean(shown: list[Examples]) -> Callable[[Values], Values]:
+    _, _, units = _units(shown)
+    means = np.stack([units(e.features).mean(axis=0) for e in shown])
+    return lambda x: -((units(x)[:, None] - means) ** 2).sum(axis=-1)
+
+
+def ridge(shown: list[Examples]) -> Callable[[Values], Values]:
+    x, labels, units = _units(shown)
+    x = units(x)
+    gram = x @ x.T
+    targets = np.eye(len(shown))[labels] - 1 / len(shown)
+    weights = x.T @ np.linalg.solve(gram + np.trace(gram) / len(gram) * np.eye(len(gram)), targets)
+    return lambda x: units(x) @ weights
+
+
+def _units(shown: list[Examples]) -> tuple[Values, NDArray[np.int64], Callable[[Any], Values]]:
+    x = np.concatenate([e.features for e in shown]).astype(np.float64)
+    mean, deviation = x.mean(axis=0), x.std(axis=0) + 1e-6
+    labels = np.repeat(np.arange(len(shown)), [len(e) for e in shown])
+    return x, labels, lambda v: (np.asarray(v, np.float64) - mean) / deviation
+
+
+def interval(shares: list[float]) -> dict[str, float]:
+    """Mean and half of its 95 % interval, percent."""
+    return {
+        "percent": round(100 * float(np.mean(shares)), 1),
+        "interval": round(196 * float(np.std(shares)) / len(shares) ** 0.5, 1),
+    }
+
+
+def table(clips: list[Clip], methods: dict[str, Method], draws: int) -> dict[str, Any]:
+    """Accuracy by clips, 5-way 1-shot and 5-shot."""
+    result: dict[str, Any] = {}
+    for shots in (1, 5):
+        hits: dict[str, list[float]] = {name: [] for name in methods}
+        for shown, tested in episodes(clips, 5, shots, draws, np.random.default_rng(shots)):
+            for name, method in methods.items():
+                values = method([examples(c) for c in shown])
+                found = [
+                    values(c.features).mean(axis=0).argmax() == k
+                    for k, their in enumerate(tested)
+                    for c in their
+                ]
+                hits[name].append(float(np.mean(found)))
+        result[f"5-way {shots}-shot"] = {name: interval(shares) for name, shares in hits.items()}
+    return result
+
+
+def unknown(
+    space: Space, clips: list[Clip], none: list[Clip], shown_none: int, draws: int, K: int
+) -> dict[str, Any]:
+    """Share of none-of-these clips that come out unknown, and of the taught ones, after 5 shots."""
+    rejected, wrong = [], []
+    rng = np.random.default_rng(7)
+    for shown, tested in episodes(clips, 5, 5, draws, rng):
+        order = rng.permutation(len(none))
+        given = [none[i] for i in order[:shown_none]]
+        taught = Discriminant(
+            space, list("abcde"), [examples(c) for c in shown], examples(given) if given else None
+        )
+
+        def is_unknown(clip: Clip, taught: Discriminant = taught) -> bool:
+            return float(np.mean([taught.scores(np.full(K, 1 / K), x)[1] for x in clip.features])) >= 0.5
+
+        rejected.append(float(np.mean([is_unknown(none[i]) for i in order[shown_none:]])))
+        wrong.append(float(np.mean([is_unknown(c) for their in tested for c in their])))
+    return {"none rejected": interval(rejected), "taught rejected": interval(wrong)}
+
+
+def old_loss(
+    bundle: LoadedBundle, space: Space, clips: list[Clip], old: list[Clip], draws: int
+) -> dict[str, Any]:
+    """Accuracy on the bundle's own classes before and after teaching three others by five clips each."""
+    labels, calibration = bundle.info.labels, bundle.info.calibration
+    rng, lost = np.random.default_rng(9), []
+
+    def own(clip: Clip) -> Values:
+        z = clip.logits.astype(np.float64) / calibration.temperature
+        p = np.exp(z - z.max(axis=1, keepdims=True))
+        return np.asarray(p / p.sum(axis=1, keepdims=True))
+
+    scores = [own(c) for c in old]
+    before = np.array([labels[p.mean(axis=0).argmax()] == c.label for p, c in zip(scores, old, strict=True)])
+    for shown, _ in episodes(clips, 3, 5, draws, rng):
+        taught = Discriminant(space, list("abc"), [examples(c) for c in shown])
+        after = [
+            int(
+                np.mean([taught.scores(p, x)[0] for p, x in zip(s, c.features, strict=True)], axis=0).argmax()
+            )
+            for s, c in zip(scores, old, strict=True)
+        ]
+        right = np.array([k < len(labels) and labels[k] == c.label for k, c in zip(after, old, strict=True)])
+        lost.append(float(before.mean() - right.mean()))
+    return {"before": round(100 * float(before.mean()), 1), "points lost": interval(lost)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="table path,class,subject of new classes")
+    parser.add_argument("--none", default="", help="class of clips that are none of them")
+    parser.add_argument("--shown-none", type=int, default=10, help="none-of-these clips that are shown")
+    parser.add_argument("--old", type=Path, help="table of the bundle's own classes, not trained on")
+    parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--cache", type=Path, help="keeps the features of --data")
+    a = parser.parse_args()
+    bundle = load_bundle(a.bundle)
+    space = space_of(bundle)
+    clips = embedded(bundle, a.data, a.cache, a.threads)
+    none = [c for c in clips if c.label == a.none]
+    clips = [c for c in clips if c.label != a.none and c.label not in bundle.info.labels]
+    methods: dict[str, Method] = {"nearest mean": nearest_mean, "ridge": ridge, "ours": ours(space)}
+    result: dict[str, Any] = {"bundle": bundle.info.model_id, "data": a.data.name, "draws": a.draws}
+    result |= table(clips, methods, a.draws)
+    K = len(bundle.info.labels)
+    if none:
+        for shown in sorted({0, a.shown_none}):
+            result[f"unknown, {shown} none clips shown"] = unknown(space, clips, none, shown, a.draws, K)
+    if a.old:
+        old = [c for c in embedded(bundle, a.old, None, a.threads) if c.label in bundle.info.labels]
+        result["old classes"] = old_loss(bundle, space, clips, old, min(a.draws, 50))
+    result["load"] = os.getloadavg()[0]
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
