@@ -49,7 +49,7 @@ def calibrate_run(
 
     Of `data` the clips are used that the run held out from training, or those of `subjects`; with `boxes` the people in
     them, as for training. unknown: clips of none of the classes; with them the threshold is where most windows of
-    either kind are told apart while `LEAST` of the known ones pass, without them one that `KEPT` of the known windows or
+    either kind are told apart while `LEAST` of the known pass, without them one that `KEPT` of the known windows or
     more pass, never above `SURE`. Raises DataError where no clip is left or none decodes.
     """
     model, recipe = checkpoint.load(run)
