@@ -27,10 +27,9 @@ from numpy.typing import NDArray
 
 from trt_build.classes import WINDOWS_A_CLIP, ClassStatistics
 
-# Measured on episodes (benchmarks/teaching.py): what the covariance is made of, beside the examples' own scatter. The
-# identity grows with the features, whose scatter 75 windows (five clips of five activities) say little about. On
-# interactions, 5-way 5-shot: 78.6 % without the training clips' scatter, 77.3 and 76.4 with once and three times
-# as much of it as of the examples'; a little serves where few are shown.
+# What the covariance is made of, beside the examples' own scatter: the identity grows with the features, whose scatter
+# 75 windows (five clips of five activities) say little about. Tried on interactions with gestures in place of
+# the training clips: little of their scatter is best. Tune it by `benchmarks/teaching.py` on a bundle with statistics.
 IDENTITY_PER_FEATURE, TRAINING = 1 / 75, 0.3
 FOLDS = 8  # of leaving out; with fewer clips each is left out alone
 REJECTED = 0.05  # share of left-out examples below the threshold of their class
