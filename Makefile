@@ -71,8 +71,8 @@ bundle:
 	  --set 'also=["$(DRAWN)/bodies","$(DRAWN)/places"]' --set "shares=[0.6,0.25,0.15]" --set views=2 \
 	  --set stream_chunks=2 --set pose_weight=0 --set val_fraction=0.06 --set glimpse_extent=0.3 --set alpha=0.1 \
 	  $(CLOUD) --out runs/people --resume
-	$(IN_TEST) gc-model calibrate runs/people --like runs/without_f0 --like runs/without_f1
-	$(IN_TEST) trt-build export runs/people --out bundles/people --weight-bits 19
+	$(IN_TEST) gc-model calibrate runs/people --like runs/without_f0 --like runs/without_f1 --threshold 0.5
+	$(IN_TEST) trt-build export runs/people --out bundles/people --weight-bits 20
 
 clean:
 	rm -rf build install log demo_out .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -74,6 +74,10 @@ def calibrate(
             help="Instead of --data: a calibrated run of the same recipe that left people out; may be repeated."
         ),
     ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="With --like: unknown below this probability, whatever theirs is."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Set the temperature and the threshold of "unknown" from validation clips; the export takes them over."""
@@ -82,7 +86,7 @@ def calibrate(
     if (data is None) == (not like) or (like and (subjects or unknown or boxes)):
         raise DataError("give either --data (with --subjects and --unknown, where wanted) or --like RUN")
     if data is None:
-        found = calibrate_like(run, like or [])
+        found = calibrate_like(run, like or [], threshold=threshold)
         typer.echo(
             json.dumps(found)
             if as_json

@@ -91,8 +91,10 @@ def calibrate_run(
     return found
 
 
-def calibrate_like(run: Path, others: Sequence[Path]) -> dict[str, Any]:
+def calibrate_like(run: Path, others: Sequence[Path], *, threshold: float | None = None) -> dict[str, Any]:
     """Give `run` the temperature (geometric mean) and the threshold (mean) that `calibrate_run` found for other runs.
+
+    threshold: instead of theirs.
 
     For a run that was trained on everybody: the others are those of the same recipe that left people out, and were
     calibrated on these. Raises DataError where one of them was not calibrated.
@@ -107,7 +109,8 @@ def calibrate_like(run: Path, others: Sequence[Path]) -> dict[str, Any]:
                 f"{other} is not calibrated ({error}); type: gc-model calibrate {other} --data DATA --subjects OTHERS"
             ) from None
     T = float(np.exp(np.mean([np.log(temperature) for temperature, _ in found])))
-    threshold = float(np.mean([threshold for _, threshold in found]))
+    if threshold is None:
+        threshold = float(np.mean([each for _, each in found]))
     model, recipe = checkpoint.load(run)
     checkpoint.save(run, model, replace(recipe, temperature=T, unknown_threshold=threshold))
     result: dict[str, Any] = {"source": "other runs", "runs": [other.name for other in others]}
