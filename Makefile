@@ -72,7 +72,9 @@ bundle:
 	  --set stream_chunks=2 --set pose_weight=0 --set val_fraction=0.06 --set glimpse_extent=0.3 --set alpha=0.1 \
 	  $(CLOUD) --out runs/people --resume
 	$(IN_TEST) gc-model calibrate runs/people --like runs/without_f0 --like runs/without_f1 --threshold 0.5
-	$(IN_TEST) trt-build export runs/people --out bundles/people --weight-bits 20
+	$(IN_TEST) trt-build export runs/people --out bundles/people --weight-bits 20 \
+	  --licence "HMDB51 and JHMDB: CC BY 4.0, as HMDB51's page says" --licence "GMDCSA24: MIT" \
+	  --licence "drawn people: Apache-2.0, this repository"
 
 clean:
 	rm -rf build install log demo_out .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -45,6 +45,10 @@ def export(
             help="Where the clips of the training are now; default: where they were. `gc-ros teach` needs them."
         ),
     ] = None,
+    licence: Annotated[
+        list[str] | None,
+        typer.Option(help="Source and licence of the training's clips, for the provenance; may be repeated."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a bundle: ONNX graphs, shared weights, description, hashes. The graphs are compared with PyTorch."""
@@ -53,7 +57,13 @@ def export(
     except ImportError as error:
         raise EngineError(f"export needs torch ({error}); {extra('export')}") from None
     bundle = export_bundle(
-        run, out, videos=video or [], weight_bits=weight_bits, data=clips, progress=not as_json
+        run,
+        out,
+        videos=video or [],
+        weight_bits=weight_bits,
+        data=clips,
+        licences=licence or [],
+        progress=not as_json,
     )
     if as_json:
         typer.echo(bundle.info.model_dump_json())

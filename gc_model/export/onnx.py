@@ -75,14 +75,15 @@ def export_bundle(
     videos: Sequence[Path] = (),
     weight_bits: int = 24,
     data: Path | None = None,
+    licences: Sequence[str] = (),
     progress: bool = False,
 ) -> LoadedBundle:
     """Export the run's model into the bundle directory `out`.
 
     videos: real clips on which parity is checked in addition to noise. weight_bits: see `round_weights`. data: where
     the clips of the training are now, None: where they were then; without them the bundle cannot be taught new
-    activities. Raises DataError for a run that is not complete or a video that does not decode, BundleError if a graph
-    does not reproduce torch within `EXPORT_TOLERANCE`.
+    activities. licences: of these clips, for the provenance. Raises DataError for a run that is not complete or a video
+    that does not decode, BundleError if a graph does not reproduce torch within `EXPORT_TOLERANCE`.
     """
     if out.exists() and not out.is_dir():
         raise BundleError(f"{out} is a file: choose another --out")
@@ -108,6 +109,8 @@ def export_bundle(
             "onnx": onnx.__version__,
             "weight_bits": weight_bits,
         }
+        if licences:
+            provenance["licences"] = list(licences)
         # Named after the weights, so that two bundles of one recipe can be told apart in messages and reports.
         model_id = f"glimpse_clouds-{model.config.preset}-{len(recipe.labels)}-{sha256[:8]}"
         info = info.model_copy(update={"model_id": model_id, "parity": parity, "provenance": provenance})
