@@ -17,7 +17,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState
 from rclpy._rclpy_pybind11 import RCLError
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.executors import Executor, ExternalShutdownException
@@ -61,9 +61,9 @@ class ActivityRecognition(LifecycleNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._enable = self.create_service(SetBool, "~/enable", self._on_enable)
         self._reset = self.create_service(Trigger, "~/reset", self._on_reset)
-        # In a group of its own: while an activity is shown, the others' callbacks must run.
-        alone = MutuallyExclusiveCallbackGroup()
-        self._teach = self.create_service(gc_srv.Teach, "~/teach", self._on_teach, callback_group=alone)
+        # In a group of its own: while an activity is shown, others run, and another request is refused at once.
+        shared = ReentrantCallbackGroup()
+        self._teach = self.create_service(gc_srv.Teach, "~/teach", self._on_teach, callback_group=shared)
         self._forget = self.create_service(gc_srv.Forget, "~/forget", self._on_forget)
         self._failed = self.create_guard_condition(self._on_failed)
         steady = Clock(clock_type=ClockType.STEADY_TIME)

@@ -98,7 +98,8 @@ def test_what_is_shown_is_recognised_within_two_windows_and_kept_over_a_restart(
 def test_progress_is_in_the_diagnostics_and_the_other_services_answer_meanwhile(bundle: Path) -> None:
     with running(bundle) as (_, peer):
         answers: list[Any] = []
-        thread = threading.Thread(target=lambda: answers.append(teach(peer, seconds=4.0)))
+        # Shorter than the harness waits before it asks again.
+        thread = threading.Thread(target=lambda: answers.append(teach(peer, seconds=2.5)))
         with seen(peer, YELLOW):
             thread.start()
             wait_until(
