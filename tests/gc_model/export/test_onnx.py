@@ -87,7 +87,9 @@ def exported(name: str, **changes) -> tuple[LoadedBundle, "torch.nn.Module"]:
     model = build(name, dtype=torch.float32, classes=17, **changes)
     if not (folder / "bundle.json").exists():
         folder.mkdir()
-        info = export.bundle_info(model.config, checkpoint.Recipe([f"c{i}" for i in range(17)]))
+        info = export.bundle_info(
+            model.config, checkpoint.Recipe([f"c{i}" for i in range(17)]), model.embedding_size
+        )
         write_bundle(folder, info, export.export_graphs(model, folder))
     return load_bundle(folder), model
 
