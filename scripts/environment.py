@@ -118,7 +118,10 @@ class Environment:
                 else "pip packages, without PyTorch"
             )
             self.step(f"pip-{level}", wants, what, lambda: self.pip(level))
-        sources = [ROOT / "CMakeLists.txt", *sorted((ROOT / "msg").glob("*.msg"))]
+        sources = [
+            ROOT / "CMakeLists.txt",
+            *sorted([*(ROOT / "msg").glob("*.msg"), *(ROOT / "srv").glob("*.srv")]),
+        ]
         messages = digest(
             *machine, *sources, os.environ.get("AMENT_PREFIX_PATH", "") if self.ros else "wheels", *pins
         )

@@ -15,7 +15,19 @@ import pytest
 from trt_build.bundle import load_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("msg", "gc_model", "trt_build", "gc_ros", "scripts", "launch", "config", "cmake", "bundles", "tests")
+PARTS = (
+    "msg",
+    "srv",
+    "gc_model",
+    "trt_build",
+    "gc_ros",
+    "scripts",
+    "launch",
+    "config",
+    "cmake",
+    "bundles",
+    "tests",
+)
 GROUPS = ("trt_build", "gc_ros_media", "gc_ros_recognition", "gc_ros_evaluation", "gc_ros_node", "launch")
 FILES = ("package.xml", "CMakeLists.txt", "setup.py", "pyproject.toml", "LICENSE")
 
