@@ -241,11 +241,12 @@ def message_type(row: Transport | Family) -> Any:
     except ImportError:
         package = row.type_name.split("/")[0]
         people = isinstance(row, Family)
+        distribution, debian = os.environ.get("ROS_DISTRO", "$ROS_DISTRO"), package.replace("_", "-")
         remedy = row.source if isinstance(row, Family) else ""
-        distribution = os.environ.get("ROS_DISTRO", "$ROS_DISTRO")
+        remedy = remedy or f"type: sudo apt install ros-{distribution}-{debian}"
         raise GlimpseError(
             f"{'people' if people else 'image_transport'} {row.name} needs the messages of {package}, which are not "
-            f"installed; {remedy or f'type: sudo apt install ros-{distribution}-' + package.replace('_', '-')}"
+            f"installed; {remedy}"
         ) from None
 
 
