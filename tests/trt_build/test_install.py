@@ -34,7 +34,7 @@ ON_PYPI = {"onnxruntime-gpu", "opencv-python", "tensorrt", "mediapipe"}
 # Of Ubuntu, of JetPack's and ROS's apt repositories.
 IN_APT = {"python3-pip", "python3-venv", "python3-libnvinfer", "python3-libnvinfer-dev", "libpython3-dev"}
 # 1-1: put in by the program, the package of a message that a transport takes.
-IN_ROS = {"1-1", "cv-bridge", "foxglove-msgs", "vision-msgs", "ros-base"}
+IN_ROS = {"1-1", "cv-bridge", "foxglove-msgs", "hri-msgs", "vision-msgs", "ros-base"}
 
 
 def extras(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
