@@ -32,7 +32,15 @@ PAGES = [
 # On PyPI, and neither among our extras nor pinned for the tests.
 ON_PYPI = {"onnxruntime-gpu", "opencv-python", "tensorrt", "mediapipe"}
 # Of Ubuntu, of JetPack's and ROS's apt repositories.
-IN_APT = {"python3-pip", "python3-venv", "python3-libnvinfer", "python3-libnvinfer-dev", "libpython3-dev"}
+IN_APT = {
+    "python3-pip",
+    "python3-venv",
+    "python3-libnvinfer",
+    "python3-libnvinfer-dev",
+    "libpython3-dev",
+    "libcurl4-openssl-dev",
+    "libssl-dev",
+}
 # 1-1: put in by the program, the package of a message that a transport takes.
 IN_ROS = {"1-1", "cv-bridge", "foxglove-msgs", "hri-msgs", "vision-msgs", "ros-base"}
 
