@@ -33,9 +33,8 @@ from trt_build.readout import pool
 
 WINDOWS = 3  # of a clip
 Values = NDArray[np.float64]
-Method = Callable[
-    [list[Examples]], Callable[[Values], Values]
-]  # shown -> (windows (n, F) -> values (n, ways))
+# shown -> (windows (n, F) -> values (n, ways))
+Method = Callable[[list[Examples]], Callable[[Values], Values]]
 
 
 @dataclass(frozen=True)

@@ -208,18 +208,8 @@ def joints(
         workers=workers or None,
         progress=not (quiet or as_json),
     )
-    if as_json:
-        typer.echo(json.dumps(result))
-        return
-    for name, reason in result["damaged"].items():
-        typer.echo(f"no joints of {name}: {reason}", err=True)
-    if result["empty"]:
-        typer.echo(f"nobody seen in {len(result['empty'])} clips: {', '.join(result['empty'][:5])}", err=True)
-    typer.echo(
-        f"{result['clips']} clips: {result['made']} made, {result['kept']} there before, "
-        f"{len(result['damaged'])} damaged; {what} in {100 * result['seen']:.0f} % of the frames: {out}"
-    )
-    if boxes is not None:
+    _say_tables(result, out, as_json, tables="joints", seen="seen", what=what)
+    if boxes is not None and not as_json:
         typer.echo(f"boxes of {result['boxes']} clips made: {boxes}")
 
 
@@ -245,18 +235,24 @@ def boxes(
         workers=workers or None,
         progress=not (quiet or as_json),
     )
+    _say_tables(result, out, as_json, tables="boxes", seen="found", what="people")
+
+
+def _say_tables(
+    result: dict[str, Any], out: Path, as_json: bool, *, tables: str, seen: str, what: str
+) -> None:
+    """What came of making tables, as `gc_model.data.tables.gather` has it."""
     if as_json:
         typer.echo(json.dumps(result))
         return
     for name, reason in result["damaged"].items():
-        typer.echo(f"no boxes of {name}: {reason}", err=True)
-    if result["empty"]:
-        typer.echo(
-            f"nobody found in {len(result['empty'])} clips: {', '.join(result['empty'][:5])}", err=True
-        )
+        typer.echo(f"no {tables} of {name}: {reason}", err=True)
+    empty = result["empty"]
+    if empty:
+        typer.echo(f"nobody {seen} in {len(empty)} clips: {', '.join(empty[:5])}", err=True)
     typer.echo(
-        f"{result['clips']} clips: {result['made']} made, {result['kept']} there before, {len(result['damaged'])} "
-        f"damaged; people in {100 * result['seen']:.0f} % of the frames: {out}"
+        f"{result['clips']} clips: {result['made']} made, {result['kept']} there before, "
+        f"{len(result['damaged'])} damaged; {what} in {100 * result['seen']:.0f} % of the frames: {out}"
     )
 
 

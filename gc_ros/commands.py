@@ -39,7 +39,17 @@ from gc_ros.recognition.telling import (
 from gc_ros.stamps import NS
 from gc_ros.teach import WHERE
 from trt_build.bundle import load_bundle
-from trt_build.command import print_json
+from trt_build.command import (
+    Backend,
+    BundleOption,
+    Device,
+    Mode,
+    Precision,
+    Sha256,
+    Stride,
+    Threads,
+    print_json,
+)
 from trt_build.engines.open import open_engine
 from trt_build.errors import DataError
 from trt_build.install import pip
@@ -49,26 +59,19 @@ def video(
     source: Annotated[
         str, typer.Argument(metavar="FILE|CAMERA", help="A video file, or a camera's number such as 0.")
     ],
-    bundle: Annotated[
-        Path, typer.Option("--bundle", "-b", help="Bundle directory made by trt-build export.")
-    ],
-    bundle_sha256: Annotated[
-        str | None,
-        typer.Option(metavar="HEX", help="Refuse a bundle with another sha256 (trt-build info shows it)."),
-    ] = None,
+    bundle: BundleOption,
+    bundle_sha256: Sha256 = None,
     out: Annotated[Path | None, typer.Option(help="Write the overlay to this video file.")] = None,
     show: Annotated[bool, typer.Option("--show", help="Show the overlay in a window; q ends.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per line instead of text.")
     ] = False,
-    mode: Annotated[str | None, typer.Option(help="window or step; default: the bundle's.")] = None,
-    stride: Annotated[int, typer.Option(min=1, help="Sampled frames between two results.")] = 1,
-    backend: Annotated[str, typer.Option(help="onnxruntime, openvino, tensorrt, or auto.")] = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16, int8, or auto.")] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; default: the backend's choice.")
-    ] = None,
+    mode: Mode = None,
+    stride: Stride = 1,
+    backend: Backend = "auto",
+    precision: Precision = "auto",
+    device: Device = "cpu",
+    threads: Threads = None,
     people: Annotated[
         Path | None,
         typer.Option(metavar="FILE.csv", help="Boxes of people (time_s,id,x_min,...): recognise each alone."),

@@ -10,19 +10,15 @@ from typing import Annotated, Any
 import typer
 
 from trt_build.bundle import LoadedBundle, load_bundle
-from trt_build.command import print_json
+from trt_build.command import Backend, BundleOption, Device, Json, Mode, Precision, Threads, print_json
 from trt_build.errors import DataError
 
-BundleArgument = Annotated[
-    Path, typer.Option("--bundle", "-b", help="Bundle directory made by trt-build export.")
-]
 Folder = Annotated[
     Path | None, typer.Option("--taught", help="Folder of what was taught; default: BUNDLE.taught beside it.")
 ]
 WHERE = typer.Option(
     metavar="DIR|none", help="What was taught to the bundle; default: BUNDLE.taught beside it."
 )
-Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
 
 def teach(
@@ -30,7 +26,7 @@ def teach(
     clips: Annotated[
         list[Path], typer.Argument(metavar="CLIP...", help="Videos, folders of them or bags that show it.")
     ],
-    bundle: BundleArgument,
+    bundle: BundleOption,
     none: Annotated[
         list[Path] | None,
         typer.Option("--none", help="Clips of other things people do there, to be unknown; may be repeated."),
@@ -40,13 +36,11 @@ def teach(
     replace: Annotated[
         bool, typer.Option("--replace", help="Forget what was shown before under this name.")
     ] = False,
-    mode: Annotated[str | None, typer.Option(help="window or step; default: the bundle's.")] = None,
-    backend: Annotated[str, typer.Option(help="onnxruntime, openvino, tensorrt, or auto.")] = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16, int8, or auto.")] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; default: the backend's choice.")
-    ] = None,
+    mode: Mode = None,
+    backend: Backend = "auto",
+    precision: Precision = "auto",
+    device: Device = "cpu",
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Teach a new activity by clips of it: five clips, one minute, no training. Clips are not kept."""
@@ -100,7 +94,7 @@ def teach(
 
 def forget(
     name: Annotated[str, typer.Argument(help="Name of the activity.")],
-    bundle: BundleArgument,
+    bundle: BundleOption,
     folder: Folder = None,
 ) -> None:
     """Forget a taught activity; its examples are removed."""
@@ -113,7 +107,7 @@ def forget(
 
 
 def taught(
-    bundle: BundleArgument,
+    bundle: BundleOption,
     folder: Folder = None,
     rename: Annotated[
         str | None, typer.Option(metavar="OLD=NEW", help="Give an activity another name.")

@@ -107,9 +107,8 @@ class Bundle(_Frozen):
     T: int = Field(default=8, ge=1, le=1024)  # frames a window
     glimpses: int = Field(ge=1, le=256)  # G
     workers: int = Field(ge=1, le=256)  # C
-    embedding: int = Field(
-        default=0, ge=0, le=1 << 14
-    )  # E, features a frame for teaching; 0: the graphs put out none
+    # E, features a frame for teaching; 0: the graphs put out none.
+    embedding: int = Field(default=0, ge=0, le=1 << 14)
     temporal: Literal["centered", "causal"]
     modes: list[Mode] = Field(min_length=1)
     default_mode: Mode

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from trt_build.bundle import CLASSES_NAME, LoadedBundle, load_bundle
-from trt_build.command import Json, command_line, progress_bar
+from trt_build.command import Json, Threads, command_line, progress_bar
 from trt_build.engine import Engine
 from trt_build.errors import EngineError, need
 from trt_build.install import extra, pip
@@ -219,9 +219,7 @@ def verify(
     tolerance: Annotated[
         list[str] | None, typer.Option(help="TENSOR=ERROR, state=ERROR or labels=PART; may be repeated.")
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; default: the backend's choice.")
-    ] = None,
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Compare engines on recorded clips, tensor by tensor. Exit code 1 where one is out of tolerance."""
@@ -264,9 +262,7 @@ def bench(
     ] = None,
     calls: Annotated[int, typer.Option(min=1, help="Calls of each engine, at least.")] = 50,
     batch: Annotated[int, typer.Option(min=1, help="Cameras in one call.")] = 1,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; default: the backend's choice.")
-    ] = None,
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Measure latency, throughput, memory and start-up of engines, interleaved in one run."""

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,20 @@ from typer.core import TyperGroup
 from trt_build.errors import GlimpseError
 
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+# Of commands that open a bundle's engine.
+BundleOption = Annotated[
+    Path, typer.Option("--bundle", "-b", help="Bundle directory made by trt-build export.")
+]
+Sha256 = Annotated[
+    str | None,
+    typer.Option(metavar="HEX", help="Refuse a bundle with another sha256 (trt-build info shows it)."),
+]
+Mode = Annotated[str | None, typer.Option(help="window or step; default: the bundle's.")]
+Stride = Annotated[int, typer.Option(min=1, help="Sampled frames between two results.")]
+Backend = Annotated[str, typer.Option(help="onnxruntime, openvino, tensorrt, or auto.")]
+Precision = Annotated[str, typer.Option(help="fp32, fp16, bf16, int8, or auto.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: the backend's choice.")]
 
 
 _REMEDIES = {

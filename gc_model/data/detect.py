@@ -3,11 +3,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +11,9 @@ import cv2
 
 from gc_model.data import own
 from gc_model.data.clip import LabelledClip
-from gc_model.data.frames import CacheError
+from gc_model.data.tables import gather, processes
 from gc_ros.media.detections import Detections, boxes_of, write_csv
 from gc_ros.media.detector import Detector, Finder
-from trt_build.errors import DataError
 
 
 def detect(
@@ -35,41 +30,12 @@ def detect(
     Returns {"clips", "made", "kept", "seen": share of frames with somebody in those made, "empty": clips without
     anybody, "damaged": {name: reason}}. Raises DataError for data or a detector that cannot be used.
     """
-    from rich.progress import track
-
     clips = own.clips(data, subjects=subjects)
     Detector(detector, threads=1)  # its errors once, before the processes start
     missing = [c for c in clips if not boxes_of(out, c.name).is_file()]
-    frames = seen = 0
-    empty: list[str] = []
-    damaged: dict[str, str] = {}
-    spawn = multiprocessing.get_context("spawn")
-    workers = min(workers or os.cpu_count() or 1, max(len(missing), 1))
-    with ProcessPoolExecutor(max_workers=workers, mp_context=spawn) as pool:
+    with processes(workers, len(missing)) as pool:
         jobs = {pool.submit(find_people, c, boxes_of(out, c.name), detector): c for c in missing}
-        for job in track(as_completed(jobs), "finding people", len(jobs), disable=not progress):
-            name = jobs[job].name
-            try:
-                n, found = job.result()
-            except DataError as error:
-                damaged[name] = str(error)
-                continue
-            except BrokenProcessPool:
-                raise CacheError(
-                    f"a process was killed near {jobs[job].path}, often because memory ran out: "
-                    "start again with --workers 1"
-                ) from None
-            frames, seen = frames + n, seen + found
-            if not found:
-                empty.append(name)
-    return {
-        "clips": len(clips),
-        "made": len(missing) - len(damaged),
-        "kept": len(clips) - len(missing),
-        "seen": seen / frames if frames else 0.0,
-        "empty": sorted(empty),
-        "damaged": damaged,
-    }
+        return gather(clips, jobs, "finding people", progress)
 
 
 def find_people(clip: LabelledClip, table: Path, detector: Path) -> tuple[int, int]:

@@ -8,11 +8,8 @@ gc_model.data.joint_tables will do as well.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import as_completed
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -23,9 +20,9 @@ from numpy.typing import NDArray
 
 from gc_model.data import own
 from gc_model.data.clip import LabelledClip
-from gc_model.data.frames import CacheError
 from gc_model.data.joint_tables import joint_names, read_table, table_of, write_table
 from gc_model.data.people import boxes_of_joints
+from gc_model.data.tables import gather, processes
 from gc_ros.media.detections import Box, Detections, boxes_of, write_csv
 from gc_ros.media.tracker import Tracker
 from trt_build.errors import DataError, GlimpseError
@@ -84,28 +81,10 @@ def estimate(
     if missing or boxes is None:
         _mediapipe()
     without = [c for c in clips if boxes is not None and not boxes_of(boxes, c.name).is_file()]
-    frames = seen = 0
-    empty: list[str] = []
-    damaged: dict[str, str] = {}
-    spawn = multiprocessing.get_context("spawn")
-    workers = min(workers or os.cpu_count() or 1, max(len(missing), len(without), 1))
-    with ProcessPoolExecutor(max_workers=workers, mp_context=spawn) as pool:
+    with processes(workers, max(len(missing), len(without))) as pool:
         jobs = {pool.submit(write_joints, c, table_of(out, c.name), what): c for c in missing}
-        for job in track(as_completed(jobs), "finding joints", len(jobs), disable=not progress):
-            name = jobs[job].name
-            try:
-                n, found = job.result()
-            except DataError as error:
-                damaged[name] = str(error)
-                continue
-            except BrokenProcessPool:
-                raise CacheError(
-                    f"a process was killed near {jobs[job].path}, often because memory ran out: "
-                    "start again with --workers 1"
-                ) from None
-            frames, seen = frames + n, seen + found
-            if not found:
-                empty.append(name)
+        result = gather(clips, jobs, "finding joints", progress)
+        damaged = result["damaged"]
         without = [c for c in without if c.name not in damaged]
         of_boxes = {
             pool.submit(write_boxes, c, table_of(out, c.name), boxes_of(boxes, c.name)): c
@@ -117,15 +96,7 @@ def estimate(
                 boxed.result()
             except DataError as error:
                 damaged[of_boxes[boxed].name] = str(error)
-    return {
-        "clips": len(clips),
-        "made": len(missing) - len(damaged),
-        "kept": len(clips) - len(missing),
-        "seen": seen / frames if frames else 0.0,
-        "empty": sorted(empty),
-        "damaged": damaged,
-        "boxes": sum(c.name not in damaged for c in without),
-    }
+    return result | {"boxes": sum(c.name not in damaged for c in without)}
 
 
 def write_joints(clip: LabelledClip, table: Path, what: str) -> tuple[int, int]:

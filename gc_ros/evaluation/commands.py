@@ -12,7 +12,17 @@ from gc_ros.evaluation import answer
 from gc_ros.recognition.smoothing import Smoothing
 from gc_ros.recognition.taught_file import folder_of, load_lessons, taught_digest
 from trt_build.bundle import load_bundle
-from trt_build.command import print_json, progress_bar
+from trt_build.command import (
+    Backend,
+    BundleOption,
+    Device,
+    Mode,
+    Precision,
+    Sha256,
+    Stride,
+    print_json,
+    progress_bar,
+)
 from trt_build.errors import DataError
 
 _SMOOTHING = Smoothing()  # the node's defaults
@@ -23,13 +33,8 @@ def evaluate(
         list[Path],
         typer.Argument(metavar="BAG...", help="Bags, videos, folders of them, CSV tables (path,class)."),
     ],
-    bundle: Annotated[
-        Path, typer.Option("--bundle", "-b", help="Bundle directory made by trt-build export.")
-    ],
-    bundle_sha256: Annotated[
-        str | None,
-        typer.Option(metavar="HEX", help="Refuse a bundle with another sha256 (trt-build info shows it)."),
-    ] = None,
+    bundle: BundleOption,
+    bundle_sha256: Sha256 = None,
     out: Annotated[Path, typer.Option(help="Directory of the results.")] = Path("evaluation"),
     topic: Annotated[str | None, typer.Option(help="Image topic; default: the only one.")] = None,
     stamps: Annotated[str, typer.Option(help="header, or log (time of recording).")] = "header",
@@ -53,11 +58,11 @@ def evaluate(
     min_overlap: Annotated[
         float, typer.Option(min=0.01, max=1, help="Share of a window that its label must cover.")
     ] = 0.5,
-    mode: Annotated[str | None, typer.Option(help="window or step; default: the bundle's.")] = None,
-    stride: Annotated[int, typer.Option(min=1, help="Sampled frames between two results.")] = 1,
-    backend: Annotated[str, typer.Option(help="onnxruntime, openvino, tensorrt, or auto.")] = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16, int8, or auto.")] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    mode: Mode = None,
+    stride: Stride = 1,
+    backend: Backend = "auto",
+    precision: Precision = "auto",
+    device: Device = "cpu",
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of an engine; default: one where several jobs run.")
     ] = None,

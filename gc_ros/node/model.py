@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
 
@@ -74,19 +75,7 @@ class Model:
             opened_s = time.perf_counter() - began
             # The cameras share the engine as rows of its batch, one slot each; the rows of their people come after.
             for slot, name in enumerate(settings["cameras"]):
-                recognizer = Recognizer(
-                    bundle,
-                    self.engine,
-                    slot=slot,
-                    mode=self._mode,
-                    stride=settings["stride"],
-                    top_k=settings["top_k"],
-                    smoothing=settings.smoothing(),
-                    max_frame_gap_s=settings["max_frame_gap_s"] or None,
-                    unknown_threshold=settings.unknown_threshold(self.info),
-                    lessons=self.teaching.lessons,
-                    owns_engine=False,
-                )
+                recognizer = Recognizer(bundle, self.engine, slot=slot, owns_engine=False, **self._how())
                 people = self._people_of(bundle, slot, name)
                 self.cameras.append(Camera(node, name, recognizer, submit, settings.__getitem__, people))
             self._publish_labels()
@@ -100,6 +89,19 @@ class Model:
             f"{self.engine.description}, ready in {opened_s:.1f} s"
         )
 
+    def _how(self) -> dict[str, Any]:
+        """What the recogniser of a picture and those of its people have in common."""
+        settings = self._settings
+        return {
+            "mode": self._mode,
+            "stride": settings["stride"],
+            "top_k": settings["top_k"],
+            "smoothing": settings.smoothing(),
+            "max_frame_gap_s": settings["max_frame_gap_s"] or None,
+            "unknown_threshold": settings.unknown_threshold(self.info),
+            "lessons": self.teaching.lessons,
+        }
+
     def _people_of(self, bundle: LoadedBundle, camera: int, name: str) -> People | None:
         """The recognisers of the people in front of a camera, None where nobody is recognised alone."""
         if not self._max_people:
@@ -111,13 +113,7 @@ class Model:
             self.engine,
             range(first, first + self._max_people),
             name=name,
-            mode=self._mode,
-            stride=settings["stride"],
-            top_k=settings["top_k"],
-            smoothing=settings.smoothing(),
-            max_frame_gap_s=settings["max_frame_gap_s"] or None,
-            unknown_threshold=settings.unknown_threshold(self.info),
-            lessons=self.teaching.lessons,
+            **self._how(),
             max_age_s=settings["people_max_age_s"],
             margin=settings["person_margin"],
             timeout_s=settings["person_timeout_s"],

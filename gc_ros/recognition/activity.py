@@ -49,9 +49,8 @@ class Activity:
     index: int
     score: float
     top_k: list[tuple[str, int, float]]  # (label, index, score), best first
-    scores: NDArray[Any] = field(
-        repr=False
-    )  # (K,), sums to 1; less where none-of-these was taught and takes a share
+    # (K,), sums to 1; less where none-of-these was taught and takes a share.
+    scores: NDArray[Any] = field(repr=False)
     logits: NDArray[Any] = field(repr=False)  # of the bundle's labels
     labels: list[str] = field(repr=False)  # all K: the bundle's, then those that were taught
     glimpses: list[Glimpse]  # of the newest frame

@@ -142,20 +142,13 @@ def test_an_unknown_kind_is_named(clips, tmp_path):
     assert_one_line(done, 'unknown joints "feet"', "hands or body")
 
 
+def joints_and_boxes(clips, folder, *more):
+    ask = ("--out", folder / "j", "--what", "body", "--boxes", folder / "b", "--workers", 1)
+    return call(app, "joints", clips, *ask, *more)
+
+
 def test_boxes_of_people_are_made_of_joints_and_followed(mediapipe, clips, tmp_path):
-    done = call(
-        app,
-        "joints",
-        clips,
-        "--out",
-        tmp_path / "j",
-        "--what",
-        "body",
-        "--boxes",
-        tmp_path / "b",
-        "--workers",
-        1,
-    )
+    done = joints_and_boxes(clips, tmp_path)
     assert done.exit_code == 0, done.output
     assert "boxes of 2 clips made" in done.stdout
     # All joints of the stand-in lie in one place: no box has an extent, and nobody is found.
@@ -175,10 +168,7 @@ def test_boxes_of_people_are_made_of_joints_and_followed(mediapipe, clips, tmp_p
     boxes_of(tmp_path / "b", "wave/a.mp4").unlink()
     sys.modules.pop("mediapipe", None)
     shutil.rmtree(mediapipe)  # where the joints are there, no estimator is needed
-    again = call(
-        app, "joints", clips, "--out", tmp_path / "j", "--what", "body", "--boxes", tmp_path / "b", "--workers", 1,
-        "--json",
-    )  # fmt: skip
+    again = joints_and_boxes(clips, tmp_path, "--json")
     assert again.exit_code == 0, again.output
     assert (json.loads(again.stdout)["made"], json.loads(again.stdout)["boxes"]) == (0, 1)
     found = read_csv(boxes_of(tmp_path / "b", "wave/a.mp4"))
@@ -194,17 +184,5 @@ def test_boxes_of_hands_are_refused(mediapipe, clips, tmp_path):
         call(app, "joints", clips, "--out", tmp_path / "j", "--boxes", tmp_path / "b"), "--what body"
     )
     assert call(app, "joints", clips, "--out", tmp_path / "j", "--workers", 1).exit_code == 0
-    again = call(
-        app,
-        "joints",
-        clips,
-        "--out",
-        tmp_path / "j",
-        "--what",
-        "body",
-        "--boxes",
-        tmp_path / "b",
-        "--workers",
-        1,
-    )
+    again = joints_and_boxes(clips, tmp_path)
     assert "joints of hands" in again.stderr and "boxes of 0 clips" in again.stdout

@@ -144,35 +144,17 @@ def test_a_run_learns_from_the_people_of_scenes(tmp_path):
 
 
 def test_wrong_boxes_are_one_line(tmp_path):
+    def with_boxes_of(where):
+        ask = ("--data", drawn(), "--out", tmp_path / "run", "--preset", "tiny")
+        return call(app, "train", *ask, "--boxes", where)
+
     assert_one_line(
-        call(
-            app,
-            "train",
-            "--data",
-            drawn(),
-            "--boxes",
-            tmp_path,
-            "--out",
-            tmp_path / "run",
-            "--preset",
-            "tiny",
-        ),
+        with_boxes_of(tmp_path),
         "no boxes of these clips",
         "gc-model joints",
     )
     assert_one_line(
-        call(
-            app,
-            "train",
-            "--data",
-            drawn(),
-            "--boxes",
-            "skeletons",
-            "--out",
-            tmp_path / "run",
-            "--preset",
-            "tiny",
-        ),
+        with_boxes_of("skeletons"),
         "ntu",
     )
     table = boxes_of(tmp_path / "b", "bow/s001_c1_r01.mp4")

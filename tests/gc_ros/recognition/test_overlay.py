@@ -15,26 +15,17 @@ from hypothesis import strategies as st
 
 from gc_ros.recognition.overlay import Banner, draw
 from gc_ros.recognition.palette import GLIMPSE_COLOURS
-from gc_ros.recognition.recognizer import Activity, Glimpse, Recognizer
+from gc_ros.recognition.recognizer import Activity, Glimpse
 from gc_ros.recognition.smoothing import ActivityEvent
 from gc_ros.stamps import NS
-from tests.toy import number_image
+from tests.gc_ros.recognition.pictures import near, result_of
 from trt_build.bundle import LoadedBundle
-from trt_build.engines.open import open_engine
 from trt_build.errors import ImageError
 
 
 @pytest.fixture(scope="module")
 def activity(numbers: LoadedBundle) -> Activity:
-    r = Recognizer(numbers, open_engine(numbers, "window", threads=1))
-    for i in range(8):
-        result = r.push(number_image(i, 640, 480), i * 125_000_000, bgr=False)
-    assert result is not None
-    return result
-
-
-def near(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    return np.argwhere(np.abs(picture.astype(int) - colour).max(axis=-1) < 12)
+    return result_of(numbers)
 
 
 def test_each_glimpse_is_framed_in_its_colour_where_it_looks(activity: Activity) -> None:

@@ -14,24 +14,15 @@ from gc_ros.media.detections import Box
 from gc_ros.recognition.palette import GLIMPSE_COLOURS, PERSON_COLOURS, person_colour
 from gc_ros.recognition.people import PersonActivity
 from gc_ros.recognition.people_overlay import draw_people
-from gc_ros.recognition.recognizer import Activity, Glimpse, Recognizer
-from tests.toy import number_image
+from gc_ros.recognition.recognizer import Activity, Glimpse
+from tests.gc_ros.recognition.pictures import near, result_of
 from trt_build.bundle import LoadedBundle
-from trt_build.engines.open import open_engine
 from trt_build.errors import ImageError
 
 
 @pytest.fixture(scope="module")
 def activity(numbers: LoadedBundle) -> Activity:
-    r = Recognizer(numbers, open_engine(numbers, "window", threads=1))
-    for i in range(8):
-        result = r.push(number_image(i, 640, 480), i * 125_000_000, bgr=False)
-    assert result is not None
-    return result
-
-
-def near(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    return np.argwhere(np.abs(picture.astype(int) - colour).max(axis=-1) < 12)
+    return result_of(numbers)
 
 
 def test_a_person_is_framed_in_his_colour_and_his_glimpses_in_theirs(activity: Activity) -> None:

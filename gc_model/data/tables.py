@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables made of one's own clips, of joints or of boxes: each clip in a process, and what came of all of them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from gc_model.data.clip import LabelledClip
+from gc_model.data.frames import CacheError
+from trt_build.errors import DataError
+
+
+def processes(workers: int | None, jobs: int) -> ProcessPoolExecutor:
+    """Processes for so many jobs, by default one for each core."""
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(min(workers or os.cpu_count() or 1, max(jobs, 1)), spawn)
+
+
+def gather(
+    clips: Sequence[LabelledClip],
+    jobs: Mapping[Future[tuple[int, int]], LabelledClip],
+    what: str,
+    progress: bool,
+) -> dict[str, Any]:
+    """Wait for the jobs of those of the clips that had no table, each of which returns (frames, those with somebody).
+
+    Returns {"clips", "made", "kept", "seen": share of frames with somebody in those made, "empty": clips without
+    anybody, "damaged": {name: reason}}. Raises CacheError where a process was killed.
+    """
+    from rich.progress import track
+
+    frames = seen = 0
+    empty: list[str] = []
+    damaged: dict[str, str] = {}
+    for job in track(as_completed(jobs), what, len(jobs), disable=not progress):
+        name = jobs[job].name
+        try:
+            n, found = job.result()
+        except DataError as error:
+            damaged[name] = str(error)
+            continue
+        except BrokenProcessPool:
+            raise CacheError(
+                f"a process was killed near {jobs[job].path}, often because memory ran out: "
+                "start again with --workers 1"
+            ) from None
+        frames, seen = frames + n, seen + found
+        if not found:
+            empty.append(name)
+    return {
+        "clips": len(clips),
+        "made": len(jobs) - len(damaged),
+        "kept": len(clips) - len(jobs),
+        "seen": seen / frames if frames else 0.0,
+        "empty": sorted(empty),
+        "damaged": damaged,
+    }
