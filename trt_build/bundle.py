@@ -48,6 +48,8 @@ WEIGHTS_NAME = "weights.bin"
 CLASSES_NAME = "classes.safetensors"
 INT8 = "int8"  # the precision whose graphs `trt-build quantize` adds, with weights of their own
 INT8_WEIGHTS_NAME = "weights.int8.bin"
+# Names of a class of clips in which nobody is there or nothing is done, as `Bundle.idle` has it.
+IDLE_LABELS = ("idle", "nobody")
 
 # More than any model has; a bundle that asks for more is broken or made to take the robot's memory or time.
 MAX_INFO_BYTES, MAX_INFO_DEPTH = 4 << 20, 32
@@ -104,6 +106,8 @@ class Bundle(_Frozen):
     model_id: str = Field(min_length=1, max_length=200)
     preset: str = Field(max_length=200)
     labels: list[str] = Field(min_length=1, max_length=MAX_LABELS)
+    # Of `labels`, those that say that nobody is there or nothing is done: a result of one is "unknown", and no event.
+    idle: list[str] = []
     T: int = Field(default=8, ge=1, le=1024)  # frames a window
     glimpses: int = Field(ge=1, le=256)  # G
     workers: int = Field(ge=1, le=256)  # C
@@ -145,6 +149,8 @@ class Bundle(_Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Bundle:
+        if strange := sorted(set(self.idle) - set(self.labels)):
+            raise ValueError(f"idle label {strange[0]!r} is not among the labels")
         if self.default_mode not in self.modes:
             raise ValueError(f"default_mode {self.default_mode!r} is not among modes {self.modes}")
         if "step" in self.modes and self.temporal != "causal":
@@ -261,7 +267,11 @@ def write_bundle(
         raise BundleError(f"{error.filename}: {error.strerror}; {whole(path)}") from None
     # Validated again from plain data: model_copy would carry over unchecked values.
     info = _parse(path, json.dumps({**info.model_dump(mode="json"), "sha256": hashes}))
-    text = json.dumps(info.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    content = info.model_dump(mode="json")
+    # A bundle without such a class stays one that programs read which do not know the field.
+    if not content["idle"]:
+        del content["idle"]
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     _put(path / INFO_NAME, text.encode("utf-8"))
     return LoadedBundle(path, info, hashlib.sha256(text.encode("utf-8")).hexdigest())
 

@@ -71,12 +71,11 @@ class FrozenFront(Dataset[Sample]):
 
     def beside(self, which: Any) -> Sample:
         """The sample `which` without its features."""
-        return self.base.beside(which)
+        return self.base.beside(self._of_base(which))
 
     def __getitem__(self, which: tuple[int, int] | int) -> Sample:
-        epoch, i = which if isinstance(which, tuple) else (0, which)
-        view = epoch % max(self.views, 1)
-        of_base = (view, i) if self.views else i
+        of_base = self._of_base(which)
+        view, i = of_base if isinstance(of_base, tuple) else (0, of_base)
         if not self._done[view, i]:
             sample = self.base[of_base]
             for name, part in self._front(sample).items():
@@ -85,6 +84,13 @@ class FrozenFront(Dataset[Sample]):
             self._done[view, i] = 1
         stored = {n: torch.from_numpy(s[view, i].astype(np.float32)) for n, s in self._stored.items()}
         return stored | self.base.beside(of_base)
+
+    def _of_base(self, which: tuple[int, int] | int) -> tuple[int, int] | int:
+        """The index of `base` whose features stand for `which`."""
+        if not self.views:
+            return which[1] if isinstance(which, tuple) else which
+        epoch, i = which if isinstance(which, tuple) else (0, which)
+        return epoch % self.views, i
 
     @torch.no_grad()
     def _front(self, sample: Sample) -> dict[str, np.ndarray]:

@@ -22,6 +22,7 @@ from gc_model.data.joints import joints_of, to_input
 from gc_model.data.motion import PLACES, moving_places
 from gc_model.data.sampling import SUB_SEQUENCES, test_indices, train_indices
 from gc_model.paper.presets import Config
+from trt_build.bundle import IDLE_LABELS
 
 Sample = dict[str, Any]
 
@@ -30,7 +31,8 @@ class TrainingClips(Dataset[Sample]):
     """One augmented T-frame sub-sequence a clip: {"clip": uint8 (T, 3, S, S), "label": int}.
 
     With "joints" (T, 2, 25, 2) where the data set has them, NaN where they are unknown.
-    Indexed by (epoch, clip), as `EpochSampler` yields them.
+    Indexed by (epoch, clip), as `EpochSampler` yields them. still: chance that a sample shows one frame all the time
+    and is of the class in which nothing is done, if `labels` have one.
     """
 
     def __init__(
@@ -44,12 +46,14 @@ class TrainingClips(Dataset[Sample]):
         seed: int,
         motion: bool = False,
         boxes: BoxAugment | None = None,
+        still: float = 0.0,
     ):
-        self.motion = motion
+        self.motion, self.still = motion, still
         self.boxes = boxes or BoxAugment()
         self.clips, self.cache, self.config = list(clips), cache, config
         self.window_s, self.augment, self.seed = window_s, augment, seed
         self.index = {label: i for i, label in enumerate(labels)}
+        self.idle = next((self.index[name] for name in IDLE_LABELS if name in self.index), None)
         self.with_joints = any(c.joints is not None for c in self.clips)
 
     def __len__(self) -> int:
@@ -63,12 +67,16 @@ class TrainingClips(Dataset[Sample]):
     def __getitem__(self, which: tuple[int, int]) -> Sample:
         clip, frames, chosen, matrix, rng = self._drawn(which)
         images = self.augment.apply(frames.images[chosen], self.config.size, matrix, rng)
-        return {"clip": to_tensor(images)} | self._truth(clip, frames, chosen, matrix)
+        return {"clip": to_tensor(images)} | self._truth(which, clip, frames, chosen, matrix)
 
     def beside(self, which: tuple[int, int]) -> Sample:
         """The sample `which` without its pictures."""
         clip, frames, chosen, matrix, _ = self._drawn(which)
-        return self._truth(clip, frames, chosen, matrix)
+        return self._truth(which, clip, frames, chosen, matrix)
+
+    def _stands_still(self, which: tuple[int, int]) -> bool:
+        # A draw of its own, which the last number keeps apart from the others: they stay what they were without it.
+        return self.idle is not None and np.random.default_rng((self.seed, *which, 3)).random() < self.still
 
     def _drawn(
         self, which: tuple[int, int]
@@ -84,6 +92,8 @@ class TrainingClips(Dataset[Sample]):
             augment = replace(augment, scale=(part / self.boxes.scale, part * self.boxes.scale))
         frames = self.cache.read(clip)
         chosen = train_indices(frames.times, self.config.T, self.window_s, rng)
+        if self._stands_still(which):
+            chosen[:] = chosen[len(chosen) // 2]
         R, size = frames.images.shape[1], self.config.size
         matrix = augment.matrix(R, size, rng)
         if frames.regions is not None:
@@ -92,9 +102,15 @@ class TrainingClips(Dataset[Sample]):
         return clip, frames, chosen, matrix, rng
 
     def _truth(
-        self, clip: LabelledClip, frames: DecodedClip, chosen: np.ndarray, matrix: np.ndarray
+        self,
+        which: tuple[int, int],
+        clip: LabelledClip,
+        frames: DecodedClip,
+        chosen: np.ndarray,
+        matrix: np.ndarray,
     ) -> Sample:
-        truth: Sample = {"label": self.index[clip.label]}
+        still = self._stands_still(which)
+        truth: Sample = {"label": self.idle if still else self.index[clip.label]}
         joints = joints_of(clip, frames, self.cache)
         R, size = frames.images.shape[1], self.config.size
         if clip.joints is not None and joints is not None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gc_model.paper.network import Network, State
 from gc_model.paper.presets import Config
 from gc_model.training.checkpoint import Recipe
-from trt_build.bundle import Bundle, Calibration, Preprocess
+from trt_build.bundle import IDLE_LABELS, Bundle, Calibration, Preprocess
 from trt_build.engine import TensorSpec, check_inputs, expected_io
 
 
@@ -68,6 +68,7 @@ def bundle_info(config: Config, recipe: Recipe, embedding: int = 0) -> Bundle:
         model_id=f"glimpse_clouds-{config.preset}-{len(recipe.labels)}",  # the export adds the weights' hash
         preset=config.preset,
         labels=recipe.labels,
+        idle=[label for label in recipe.labels if label in IDLE_LABELS],
         T=config.T,
         glimpses=config.G,
         workers=config.C,

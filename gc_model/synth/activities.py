@@ -14,7 +14,7 @@ import numpy as np
 
 from gc_model.synth.act import TAU, Act, smooth, vec
 from gc_model.synth.body import LEFT, RIGHT, Prop
-from gc_model.synth.whole_body import fall, pick_up, pour, run, sit_down, stand_up, walk
+from gc_model.synth.whole_body import fall, idle, pick_up, pour, run, sit_down, stand_up, walk
 
 
 def drink(a: Act) -> None:
@@ -234,12 +234,12 @@ Duo = Callable[[Act, float, float, bool], None]
 ALONE: dict[str, Solo] = {
     f.__name__: f
     for f in (drink, phone_call, clap, rub_hands, wave, salute, read, stretch, throw, kick,
-              jump, squat, bow, cheer, march, point, walk, run, fall, sit_down, stand_up, pick_up, pour)
+              jump, squat, bow, cheer, march, point, walk, run, fall, sit_down, stand_up, pick_up, pour, idle)
 }  # fmt: skip
 TOGETHER: dict[str, Duo] = {f.__name__: f for f in (handshake, push, hug, point_at)}
 DISTANCE = {"handshake": 0.88, "push": 0.82, "hug": 0.36, "point_at": 1.0}  # metres between the two
 # The number of an activity draws its clips: newer ones come last, so that those before keep their pictures.
-_LATER = ("walk", "run", "fall", "sit_down", "stand_up", "pick_up", "pour")
+_LATER = ("walk", "run", "fall", "sit_down", "stand_up", "pick_up", "pour", "idle")
 ACTIVITIES: tuple[str, ...] = (*(n for n in (*ALONE, *TOGETHER) if n not in _LATER), *_LATER)
 # Degrees from the camera.
 TURNED = {"walk": 62.0, "run": 62.0, "fall": 50.0, "sit_down": 35.0, "stand_up": 35.0}

@@ -170,6 +170,8 @@ def _perform(spec: ClipSpec) -> list[tuple[Subject, Solved]]:
         turn += flip * TURNED.get(spec.activity, 0.0)
         facing = np.deg2rad(turn if spec.facing_deg is None else spec.facing_deg + turn * 0.4)
         ALONE[spec.activity](act)
+        if act.away:
+            return []
         return [(subject, solve(subject, act.pose, facing, (x, z)))]
     facing = np.deg2rad((0.0 if spec.facing_deg is None else spec.facing_deg * 0.25) + flip * (90 + turn))
     other = make_subject(np.random.default_rng([spec.seed, spec.subject, PARTNER, BODY]))

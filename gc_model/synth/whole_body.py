@@ -9,8 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from gc_model.synth.act import Act, smooth, vec
+from gc_model.synth.act import TAU, Act, smooth, vec
 from gc_model.synth.body import LEFT, RIGHT, Prop
+
+
+def idle(a: Act) -> None:
+    """Nothing: standing about, or somewhere else. The person is out of the picture in about one of three clips."""
+    a.away = a.phase < TAU / 3
 
 
 def walk(a: Act) -> None:

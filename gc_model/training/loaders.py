@@ -51,8 +51,9 @@ class Loaders:
         if not options.augment:
             boxes = BoxAugment(options.person_share, scale=1.0, jitter=0.0, drop=0.0)
         self.plain = TrainingClips(
-            training, labels, cache, config, options.window_s, augment, options.seed, options.motion, boxes
-        )
+            training, labels, cache, config, options.window_s, augment, options.seed, options.motion, boxes,
+            options.still,
+        )  # fmt: skip
         self.samples: TrainingClips | FrozenFront | StreamClips = self.plain
         counts = Counter(c.source for c in self.plain.clips)
         self.sources = [counts[k] for k in range(1 + len(options.also))]
@@ -88,6 +89,8 @@ class Loaders:
         o, plain = self.options, self.plain
         names = [c.name for c in plain.clips], [c.name for c in self.middles.clips]
         also = [names, o.window_s, o.seed, o.views, asdict(plain.augment)]
+        if plain.still:
+            also.append(plain.still)
         shown = [
             [(str(p.file), p.id, p.margin) for p in c.people] for c in (*plain.clips, *self.middles.clips)
         ]

@@ -87,10 +87,14 @@ class TrainOptions(BaseModel):
     # Chance that a training clip is grey, and that a box of it is erased.
     grey: float = Field(default=0.1, ge=0, le=1)
     erase: float = Field(default=0.0, ge=0, le=1)
+    # Chance that a training clip shows one of its frames all the time, and with it that nobody does anything; takes a
+    # class of such clips, `trt_build.bundle.IDLE_LABELS`.
+    still: float = Field(default=0.0, ge=0, lt=1)
     # Learning rate of the location layer, relative to the rest of the head.
     locate_lr_factor: float = Field(default=1.0, gt=0)
     # See gc_model.paper.presets.Config; None: as the preset has it.
     glimpse_extent: float | None = Field(default=None, ge=0, lt=1)
+    least_extent: float | None = Field(default=None, ge=0, lt=1)
     alpha: float | None = Field(default=None, gt=0)
     tau: float | None = Field(default=None, gt=0)
     # So many of the trunk's resolutions keep their weights. With 4 only the last one trains, with 5 the head alone; in
@@ -134,6 +138,7 @@ class TrainOptions(BaseModel):
             "encoding",
             "global_head",
             "glimpse_extent",
+            "least_extent",
             "alpha",
             "tau",
         )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,25 +39,32 @@ class Pass:
 
 @dataclass
 class LabelMap:
-    """The bundle's label for each of the ground truth's, looked up once; `seen` holds what was asked for."""
+    """The bundle's label for each of the ground truth's, looked up once; `seen` holds what was asked for.
+
+    idle: labels of the bundle that say that nothing is done.
+    """
 
     labels: Sequence[str]
     mapping: Mapping[str, str]
+    idle: Collection[str] = ()
     seen: dict[str, str | None] = field(default_factory=dict)
 
     def __call__(self, label: str) -> str | None:
         """A label of the bundle, IDLE, or None where the bundle has no such label."""
         if label not in self.seen:
-            self.seen[label] = map_label(label, self.labels, self.mapping)
+            found = map_label(label, self.labels, self.mapping)
+            self.seen[label] = IDLE if found in self.idle else found
         return self.seen[label]
 
 
 class Judge:
     """The ground truth of one bag: as far as it is known while the bag is read, and whole afterwards."""
 
-    def __init__(self, truth: Truth, options: Options, labels: Sequence[str]) -> None:
+    def __init__(
+        self, truth: Truth, options: Options, labels: Sequence[str], idle: Collection[str] = ()
+    ) -> None:
         self.truth, self.labels = truth, labels
-        self.map = LabelMap(labels, options.mapping)
+        self.map = LabelMap(labels, options.mapping, idle)
         self._options = options
 
     def label_so_far(

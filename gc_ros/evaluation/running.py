@@ -93,7 +93,7 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
         for part in folder.glob(f".{glob.escape(name)}.*.part"):
             part.unlink(missing_ok=True)
     files = task.source.quick()
-    judge = Judge(truth, o, o.labels(info))
+    judge = Judge(truth, o, o.labels(info), info.idle)
     reading: Reading | PeopleReading
     if o.people is None:
         frames = FrameReader(

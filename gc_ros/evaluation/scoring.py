@@ -38,6 +38,7 @@ class BagWindows:
     status: Counter[str]
     timings: dict[str, list[float]]
     published: list[float]
+    idle_ok: int  # of windows of idle time, those that carry an activity with status ok
     who: list[str]  # the person of the truth, "" where none is
     truth_kinds: list[str]
 
@@ -50,6 +51,7 @@ def gather(rows: Iterable[dict[str, Any]], labels: Sequence[str]) -> BagWindows:
     status: Counter[str] = Counter()
     timings: dict[str, list[float]] = {"preprocess": [], "inference": []}
     published, who, truth_kinds = [], [], []
+    idle_ok = 0
     for row in rows:
         who.append(row.get("truth_person") or "")
         truth_kinds.append(row["truth_kind"])
@@ -57,6 +59,7 @@ def gather(rows: Iterable[dict[str, Any]], labels: Sequence[str]) -> BagWindows:
         status[row["status"]] += 1
         truth.append(index[row["truth"]] if row["truth_kind"] == "label" else -1)
         scores.append(row["scores"])
+        idle_ok += row["truth_kind"] == "idle" and row["status"] == "ok"
         if row["truth_kind"] in ("label", "idle"):
             right.append(row["active"] == row["truth"])
         for name, values in timings.items():
@@ -71,6 +74,7 @@ def gather(rows: Iterable[dict[str, Any]], labels: Sequence[str]) -> BagWindows:
         status,
         timings,
         published,
+        idle_ok,
         who,
         truth_kinds,
     )
@@ -250,6 +254,7 @@ def summarise(
         "labels": list(labels),
         "windows": figures,
         "smoothed": {"windows": len(right), "accuracy": float(right.mean()) if len(right) else None},
+        "idle": {"windows": kinds["idle"], "labelled": sum(w.idle_ok for _, w in bags)},
         "events": pooled,
         "truth_kinds": dict(sorted(kinds.items())),
         "status": dict(sorted(sum((w.status for _, w in bags), Counter()).items())),

@@ -91,7 +91,7 @@ class Recognizer:
         self._input: NDArray[np.uint8] | None = None  # made when `infer` first needs it
         self._active = [row == slot for row in range(engine.batch)]
         self._lessons = lessons
-        self._detector = EventDetector(self.labels, smoothing)
+        self._detector = EventDetector(self.labels, smoothing, self.info.idle)
         self._events: list[ActivityEvent] = []
         self._intake = Intake(self.info, self.mode, stride, max_frame_gap_s, self._end_activity, sampler)
         self._lock = self._intake.lock
@@ -152,7 +152,7 @@ class Recognizer:
         with self._lock:
             self._end_activity()
             self._lessons = lessons
-            self._detector = EventDetector(self.labels, self._detector.smoothing)
+            self._detector = EventDetector(self.labels, self._detector.smoothing, self.info.idle)
 
     @property
     def labels(self) -> list[str]:
@@ -297,11 +297,12 @@ class Recognizer:
             events = self._take_events() + self._detector.update(scores, reading.end_ns)
         best = top_k(scores, labels, self.top_k)
         label, index, score = best[0]
+        unknown = strange or score < self.unknown_threshold or label in info.idle
         return Activity(
             stamp_ns=reading.end_ns,
             window_start_ns=reading.start_ns,
             window_end_ns=reading.end_ns,
-            status="unknown" if strange or score < self.unknown_threshold else "ok",
+            status="unknown" if unknown else "ok",
             label=label,
             index=index,
             score=score,

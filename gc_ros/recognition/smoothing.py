@@ -9,6 +9,7 @@ do not depend on the stride.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -58,11 +59,16 @@ class ActivityEvent:
 
 
 class EventDetector:
-    """Holds the smoothed scores of one stream. Not thread-safe."""
+    """Holds the smoothed scores of one stream. Not thread-safe.
 
-    def __init__(self, labels: list[str], smoothing: Smoothing | None = None) -> None:
+    idle: those of `labels` that are no activity: none of them begins, and an activity ends where one would.
+    """
+
+    def __init__(
+        self, labels: list[str], smoothing: Smoothing | None = None, idle: Collection[str] = ()
+    ) -> None:
         self.smoothing = smoothing or Smoothing()
-        self._labels = labels
+        self._labels, self._idle = labels, idle
         self._clear()
 
     def _clear(self) -> None:
@@ -97,7 +103,7 @@ class EventDetector:
 
     def _rise(self, best: int, stamp_ns: int) -> list[ActivityEvent]:
         assert self.scores is not None
-        if self.scores[best] < self.smoothing.onset:
+        if self.scores[best] < self.smoothing.onset or self._labels[best] in self._idle:
             self._candidate = None
             return []
         if self._candidate is None or self._candidate[0] != best:

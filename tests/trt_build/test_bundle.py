@@ -11,7 +11,15 @@ from typing import Any
 
 import pytest
 
-from trt_build.bundle import Bundle, LoadedBundle, Preprocess, file_sha256, load_bundle, write_bundle
+from trt_build.bundle import (
+    INFO_NAME,
+    Bundle,
+    LoadedBundle,
+    Preprocess,
+    file_sha256,
+    load_bundle,
+    write_bundle,
+)
 from trt_build.errors import BundleError
 
 FIELDS: dict[str, Any] = {
@@ -84,6 +92,7 @@ def test_a_missing_directory_says_how_to_make_one(tmp_path: Path) -> None:
         (lambda d: d.update(labels=[]), "labels"),
         (lambda d: d.update(labels=["a", "a"]), "distinct"),
         (lambda d: d.update(labels=["a", " "]), "distinct"),
+        (lambda d: d.update(idle=["nobody"]), "idle label 'nobody'"),
         (lambda d: d.update(rate_hz=0), "rate_hz"),
         (lambda d: d.update(rate_hz="fast"), "rate_hz"),
         (lambda d: d.update(temporal="centered"), "causal"),
@@ -160,6 +169,15 @@ def test_writing_refuses_missing_graphs_and_names_outside(tmp_path: Path) -> Non
     for name in ("../x", "/x", "bundle.json", "a/../../x", ""):
         with pytest.raises(BundleError, match="not a file name"):
             write_bundle(tmp_path, info, {"window.onnx": b"", "step.onnx": b"", name: b""})
+
+
+def test_idle_labels_are_written_only_where_there_are_some(numbers: LoadedBundle, tmp_path: Path) -> None:
+    for labels in ([], numbers.info.labels[:1]):
+        copy = shutil.copytree(numbers.path, tmp_path / f"{len(labels)}")
+        info = numbers.info.model_copy(update={"idle": labels})
+        written = write_bundle(copy, info, list(numbers.info.sha256))
+        assert ("idle" in json.loads((copy / INFO_NAME).read_text())) == bool(labels)
+        assert load_bundle(copy).info.idle == written.info.idle == labels
 
 
 def test_descriptions_are_frozen_and_default_to_the_paper() -> None:

@@ -72,6 +72,14 @@ def test_views_take_turns_with_the_epochs(front):
     assert not torch.equal(views[0], views[1])
 
 
+def test_what_stands_beside_the_features_is_of_the_view_that_they_are_of(front):
+    samples = front()
+    seen = []
+    samples.base = SimpleNamespace(beside=lambda which: seen.append(which) or {})
+    samples.beside((5, 3)), samples.beside((4, 3))
+    assert seen == [(1, 3), (0, 3)]
+
+
 def test_maps_survive_the_process_and_do_not_mix_with_those_of_validation(front, monkeypatch):
     ours, theirs = front()[0, 3]["maps"], front(views=0)[3]["maps"]
     assert ours.shape[0] == 8 and theirs.shape[:2] == (5, 8)

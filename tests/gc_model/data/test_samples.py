@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 
 from gc_model.data import own
 from gc_model.data import samples as dataset
+from gc_model.data.augment import Augment
 from gc_model.data.clip import LabelledClip
 from gc_model.data.frames import FrameCache
 from gc_ros.media.video import read_video
@@ -30,6 +31,26 @@ def test_a_sample_depends_on_seed_epoch_and_clip_and_on_nothing_else():
     assert torch.equal(one[2, 4]["clip"], fresh[2, 4]["clip"])
     for other in (one[3, 4], one[2, 5], training(seed=1)[2, 4]):
         assert not torch.equal(one[2, 4]["clip"], other["clip"])
+
+
+def test_a_clip_that_stands_still_shows_one_frame_and_is_idle():
+    labels = [*COLOURS, "idle"]
+    still = dataset.TrainingClips(own.clips(colours()), labels, cache(), TINY, 4.0, Augment(), 0, still=0.5)
+    plain = dataset.TrainingClips(own.clips(colours()), labels, cache(), TINY, 4.0, Augment(), 0)
+    idle = 0
+    for which in ((epoch, i) for epoch in range(5) for i in range(12)):
+        sample, other = still[which], plain[which]
+        assert sample["label"] == still.beside(which)["label"]
+        if sample["label"] == labels.index("idle"):
+            idle += 1
+            assert (sample["clip"] == sample["clip"][:1]).all()
+        else:
+            assert sample["label"] == other["label"] and torch.equal(sample["clip"], other["clip"])
+    assert 20 < idle < 40
+    without = dataset.TrainingClips(
+        own.clips(colours()), list(COLOURS), cache(), TINY, 4.0, Augment(), 0, still=0.9
+    )
+    assert [without[0, i]["label"] for i in range(12)] == [plain[0, i]["label"] for i in range(12)]
 
 
 def test_test_samples_are_the_robots_input_of_the_fixed_frames():

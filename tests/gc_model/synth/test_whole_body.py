@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gc_model.synth import ACTIVITIES
+from gc_model.synth import ACTIVITIES, ClipSpec, render
 from gc_model.synth.act import Act
 from gc_model.synth.activities import ALONE
 from gc_model.synth.body import J, make_subject, solve
@@ -80,3 +80,18 @@ def test_activities_that_came_later_have_later_numbers():
         "drink", "phone_call", "clap", "rub_hands", "wave", "salute", "read", "stretch", "throw", "kick", "jump",
         "squat", "bow", "cheer", "march", "point", "handshake", "push", "hug", "point_at",
     )  # fmt: skip
+
+
+def test_who_is_idle_stands_about_or_is_not_there():
+    away = 0
+    for subject in range(1, 25):
+        clip = render(ClipSpec("idle", subject=subject, take=1, size=(96, 72), fps=4.0, duration_s=3.0))
+        there = (clip.mask > 0).any((1, 2))
+        away += not there.any()
+        assert there.all() or (
+            not there.any() and np.isnan(clip.skeleton).all() and np.isnan(clip.boxes).all()
+        )
+        if there.all():
+            wrist = clip.space[:, 0, J["HandRight"]] - clip.space[:, 0, J["SpineBase"]]
+            assert np.ptp(wrist, axis=0).max() < 0.15
+    assert 3 < away < 14

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -132,7 +133,7 @@ def test_labels_on_a_topic_follow_the_clock_of_the_images(tmp_path: Path, colour
 # -- classes that are called like idle time ------------------------------------------------------------------------
 
 
-def named(tmp_path: Path, *labels: str) -> LoadedBundle:
+def named(tmp_path: Path, *labels: str, idle: Sequence[str] = ()) -> LoadedBundle:
     """The `colours` toy with other names for red, green, blue."""
     preprocess = {"size": 224, "resize": 256}
     return toy_bundle(
@@ -141,6 +142,7 @@ def named(tmp_path: Path, *labels: str) -> LoadedBundle:
         S=224,
         preprocess=preprocess,
         labels=list(labels),
+        idle=list(idle),
     )
 
 
@@ -187,6 +189,26 @@ def test_another_name_of_idle_time_is_idle_time_whatever_the_bundle_has(
     found = run(named(tmp_path, "red", has, "blue"), tmp_path / "out", tmp_path / "bag", "--truth", table)
     assert set(found["result"]["truth_kinds"]) == {"idle"}
     assert found["result"]["mapping"] == {said: "idle"} and found["result"]["events"]["segments"] == 0
+
+
+def test_a_class_that_the_bundle_calls_idle_is_idle_time_and_no_activity(tmp_path: Path) -> None:
+    truth = write_bag(tmp_path / "bag", [("green", 3.0), ("red", 3.0)])
+    table = write_truth(
+        tmp_path / "t.csv", [(a, b, {"red": "jump", "green": "idle"}[c]) for a, b, c in truth]
+    )
+    found = {}
+    for idle in ([], ["idle"]):
+        bundle = named(tmp_path / str(len(idle)), "jump", "idle", "wave", idle=idle)
+        found[len(idle)] = run(bundle, tmp_path / f"out{len(idle)}", tmp_path / "bag", "--truth", table)[
+            "result"
+        ]
+    assert set(found[0]["truth_kinds"]) <= {"label", "mixed"} and found[0]["events"]["segments"] == 2
+    assert found[0]["idle"] == {"windows": 0, "labelled": 0}
+    kinds, status = found[1]["truth_kinds"], found[1]["status"]
+    assert kinds["idle"] > 10 and kinds["label"] > 10 and found[1]["events"]["segments"] == 1
+    # Of the windows that reach into what follows, some are named by it already.
+    assert status["unknown"] >= 0.75 * kinds["idle"] and found[1]["smoothed"]["accuracy"] > 0.8
+    assert found[1]["idle"]["windows"] == kinds["idle"] and found[1]["idle"]["labelled"] <= kinds["idle"] / 4
 
 
 # -- stamps --------------------------------------------------------------------------------------------------------

@@ -385,6 +385,16 @@ def test_below_the_threshold_it_is_unknown(make_bundle: Callable[..., LoadedBund
     assert result.status == "ok"
 
 
+def test_an_idle_label_is_unknown_whatever_its_score_and_no_event(
+    make_bundle: Callable[..., LoadedBundle],
+) -> None:
+    for idle, status in (([], "ok"), (["frame7"], "unknown")):
+        r = recognizer(make_bundle(idle=idle), smoothing=Smoothing(tau_s=0, onset=0.5))
+        (result,) = play(r, at_rate(8))
+        assert (result.label, result.status) == ("frame7", status) and result.score > 0.6
+        assert [e.kind for e in result.events] == (["onset"] if status == "ok" else [])
+
+
 def test_glimpses_are_boxes_in_the_original_image(make_bundle: Callable[..., LoadedBundle]) -> None:
     bundle = make_bundle(G=2, C=4)
     frames = [(number_image(i, 640, 480), stamp) for i, (_, stamp) in enumerate(at_rate(8))]

@@ -38,6 +38,14 @@ def test_a_rival_ends_the_old_activity_and_begins_the_new_one() -> None:
     assert [(e.kind, e.label, e.index) for e in events] == [("offset", "a", 0), ("onset", "b", 1)]
 
 
+def test_idle_ends_an_activity_and_never_begins() -> None:
+    detector = EventDetector(LABELS, RAW, idle=["b"])
+    found = []
+    for i, scores in enumerate([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.9, 0.0], [0.1, 0.1, 0.8]]):
+        found += [(e.kind, e.label, i) for e in detector.update(np.array(scores), i * NS)]
+    assert found == [("onset", "a", 0), ("offset", "a", 1), ("onset", "c", 3)]
+
+
 def test_what_is_shorter_than_the_minimum_is_never_announced() -> None:
     detector = EventDetector(LABELS, Smoothing(tau_s=0, min_duration_s=0.3))
     assert feed(detector, [0.9, 0.9, 0.2, 0.9, 0.9]) == []
