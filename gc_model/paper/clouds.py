@@ -22,7 +22,7 @@ class GlimpseClouds(Network):
     def __init__(self, config: Config, trunk: Trunk):
         super().__init__(config, trunk)
         D, context = self.trunk.channels, self.trunk.context_channels
-        self.attention = Attention(D, context, config.psi, config.omega, config.G)
+        self.attention = Attention(D, context, config.psi, config.omega, config.G, config.least_extent)
         if config.glimpse_extent:
             self.attention.spread_start(config.glimpse_extent)
         self.what_where = WhatWhere(D, config.lambda_hidden, concat=config.encoding == "concat")

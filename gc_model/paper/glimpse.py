@@ -87,10 +87,12 @@ class Attention(nn.Module):
     start: (G, 4), what glimpse g adds to the layer's bias. In the paper nothing but the recurrent state tells the
     glimpses of a frame apart, and all of them start at the whole frame, where their place has next to no gradient:
     trained so, they stay on one another. `spread_start` gives each a place and a zoom of its own to learn from.
+    least: the smallest half extent, s = least + (1 - least) sigmoid(.); 0 is Eq 4.
     """
 
-    def __init__(self, features: int, context: int, workers: int, hidden: int, G: int):
+    def __init__(self, features: int, context: int, workers: int, hidden: int, G: int, least: float = 0.0):
         super().__init__()
+        self.least = least
         self.omega = GRU(features + workers, hidden)
         self.locate = Locate(hidden + context, 4)
         self.start = nn.Parameter(torch.zeros(G, 4))
@@ -103,7 +105,7 @@ class Attention(nn.Module):
     def spread_start(self, extent: float) -> None:
         """Start glimpse g at a place of its own, its half extents s^x = s^y = `extent` of the frame's half side."""
         places = torch.tensor(starting_places(len(self.start)))
-        zoom = torch.full((len(places), 2), extent)
+        zoom = torch.full((len(places), 2), (extent - self.least) / (1 - self.least))
         self.start.copy_(torch.cat([torch.atanh(places), torch.logit(zoom) - self.locate.bias[2:]], -1))
 
     def forward(self, z: Tensor, r: Tensor, h: Tensor, c: Tensor, g: int) -> tuple[Tensor, Tensor]:
@@ -113,7 +115,12 @@ class Attention(nn.Module):
         """
         h = self.omega(torch.cat([z, r], -1), h)
         raw = self.locate(torch.cat([h, c], -1), self.start[g])
-        return h, torch.cat([torch.tanh(raw[:, :2]), torch.sigmoid(raw[:, 2:])], -1)
+        zoom = torch.sigmoid(raw[:, 2:])
+        # Held back from a point: a single cell of the map has the gradient of its neighbours alone, and what the trunk
+        # has learned to pool is not in it.
+        if self.least:
+            zoom = self.least + (1 - self.least) * zoom
+        return h, torch.cat([torch.tanh(raw[:, :2]), zoom], -1)
 
 
 class WhatWhere(nn.Module):

@@ -45,6 +45,8 @@ class Config:
     alpha: float = 0.5  # temperature of the soft assignment (Eq 10)
     # Half extent that glimpses start at, each at a place of its own; 0 is the paper's start, all at the whole frame.
     glimpse_extent: float = 0.0
+    # Smallest half extent of a glimpse; the paper has none, 0. Without one the class loss shrinks them to points.
+    least_extent: float = 0.0
     temporal: Temporal = "causal"  # the paper's is "centered", which only a window can have
     readout: Readout = "mean"  # "last" is Eq 11-12 to the letter
     reset_after: int = 8  # frames after which the state is reset to zeros; 0: it is carried on
@@ -78,6 +80,13 @@ class Config:
                 raise DataError(f"{name}={value} is outside {low}..{high}")
         if not 0 <= self.glimpse_extent < 1:
             raise DataError(f"glimpse_extent={self.glimpse_extent} is outside 0..1, below 1")
+        if not 0 <= self.least_extent < 1:
+            raise DataError(f"least_extent={self.least_extent} is outside 0..1, below 1")
+        if 0 < self.glimpse_extent <= self.least_extent:
+            raise DataError(
+                f"glimpses cannot start at glimpse_extent={self.glimpse_extent}, not above "
+                f"least_extent={self.least_extent}"
+            )
         if not (self.alpha > 0 and self.tau > 0):
             raise DataError(f"alpha={self.alpha} and tau={self.tau} must be above 0")
         for name, known in SWITCHES.items():

@@ -20,7 +20,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from gc_model.paper.losses import Weights, pose_loss, total_loss
-from gc_model.paper.network import Network
+from gc_model.paper.network import ClipResult, Network
 from gc_model.paper.presets import has_glimpses
 from gc_model.paper.trunk import Trunk
 from gc_model.training.alive import figures
@@ -139,6 +139,20 @@ class Stage(pl.LightningModule):
             "val_accuracy", accuracy(logits, labels), prog_bar=True, batch_size=len(labels), sync_dist=True
         )
 
+    def report_clouds(self, result: ClipResult) -> None:
+        """What glimpses and workers do, see `gc_model.training.alive`; nothing for a network without glimpses."""
+        if not result.l.shape[2]:
+            return
+        for name, value in figures(result.l.detach(), result.p.detach()).items():
+            self.log(
+                f"clouds/{name}",
+                value,
+                on_epoch=True,
+                on_step=False,
+                batch_size=len(result.l),
+                sync_dist=True,
+            )
+
     def _report(self, terms: dict[str, Tensor], logits: Tensor, labels: Tensor) -> Tensor:
         n = len(labels)
         for name, value in terms.items():
@@ -208,16 +222,7 @@ class CloudStage(Stage):
         poses = self.model.poses(result.c) if joints is not None else None
         L_D = mixed.cross_entropy(result.logits, self.options.label_smoothing)
         terms = total_loss(L_D, result, poses, joints, self.weights, batch.get("moving"))
-        if result.l.shape[2]:
-            for name, value in figures(result.l.detach(), result.p.detach()).items():
-                self.log(
-                    f"clouds/{name}",
-                    value,
-                    on_epoch=True,
-                    on_step=False,
-                    batch_size=len(result.l),
-                    sync_dist=True,
-                )
+        self.report_clouds(result)
         return self._report(terms, result.logits, batch["label"])
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from gc_model.data.frozen_front import FrozenFront
 from gc_model.data.samples import Sample, TestClips, TrainingClips
+from gc_model.paper.losses import total_loss
 from gc_model.paper.network import Network
 from gc_model.paper.presets import Config
 from gc_model.training.options import TrainOptions
@@ -37,7 +38,8 @@ def check_streams(config: Config) -> None:
 
 
 class StreamClips(Dataset[Sample]):
-    """Clips one after the other: {"clip": uint8 (chunks * T, 3, S, S), "labels": (chunks * T,), "age": the same}.
+    """Clips one after the other: {"clip": uint8 (chunks * T, 3, S, S), "labels": (chunks * T,), "age": the same}, and
+    "joints" and "moving" of the frames where the clips have them.
 
     Indexed by (epoch, clip): that clip and `chunks` others, cut so that activities change anywhere in a chunk. age: the
     frame's number within its activity, from 1. Every draw follows from (seed, epoch, clip).
@@ -49,7 +51,6 @@ class StreamClips(Dataset[Sample]):
         plain = base.base if isinstance(base, FrozenFront) else base
         assert isinstance(plain, TrainingClips)
         self.T, self.seed = plain.config.T, plain.seed
-        self._labels = [plain.index[clip.label] for clip in plain.clips]
 
     def __len__(self) -> int:
         return len(self.base)
@@ -71,11 +72,13 @@ class StreamClips(Dataset[Sample]):
     def beside(self, which: tuple[int, int]) -> Sample:
         """The sample `which` without its frames."""
         clips, cut = self._drawn(which)
-        labels = torch.tensor([self._labels[k] for k in clips]).repeat_interleave(self.T)
+        parts = [self.base.beside((which[0], k)) for k in clips]
+        labels = torch.tensor([p["label"] for p in parts]).repeat_interleave(self.T)
         change = torch.cat([torch.tensor([True]), labels[1:] != labels[:-1]])
         n = torch.arange(len(labels))
         age = n - torch.where(change, n, 0).cummax(0).values + 1
-        return {"labels": labels[cut], "age": age[cut]}
+        places = {n: torch.cat([p[n] for p in parts])[cut] for n in ("joints", "moving") if n in parts[0]}
+        return {"labels": labels[cut], "age": age[cut]} | places
 
     def _drawn(self, which: tuple[int, int]) -> tuple[list[int], slice]:
         """The clips, one after the other, and the range of their frames that is taken."""
@@ -113,7 +116,7 @@ class HeldOutStreams(Dataset[Sample]):
 
 
 class StreamStage(Stage):
-    """Stage 3: L_D of every frame with carried state; trunk and head train, batch-norm statistics stay."""
+    """Stage 3: L_D of every frame and L_G with carried state; trunk and head train, batch-norm statistics stay."""
 
     def __init__(self, model: Network, options: TrainOptions):
         super().__init__(model, options, options.epochs3, frozen_statistics=True)
@@ -138,10 +141,15 @@ class StreamStage(Stage):
                 Z, c = (chunk[n].to(self.model.mean.dtype) for n in ("Z", "c"))
                 result, state = self.model.fold(Z, c, state)
             state = state.detach()
-            losses.append(frame_loss(result.frame_logits, chunk["labels"], chunk["age"], smoothing))
+            L_D = frame_loss(result.frame_logits, chunk["labels"], chunk["age"], smoothing)
+            # Without L_G here the glimpses forget in one epoch what stage 2 taught them. No poses: L_P is done.
+            losses.append(
+                total_loss(L_D, result, None, chunk.get("joints"), self.weights, chunk.get("moving"))
+            )
+            self.report_clouds(result)
             logits.append(result.frame_logits)
-        loss = torch.stack(losses).mean()
-        return self._report({"L_D": loss, "loss": loss}, torch.cat(logits, 1).flatten(0, 1), labels.flatten())
+        terms = {n: torch.stack([loss[n] for loss in losses]).mean() for n in losses[0]}
+        return self._report(terms, torch.cat(logits, 1).flatten(0, 1), labels.flatten())
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
         """Judge the second of two clips as the node does, from its last T frames."""

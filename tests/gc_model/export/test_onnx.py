@@ -245,7 +245,15 @@ def test_states_follow_the_next_x_rule():
 SLOW = pytest.mark.slow
 CHANGES = [
     {},
-    *(pytest.param(c, marks=SLOW) for c in ({"G": 2, "C": 4}, {"G": 1, "C": 1}, {"reset_after": 0})),
+    *(
+        pytest.param(c, marks=SLOW)
+        for c in (
+            {"G": 2, "C": 4},
+            {"G": 1, "C": 1},
+            {"reset_after": 0},
+            {"glimpse_extent": 0.3, "least_extent": 0.15},
+        )
+    ),
 ]
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from gc_model.paper.glimpse import GRU, Attention, WhatWhere, glimpse
+from gc_model.paper.glimpse import GRU, Attention, WhatWhere, glimpse, starting_places
 from tests.gc_model.nets import build, noise
 
 
@@ -126,3 +126,19 @@ def test_the_start_of_a_glimpse_is_its_own_and_learns():
     attention(*(torch.randn(2, n) for n in (4, 2, 4, 4)), 1)[1].sum().backward()
     touched = attention.start.grad.abs().sum(1) > 0
     assert touched.tolist() == [False, True, False]
+
+
+def test_no_glimpse_is_smaller_than_the_least_extent_and_all_start_where_they_would():
+    attention = Attention(5, 4, 3, 6, 3, least=0.15).double()
+    attention.spread_start(0.3)
+    zeros = torch.zeros(1, 5).double(), torch.zeros(1, 3).double(), torch.zeros(1, 6).double()
+    with torch.no_grad():
+        attention.locate.weight.zero_()
+        for g, place in enumerate(starting_places(3)):
+            _, l = attention(*zeros, torch.zeros(1, 4).double(), g)
+            assert torch.allclose(l[0], torch.tensor([*place, 0.3, 0.3]).double(), atol=1e-6)
+        for push, extent in ((-50.0, 0.15), (50.0, 1.0)):
+            attention.locate.bias[2:] = push
+            assert torch.allclose(
+                attention(*zeros, torch.zeros(1, 4).double(), 0)[1][0, 2:], torch.tensor(extent).double()
+            )

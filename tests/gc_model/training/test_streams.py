@@ -48,6 +48,48 @@ def test_a_stream_is_chunks_of_clips_whose_activities_change_anywhere():
     assert torch.equal(streams()[3, 1]["clip"], streams()[3, 1]["clip"])
 
 
+def test_places_of_joints_and_of_what_moves_are_those_of_the_frames_of_the_stream():
+    stream, clips = streams(), streams().base
+    stream.base.motion = clips.motion = True
+    for epoch in range(3):
+        which, cut = stream._drawn((epoch, 2))
+        sample = stream[epoch, 2]
+        moving = torch.cat([clips[epoch, k]["moving"] for k in which])[cut]
+        assert sample["moving"].shape[:1] == sample["labels"].shape
+        assert torch.equal(sample["moving"].isnan(), moving.isnan())
+        assert torch.equal(sample["moving"].nan_to_num(), moving.nan_to_num())
+
+
+def test_glimpses_of_a_stream_are_drawn_to_what_moves():
+    torch.manual_seed(0)
+    model = build(TINY)
+    options = TrainOptions(
+        data="x", preset="tiny", epochs3=1, motion=True, glimpse_weight=1.0, separation=0.0
+    )
+    stage = StreamStage(model, options)
+    stage.train()
+    terms = {}
+    stage._report = lambda found, *_: terms.update(found) or found["loss"]
+    stage.log = lambda *_, **__: None
+    moving = torch.full((2, 16, 1, 2), torch.nan)
+    moving[:, :, 0] = torch.tensor([0.8, -0.8])
+    batch = {
+        "clip": noise(2, 16, 64),
+        "labels": torch.zeros(2, 16, dtype=torch.long),
+        "age": torch.full((2, 16), 9),
+        "moving": moving,
+    }
+    optimizer = torch.optim.Adam(model.attention.parameters(), lr=0.05)
+    found = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        stage.training_step(batch, 0).backward()
+        optimizer.step()
+        found.append(terms["L_G2"].item())
+    assert found[-1] < 0.6 * found[0]
+    assert torch.isclose(terms["loss"], terms["L_D"] + terms["L_G1"] + terms["L_G2"])
+
+
 def test_a_held_out_clip_is_always_judged_behind_the_same_one_of_another_class():
     cache = FrameCache(scratch() / "cache", Preprocess(size=TINY.size, resize=TINY.resize))
     clips = own.clips(colours())
