@@ -8,7 +8,7 @@ mode step every sampled frame costs an engine call, and the thread continues unt
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from gc_ros.evaluation.sources import Frame
 from gc_ros.recognition.activity import Activity
@@ -42,9 +42,10 @@ class SlowRobot:
         self._recognizer, self._latency = recognizer, round(latency_s * NS)
         self._now = 0  # arrival clock: keeps counting through loops and jumps back
         self._last: int | None = None
-        self._done: int | None = None  # when the running inference ends
         self._running: Window | None = None
-        self._waiting: tuple[Window, int] | None = None
+        self._calls: Generator[None, None, Activity | None] | None = None  # of the running window
+        self._done: int | None = None  # when the running engine call ends
+        self._waiting: Window | None = None
         self._arrived: dict[int, int] = {}  # arrival of windows' newest frames by stamp
 
     def push(self, frame: Frame) -> Iterator[Result]:
@@ -59,28 +60,41 @@ class SlowRobot:
         self._arrived[frame.stamp_ns] = self._now
         while len(self._arrived) > 1024:
             del self._arrived[next(iter(self._arrived))]
+        self._waiting = window
         if self._done is None:
-            self._start(window, self._now)
-        elif self._recognizer.mode == "step":
-            self._running, self._done = window, self._done + self._latency
-        else:
-            self._waiting = window, self._now
+            self._start(self._now)
 
     def finish(self) -> Iterator[Result]:
         """Yield the results of the inference that runs and the window that waits when the stream ends."""
         while self._done is not None:
             yield from self._until(self._done)
 
-    def _start(self, window: Window, at: int) -> None:
-        self._running, self._done = window, at + self._latency
+    def _start(self, at: int) -> None:
+        """Begin the work that waits. What a reset has made void takes no engine call."""
+        while self._done is None and self._waiting is not None:
+            self._running, self._waiting = self._waiting, None
+            self._calls = self._recognizer.calls(self._running)
+            self._call(at)
+
+    def _call(self, at: int) -> Activity | None:
+        """End the running engine call and begin the next; the result where there is none."""
+        assert self._calls is not None
+        try:
+            next(self._calls)
+        except StopIteration as ended:
+            self._done = None
+            return ended.value
+        self._done = at + self._latency
+        return None
 
     def _until(self, now: int) -> Iterator[Result]:
         while self._done is not None and self._done <= now:
-            done, window, waiting = self._done, self._running, self._waiting
-            self._done = self._running = self._waiting = None
-            assert window is not None
-            found = self._recognizer.infer(window)  # None where a reset has made it void
-            if waiting is not None:
-                self._start(waiting[0], done)
+            done = self._done
+            found = self._call(done)
+            if self._done is None:
+                assert self._running is not None
+                if self._waiting is None and self._recognizer.waits(self._running):
+                    self._waiting = self._running
+                self._start(done)
             if found is not None:
                 yield found, (done - self._arrived.get(found.stamp_ns, done)) / NS

@@ -34,6 +34,7 @@ class Outcome:
 @dataclass
 class _Running:
     turn: Turn
+    window: Window
     ticket: Any
     began: float
 
@@ -93,6 +94,9 @@ class Batch:
             except StopIteration as done:
                 outcomes.append(Outcome(key, running.ticket, running.began, done.value))
                 del self._running[key]
+                if self._recognizers[key].waits(running.window):
+                    # Newer work that is to be added or was brings its own ticket.
+                    self._waiting.setdefault(key, (running.window, running.ticket))
             except EngineError as error:  # not finite, in this camera's row alone
                 self._recognizers[key].lose_state()
                 outcomes.append(Outcome(key, running.ticket, running.began, None, error))
@@ -110,4 +114,4 @@ class Batch:
                 next(turn)
             except StopIteration:
                 continue
-            self._running[key] = _Running(turn, ticket, began)
+            self._running[key] = _Running(turn, window, ticket, began)

@@ -166,9 +166,14 @@ class Intake:
         stamps, frames = zip(*self._frames, strict=True)
         return Window(self.epoch, self._due, stamps, frames, width, height, frame.preprocess_s, frame.person)
 
-    def pop(self) -> StepFrame | None:
-        """The oldest step frame that waits. Call under the lock."""
-        return self._queue.popleft() if self._queue else None
+    @property
+    def waiting(self) -> int:
+        """How many step frames wait. Call under the lock."""
+        return len(self._queue)
+
+    def pop(self) -> StepFrame:
+        """The oldest step frame that waits, of which there must be one. Call under the lock."""
+        return self._queue.popleft()
 
     def is_current(self, epoch: int) -> bool:
         """Whether work of this epoch still counts. Call under the lock."""

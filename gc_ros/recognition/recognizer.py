@@ -7,7 +7,7 @@
 
 There are two ways through time. In mode `window` the last T frames are computed afresh for every result; of several
 waiting windows only the newest matters. In mode `step` the engine carries the state and sees each sampled frame once,
-in order; frames queue up, and one `infer` works off all that wait.
+in order; frames queue up, and one `infer` works off those that wait, T at most.
 
 Every reset begins a new epoch. A window carries the epoch of its frames and becomes void when that epoch ends, so no
 result ever mixes the two sides of a gap, of a jump in time, or of a change of the image.
@@ -224,21 +224,31 @@ class Recognizer:
         not finite.
         """
         with self._engine_lock:
-            if self._input is None:
-                shape = self._engine.inputs[self.input_name].sized(self._engine.batch)
-                self._input = np.zeros(shape, np.uint8)
-            turn = self.turn(window, self._input[self.slot])
+            calls = self.calls(window)
             try:
-                next(turn)
                 while True:
-                    began = time.perf_counter()
-                    out = self._engine.run({self.input_name: self._input}, self._active)
-                    turn.send((out, time.perf_counter() - began))
+                    next(calls)
             except StopIteration as done:
                 return done.value
-            except EngineError:
-                self.lose_state()
-                raise
+
+    def calls(self, window: Window) -> Generator[None, None, Activity | None]:
+        """`infer`, one engine call at a time: yields before each. Nothing else may infer until it is done."""
+        if self._input is None:
+            shape = self._engine.inputs[self.input_name].sized(self._engine.batch)
+            self._input = np.zeros(shape, np.uint8)
+        turn = self.turn(window, self._input[self.slot])
+        try:
+            next(turn)
+            while True:
+                yield
+                began = time.perf_counter()
+                out = self._engine.run({self.input_name: self._input}, self._active)
+                turn.send((out, time.perf_counter() - began))
+        except StopIteration as done:
+            return done.value
+        except EngineError:
+            self.lose_state()
+            raise
 
     def turn(self, window: Window, row: NDArray[np.uint8]) -> Turn:
         """The work on one window as a generator, for the caller that runs the engine: `infer`, or `batch`.
@@ -251,6 +261,11 @@ class Recognizer:
                 return None
         reading = yield from self._turns.turn(window, row)
         return None if reading is None else self._to_activity(window, reading)
+
+    def waits(self, window: Window) -> bool:
+        """Whether frames of this window's stream still wait, so that there is more to infer; in mode window never."""
+        with self._lock:
+            return self._intake.is_current(window.epoch) and self._intake.waiting > 0
 
     def lose_state(self) -> None:
         """After a failed engine call: begin again where that leaves a carried state undefined."""

@@ -88,7 +88,8 @@ class WindowTurns:
 class StepTurns:
     """Mode step: the engine carries the state and sees every sampled frame once, in order.
 
-    No frame may be left out, so they queue up, and one turn works off all that wait. A result is due every `stride`
+    No frame may be left out, so they queue up. One turn takes those that wait when it begins, T at most, so that an
+    engine slower than the camera still gives results; what is left takes another turn. A result is due every `stride`
     frames once T have been seen since the state was reset; of several that fall due in one turn the newest is read.
     """
 
@@ -103,13 +104,14 @@ class StepTurns:
         """One engine call a waiting frame; None where no result fell due. row: (S, S, 3)."""
         reading: Reading | None = None
         spent_s, due = 0.0, 0
-        while True:
+        with self._intake.lock:
+            count = min(self._intake.waiting, self._intake.info.T)
+        for _ in range(count):
             with self._intake.lock:
+                # A reset took the others.
                 if not self._intake.is_current(window.epoch):
                     return None
                 frame = self._intake.pop()
-            if frame is None:
-                break
             self._begin(window.epoch)
             row[:] = frame.image
             out, seconds = yield

@@ -248,6 +248,26 @@ def test_a_slow_robot_drops_windows_and_a_fast_one_none(tmp_path: Path, colours:
     )
 
 
+def test_a_slow_robot_in_step_mode_sees_every_frame_and_is_later_with_each_result(
+    tmp_path: Path, colours: LoadedBundle
+) -> None:
+    bag = make(tmp_path)
+    full = run(colours, tmp_path / "full", bag, "--mode", "step")
+    slow = run(colours, tmp_path / "slow", bag, "--mode", "step", "--simulate-latency", 0.15)
+    ends = [r["end_ns"] for r in results.read_windows(tmp_path / "full/windows.jsonl")]
+    rows = list(results.read_windows(tmp_path / "slow/windows.jsonl"))
+    # A frame comes each 0.125 s, so that more and more wait, and none is left out.
+    assert [row["end_ns"] for row in rows] == ends and len(ends) >= 5
+    assert [row["scores"] for row in rows] == [
+        row["scores"] for row in results.read_windows(tmp_path / "full/windows.jsonl")
+    ]
+    for i, row in enumerate(rows, 1):
+        newest = 8 * i  # its frame comes at (newest - 1) * 0.125, and its call ends at newest * 0.15
+        late = newest * 0.15 - (newest - 1) * 0.125
+        assert late - 1e-6 <= row["published_after_s"] <= late + 7 * 0.15 + 1e-6, "a turn has eight calls"
+    assert slow["bags"][0]["counts"]["resets"] == full["bags"][0]["counts"]["resets"]
+
+
 def test_zero_stamps_and_log_time_are_counted_and_used(tmp_path: Path, colours: LoadedBundle) -> None:
     bag = make(tmp_path, zero_stamps=True)
     result = run(colours, tmp_path / "out", bag)

@@ -111,6 +111,20 @@ def test_a_backlog_of_one_camera_lets_the_others_join_every_call(numbers: Loaded
     assert len(rig.active) == 9 and all(active[1] for active in rig.active)
 
 
+def test_a_backlog_gives_its_results_one_after_the_other_also_where_nothing_more_comes(
+    numbers: LoadedBundle,
+) -> None:
+    rig = Rig(numbers, "step")
+    rig.send("left", 27)  # one piece of work: later frames overtake the tickets of earlier ones
+    outcomes, calls = [], 0
+    while rig.batch.pending:
+        outcomes += rig.batch.run()
+        calls += 1
+        assert len(outcomes) == calls // 8 + (calls == 27), "eight calls a result"
+    assert calls == 27
+    assert seen_by(outcomes, "left") == [list(range(n, n + 8)) for n in (1000, 1008, 1016)]
+
+
 @MODES
 def test_nan_in_one_row_is_that_cameras_error_alone(numbers: LoadedBundle, mode: str) -> None:
     rig = Rig(numbers, mode)

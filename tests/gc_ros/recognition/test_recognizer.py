@@ -258,10 +258,52 @@ def test_step_frames_wait_for_a_slow_engine_and_none_is_lost(numbers: LoadedBund
     r = recognizer(numbers, "step")
     windows = offered(r, 5)
     assert r.infer(windows[0]) is None
-    windows = offered(r, 14, 5)  # 19 frames: two results are due by now, the newer one counts
+    windows = offered(r, 14, 5)  # 19 frames, 14 of them in the backlog: more than one turn takes
+    results = [r.infer(window) for window in windows]
+    assert [numbers_of(result) for result in results if result is not None] == [
+        list(range(8)),
+        list(range(8, 16)),
+    ]
+    assert not r.waits(windows[-1]) and r.counters().windows_skipped == 0
+
+
+def test_of_step_results_that_fall_due_in_one_turn_the_newest_counts(
+    make_bundle: Callable[..., LoadedBundle],
+) -> None:
+    r = recognizer(make_bundle(reset_after=0), "step")
+    windows = offered(r, 7)
+    assert [r.infer(window) for window in windows] == [None] * 7
+    windows = offered(r, 5, 7)
     result = r.infer(windows[0])
-    assert result is not None and numbers_of(result) == list(range(8, 16)) and result.windows_skipped == 1
+    assert result is not None and result.stamp_ns == windows[-1].stamps[-1] and result.windows_skipped == 4
     assert all(r.infer(window) is None for window in windows)
+
+
+def test_an_engine_slower_than_the_camera_gives_results_until_the_frames_are_too_many(
+    numbers: LoadedBundle,
+) -> None:
+    """Two frames come during each engine call: their queue never empties."""
+    r, engine = faked(numbers, "step")
+    frames = at_rate(200)
+    windows: list[Window] = []
+
+    def arrive() -> None:
+        for image, stamp in (next(frames), next(frames)):
+            window = r.offer(image, stamp, bgr=False)
+            assert window is not None
+            windows.append(window)
+
+    arrive()
+    engine.before_run = arrive
+    results: list[Activity] = []
+    while not r.counters().resets:
+        before = engine.runs
+        result = r.infer(windows[-1])
+        assert engine.runs - before <= 8, "a turn is bounded"
+        results += [] if result is None else [result]
+    assert r.counters().resets == {"overload": 1}
+    # 64 frames waited then, so that 64 had been worked off, eight a result; those of the last turn are void.
+    assert [numbers_of(result) for result in results] == [list(range(n, n + 8)) for n in range(0, 56, 8)]
 
 
 def test_an_engine_far_too_slow_for_the_stream_starts_again_instead_of_hiding_a_hole(
