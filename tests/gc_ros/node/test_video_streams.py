@@ -1,21 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Video streams at the running node. The messages' packages are not on PyPI: over DDS a sensor_msgs/CompressedImage,
-which has the same fields in its own header, carries the packets."""
+which has the same fields in its own header, carries the packets; `test_video_messages` makes the packages."""
 
 from __future__ import annotations
 
 import array
-import contextlib
 import dataclasses
 import importlib.util
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from sensor_msgs.msg import CompressedImage
 from std_srvs.srv import Trigger
 
 from gc_ros.media import transports
@@ -24,14 +20,13 @@ from gc_ros.media.images import Refusal
 from gc_ros.node import input as node_input
 from gc_ros.node import ros_messages
 from gc_ros.stamps import NS
-from tests.gc_ros.media.packets import Packet, encode, grey, write_packets
-from tests.gc_ros.node.harness import NAME, Peer, Running, running, wait_until
+from tests.gc_ros.media.packets import encode, grey, write_packets
+from tests.gc_ros.node.harness import NAME, running, wait_until
+from tests.gc_ros.node.packet_camera import PERIOD, of, streaming
 from tests.toy import toy_bundle
 from trt_build.errors import GlimpseError
 
 pytestmark = pytest.mark.ros
-PERIOD = NS // 8
-COLOURS = {"red": (220, 20, 20), "blue": (10, 20, 230)}
 WAITING = "waiting for a key frame of the video on /image/foxglove"
 
 
@@ -45,51 +40,6 @@ def carried(monkeypatch: pytest.MonkeyPatch) -> None:
     row = transports.BY_NAME["foxglove"]
     carrier = dataclasses.replace(row, type_name="sensor_msgs/msg/CompressedImage", header=True)
     monkeypatch.setitem(transports.BY_NAME, "foxglove", carrier)
-
-
-def of(colour: str, count: int, width: int = 64, height: int = 48) -> list[np.ndarray]:
-    noise = np.random.default_rng(1)
-    image = np.empty((height, width, 3), np.uint8)
-    image[:] = COLOURS[colour]
-    return [image + noise.integers(0, 20, image.shape, np.uint8) for _ in range(count)]
-
-
-class Camera:
-    """Publishes packets, one after the other has been taken."""
-
-    def __init__(self, node: Running, peer: Peer) -> None:
-        (self.at_node,) = node.node._cameras
-        self.topic = peer.node.create_publisher(CompressedImage, "image/foxglove", 10)
-        wait_until(self.topic.get_subscription_count, "the node's subscription")
-        wait_until(lambda: node.node.count_publishers("/image/foxglove"), "the camera at the node")
-        wait_until(lambda: peer.node.count_publishers(f"{NAME}/activity"), "the node's publisher")
-        time.sleep(0.1)
-
-    def send(self, packets: Sequence[Packet], codec: str = "h264", start: int = 0) -> None:
-        for data, number in packets:
-            header = ros_messages.to_header(1000 * NS + (start + number) * PERIOD, "camera")
-            message = CompressedImage(header=header, format=codec)
-            message.data = array.array("B", data)
-            before = self.at_node.input.received
-            self.topic.publish(message)
-            wait_until(lambda before=before: self.at_node.input.received > before, "the packet")
-            decoding = self.at_node.input._decoding
-            assert decoding is not None
-            wait_until(lambda decoding=decoding: len(decoding._waiting) < 5, "the decoder")
-
-    def done(self, images: int) -> None:
-        """Until so many images have reached the recogniser."""
-        counters = self.at_node.recognizer.counters
-        wait_until(
-            lambda: counters().frames_received == images, f"{images} images, not {counters().frames_received}"
-        )
-
-
-@contextlib.contextmanager
-def streaming(bundle: Path, **parameters: Any) -> Iterator[tuple[Running, Peer, Camera]]:
-    parameters = {"max_age_s": 0.0, "stall_timeout_s": 60.0, "decode_budget": 1.0, **parameters}
-    with running(bundle, image_transport="foxglove", **parameters) as (node, peer):
-        yield node, peer, Camera(node, peer)
 
 
 @pytest.mark.usefixtures("carried")
