@@ -34,6 +34,9 @@ _ERRORS = (av.error.FFmpegError, OSError, ValueError)
 _PICTURE = 0x0400 | 0x0800  # AV_DISPOSITION_ATTACHED_PIC, AV_DISPOSITION_TIMED_THUMBNAILS
 _PEEK = 200  # packets that tell which stream moves
 _MOST_FAILURES = 64  # of a container in a row
+# AVColorSpace of the matrices that are not BT.601's: BT.709, FCC, SMPTE 240M, BT.2020 in both forms.
+_OTHER_MATRICES = (1, 4, 7, 9, 10)
+_FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 
 # No log callback into Python: it takes the GIL in a decoder's thread, and a decoder that is freed meanwhile waits for
 # that thread with the GIL held, for ever. Silent, too: libav's lines would surround our one line an error.
@@ -201,16 +204,34 @@ def _all_indexed(path: Path, container: av.container.InputContainer, stream: av.
 
 
 def upright(frame: av.VideoFrame) -> Picture:
+    """A decoded frame as a picture: turned as its display matrix says, RGB when asked for its pixels."""
     turned, mirrored, upside_down = _orientation(frame)
 
     def make() -> NDArray[np.uint8]:
-        image = frame.to_ndarray(format="rgb24")
+        image = _rgb(frame)
         if turned:
             image = image.swapaxes(0, 1)
         return np.ascontiguousarray(image[:: -1 if upside_down else 1, :: -1 if mirrored else 1])
 
     width, height = (frame.height, frame.width) if turned else (frame.width, frame.height)
     return Picture(width, height, False, make)
+
+
+def _rgb(frame: av.VideoFrame) -> NDArray[np.uint8]:
+    """A frame (H, W, 3) by its own colour matrix and range; untagged ones are BT.601 in limited range.
+
+    PyAV before 17 takes them for that whatever their tags say, which is up to 40 of 255 off, unless it is told.
+    """
+    tagged = frame.colorspace in _OTHER_MATRICES or frame.color_range == _FULL_RANGE
+    if tagged and not frame.format.is_rgb and len(frame.format.components) > 2:
+        frame = frame.reformat(
+            format="rgb24",
+            src_colorspace=frame.colorspace,
+            dst_colorspace="ITU601",  # of no meaning for RGB, but PyAV converts by a matrix only if the two differ
+            src_color_range=frame.color_range,
+            dst_color_range=_FULL_RANGE,
+        )
+    return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:

@@ -45,9 +45,13 @@ def encode(
     gop: int = 10,
     b_frames: int = 0,
     crf: int = 18,
+    colours: tuple[str, bool] = ("", False),
     **options: str,
 ) -> list[Packet]:
-    """The packets in the order of decoding. Skips where this libav lacks the encoder."""
+    """The packets in the order of decoding. Skips where this libav lacks the encoder.
+
+    colours: matrix, "ITU601" or "ITU709", and whether in full range, with which the stream is tagged; "": no tags.
+    """
     if encoder not in av.codecs_available:
         pytest.skip(f"this libav has no {encoder}")
     images = list(images)
@@ -61,9 +65,13 @@ def encode(
     if encoder == "libx264" and not b_frames:
         known["libx264"]["tune"] = "zerolatency"
     context.options = known.get(encoder, {}) | options
+    matrix, full = colours
+    if matrix:
+        context.colorspace, context.color_range = {"ITU601": 6, "ITU709": 1}[matrix], 2 if full else 1
+    kept = {"dst_colorspace": matrix or "ITU601", "dst_color_range": "JPEG" if full else "MPEG"}
     packets: list[Packet] = []
     for number, image in enumerate(images):
-        frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p")
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p", **kept)
         frame.pts, frame.time_base = number, context.time_base
         packets += [(bytes(packet), int(packet.pts or 0)) for packet in context.encode(frame)]
     return packets + [(bytes(packet), int(packet.pts or 0)) for packet in context.encode(None)]

@@ -7,6 +7,7 @@ import contextlib
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from gc_ros.media import streams
 from gc_ros.media.images import Picture, Refusal, Waiting
 from gc_ros.media.streams import Stream
 from tests.gc_ros.media.packets import Packet, encode, grey, number_of
+from tests.videos import centres, patches
 from trt_build.errors import ImageError
 
 CODECS = [
@@ -24,6 +26,9 @@ CODECS = [
     ("libvpx", "vp8"),
     ("libvpx-vp9", "vp9"),
 ]
+
+
+_FINE = {"libx264": {"crf": "4"}, "libvpx-vp9": {"crf": "4", "b": "0"}}
 
 
 def run(packets: list[Packet], codec: str = "h264", stream: Stream | None = None) -> list[tuple[Any, Any]]:
@@ -63,6 +68,22 @@ def test_a_frame_becomes_rgb_only_when_asked_for_its_pixels() -> None:
     assert not picture.ready
     picture.pixels()
     assert picture.ready
+
+
+@pytest.mark.parametrize(("encoder", "codec"), [CODECS[0], CODECS[1], CODECS[4]])
+@pytest.mark.parametrize("full", [False, True], ids=["limited", "full"])
+@pytest.mark.parametrize("matrix", ["", "ITU601", "ITU709"])
+def test_colours_are_those_that_the_stream_says_it_has(
+    encoder: str, codec: str, matrix: str, full: bool
+) -> None:
+    """A stream that says nothing of its matrix has BT.601's, which libav's encoders use."""
+    if full and not matrix:
+        pytest.skip("full range without saying so cannot be told from limited")
+    image = patches()
+    found = run(encode([image] * 3, encoder, colours=(matrix, full), **_FINE.get(encoder, {})), codec)
+    assert images(found) == [0, 1, 2]
+    apart = centres(found[0][1].pixels()) - centres(image)
+    assert np.abs(apart).max() <= 12, "another matrix or range is 15 to 40 off"
 
 
 @pytest.mark.parametrize(("encoder", "codec"), CODECS)

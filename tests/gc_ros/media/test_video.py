@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, cast
 
 import av
 import numpy as np
 import pytest
 
-from gc_ros.media.video import open_camera, read_video
+from gc_ros.media.video import open_camera, read_video, upright
 from gc_ros.media.video_writer import VideoWriter
 from tests.videos import BT709, BT2020, centres, flat, patches, rotated, truncated, write_clip
 from trt_build.errors import DataError
@@ -32,6 +34,37 @@ def test_colours_are_decoded_by_the_matrix_of_the_stream(
     for frame, _ in frames:
         assert frame.dtype == np.uint8 and frame.flags.c_contiguous
         assert np.abs(centres(frame) - centres(image)).max() <= 4
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("matrix", [1, 6, 9])
+def test_a_frames_matrix_and_range_reach_every_release_of_pyav(matrix: int, full: bool) -> None:
+    """PyAV 14 to 16 convert by BT.601 in limited range whatever a frame says of itself, unless they are told."""
+    told: dict[str, Any] = {}
+
+    class Frame:
+        """What a release that must be told gets to hear."""
+
+        width, height, side_data = 64, 48, MappingProxyType({})
+        colorspace, color_range = matrix, 2 if full else 1
+        format = av.VideoFormat("yuv420p")
+
+        def reformat(self, **options: Any) -> Frame:
+            told.update(options)
+            return self
+
+        def to_ndarray(self, format: str) -> np.ndarray:
+            return np.zeros((48, 64, 3), np.uint8)
+
+    upright(cast(av.VideoFrame, Frame())).pixels()
+    if (matrix, full) == (6, False):
+        assert not told, "its default"
+    else:
+        assert (told["src_colorspace"], told["src_color_range"]) == (matrix, 2 if full else 1)
+        assert told["format"] == "rgb24" and told["dst_color_range"] == 2
+        assert told["dst_colorspace"] == "ITU601", (
+            "another than the frame's: else they leave the matrix as it is"
+        )
 
 
 def test_stamps_are_presentation_times_also_of_varying_rate(tmp_path: Path) -> None:
