@@ -7,6 +7,8 @@
 4. the bag played at the camera's rate; each message received is printed, the truth beside it
 5. demo_out/demo.mp4 and demo_out/demo.png: what the node saw, drawn from its messages; scores.json: each clip's
 
+With --camera there is a camera in the place of 1, 2 and 4, see `demo_camera`.
+
 Exit codes: 0 enough clips were named rightly, 1 not, 2 something is missing.
 """
 
@@ -15,11 +17,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
-import random
 import shutil
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -28,25 +26,22 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
+from demo_node import ROOT, Robot, from_message, status_of  # first: it says where ROS is to look
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-# Both ends, before the first participant: shared memory only, this machine only, a domain of its own.
-os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(ROOT / "config" / "fastdds_shm.xml")
-os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(100, 230))
+# isort: split
+from demo_camera import CameraDemo
 
-from gc_model.synth.activities import ACTIVITIES  # noqa: E402
-from gc_model.synth.dataset import synthesize  # noqa: E402
-from gc_ros.media.bags import make_bag, read_bag_images  # noqa: E402
-from gc_ros.media.clips import find_clips  # noqa: E402
-from gc_ros.media.video_writer import VideoWriter  # noqa: E402
-from gc_ros.recognition import overlay  # noqa: E402
-from gc_ros.recognition.activity import Activity, Glimpse, stream_label  # noqa: E402
-from gc_ros.recognition.smoothing import ActivityEvent  # noqa: E402
-from gc_ros.stamps import NS  # noqa: E402
-from trt_build.bundle import Bundle, load_bundle  # noqa: E402
-from trt_build.errors import DataError, GlimpseError  # noqa: E402
+from gc_model.synth.activities import ACTIVITIES
+from gc_model.synth.dataset import synthesize
+from gc_ros.media.bags import make_bag, read_bag_images
+from gc_ros.media.clips import find_clips
+from gc_ros.media.video_writer import VideoWriter
+from gc_ros.recognition import overlay
+from gc_ros.recognition.activity import Activity, stream_label
+from gc_ros.recognition.smoothing import ActivityEvent
+from gc_ros.stamps import NS
+from trt_build.bundle import Bundle, load_bundle
+from trt_build.errors import DataError, GlimpseError
 
 FIRST_SUBJECT = 9001  # nobody the bundle was trained on
 GAP_S = 2.0  # between clips; longer than three sampling periods, after which the node starts a new window
@@ -56,7 +51,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--bundle", type=Path, default=ROOT / "bundles" / "people", help="bundle directory")
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        help="bundle directory; default: bundles/people, which knows drawn people, and bundles/everyday for a camera",
+    )
+    parser.add_argument(
+        "--camera",
+        help="a camera's number such as 0, or a video file in its place, instead of a bag; Ctrl-C ends it",
+    )
     parser.add_argument(
         "--out", type=Path, default=ROOT / "demo_out", help="directory for clips, bag and pictures"
     )
@@ -69,8 +72,10 @@ def main() -> int:
         "--bag", type=Path, help="play this bag of `gc-ros make-bag` instead of synthetic people"
     )
     options = parser.parse_args()
+    if options.bundle is None:
+        options.bundle = ROOT / "bundles" / ("people" if options.camera is None else "everyday")
     try:
-        return Demo(options).run()
+        return Demo(options).run() if options.camera is None else CameraDemo(options).run()
     except GlimpseError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
@@ -95,8 +100,6 @@ class Demo:
         self.out.mkdir(parents=True, exist_ok=True)
         bag = self.options.bag or self.make_bag()
         self.read_truth(bag)
-        from gc_ros.node.ros_messages import gc_msg  # noqa: F401  (says in one line when ROS is missing)
-
         messages = self.play(bag)
         right, total = self.score()
         self.draw(bag)
@@ -150,28 +153,8 @@ class Demo:
 
     def play(self, bag: Path) -> int:
         """Node process, player, listener; returns how many messages came."""
-        import rclpy
-        from glimpse_clouds.msg import Activity as ActivityMessage
-        from glimpse_clouds.msg import ActivityEvent as EventMessage
-
         from gc_ros.node.player import play
 
-        command = [sys.executable, str(ROOT / "scripts" / "activity_node"), "--ros-args"]
-        command += ["-p", f"bundle:={self.bundle.path}", "-p", f"top_k:={len(self.info.labels)}"]
-        node_process = subprocess.Popen(command)  # the environment's own Python finds the packages
-        rclpy.init()
-        node = rclpy.create_node("demo_listener")
-        executor = rclpy.executors.SingleThreadedExecutor()
-        count = 0
-
-        def on_activity(message: Any) -> None:
-            nonlocal count
-            count += 1
-            self.take(message)
-
-        node.create_subscription(ActivityMessage, "/activity_recognition/activity", on_activity, 100)
-        node.create_subscription(EventMessage, "/activity_recognition/events", self.take_event, 100)
-        executor.add_node(node)
         failures: list[Exception] = []
 
         def run_player() -> None:
@@ -185,25 +168,14 @@ class Demo:
                 failures.append(error)
 
         player = threading.Thread(target=run_player, daemon=True)
-        try:
+        with Robot(self.bundle, self.take, self.take_event) as robot:
             player.start()
-            while player.is_alive() and node_process.poll() is None:
-                executor.spin_once(timeout_sec=0.1)
-            end = time.monotonic() + 1.0
-            while time.monotonic() < end:
-                executor.spin_once(timeout_sec=0.1)
-        finally:
-            if node_process.poll() is None:
-                node_process.send_signal(signal.SIGINT)
-            code = node_process.wait(10)
-            executor.shutdown()
-            node.destroy_node()
-            rclpy.try_shutdown()
+            while player.is_alive() and robot.alive:
+                robot.spin(0.1)
+            robot.spin(1.0)
         if failures:
             raise failures[0]
-        if code:
-            raise GlimpseError(f"the node ended with exit code {code}; its last lines above say why")
-        return count
+        return robot.messages
 
     def take(self, message: Any) -> None:
         """Print a message beside the truth and keep it for the pictures."""
@@ -213,13 +185,11 @@ class Demo:
         if recorded is None:
             return
         truth = self.truth_at(recorded)
-        status = {message.STATUS_OK: "", message.STATUS_UNKNOWN: "unknown", message.STATUS_LATE: "late"}[
-            message.status
-        ]
         seconds = (recorded - self.truth[0][0]) / NS
         mark = "right" if message.label == truth else "WRONG"
         print(
-            f"{seconds:7.2f} s  {message.label:<16} {message.score:4.2f} {status:<8} truth {truth:<16} {mark}  "
+            f"{seconds:7.2f} s  {message.label:<16} {message.score:4.2f} {status_of(message):<8} "
+            f"truth {truth:<16} {mark}  "
             f"age {message.age_s * 1e3:4.0f} ms, inference {message.inference_s * 1e3:4.0f} ms",
             flush=True,
         )
@@ -289,39 +259,6 @@ class Demo:
                     best = max(best or (-1.0, picture), (result.score, picture), key=lambda pair: pair[0])
         if best is not None:
             cv2.imwrite(str(self.out / "demo.png"), cv2.cvtColor(best[1], cv2.COLOR_RGB2BGR))
-
-
-def from_message(message: Any, info: Bundle) -> Activity:
-    """A received message as the recogniser's own result, for the overlay. top_k must hold every label."""
-    from gc_ros.node.ros_messages import to_ns
-
-    scores = np.zeros(len(info.labels))
-    for entry in message.top_k:
-        scores[entry.class_index] = entry.score
-    return Activity(
-        stamp_ns=to_ns(message.header.stamp),
-        window_start_ns=to_ns(message.window_start),
-        window_end_ns=to_ns(message.window_end),
-        status="unknown" if message.status == message.STATUS_UNKNOWN else "ok",
-        label=message.label,
-        index=message.class_index,
-        score=message.score,
-        top_k=[(entry.label, entry.class_index, entry.score) for entry in message.top_k[:5]],
-        scores=scores,
-        logits=np.log(np.maximum(scores, 1e-12)),
-        labels=info.labels,
-        glimpses=[
-            Glimpse(g.x_min, g.y_min, g.x_max, g.y_max, tuple(g.worker_weights)) for g in message.glimpses
-        ],
-        preprocess_s=message.preprocess_s,
-        inference_s=message.inference_s,
-        frames_received=message.frames_received,
-        frames_dropped=message.frames_dropped,
-        windows_skipped=message.windows_skipped,
-        model_id=message.model_id,
-        width=message.image_width,
-        height=message.image_height,
-    )
 
 
 if __name__ == "__main__":

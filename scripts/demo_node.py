@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node as a process of its own, and somebody who listens to it: what both ways of `make demo` share."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+# Both ends, before the first participant: shared memory only, this machine only, a domain of its own.
+os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(ROOT / "config" / "fastdds_shm.xml")
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(100, 230))
+
+from gc_ros.recognition.activity import Activity, Glimpse  # noqa: E402
+from trt_build.bundle import Bundle, LoadedBundle  # noqa: E402
+from trt_build.errors import GlimpseError  # noqa: E402
+
+
+class Robot:
+    """The node with a bundle, and a ROS node that gets its messages; use it in a `with` block.
+
+    Raises GlimpseError where ROS is missing and, at the end of the block, where the node failed.
+    """
+
+    def __init__(
+        self, bundle: LoadedBundle, on_activity: Callable[[Any], None], on_event: Callable[[Any], None]
+    ) -> None:
+        from gc_ros.node.ros_messages import gc_msg  # says in one line when ROS is missing
+
+        self._bundle, self._gc_msg = bundle, gc_msg
+        self._on_activity, self._on_event = on_activity, on_event
+        self.messages = 0
+
+    def __enter__(self) -> Robot:
+        import rclpy
+
+        info = self._bundle.info
+        command = [sys.executable, str(ROOT / "scripts" / "activity_node"), "--ros-args"]
+        command += ["-p", f"bundle:={self._bundle.path}", "-p", f"top_k:={len(info.labels)}"]
+        self._process = subprocess.Popen(command)  # the environment's own Python finds the packages
+        rclpy.init()
+        self.node = rclpy.create_node("demo_listener")
+        self._executor = rclpy.executors.SingleThreadedExecutor()
+        self.node.create_subscription(
+            self._gc_msg.Activity, "/activity_recognition/activity", self._count, 100
+        )
+        self.node.create_subscription(
+            self._gc_msg.ActivityEvent, "/activity_recognition/events", self._on_event, 100
+        )
+        self._executor.add_node(self.node)
+        return self
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process of the node runs."""
+        return self._process.poll() is None
+
+    def spin(self, seconds: float) -> None:
+        """Take messages for so long."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._executor.spin_once(timeout_sec=left)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        import rclpy
+
+        if self.alive:
+            self._process.send_signal(signal.SIGINT)
+        code = self._process.wait(10)
+        self._executor.shutdown()
+        self.node.destroy_node()
+        rclpy.try_shutdown()
+        if code and error is None:
+            raise GlimpseError(f"the node ended with exit code {code}; its last lines above say why")
+
+    def _count(self, message: Any) -> None:
+        self.messages += 1
+        self._on_activity(message)
+
+
+def status_of(message: Any) -> str:
+    """The status of a message in a word, "" where it stands."""
+    return {message.STATUS_OK: "", message.STATUS_UNKNOWN: "unknown", message.STATUS_LATE: "late"}[
+        message.status
+    ]
+
+
+def from_message(message: Any, info: Bundle) -> Activity:
+    """A received message as the recogniser's own result, for the overlay. top_k must hold every label."""
+    from gc_ros.node.ros_messages import to_ns
+
+    scores = np.zeros(len(info.labels))
+    for entry in message.top_k:
+        scores[entry.class_index] = entry.score
+    return Activity(
+        stamp_ns=to_ns(message.header.stamp),
+        window_start_ns=to_ns(message.window_start),
+        window_end_ns=to_ns(message.window_end),
+        status="unknown" if message.status == message.STATUS_UNKNOWN else "ok",
+        label=message.label,
+        index=message.class_index,
+        score=message.score,
+        top_k=[(entry.label, entry.class_index, entry.score) for entry in message.top_k[:5]],
+        scores=scores,
+        logits=np.log(np.maximum(scores, 1e-12)),
+        labels=info.labels,
+        glimpses=[
+            Glimpse(g.x_min, g.y_min, g.x_max, g.y_max, tuple(g.worker_weights)) for g in message.glimpses
+        ],
+        preprocess_s=message.preprocess_s,
+        inference_s=message.inference_s,
+        frames_received=message.frames_received,
+        frames_dropped=message.frames_dropped,
+        windows_skipped=message.windows_skipped,
+        model_id=message.model_id,
+        width=message.image_width,
+        height=message.image_height,
+    )

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`make demo ARGS="--camera ..."`: frames of a camera over DDS into the node, messages and overlay back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gc_ros.media.video import read_video
+from gc_ros.media.video_writer import VideoWriter
+from gc_ros.stamps import NS
+from tests.conftest import REPOSITORY
+from tests.videos import flat
+from trt_build.bundle import LoadedBundle
+
+pytestmark = [pytest.mark.ros, pytest.mark.slow]
+pytest.importorskip("torch", reason="the demo draws people: pip install -e '.[train]'")
+
+
+def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    command = [sys.executable, str(REPOSITORY / "scripts" / "demo.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+
+
+def test_what_a_camera_sees_is_named_and_drawn(tmp_path: Path, colours: LoadedBundle) -> None:
+    with VideoWriter(tmp_path / "clip.mp4") as video:
+        for i in range(60):
+            colour = (220, 20, 20) if i < 30 else (20, 20, 220)
+            video.write(flat(colour), i * NS // 12)
+    out = tmp_path / "out"
+    done = demo("--camera", str(tmp_path / "clip.mp4"), "--bundle", str(colours.path), "--out", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line.split() for line in done.stdout.splitlines() if " age " in line]
+    labels = [line[2] for line in lines]
+    assert len(lines) > 15 and labels[0] == "red" and labels[-1] == "blue"
+    assert "red began" in done.stdout and "blue began" in done.stdout
+    drawn = sum(1 for _ in read_video(out / "camera.mp4"))
+    assert drawn >= 40 and f"{drawn} frames" in done.stdout
+
+
+@pytest.mark.parametrize(("source", "word"), [("99", "ls /dev/video"), ("nothing.mp4", "nothing.mp4")])
+def test_a_camera_that_is_not_there_is_said_in_a_line(
+    tmp_path: Path, colours: LoadedBundle, source: str, word: str
+) -> None:
+    done = demo("--camera", source, "--bundle", str(colours.path), "--out", str(tmp_path / "out"))
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("demo: ")]
+    assert len(said) == 1 and word in said[0]
+
+
+def test_a_clip_shorter_than_a_window_says_what_is_missing(tmp_path: Path, colours: LoadedBundle) -> None:
+    with VideoWriter(tmp_path / "clip.mp4") as video:
+        for i in range(4):
+            video.write(flat((220, 20, 20)), i * NS // 12)
+    done = demo("--camera", str(tmp_path / "clip.mp4"), "--bundle", str(colours.path), "--out", str(tmp_path))
+    assert done.returncode == 1 and "a window needs 1 s" in done.stdout + done.stderr
