@@ -7,7 +7,7 @@ robot's own way: `Tracks` says where somebody is when a frame was taken, `square
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gc_model.data.clip import JointSource, LabelledClip, PersonSource, SeenPeople
+from gc_model.data.clip import JointSource, LabelledClip, PersonSource, ReadFrames, SeenPeople
 from gc_ros.media.bag_people import Row, truth_of_people
 from gc_ros.media.clips import clean
 from gc_ros.media.detections import Box, Detection, Detections, about, boxes_of, read_csv
@@ -23,7 +23,7 @@ from gc_ros.recognition.region import square
 from gc_ros.recognition.tracks import Tracks
 from gc_ros.stamps import NS
 from trt_build.errors import DataError
-from trt_build.preprocess import Area
+from trt_build.preprocess import PAD_VALUE, Area
 
 MAX_AGE_S, TIMEOUT_S = 0.5, 1.0  # the robot's defaults
 LEAST = 3  # pictures in which somebody must be found
@@ -175,3 +175,39 @@ class Whereabouts:
         region = square(box, self._person.margin)
         corners = (int(region.x_min), int(region.y_min), int(region.x_max), int(region.y_max))
         return image, corners
+
+
+def alone(read: ReadFrames, person: PersonSource) -> ReadFrames:
+    """Reads what `read` does as squares cut out around one person, without the frames in which he is not found.
+
+    The reader raises DataError where no frame is left.
+    """
+
+    def frames(path: Path) -> Iterator[tuple[NDArray[np.uint8], int]]:
+        where, start, some = Whereabouts(person), None, False
+        for number, (image, stamp_ns) in enumerate(read(path)):
+            start = stamp_ns if start is None else start
+            t_ns = stamp_ns - start
+            where.see(number, t_ns)
+            found = where.area(image, t_ns) if person.shown_at(t_ns / NS) else None
+            if found is not None:
+                some = True
+                yield cut_out(*found), stamp_ns
+        if not some:
+            raise DataError(f"{path}: person {person.id} of {person.file} is in none of its frames")
+
+    return frames
+
+
+def cut_out(image: NDArray[np.uint8], area: Area) -> NDArray[np.uint8]:
+    """The square of an image, grey where it reaches beyond it: the network sees it as `model_input` shows `area`."""
+    x0, y0, x1, y1 = area
+    height, width = image.shape[:2]
+    left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+    part = image[top:bottom, left:right]
+    if (left, top, right, bottom) == area:
+        return part
+    out = np.full((y1 - y0, x1 - x0, 3), PAD_VALUE, np.uint8)
+    if left < right and top < bottom:
+        out[top - y0 : bottom - y0, left - x0 : right - x0] = part
+    return out

@@ -7,16 +7,20 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gc_model.data.clip import LabelledClip, spelled_as
-from gc_model.data.datasets import index
-from gc_model.data.own import mixed_in
+from gc_model.data.datasets import OWN, SKELETONS, index
+from gc_model.data.own import boxes_beside, mixed_in
+from gc_model.data.people import alone
 from gc_ros.recognition.footage import clip_frames
-from trt_build.bundle import LoadedBundle
+from gc_ros.recognition.region import MARGIN
+from trt_build.bundle import Bundle, LoadedBundle
 from trt_build.classes import WINDOWS_A_CLIP, ClassStatistics
 from trt_build.engines.open import open_engine
 from trt_build.errors import DataError
@@ -27,6 +31,8 @@ WINDOWS = 1024  # in all; more hardly change a mean or a covariance, but an expo
 
 def training_clips(run: Path, labels: Sequence[str], data: Path | None) -> list[LabelledClip]:
     """The clips that a run was trained on; empty where they are no longer where they were.
+
+    Where the run saw people alone, as many of the clips as in its training show one person (`LabelledClip.person`).
 
     data: the folder or table that they are in now; None: where the training found them. Raises DataError where `data`
     holds none of the classes.
@@ -39,10 +45,18 @@ def training_clips(run: Path, labels: Sequence[str], data: Path | None) -> list[
     where = data or Path(options.get("data") or "")
     if data is None and not (options.get("data") and where.exists()):
         return []
-    found = index(options.get("layout", "clips"), where, options.get("protocol", ""), part="train")
+    boxes, margin = _boxes(options, where), float(options.get("person_margin", MARGIN))
+    found = index(
+        options.get("layout", OWN),
+        where,
+        options.get("protocol", ""),
+        part="train",
+        boxes=boxes,
+        margin=margin,
+    )
     clips = [*found]
     for also in options.get("also", ()) if data is None else ():
-        clips += mixed_in(Path(also)) if Path(also).exists() else []
+        clips += mixed_in(Path(also), margin if boxes else None) if Path(also).exists() else []
     people = set(options.get("subjects") or ())
     clips = [
         c for c in spelled_as(clips, labels) if c.label in labels and (not people or c.subject in people)
@@ -54,11 +68,48 @@ def training_clips(run: Path, labels: Sequence[str], data: Path | None) -> list[
     # A table may name the same files below another folder than when the run was trained.
     ends = {_end(name) for name in trained_on}
     known = [c for c in clips if _end(c.name) in ends]
-    return known or clips
+    return _with_people_alone(known or clips, float(options.get("person_share", 0)))
+
+
+def _boxes(options: dict[str, Any], data: Path) -> Path | None:
+    """Where the boxes of a run's people are now; None for runs that saw whole pictures, or where they are gone."""
+    if not options.get("boxes"):
+        return None
+    boxes = Path(options["boxes"])
+    places = [boxes, boxes_beside(data)]
+    found = next((p for p in places if str(p) == SKELETONS or p.is_dir()), None)
+    if found is None:
+        logging.warning(
+            "%s: the boxes of the training are gone; the statistics of the classes are of whole pictures",
+            boxes,
+        )
+    return found
+
+
+def _with_people_alone(clips: Sequence[LabelledClip], share: float) -> list[LabelledClip]:
+    """The clips, that share of them showing one of their people alone, as training shows them."""
+    rng = np.random.default_rng(0)
+    chosen = []
+    for clip in clips:
+        if clip.people and (clip.apart or rng.random() < share):
+            clip = replace(clip, person=clip.people[rng.integers(len(clip.people))])
+        chosen.append(clip)
+    return chosen
 
 
 def _end(name: str) -> tuple[str, ...]:
     return Path(name).parts[-2:]
+
+
+def _frames(clip: LabelledClip, info: Bundle) -> NDArray[np.uint8]:
+    """What a robot would sample of the clip; the whole pictures where its person is in none of them, as in training."""
+    if clip.person is not None:
+        try:
+            return clip_frames(clip.path, info, alone(clip.read, clip.person))
+        except DataError:
+            if clip.apart:
+                raise
+    return clip_frames(clip.path, info, clip.read)
 
 
 def class_statistics(
@@ -83,7 +134,7 @@ def class_statistics(
             if not left[clip.label]:
                 continue
             try:
-                frames = clip_frames(clip.path, info, clip.read)
+                frames = _frames(clip, info)
             except DataError as error:
                 logging.warning("left out %s: %s", clip.name, error)
                 continue

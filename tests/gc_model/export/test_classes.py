@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the statistics of a bundle's classes are made from: clips as the training showed them, people alone too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gc_model.data.people import cut_out
+from gc_model.export.classes import class_statistics, training_clips
+from gc_ros.media.detections import Box, Detection, Detections, write_csv
+from gc_ros.stamps import NS
+from tests.toy import toy_bundle
+from tests.videos import write_clip
+from trt_build.bundle import LoadedBundle, Preprocess
+from trt_build.preprocess import model_input
+
+BOX = Box(10, 20, 50, 60)
+LABELS = ["blue", "green", "red"]
+COLOURS = {"blue": (20, 20, 220), "green": (20, 220, 20), "red": (220, 20, 20)}
+GREY = (128, 128, 128)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Clips of grey rooms; the person of each is a square of the colour that the class is named after."""
+    for label, colour in COLOURS.items():
+        for n in range(6):
+            image = np.full((96, 128, 3), GREY, np.uint8)
+            image[14:66, 4:56] = colour
+            (tmp_path / "clips" / label).mkdir(parents=True, exist_ok=True)
+            write_clip(tmp_path / "clips" / label / f"{n}.mp4", [image] * 24, fps=8)
+            boxes = tmp_path / "boxes" / label / f"{n}.boxes.csv"
+            boxes.parent.mkdir(parents=True, exist_ok=True)
+            write_csv(boxes, [Detections(i * NS // 8, (Detection("1", BOX),)) for i in range(24)])
+    return tmp_path / "clips"
+
+
+def run_on(data: Path, **options: Any) -> Path:
+    run = data.parent / "run"
+    run.mkdir(exist_ok=True)
+    (run / "options.json").write_text(json.dumps({"data": str(data), "layout": "clips", **options}))
+    (run / "clips.json").write_text(
+        json.dumps({"training": [f"{k}/{n}.mp4" for k in LABELS for n in range(6)]})
+    )
+    return run
+
+
+def seen(share: float, data: Path) -> float:
+    run = run_on(data, boxes=str(data.parent / "boxes"), person_share=share, person_margin=0.1)
+    clips = training_clips(run, LABELS, None)
+    assert len(clips) == 18 and all(c.person is None or c.person.margin == 0.1 for c in clips)
+    return sum(c.person is not None for c in clips) / len(clips)
+
+
+def test_as_many_clips_as_in_training_show_a_person_alone(data: Path) -> None:
+    assert seen(0, data) == 0 and seen(1, data) == 1
+    assert 0.5 < seen(0.8, data) < 1
+
+
+def test_runs_of_whole_pictures_and_those_whose_boxes_are_gone_have_whole_pictures(
+    data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert all(c.person is None for c in training_clips(run_on(data), LABELS, None))
+    run = run_on(data, boxes="/nowhere", person_share=1.0)
+    assert all(c.person is None for c in training_clips(run, LABELS, None)) and "are gone" in caplog.text
+    # Those that lie beside the clips are taken where the training's have been moved.
+    (data.parent / "boxes").rename(data / "boxes")
+    assert all(c.person is not None for c in training_clips(run, LABELS, None))
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_the_mean_of_a_class_is_of_what_the_network_saw_in_training(
+    data: Path, tmp_path: Path, alone: bool
+) -> None:
+    bundle: LoadedBundle = toy_bundle(tmp_path / "bundle", "colours", embedding=True)
+    labels = bundle.info.labels
+    run = run_on(data, boxes=str(data.parent / "boxes"), person_share=float(alone), person_margin=0.1)
+    clips = training_clips(run, labels, None)
+    statistics = class_statistics(bundle, clips)
+    assert statistics is not None
+    for label, mean in zip(labels, statistics.mean, strict=True):
+        purity = np.abs(mean[:3] - np.array(COLOURS[label])).max()
+        assert purity < 12 if alone else purity > 60
+
+
+@pytest.mark.parametrize(
+    "area", [(10, 12, 50, 52), (-14, 30, 66, 110), (100, -40, 180, 40), (-30, -30, 130, 130)]
+)
+def test_a_square_that_is_cut_out_is_seen_as_the_area_of_the_image(area: tuple[int, int, int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+    p = Preprocess(size=56, resize=64, fit="pad")
+    np.testing.assert_array_equal(
+        model_input(cut_out(image, area), p, bgr=False), model_input(image, p, bgr=False, area=area)
+    )
+
+
+def test_who_is_in_none_of_the_frames_leaves_whole_pictures(
+    data: Path, make_bundle: Callable[..., LoadedBundle]
+) -> None:
+    for n in range(6):
+        late = [Detections((60 + i) * NS, (Detection("1", BOX),)) for i in range(24)]
+        write_csv(data.parent / "boxes" / "red" / f"{n}.boxes.csv", late)
+    bundle = make_bundle("colours", embedding=True)
+    run = run_on(data, boxes=str(data.parent / "boxes"), person_share=1.0)
+    statistics = class_statistics(bundle, training_clips(run, bundle.info.labels, None))
+    assert statistics is not None and (statistics.count > 0).all()
+    red = statistics.mean[bundle.info.labels.index("red")][:3]
+    assert np.abs(red - np.array(COLOURS["red"])).max() > 60
