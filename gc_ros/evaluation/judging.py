@@ -68,16 +68,24 @@ class Judge:
         self._options = options
 
     def label_so_far(
-        self, start_ns: int, end_ns: int, first_ns: int, messages: Sequence[Message]
+        self,
+        start_ns: int,
+        end_ns: int,
+        first_ns: int,
+        messages: Sequence[Message],
+        who: str | None = None,
     ) -> str | None:
         """The bundle's label of a window while the bag is still read; None where it has none or it is not known yet.
 
-        first_ns: stamp of the first image. messages: those of the label topic so far.
+        first_ns: stamp of the first image. messages: those of the label topic so far. who: whose window it is; None:
+        of the whole picture.
         """
         if self.truth.kind == "name":
             label = self.truth.label
         elif self.truth.kind == "csv" and self._options.truth_time == "header":
             spans = from_table(self.truth.segments, first_ns)
+            if who is not None:
+                spans = [span for span in spans if span.who in (who, "")]
             kind, label = truth_of(start_ns, end_ns, spans, self._options.min_overlap)
             if kind != "label":
                 return None

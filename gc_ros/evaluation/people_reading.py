@@ -10,15 +10,17 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict
-from typing import IO, Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 from gc_ros.evaluation.ahead import read_ahead
 from gc_ros.evaluation.judging import Judge, Pass
 from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.people_sources import PeopleReader, by_stamps, choose_topic, find_table
 from gc_ros.evaluation.sources import Frame, FrameReader, Source
+from gc_ros.evaluation.strips import Seen, Strips, WatchedSlots
 from gc_ros.media.detections import Box, Detections, read_csv
 from gc_ros.recognition.following import Following
 from gc_ros.recognition.people import PeopleCounters, PersonActivity
@@ -30,6 +32,9 @@ from gc_ros.stamps import NS
 from trt_build.bundle import LoadedBundle
 from trt_build.engine import Engine
 from trt_build.errors import DataError
+
+if TYPE_CHECKING:
+    from gc_ros.evaluation.people_predictions import PeoplePredictions
 
 OVERLAP = 0.5  # of a person's box and the true one, as AVA has it
 _TOGETHER_S = 1.0  # a person who is away for longer has not been there all the time
@@ -86,7 +91,12 @@ class PeopleReading:
     def __init__(
         self, bundle: LoadedBundle, engine: Engine, source: Source, judge: Judge, options: Options
     ) -> None:
-        self.bundle, self.judge, self.options, self._engine = bundle, judge, options, engine
+        self.bundle, self.judge, self.options = bundle, judge, options
+        self._engine = WatchedSlots(engine, bundle.info.T)
+        self.strips = Strips(options.pictures, bundle.info)
+        self._seen: dict[
+            tuple[str, int], list[Seen]
+        ] = {}  # by person and stamp, of results still to be written
         assert options.people is not None
         self._table = None if options.people.startswith("topic:") else find_table(source, options.people)
         self.people_reader: PeopleReader | None = None
@@ -116,7 +126,9 @@ class PeopleReading:
         step = (options.mode or info.default_mode) == "step"
         every = max(options.stride, (info.reset_after or 1) if step else 1)
         self._due_ns = round(1.5 * every / info.rate_hz * NS)
+        self._log_ns = 0  # when what is looked at was recorded
         self._rows: IO[str]
+        self._writer: PeoplePredictions | None = None
 
     def _topics(self, topics: dict[str, str]) -> Sequence[str]:
         topic = choose_topic(topics, self.options.people or "", self._path)
@@ -128,26 +140,32 @@ class PeopleReading:
         assert self._following is not None
         return self._following.people.counters()
 
-    def read(self, rows: IO[str], progress: Callable[[int], None] | None) -> None:
+    def read(self, rows: IO[str], predictions: Path | None, progress: Callable[[int], None] | None) -> None:
         """Run all images through the recogniser and write results to `rows`, one JSON line each.
 
         Raises DataError where no image is usable.
         """
         began, cpu = time.perf_counter(), time.process_time()
         self._rows = rows
-        with closing(read_ahead(self.frames)) as frames:
-            for frame in frames:
+        with ExitStack() as stack:
+            if predictions is not None:
+                from gc_ros.evaluation.people_predictions import PeoplePredictions
+
+                merged = self.options.predictions == "merged"
+                self._writer = PeoplePredictions(predictions, self.bundle.info, merged)
+                stack.enter_context(self._writer)
+            for frame in stack.enter_context(closing(read_ahead(self.frames))):
                 if progress is not None and len(self.clocks) % 16 == 0:
                     progress(len(self.clocks))
                 self._take(frame)
-        if self._following is None:
-            refused = [f"{n} refused: {reason}" for reason, n in self.frames.refused.most_common(1)]
-            why = "; ".join(self.frames.damage or refused) or "topic is empty"
-            raise DataError(f"{self._path}: no image to evaluate ({why})")
-        for item in self.frames.rest:
-            self._look(item)
-        self._results(self._following.finish())
-        self._note_events(self._following.people.reset("end"), self.passes[-1].last_ns)
+            if self._following is None:
+                refused = [f"{n} refused: {reason}" for reason, n in self.frames.refused.most_common(1)]
+                why = "; ".join(self.frames.damage or refused) or "topic is empty"
+                raise DataError(f"{self._path}: no image to evaluate ({why})")
+            for item in self.frames.rest:
+                self._look(item)
+            self._results(self._following.finish())
+            self._note_events(self._following.people.reset("end"), self.passes[-1].last_ns)
         self.spent = {"wall_s": time.perf_counter() - began, "cpu_s": time.process_time() - cpu}
 
     def _begin(self, first_ns: int) -> Following:
@@ -157,8 +175,9 @@ class PeopleReading:
         self._there = Whereabouts(true)
         return Following(
             self.bundle,
-            self._engine,
+            self._engine,  # type: ignore[arg-type]
             recorded,
+            looked=self._looked,
             mode=o.mode,
             stride=o.stride,
             smoothing=o.smoothing,
@@ -166,16 +185,23 @@ class PeopleReading:
             unknown_threshold=o.unknown_threshold,
         )
 
+    def _looked(self, result: PersonActivity, slot: int) -> None:
+        self._seen[result.person_id, result.activity.stamp_ns] = self._engine.seen(slot)
+
     def _take(self, frame: Frame) -> None:
         self._following = self._following or self._begin(frame.stamp_ns)
         self._size = frame.picture.width, frame.picture.height
         for item in frame.people:
             self._look(item)
         self._follow(frame)
+        self._log_ns = frame.log_ns
+        if self._writer is not None:
+            self._writer.image(frame, self.frames.topic)
         self._results(self._following.push(frame.picture, frame.stamp_ns, encoding=frame.encoding))
 
     def _look(self, item: Any) -> None:
         assert self._following is not None and self.people_reader is not None
+        self._log_ns = item.log_ns
         for found in self.people_reader.read(item, self._size):
             if not self._by_boxes:
                 self._there.add(found)
@@ -206,6 +232,8 @@ class PeopleReading:
                 self._note_events([(result.person_id, e) for e in result.activity.events], stamp_ns)
                 self._row(result, who)
             self._missed(stamp_ns, there)
+            if self._writer is not None:
+                self._writer.people(results, self._following.people, self.frames.frame_id, self._log_ns)
         self._note_events(self._following.people.take_events(), self.clocks[-1][1] if self.clocks else 0)
 
     def _row(self, result: PersonActivity, who: str | None) -> None:
@@ -228,10 +256,26 @@ class PeopleReading:
             "published_after_s": 0.0,
             "timings_ms": a.timings_ms,
         }
+        self._offer_strip(result, who, self.windows)
         self.windows += 1
         if who is not None:
             self._newest[who] = a.stamp_ns
         self._rows.write(json.dumps(row) + "\n")
+
+    def _offer_strip(self, result: PersonActivity, who: str | None, number: int) -> None:
+        """Offer what the network saw of a person, by how wrong the result is or, without truth, how unsure."""
+        a, in_pass = result.activity, max(len(self.passes) - 1, 0)
+        seen = self._seen.pop((result.person_id, a.stamp_ns), [])
+        start_ns, end_ns, first_ns = a.window_start_ns, a.window_end_ns, self.passes[0].first_ns
+        if who is None:  # nobody stands there: whatever is recognised is wrong
+            badness = a.score
+        elif truth := self.judge.label_so_far(start_ns, end_ns, first_ns, (), who):
+            badness = a.score - float(a.scores[a.labels.index(truth)])
+        elif self.judge.truth.kind == "none":
+            badness = 1 - a.score
+        else:
+            return
+        self.strips.consider_person(badness, number, in_pass, result.person_id, start_ns, end_ns, seen)
 
     def _missed(self, stamp_ns: int, there: dict[str, Box]) -> None:
         """Note who is there at a frame with results and got none, although there was time for one."""
@@ -253,6 +297,8 @@ class PeopleReading:
             self._active[person] = event.label if event.kind == "onset" else None
             place = {"decided_ns": decided_ns, "pass": max(len(self.passes) - 1, 0)}
             self.events.append({**asdict(event), **place, "person": self._named.get(person, person)})
+            if self._writer is not None:
+                self._writer.event(event, decided_ns, self.frames.frame_id, self._log_ns, person)
 
     def left_out(self) -> dict[str, int]:
         """Boxes that were not used, by reason."""

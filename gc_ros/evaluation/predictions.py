@@ -20,7 +20,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from gc_ros.evaluation.scoring import EXTRA
 from gc_ros.media.transports import TRANSPORTS
 from gc_ros.recognition.activity import Activity
-from gc_ros.recognition.palette import glimpse_colour
+from gc_ros.recognition.palette import Colour, glimpse_colour
 from gc_ros.recognition.smoothing import ActivityEvent
 from gc_ros.stamps import NS
 from trt_build.bundle import Bundle
@@ -83,8 +83,15 @@ def typestore() -> Any:
     return store
 
 
+def spoken(a: Activity) -> str:
+    """A result in a few words, with its score."""
+    return f"{a.label if a.status == 'ok' else f'{a.status}: {a.label}?'} {a.score:.0%}"
+
+
 class Predictions:
     """Writes predictions.mcap; images: whether to copy the images into it."""
+
+    RESULTS = ("activity", ACTIVITY)  # topic below the node's and type of the results
 
     def __init__(self, path: Path, info: Bundle, images: bool) -> None:
         writer = need("mcap.writer", EXTRA)
@@ -93,9 +100,8 @@ class Predictions:
         self._writer = writer.Writer(self._file, compression=writer.CompressionType.ZSTD)
         self._writer.start(profile="ros2", library="glimpse_clouds")
         self._channels: dict[str, int] = {}
-        for topic, kind in ((f"{NODE}/activity", ACTIVITY), (f"{NODE}/events", EVENT)):
-            self._channel(topic, kind)
-        self._channel(f"{NODE}/annotations", ANNOTATIONS)
+        for topic, kind in (self.RESULTS, ("events", EVENT), ("annotations", ANNOTATIONS)):
+            self._channel(f"{NODE}/{topic}", kind)
 
     def _channel(self, topic: str, kind: str) -> int:
         if topic not in self._channels:
@@ -129,36 +135,13 @@ class Predictions:
 
     def activity(self, a: Activity, age_s: float, frames: Any, log_ns: int) -> None:
         """Write a result, and its annotations of the image."""
-        f32 = np.float32
-        scores = [
-            self._make("glimpse_clouds/msg/ActivityScore", label=label, class_index=i, score=s)
-            for label, i, s in a.top_k
-        ]
-        glimpses = [
-            self._make(
-                "glimpse_clouds/msg/Glimpse",
-                x_min=g.x0,
-                y_min=g.y0,
-                x_max=g.x1,
-                y_max=g.y1,
-                worker_weights=np.array(g.weights, f32),
-            )
-            for g in a.glimpses
-        ]
         refused = sum(frames.refused.values())
         message = self._make(
             ACTIVITY,
             header=self._header(a.stamp_ns, frames.frame_id),
-            window_start=self._time(a.window_start_ns),
-            window_end=self._time(a.window_end_ns),
-            status=_STATUS[a.status],
-            label=a.label,
-            class_index=a.index,
-            score=a.score,
-            top_k=scores,
+            **self._told(a),
             image_width=a.width,
             image_height=a.height,
-            glimpses=glimpses,
             age_s=age_s,
             decode_s=0.0,
             preprocess_s=a.preprocess_s,
@@ -173,42 +156,80 @@ class Predictions:
         self._write(f"{NODE}/activity", ACTIVITY, message, log_ns)
         self._write(f"{NODE}/annotations", ANNOTATIONS, self._annotations(a), log_ns)
 
-    def _annotations(self, a: Activity) -> Any:
-        stamp = self._time(a.stamp_ns)
-        point = lambda x, y: self._make("foxglove_msgs/msg/Point2", x=float(x), y=float(y))
-        colour = lambda r, g, b, alpha: self._make("foxglove_msgs/msg/Color", r=r, g=g, b=b, a=alpha)
-        clear, white = colour(0.0, 0.0, 0.0, 0.0), colour(1.0, 1.0, 1.0, 1.0)
-        boxes = []
-        for g, box in enumerate(a.glimpses):
-            r, gr, b = (v / 255 for v in glimpse_colour(g))
-            corners = ((box.x0, box.y0), (box.x1, box.y0), (box.x1, box.y1), (box.x0, box.y1))
-            boxes.append(
-                self._make(
-                    "foxglove_msgs/msg/PointsAnnotation",
-                    timestamp=stamp,
-                    type=_LINE_LOOP,
-                    points=[point(x, y) for x, y in corners],
-                    outline_color=colour(r, gr, b, 1.0),
-                    outline_colors=[],
-                    fill_color=clear,
-                    thickness=max(a.height / 160, 1.0),
-                )
+    def _told(self, a: Activity) -> dict[str, Any]:
+        """The fields that a result has in Activity and PersonActivity alike."""
+        scores = [
+            self._make("glimpse_clouds/msg/ActivityScore", label=label, class_index=i, score=s)
+            for label, i, s in a.top_k
+        ]
+        glimpses = [
+            self._make(
+                "glimpse_clouds/msg/Glimpse",
+                x_min=g.x0,
+                y_min=g.y0,
+                x_max=g.x1,
+                y_max=g.y1,
+                worker_weights=np.array(g.weights, np.float32),
             )
+            for g in a.glimpses
+        ]
+        return {
+            "window_start": self._time(a.window_start_ns),
+            "window_end": self._time(a.window_end_ns),
+            "status": _STATUS[a.status],
+            "label": a.label,
+            "class_index": a.index,
+            "score": a.score,
+            "top_k": scores,
+            "glimpses": glimpses,
+        }
+
+    def _annotations(self, a: Activity) -> Any:
+        boxes = [
+            self._outline((g.x0, g.y0, g.x1, g.y1), glimpse_colour(i), max(a.height / 160, 1.0), a.stamp_ns)
+            for i, g in enumerate(a.glimpses)
+        ]
         size = max(a.height / 16, 8.0)
-        name = a.label if a.status == "ok" else f"{a.status}: {a.label}?"
-        text = self._make(
-            "foxglove_msgs/msg/TextAnnotation",
-            timestamp=stamp,
-            position=point(size / 2, size * 1.5),
-            text=f"{name} {a.score:.0%}",
-            font_size=size,
-            text_color=white,
-            background_color=colour(0.0, 0.0, 0.0, 0.6),
-        )
+        text = self._text(spoken(a), (size / 2, size * 1.5), size, a.stamp_ns)
         return self._make(ANNOTATIONS, circles=[], points=boxes, texts=[text])
 
-    def event(self, event: ActivityEvent, decided_ns: int, frame_id: str, log_ns: int) -> None:
-        """Write an onset or offset."""
+    def _outline(
+        self, box: tuple[float, float, float, float], colour: Colour, thick: float, stamp_ns: int
+    ) -> Any:
+        x0, y0, x1, y1 = box
+        return self._make(
+            "foxglove_msgs/msg/PointsAnnotation",
+            timestamp=self._time(stamp_ns),
+            type=_LINE_LOOP,
+            points=[self._point(x, y) for x, y in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))],
+            outline_color=self._colour(colour),
+            outline_colors=[],
+            fill_color=self._colour((0, 0, 0), 0.0),
+            thickness=thick,
+        )
+
+    def _text(self, words: str, place: tuple[float, float], size: float, stamp_ns: int) -> Any:
+        return self._make(
+            "foxglove_msgs/msg/TextAnnotation",
+            timestamp=self._time(stamp_ns),
+            position=self._point(*place),
+            text=words,
+            font_size=size,
+            text_color=self._colour((255, 255, 255)),
+            background_color=self._colour((0, 0, 0), 0.6),
+        )
+
+    def _point(self, x: float, y: float) -> Any:
+        return self._make("foxglove_msgs/msg/Point2", x=float(x), y=float(y))
+
+    def _colour(self, colour: Colour, alpha: float = 1.0) -> Any:
+        r, g, b = (value / 255 for value in colour)
+        return self._make("foxglove_msgs/msg/Color", r=r, g=g, b=b, a=alpha)
+
+    def event(
+        self, event: ActivityEvent, decided_ns: int, frame_id: str, log_ns: int, person: str = ""
+    ) -> None:
+        """Write an onset or offset. person: whose; empty: of the whole picture."""
         message = self._make(
             EVENT,
             header=self._header(decided_ns, frame_id),
@@ -218,7 +239,7 @@ class Predictions:
             score=event.score,
             stamp=self._time(event.stamp_ns),
             model_id=self._info.model_id,
-            person_id="",
+            person_id=person,
         )
         self._write(f"{NODE}/events", EVENT, message, log_ns)
 

@@ -108,21 +108,17 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
     else:
         reading = PeopleReading(bundle, inner, task.source, judge, o)
         frames = reading.frames
-    of_picture = isinstance(reading, Reading) and o.predictions != "none"
     with ExitStack() as stack:
         windows = stack.enter_context(replacing(folder / results.WINDOWS))
         predictions = None
-        if of_picture:
+        if o.predictions != "none":
             predictions = stack.enter_context(replacing(folder / results.PREDICTIONS))
         rows = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", dir=folder))
         # In parallel with reading: the checksum of a bag of raw images takes as long as the engine does.
         stopped = Event()
         bag_sha256 = stack.enter_context(ThreadPoolExecutor(1)).submit(task.source.sha256, stopped)
         stack.callback(stopped.set)
-        if isinstance(reading, Reading):
-            reading.read(rows, predictions, progress)
-        else:
-            reading.read(rows, progress)
+        reading.read(rows, predictions, progress)
         rows.seek(0)
         content = bag_sha256.result()
         # The checksum of a bag that still grows is that of its later content, not of what was evaluated.
@@ -147,11 +143,9 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
             engine=inner.description,
             missed=missed,
         )
-    if not of_picture:
+    if o.predictions == "none":
         (folder / results.PREDICTIONS).unlink(missing_ok=True)
-    write_atomically(
-        folder / results.WORST, json.dumps(reading.strips.worst() if isinstance(reading, Reading) else [])
-    )
+    write_atomically(folder / results.WORST, json.dumps(reading.strips.worst()))
     write_atomically(folder / results.BAG, results.dump(record))
     return record
 

@@ -19,6 +19,8 @@ from trt_build.bundle import Bundle
 from trt_build.engine import Engine
 from trt_build.preprocess import glimpse_to_pixels
 
+Seen = tuple[NDArray[np.uint8], NDArray[Any]]  # the network's input RGB (S, S, 3), and glimpses (G, 4) on it
+
 WIDTH = 168  # pixels of one picture of a strip, about
 _KEPT_S = 20  # of camera frames at most, so that memory is bounded whatever a bag holds
 
@@ -52,6 +54,35 @@ class WatchedEngine:
         return list(self._glimpses)
 
 
+class WatchedSlots:
+    """An engine that remembers of each slot the last T frames that the network saw, with the glimpses on them."""
+
+    def __init__(self, engine: Engine, T: int) -> None:
+        self._engine = engine
+        self._seen: list[deque[Seen]] = [deque(maxlen=T) for _ in range(engine.batch)]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def run(
+        self, inputs: Mapping[str, NDArray[Any]], active: Sequence[bool] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """See `Engine.run`."""
+        out = self._engine.run(inputs, active)
+        (frames,) = inputs.values()
+        for slot, seen in enumerate(self._seen):
+            if active is not None and active[slot]:
+                # In mode step one frame, else T of them.
+                images, glimpses = frames[slot].copy(), out["glimpses"][slot].copy()
+                pairs = zip(images, glimpses, strict=True) if images.ndim == 4 else [(images, glimpses)]
+                seen.extend(pairs)
+        return out
+
+    def seen(self, slot: int) -> list[Seen]:
+        """The last frames of a slot, oldest first."""
+        return list(self._seen[slot])
+
+
 def shrunk(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Reduce an image to about WIDTH by a whole number; any other ratio takes OpenCV four times as long."""
     height, width = image.shape[:2]
@@ -63,19 +94,21 @@ def shrunk(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class _Strip:
-    """One window: small pictures, the glimpses (G, 4) on each, and (width, height) of the camera's images."""
+    """One window: small pictures, and the glimpses as boxes (G, 4) in pixels of each.
+
+    stream: what the window is of, a pass through the bag and in it the picture or a person.
+    """
 
     badness: float
     number: int
-    in_pass: int
+    stream: tuple[int, str]
     start_ns: int
     end_ns: int
     pictures: list[NDArray[np.uint8]]
-    glimpses: list[NDArray[Any]]
-    size: tuple[int, int]
+    boxes: list[NDArray[Any]]
 
-    def overlaps(self, in_pass: int, start_ns: int, end_ns: int) -> bool:
-        return self.in_pass == in_pass and self.start_ns <= end_ns and start_ns <= self.end_ns
+    def overlaps(self, stream: tuple[int, str], start_ns: int, end_ns: int) -> bool:
+        return self.stream == stream and self.start_ns <= end_ns and start_ns <= self.end_ns
 
 
 class Strips:
@@ -119,28 +152,56 @@ class Strips:
 
         in_pass: number of the pass through the bag; within a pass stamps only go forward.
         """
-        if len(self._worst) >= self._count and (not self._count or badness <= self._worst[-1].badness):
-            return
-        same = {strip.number for strip in self._worst if strip.overlaps(in_pass, start_ns, end_ns)}
-        if any(badness <= strip.badness for strip in self._worst if strip.number in same):
+        stream = in_pass, ""
+        if not self._wanted(badness, stream, start_ns, end_ns):
             return
         inside = [item for item in self._frames if start_ns <= item[0] <= end_ns]
         if not inside:
             return
         # Evenly spread over the window, which gives the sampled frames to within a camera period.
-        T = len(glimpses)
-        due = np.linspace(start_ns, end_ns, T)
+        due = np.linspace(start_ns, end_ns, len(glimpses))
         stamps = np.array([stamp for stamp, _ in inside])
         chosen = [inside[int(np.abs(stamps - at).argmin())][1] for at in due]
-        new = _Strip(badness, number, in_pass, start_ns, end_ns, chosen, glimpses, self._size)
-        kept = [strip for strip in self._worst if strip.number not in same]
+        times = max(1, round(self._size[0] / chosen[0].shape[1]))
+        boxes = [glimpse_to_pixels(l, *self._size, self._info.preprocess) / times for l in glimpses]
+        self._keep(_Strip(badness, number, stream, start_ns, end_ns, chosen, boxes))
+
+    def consider_person(
+        self,
+        badness: float,
+        number: int,
+        in_pass: int,
+        who: str,
+        start_ns: int,
+        end_ns: int,
+        seen: Sequence[Seen],
+    ) -> None:
+        """The same of a window of one person, whose pictures are what the network saw of that person."""
+        stream = in_pass, who
+        if not seen or not self._wanted(badness, stream, start_ns, end_ns):
+            return
+        small = [
+            cv2.resize(image[..., ::-1], (WIDTH, WIDTH), interpolation=cv2.INTER_AREA) for image, _ in seen
+        ]
+        middle, half = ([l[..., part] for _, l in seen] for part in (slice(0, 2), slice(2, 4)))
+        boxes = [
+            np.clip((np.concatenate([m - h, m + h], axis=-1) + 1) / 2, 0, 1) * WIDTH
+            for m, h in zip(middle, half, strict=True)
+        ]
+        pictures = [np.asarray(picture, np.uint8) for picture in small]
+        self._keep(_Strip(badness, number, stream, start_ns, end_ns, pictures, boxes))
+
+    def _wanted(self, badness: float, stream: tuple[int, str], start_ns: int, end_ns: int) -> bool:
+        if len(self._worst) >= self._count and (not self._count or badness <= self._worst[-1].badness):
+            return False
+        return all(badness > s.badness for s in self._worst if s.overlaps(stream, start_ns, end_ns))
+
+    def _keep(self, new: _Strip) -> None:
+        kept = [s for s in self._worst if not s.overlaps(new.stream, new.start_ns, new.end_ns)]
         self._worst = sorted([*kept, new], key=lambda strip: (-strip.badness, strip.number))[: self._count]
 
-    def _draw(self, picture: NDArray[np.uint8], l: NDArray[Any], size: tuple[int, int]) -> str:
+    def _draw(self, picture: NDArray[np.uint8], boxes: NDArray[Any]) -> str:
         out = picture.copy()
-        columns = out.shape[1]
-        boxes = glimpse_to_pixels(l, *size, self._info.preprocess)
-        boxes = boxes / max(1, round(size[0] / columns))
         for g, (x0, y0, x1, y1) in enumerate(np.round(boxes).astype(int).tolist()):
             colour = glimpse_colour(g)[::-1]
             cv2.rectangle(out, (x0, y0), (max(x1 - 1, x0), max(y1 - 1, y0)), colour, 2, cv2.LINE_AA)
@@ -153,8 +214,8 @@ class Strips:
             {
                 "n": strip.number,
                 "pictures": [
-                    self._draw(picture, l, strip.size)
-                    for picture, l in zip(strip.pictures, strip.glimpses, strict=True)
+                    self._draw(picture, boxes)
+                    for picture, boxes in zip(strip.pictures, strip.boxes, strict=True)
                 ],
             }
             for strip in self._worst

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from gc_ros.media.detections import Detections
@@ -17,16 +17,23 @@ from trt_build.engine import Engine
 class Following:
     """`People` and the engine at work for them, call by call. recorded: detections that are known beforehand.
 
-    The engine's batch says how many people there may be. arguments: those of `People`. Raises EngineError as a
-    `Recognizer` does.
+    looked: called with each result and its slot of the engine, before the next engine call. The engine's batch says how
+    many people there may be. arguments: those of `People`. Raises EngineError as a `Recognizer` does.
     """
 
     def __init__(
-        self, bundle: LoadedBundle, engine: Engine, recorded: Iterable[Detections] = (), **arguments: Any
+        self,
+        bundle: LoadedBundle,
+        engine: Engine,
+        recorded: Iterable[Detections] = (),
+        *,
+        looked: Callable[[PersonActivity, int], None] = lambda result, slot: None,
+        **arguments: Any,
     ) -> None:
         self.people = People(bundle, engine, range(engine.batch), at_once=self._run, **arguments)
         self._batch = Batch(engine, self.people.recognizers)
         self._recorded = sorted(recorded, key=lambda found: -found.stamp_ns)  # the next one is the last
+        self._looked = looked
         self._results: list[PersonActivity] = []
 
     def push(self, picture: Picture, stamp_ns: int, *, encoding: str = "") -> list[PersonActivity]:
@@ -56,7 +63,9 @@ class Following:
                 if outcome.error is not None:
                     raise outcome.error
                 if outcome.activity is not None:
-                    self._results.append(PersonActivity.of(outcome.activity))
+                    result = PersonActivity.of(outcome.activity)
+                    self._looked(result, self.people.recognizers[outcome.key].slot)
+                    self._results.append(result)
 
     def _take(self) -> list[PersonActivity]:
         results, self._results = self._results, []

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,6 +21,7 @@ from gc_ros.evaluation.people_scoring import average_precision
 from gc_ros.media.bags import make_bag
 from gc_ros.media.clips import find_clips
 from gc_ros.media.detections import Box, Detection, Detections, write_csv
+from gc_ros.media.recording import Recording
 from gc_ros.stamps import NS
 from tests.command_line import assert_one_line, call
 from tests.gc_ros.evaluation.runs import run
@@ -90,6 +94,96 @@ def test_the_report_has_a_timeline_for_each_person(clip: Path, colours: LoadedBu
     for name in ("ann", "bob", "cid"):
         assert f"scene.mp4: {name}" in page
     assert "mean average precision by frames" in page
+
+
+@pytest.mark.parametrize("mode", ["window", "step"])
+def test_the_worst_windows_show_what_the_network_saw_of_that_person(
+    clip: Path, colours: LoadedBundle, tmp_path: Path, mode: str
+) -> None:
+    truth(
+        tmp_path / "scene.truth.csv",
+        ("ann", 0, SECONDS, "blue"),  # which is wrong
+        ("bob", 0, SECONDS, "blue"),
+        ("cid", 0, SECONDS, "red"),  # which is wrong
+    )
+    run(colours, tmp_path / "out", clip, "--people", "auto", "--mode", mode)
+    rows = {row["n"]: row for row in rows_of(tmp_path / "out")}
+    worst = json.loads((tmp_path / "out" / "worst.json").read_text())
+    # Of windows that overlap one is kept, but of each person: the two are wrong all the time.
+    wrong = [rows[strip["n"]] for strip in worst]
+    wrong = [row for row in wrong if row["label"] != row["truth"]]
+    for who in ("ann", "cid"):
+        own = sorted((row["start_s"], row["end_s"]) for row in wrong if row["person"] == who)
+        assert len(own) >= 2 and all(a[1] < b[0] for a, b in pairwise(own))
+    for strip in worst:
+        colour = COLOURS[("ann", "bob", "cid").index(rows[strip["n"]]["person"])]
+        assert len(strip["pictures"]) == colours.info.T
+        for data in strip["pictures"]:
+            picture = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR_RGB)
+            side = picture.shape[0]
+            # Ann's square reaches beyond the image and into Bob's colour: the middle is hers.
+            middle = np.median(picture[side // 3 : -side // 3, side // 3 : -side // 3], axis=(0, 1))
+            assert np.abs(middle - colour).max() < 40
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<strong>scene.mp4: ann</strong>" in page and "<strong>scene.mp4: cid</strong>" in page
+
+
+def test_a_ghost_is_among_the_worst_windows(clip: Path, colours: LoadedBundle, tmp_path: Path) -> None:
+    write_csv(tmp_path / "found.csv", boxes({"7": ANN, "ghost": Box(400, 10, 440, 50)}))
+    true = ("--true-boxes", tmp_path / "scene.people.csv")
+    run(colours, tmp_path / "out", clip, "--people", tmp_path / "found.csv", *true)
+    rows = {row["n"]: row for row in rows_of(tmp_path / "out")}
+    worst = json.loads((tmp_path / "out" / "worst.json").read_text())
+    assert rows[worst[0]["n"]]["person"] == "ghost"
+
+
+@pytest.mark.parametrize("images", ["beside", "merged"])
+def test_predictions_say_what_the_node_says_of_people(
+    clip: Path, colours: LoadedBundle, tmp_path: Path, images: str
+) -> None:
+    names = boxes({"ann": ANN, "bob": BOB})
+    # Bob leaves.
+    names[20:] = boxes({"ann": ANN})[20:]
+    bag = tmp_path / "bag"
+    (tmp_path / "boxes" / "red").mkdir(parents=True)
+    (tmp_path / "clips" / "red").mkdir(parents=True)
+    clip.rename(tmp_path / "clips" / "red" / "scene.mp4")
+    write_csv(tmp_path / "boxes" / "red" / "scene.boxes.csv", names)
+    make_bag(find_clips([tmp_path / "clips"], []), bag, boxes=tmp_path / "boxes", compressed="png")
+    out = tmp_path / "out"
+    found = run(colours, out, bag, "--people", "auto", "--max-people", 2, "--predictions", images)
+    rows = rows_of(out)
+    said: dict[str, list[Any]] = {}
+    with Recording(out / "predictions.mcap") as recording:
+        topics = dict(recording.topics)
+        for item in recording.messages(list(topics)):
+            said.setdefault(item.topic.removeprefix("/activity_recognition/"), []).append(item.message)
+    assert topics["/activity_recognition/people"] == "glimpse_clouds/msg/PersonActivities"
+    assert "/activity_recognition/activity" not in topics
+    stamps = [message.header.stamp.sec * NS + message.header.stamp.nanosec for message in said["people"]]
+    assert stamps == sorted({row["end_ns"] for row in rows})
+    told = [{person.person_id: person for person in message.people} for message in said["people"]]
+    assert set(told[0]) == {"ann", "bob"} and set(told[-1]) == {"ann"}, "who left is not told of"
+    for people in told:
+        assert people["ann"].label == "red" and people["ann"].x_max == pytest.approx(ANN.x_max, abs=1)
+        assert people.get("bob") is None or people["bob"].label == "blue"
+    assert told[-1]["ann"].activity == "red" and len(told[0]["ann"].glimpses) == 3
+    onsets = {(e.person_id, e.label) for e in said["events"] if e.kind == 0}
+    assert onsets == {("ann", "red"), ("bob", "blue")}
+    assert {e.person_id for e in said["events"] if e.kind == 1} == {"ann", "bob"}
+    first = said["annotations"][0]
+    assert [text.text.split()[:2] for text in first.texts] == [["ann", "red"], ["bob", "blue"]]
+    assert len(first.points) == 2 * (3 + 1), "three glimpses and a box"
+    topic = found["bags"][0]["topic"]
+    assert (topic in topics) == (images == "merged")
+
+
+def test_without_predictions_none_are_left(clip: Path, colours: LoadedBundle, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(colours, out, clip, "--people", "auto")
+    assert (out / "predictions.mcap").stat().st_size > 1000
+    run(colours, out, clip, "--people", "auto", "--predictions", "none")
+    assert not (out / "predictions.mcap").exists() and (out / "worst.json").is_file()
 
 
 def test_true_boxes_say_whom_a_result_is_about(clip: Path, colours: LoadedBundle, tmp_path: Path) -> None:

@@ -133,21 +133,31 @@ def test_every_panel_of_the_layout_is_placed_and_every_topic_in_it_is_the_nodes(
     panels = layout()["configById"]
     assert placed(layout()["layout"]) == set(panels)
     text = json.dumps(panels)
-    topics = {*names().publish, *names().subscribe}
+    used = names(people="detections")
+    topics = {*used.publish, *used.subscribe}
     found = {word.strip('",').split(".")[0] for word in text.split('"') if word.startswith("/")}
     assert found and found <= topics
     assert {"/activity_recognition/annotations", "/activity_recognition/activity", "/diagnostics"} <= found
 
 
+def fields_of(message: str) -> set[str]:
+    lines = (
+        line.split("#")[0].split() for line in (ROOT / "msg" / f"{message}.msg").read_text().splitlines()
+    )
+    return {words[1] for words in lines if len(words) == 2}
+
+
 def test_every_field_the_layout_plots_is_in_the_message() -> None:
     plots = [p for key, p in layout()["configById"].items() if key.startswith(("Plot", "StateTransitions"))]
-    fields = {
-        line.split("#")[0].split()[1]
-        for line in (ROOT / "msg" / "Activity.msg").read_text().splitlines()
-        if len(line.split("#")[0].split()) == 2
-    }
+    fields = fields_of("Activity")
     paths = [series["value"] for plot in plots for series in plot["paths"]]
     assert len(paths) >= 4
     for path in paths:
         topic, field = path.split(".", 1)
         assert topic == "/activity_recognition/activity" and field.split("[")[0] in fields, path
+
+
+def test_the_layout_has_a_table_of_the_people() -> None:
+    path = layout()["configById"]["Table!people"]["topicPath"]
+    topic, field = path.split(".")
+    assert topic == "/activity_recognition/people" and field in fields_of("PersonActivities")
