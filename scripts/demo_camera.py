@@ -50,7 +50,7 @@ class CameraDemo:
         self.stopped = threading.Event()
         self.failures: list[Exception] = []
         self.window = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-        self.began_ns = 0
+        self.began_ns = self.drawn = 0
 
     def run(self) -> int:
         self.out.mkdir(parents=True, exist_ok=True)
@@ -58,15 +58,13 @@ class CameraDemo:
         first = next(frames, None)
         if first is None:
             raise DataError(f"{self.source}: no frame can be read; check the camera or file")
-        drawn = 0
         with Robot(self.bundle, self.take, self.take_event) as robot:
             camera = threading.Thread(target=self.publish, args=(robot.node, first, frames), daemon=True)
             camera.start()
             try:
-                with VideoWriter(self.out / "camera.mp4") as video:
-                    drawn = self.watch(robot, video)
-            except KeyboardInterrupt:
-                print("")
+                # Caught within the video: one that an error leaves is thrown away.
+                with VideoWriter(self.out / "camera.mp4") as video, contextlib.suppress(KeyboardInterrupt):
+                    self.watch(robot, video)
             finally:
                 self.stopped.set()
                 camera.join(5)
@@ -74,7 +72,9 @@ class CameraDemo:
                 robot.spin(LAST_S)
         if self.failures:
             raise self.failures[0]
-        print(f"\n{robot.messages} messages received over DDS, {drawn} frames in {self.out / 'camera.mp4'}")
+        print(
+            f"\n{robot.messages} messages received over DDS, {self.drawn} frames in {self.out / 'camera.mp4'}"
+        )
         if robot.messages:
             return 0
         info = self.bundle.info
@@ -119,9 +119,8 @@ class CameraDemo:
             with contextlib.suppress(queue.Full):  # nobody draws any more
                 self.taken.put(None, timeout=2.0)
 
-    def watch(self, robot: Robot, video: VideoWriter) -> int:
-        """Draw and show every frame with the newest result there is; returns how many."""
-        drawn = 0
+    def watch(self, robot: Robot, video: VideoWriter) -> None:
+        """Draw and show every frame with the newest result there is."""
         while robot.alive:
             robot.spin(0.005)
             try:
@@ -129,14 +128,13 @@ class CameraDemo:
             except queue.Empty:
                 continue
             if taken is None:
-                return drawn
+                return
             image, stamp = taken
             picture = overlay.draw(image, self.newest, event=self.banner.at(stamp))
             video.write(picture, stamp)
-            drawn += 1
+            self.drawn += 1
             if not self.shown(picture):
-                return drawn
-        return drawn
+                return
 
     def shown(self, picture: np.ndarray) -> bool:
         """False once the user has closed the window."""

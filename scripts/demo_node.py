@@ -45,12 +45,14 @@ class Robot:
 
     def __enter__(self) -> Robot:
         import rclpy
+        import rclpy.signals
 
         info = self._bundle.info
         command = [sys.executable, str(ROOT / "scripts" / "activity_node"), "--ros-args"]
         command += ["-p", f"bundle:={self._bundle.path}", "-p", f"top_k:={len(info.labels)}"]
         self._process = subprocess.Popen(command)  # the environment's own Python finds the packages
-        rclpy.init()
+        # Ctrl-C is for whoever spins: ROS would shut down under them.
+        rclpy.init(signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
         self.node = rclpy.create_node("demo_listener")
         self._executor = rclpy.executors.SingleThreadedExecutor()
         self.node.create_subscription(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,32 @@ def test_what_a_camera_sees_is_named_and_drawn(tmp_path: Path, colours: LoadedBu
     assert "red began" in done.stdout and "blue began" in done.stdout
     drawn = sum(1 for _ in read_video(out / "camera.mp4"))
     assert drawn >= 40 and f"{drawn} frames" in done.stdout
+
+
+def test_ctrl_c_ends_it_and_keeps_the_video(tmp_path: Path, colours: LoadedBundle) -> None:
+    with VideoWriter(tmp_path / "clip.mp4") as video:
+        for i in range(1200):
+            video.write(flat((220, 20, 20)), i * NS // 12)
+    out = tmp_path / "out"
+    command = [
+        sys.executable,
+        str(REPOSITORY / "scripts" / "demo.py"),
+        "--camera",
+        str(tmp_path / "clip.mp4"),
+    ]
+    command += ["--bundle", str(colours.path), "--out", str(out)]
+    # A session of its own: a terminal sends the signal to everybody in it, the node too.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        try:
+            assert any(" age " in line for line in process.stdout)
+            os.killpg(process.pid, signal.SIGINT)
+            rest, _ = process.communicate(timeout=60)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    assert process.returncode == 0 and "messages received over DDS" in rest
+    assert sum(1 for _ in read_video(out / "camera.mp4")) >= 5
 
 
 @pytest.mark.parametrize(("source", "word"), [("99", "ls /dev/video"), ("nothing.mp4", "nothing.mp4")])
