@@ -2,12 +2,14 @@
 """The node over DDS with a real bundle: latency, rate, missed frames, CPU and memory; and the overlay, watched or not.
 
     python benchmarks/node_over_dds.py [--bundle bundles/people] [--seconds 20] [--hz 30] [--backend B] [--device D]
-                                       [--board NAME] [--out FILE]
+                                       [--precision P] [--board NAME] [--out FILE]
 
 Times a result by the stamp of its newest frame, from the `publish` of that frame to the receipt of its message in
-another process. The metrics have the names of NVIDIA's ros2_benchmark (basic_performance_calculator.py), so its tools
-compare them with those of other nodes; percentiles, CPU and memory come beside them. A frame that the model does not
-sample is not missed: "sent" are the frames at which a result is due, one for each stride once the window is full.
+another process. Prints a report in the form of those of NVIDIA's ros2_benchmark, under its keys and by its formulas
+(basic_performance_calculator.py, with `message_key_match`), so that what reads those reads this one: at the top the
+metrics of 640x480 with nobody watching, in "sizes" those of every size, with percentiles, CPU and memory. A frame that
+the model does not sample is not missed: NUM_FRAMES_SENT are the frames at which a result is due, one for each stride
+once the window is full. On stderr: the rows of docs/boards.md.
 
 Aim of the overlay: at least 95 % of the results drawn at 30 Hz, 640x480 raw, while watched; no cost while not.
 """
@@ -64,30 +66,34 @@ def due(stamps: list[int], bundle: Any) -> list[int]:
     return sampled[bundle.T - 1 :]
 
 
-def metrics(wanted: list[int], sent: dict[int, int], received: dict[int, int]) -> dict[str, Any]:
-    """ros2_benchmark's basic metrics. wanted: stamps of `due`. sent, received: time of day in ns by stamp, in order."""
+def metrics(wanted: list[int], sent: dict[int, int], received: dict[int, int]) -> dict[str, float]:
+    """ros2_benchmark's basic metrics by the keys of its reports, in ms and frames a second.
+
+    wanted: stamps of `due`. sent, received: time of day in ns by stamp, in order. Its rates count both ends of the time
+    they are taken over, which is too many by one frame. Without jitter where there are less than three results.
+    """
     starts = np.array([sent[stamp] for stamp in wanted]) / 1e6
     ends = np.array(list(received.values())) / 1e6
     ages = np.array([(at - sent[stamp]) / 1e6 for stamp, at in received.items()])
-    jitter = np.abs(np.diff(ends, 2))
-    return {
-        "Delta between First & Last Received Frames (ms)": ends[-1] - ends[0],
-        "Mean Playback Frame Rate (fps)": (len(starts) - 1) / (starts[-1] - starts[0]) * 1e3,
-        "Mean Frame Rate (fps)": (len(ends) - 1) / (ends[-1] - ends[0]) * 1e3,
-        "# of Missed Frames": max(len(starts) - len(ends), 0),
-        "# of Frames Sent": len(starts),
-        "First Sent to First Received Latency (ms)": ends[0] - starts[0],
-        "Last Sent to Last Received Latency (ms)": ends[-1] - starts[-1],
-        "First Frame End-to-end Latency (ms)": ages[0],
-        "Last Frame End-to-end Latency (ms)": ages[-1],
-        "Max. End-to-End Latency (ms)": ages.max(),
-        "Min. End-to-End Latency (ms)": ages.min(),
-        "Mean End-to-End Latency (ms)": ages.mean(),
-        "Max. Frame-to-Frame Jitter (ms)": jitter.max(),
-        "Min. Frame-to-Frame Jitter (ms)": jitter.min(),
-        "Mean Frame-to-Frame Jitter (ms)": jitter.mean(),
-        "Frame-to-Frame Jitter Std. Deviation (ms)": jitter.std(),
+    found = {
+        "RECEIVED_DURATION": ends[-1] - ends[0],
+        "MEAN_PLAYBACK_FRAME_RATE": len(starts) / (starts[-1] - starts[0]) * 1e3,
+        "MEAN_FRAME_RATE": len(ends) / (ends[-1] - ends[0]) * 1e3,
+        "NUM_MISSED_FRAMES": max(len(starts) - len(ends), 0),
+        "NUM_FRAMES_SENT": len(starts),
+        "FIRST_SENT_RECEIVED_LATENCY": ends[0] - starts[0],
+        "LAST_SENT_RECEIVED_LATENCY": ends[-1] - starts[-1],
+        "FIRST_INPUT_LATENCY": ages[0],
+        "LAST_INPUT_LATENCY": ages[-1],
+        "MAX_LATENCY": ages.max(),
+        "MIN_LATENCY": ages.min(),
+        "MEAN_LATENCY": ages.mean(),
     }
+    if len(ends) > 2:
+        jitter = np.abs(np.diff(ends, 2))
+        found |= {"MAX_JITTER": jitter.max(), "MIN_JITTER": jitter.min()}
+        found |= {"MEAN_JITTER": jitter.mean(), "STD_DEV_JITTER": jitter.std()}
+    return {f"BasicPerformanceMetrics.{name}": round(float(value), 3) for name, value in found.items()}
 
 
 def measure(
@@ -122,10 +128,14 @@ def measure(
         first = list(sent)[warm]
         wanted = [stamp for stamp in due(list(sent), info) if stamp >= first]
         ends = {stamp: at for stamp, at in watcher.results.items() if stamp >= first}
+        if len(ends) < 2 or len(wanted) < 2:
+            raise SystemExit(f"{len(ends)} results of {len(wanted)} that were due: give more --seconds")
         ages = [(at - sent[stamp]) / NS for stamp, at in ends.items()]
+        first_ns, *_, last_ns = ends.values()
         found: dict[str, Any] = {
-            "metrics": {name: round(float(value), 3) for name, value in metrics(wanted, sent, ends).items()},
+            **metrics(wanted, sent, ends),
             "latency_ms": percentiles(ages),
+            "results_a_second": round((len(ends) - 1) / ((last_ns - first_ns) / NS), 3),
             "engine_ms_last": round(float(watcher.last.inference_s) * 1e3, 3),
             "frames_taken_in": round(int(watcher.last.frames_received) / len(sent), 4),
             "windows_skipped": int(watcher.last.windows_skipped),
@@ -150,17 +160,25 @@ def run(bundle: Path, seconds: float, hz: float, board: str, **parameters: Any) 
             measure(bundle, width, height, seconds, hz, each, **parameters) for each in (False, True)
         )
         sizes[f"{width}x{height}"] = {"unwatched": unwatched, "watched": watched}
+    figures = sizes[f"{SIZES[0][0]}x{SIZES[0][1]}"]["unwatched"]
+    metadata = {
+        "NAME": "activity_recognition over DDS",
+        "TEST_FILE_PATH": str(Path(__file__).resolve()),
+        "TEST_DATETIME": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "DEVICE_HOSTNAME": board or platform.node(),
+        "DEVICE_ARCH": platform.machine(),
+        "DEVICE_OS": f"{platform.system()} {platform.release()} {platform.version()}",
+    }
+    custom = {
+        "model": f"{info.model_id}, T {info.T}, {info.rate_hz:g} Hz",
+        "camera_hz": hz,
+        "seconds": seconds,
+    }
     return {
-        "metadata": {
-            "name": "activity_recognition over DDS",
-            "test_datetime": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "device_hostname": board or platform.machine(),
-            "camera_hz": hz,
-            "seconds": seconds,
-            "model": f"{info.model_id}, T {info.T}, {info.rate_hz:g} Hz",
-            **parameters,
-        },
+        **{name: value for name, value in figures.items() if name.startswith("BasicPerformanceMetrics.")},
         "sizes": sizes,
+        "custom": {**custom, "data_resolution": "x".join(map(str, SIZES[0])), **parameters},
+        "metadata": {f"BenchmarkMetadata.{name}": value for name, value in metadata.items()},
     }
 
 
@@ -182,14 +200,17 @@ def table(sizes: dict[str, Any]) -> str:
     lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
     for size, both in sizes.items():
         for name, found in both.items():
-            latency, metric = found["latency_ms"], found["metrics"]
+            latency = found["latency_ms"]
+            missed, due_ = (
+                found[f"BasicPerformanceMetrics.{name}"] for name in ("NUM_MISSED_FRAMES", "NUM_FRAMES_SENT")
+            )
             cells = [
                 size,
                 name,
                 f"{latency['p50']:.0f} / {latency['p99']:.0f}",
                 f"{found['engine_ms_last']:.1f}",
-                f"{metric['Mean Frame Rate (fps)']:.2f}",
-                f"{metric['# of Missed Frames']:.0f} of {metric['# of Frames Sent']:.0f}",
+                f"{found['results_a_second']:.2f}",
+                f"{missed:.0f} of {due_:.0f}",
                 f"{found['cpu_percent_of_one_core']:.0f} %",
                 f"{found['resident_mb']:.0f}",
                 f"{found['results_drawn']:.0%}" if "results_drawn" in found else "",
@@ -198,7 +219,7 @@ def table(sizes: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
+def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -210,7 +231,11 @@ if __name__ == "__main__":
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--board", default="", help="what to call this machine in the report")
     parser.add_argument("--out")
-    options = parser.parse_args()
+    return parser
+
+
+if __name__ == "__main__":
+    options = arguments().parse_args()
     engine = {name: getattr(options, name) for name in ("backend", "device", "precision")}
     figures = run(options.bundle, options.seconds, options.hz, options.board, **engine)
     report("node_over_dds", figures, options.out)
