@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gc_ros.media.clips import find_clips
-from gc_ros.recognition.discriminant import Discriminant, Examples, Rows, Space
+from gc_ros.recognition.discriminant import Discriminant, Rows
 from gc_ros.recognition.footage import clip_frames
+from gc_ros.recognition.space import Examples, Space
 from gc_ros.recognition.taught import space_of
 from trt_build.bundle import LoadedBundle, load_bundle
 from trt_build.engines.open import open_engine

@@ -15,8 +15,8 @@ from typing import Any
 
 from gc_ros.node.camera import Camera
 from gc_ros.recognition.activity import Activity
-from gc_ros.recognition.discriminant import Space
 from gc_ros.recognition.showing import Showing
+from gc_ros.recognition.space import Space
 from gc_ros.recognition.taught import Lessons, Taught, check_name, space_of
 from gc_ros.recognition.taught_file import NAME, folder_of, load_lessons, locked, read_taught, write_taught
 from trt_build.bundle import LoadedBundle

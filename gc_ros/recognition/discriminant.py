@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Old and taught classes in one linear discriminant, on the features of a window (`trt_build.readout.pool`).
 
-A taught class is the mean of its examples. All classes share one covariance: that of the training clips within their
-classes, that of the examples within theirs, and the identity, mixed; in units of the training clips' deviations. So a
-few examples say where a class lies, and thousands of windows of other people say what varies without meaning anything.
+A taught class is the mean of its clips. All classes share one covariance, mixed of that of the training clips within
+their classes, that of the shown clips within theirs, and a diagonal (`space.Metric`). So a few examples say where a
+class lies, and thousands of windows of other people say what varies without meaning anything.
+
+A shown clip counts as one point, the mean of its windows: what differs from clip to clip of one activity is person and
+place, what differs from window to window of one clip is the course of the activity itself. Counted as scatter, that
+costs four points of accuracy where activities are shown once.
 
 The network's own scores stay what they are among the old classes, and their temperature too. The discriminant decides
 what share of the whole they get:
@@ -13,103 +17,57 @@ what share of the whole they get:
 
 with q the softmax over all rows. Clips of "none of these" are a row of their own, without a label: where it wins, the
 activity is unknown.
+
+A window that a taught class wins is unknown all the same where it lies farther from the taught classes than shown clips
+do that are left out, or is more like "none of these" than they are.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_build.classes import WINDOWS_A_CLIP, ClassStatistics
+from gc_ros.recognition.space import Examples, Metric, Space
+from trt_build.readout import POOLED
 
-# What the covariance is made of, beside the examples' own scatter: the identity grows with the features, whose scatter
-# 75 windows (five clips of five activities) say little about. Tried on interactions with gestures in place of
-# the training clips: little of their scatter is best. Tune it by `benchmarks/teaching.py` on a bundle with statistics.
-IDENTITY_PER_FEATURE, TRAINING = 1 / 75, 0.3
+# The shown clips' own scatter counts many times: the few directions in which they differ are left out nearly whole.
+SHOWN = 20.0
 FOLDS = 8  # of leaving out; with fewer clips each is left out alone
-REJECTED = 0.05  # share of left-out examples below the threshold of their class
+# Deviations of the normal distribution beyond which a clip of a taught activity comes out unknown, by its likeness to
+# none-of-these (2.5 % of the clips) and by its distance (0.5 %). Other people lie farther off than who was left out:
+# with both, one clip in twenty of theirs is rejected.
+BEHIND_Z, FAR_Z = 1.96, 2.576
 OLD_LOSS = 0.01  # share of old windows that taught classes may take, all together
 TEMPERATURES = np.geomspace(0.5, 64, 22)
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Windows of one activity: features (n, F), and the number of the clip of each (n,)."""
-
-    features: NDArray[np.float32]
-    clips: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    @property
-    def count(self) -> int:
-        """Clips that they come from."""
-        return len(np.unique(self.clips))
-
-    def joined(self, other: Examples) -> Examples:
-        """Both, the clips of the other with numbers of their own; windows that both have, once."""
-        fresh = [i for i, row in enumerate(other.features) if not (self.features == row).all(axis=1).any()]
-        first = int(self.clips.max(initial=-1)) + 1
-        _, clips = np.unique(other.clips[fresh], return_inverse=True)
-        return Examples(
-            np.concatenate([self.features, other.features[fresh]]),
-            np.concatenate([self.clips, clips.astype(np.int64) + first]),
-        )
-
-
-class Space:
-    """The features in units of the training clips' deviations, and the fixed part of the covariance."""
-
-    def __init__(self, old: ClassStatistics) -> None:
-        variance = (old.factor.astype(np.float64) ** 2).sum(axis=0) + old.rest
-        variance += old.mean.var(axis=0, dtype=np.float64)
-        self._unit, self._zero = np.sqrt(variance), old.mean.mean(axis=0, dtype=np.float64)
-        self.factor, self.rest = old.factor / self._unit, old.rest / variance
-        self._D = IDENTITY_PER_FEATURE * len(variance) + TRAINING * self.rest
-        self._W = np.sqrt(TRAINING) * self.factor
-        self._inner = np.linalg.inv(np.eye(len(self._W)) + (self._W / self._D) @ self._W.T)
-        self.means = self.scaled(old.mean)
-        self.solved_means = self.solve(self.means)
-        # The middle of a class is known as well as its windows are many, of which those of a clip count as one: a
-        # fresh window lies by so much nearer to every other class, on average, than the windows of the training.
-        part = self._W / self._D
-        inverse = 1 / self._D - np.einsum("ij,ij->j", self._inner @ part, part)
-        directions = float((self.factor * self.solve(self.factor)).sum() + self.rest @ inverse)
-        self.optimism = directions / np.maximum(old.count / WINDOWS_A_CLIP, 1)
-
-    def scaled(self, features: NDArray[Any]) -> NDArray[np.float64]:
-        """Features (n, F) in these units, 0 in the middle of the old classes."""
-        return (np.asarray(features, np.float64) - self._zero) / self._unit
-
-    def solve(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """rows (m, F) times the inverse of the fixed part of the covariance, diag(D) + W.T W."""
-        scaled = rows / self._D
-        return scaled - ((scaled @ self._W.T) @ self._inner @ self._W) / self._D
 
 
 class Rows:
     """The linear functions of all classes: old ones, then taught ones, then none-of-these if it was shown."""
 
-    def __init__(self, space: Space, taught: Sequence[Examples], none: Examples | None = None) -> None:
+    def __init__(
+        self,
+        space: Space,
+        taught: Sequence[Examples],
+        none: Examples | None = None,
+        metric: Metric | None = None,
+    ) -> None:
         self.space = space
-        groups = [space.scaled(e.features) for e in (*taught, *([none] if none is not None else []))]
+        self.metric = metric = metric or Metric(space, [*taught, *([none] if none is not None else [])])
+        self._taught = slice(len(space.means), len(space.means) + len(taught))
+        groups = [space.scaled(e.clip_means()) for e in (*taught, *([none] if none is not None else []))]
         self.means = np.concatenate([space.means, *(g.mean(axis=0, keepdims=True) for g in groups)])
-        free = max(sum(len(g) - 1 for g in groups), 1)
-        # A few examples hardly scatter, and what they scatter says little.
-        share = 1 / (free + 10)
-        self._R = np.sqrt(share) * np.concatenate(
-            [np.zeros((0, len(space.rest))), *(g - g.mean(axis=0) for g in groups)]
+        clips = max(sum(map(len, groups)), 1)
+        self._R = np.sqrt(SHOWN / clips) * np.concatenate(
+            [np.zeros((0, len(space.rest))), *(g - g.mean(axis=0) for g in groups if len(g) > 1)]
         )
-        self._solved_R = space.solve(self._R)
+        self._solved_R = metric.solve(self._R)
         self._inner = np.linalg.inv(np.eye(len(self._R)) + self._R @ self._solved_R.T)
-        new = self._add_examples(self.means[len(space.means) :], space.solve(self.means[len(space.means) :]))
-        self.weights = np.concatenate([self._add_examples(space.means, space.solved_means), new])
+        new = self._add_examples(self.means[len(space.means) :], metric.solve(self.means[len(space.means) :]))
+        self.weights = np.concatenate([self._add_examples(space.means, metric.solved_means), new])
         self.bias = -0.5 * (self.means * self.weights).sum(axis=1)
 
     def _add_examples(self, rows: NDArray[np.float64], solved: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -120,10 +78,19 @@ class Rows:
         """(n, F) -> (n, rows)."""
         return self.space.scaled(features) @ self.weights.T + self.bias
 
+    def nearest(self, features: NDArray[Any]) -> NDArray[np.float64]:
+        """Logarithm of the distance (n,) of features (n, F) from the nearest taught class, nearly normal.
+
+        By the embedding's mean over time alone: its deviation and change are too noisy in a single window.
+        """
+        part = slice(0, features.shape[1] // POOLED)
+        apart = self.space.scaled(features)[:, None, part] - self.means[None, self._taught, part]
+        return np.log(np.linalg.norm(apart, axis=-1).min(axis=1, initial=np.inf) + 1e-9)
+
     def chance_against(self, old: int, row: int, lead: float = 0.0) -> float:
         """How often a window of an old class would lie nearer to `row` by more than `lead`, if classes are normal."""
         w = self.weights[row] - self.weights[old]
-        margin = float(w @ self.means[old] + self.bias[row] - self.bias[old] + self.space.optimism[old])
+        margin = float(w @ self.means[old] + self.bias[row] - self.bias[old] + self.metric.optimism[old])
         spread = float(np.sqrt(((self.space.factor @ w) ** 2).sum() + (w * w * self.space.rest).sum()))
         return _upper_tail((lead - margin) / max(spread, 1e-9))
 
@@ -136,8 +103,9 @@ class Rows:
 class Discriminant:
     """What a recogniser asks: scores and status of a window, from the network's scores and the window's features.
 
-    names: of the J taught classes, in their order behind the K old ones. thresholds: (J,) the least lead of each over
-    all that was not taught; below it a window is unknown. won: (J,) share of the left-out examples that each wins.
+    names: of the J taught classes, in their order behind the K old ones. farthest: the distance from the nearest
+    of them beyond which a window is unknown. behind_none: by how much the best may be behind none-of-these, where that
+    was shown. won: (J,) share of the left-out examples that each wins.
     """
 
     def __init__(
@@ -148,18 +116,20 @@ class Discriminant:
         none: Examples | None = None,
     ) -> None:
         self.names, self.K = tuple(names), len(space.means)
-        self.rows = Rows(space, taught, none)
+        self.rows, self._has_none = Rows(space, taught, none), none is not None
         self.handicaps = np.array([self._handicap(j) for j in range(len(names))])
-        values, labels = leave_out(space, taught, none)
+        values, distances, labels, clips = leave_out(self.rows, taught, none)
         values[:, self._taught] -= self.handicaps
-        own = values[np.arange(len(labels)), labels + self.K]
-        self.leads = own - np.delete(values, self._taught, axis=1).max(axis=1, initial=-np.inf)
-        self.labels, won = labels, values.argmax(axis=1) == labels + self.K
+        won = values.argmax(axis=1) == labels + self.K
         self.temperature = _temperature(values, labels + self.K) if len(labels) else 8.0
         by_class = [labels == j for j in range(len(names))]
         # Share of a class's left-out examples that it wins; NaN for a class of one clip, which cannot do without it.
         self.won = np.array([won[mine].mean() if mine.any() else np.nan for mine in by_class])
-        self.thresholds = np.array([_lowest(self.leads[mine]) if mine.any() else 0.0 for mine in by_class])
+        # One limit for all classes: a few clips of each say too little.
+        self.farthest = _limit(_by_clip(distances, clips), FAR_Z)
+        by_clip = _by_clip(values, clips)
+        behind = by_clip[:, -1] - by_clip[:, self._taught].max(axis=1, initial=-np.inf)
+        self.behind_none = _limit(behind, BEHIND_Z) if self._has_none else np.inf
 
     @property
     def _taught(self) -> slice:
@@ -198,30 +168,33 @@ class Discriminant:
         best = int(shares.argmax())
         if best < self.K:
             return shares, int(d.argmax()) >= self.K + len(self.names)
-        lead = d[best] - np.delete(d, self._taught).max()
-        return shares, bool(lead < self.thresholds[best - self.K])
+        far = self.rows.nearest(features[None])[0] > self.farthest
+        return shares, bool(far or d[-1] - d[self._taught].max() > self.behind_none)
 
 
 def leave_out(
-    space: Space, taught: Sequence[Examples], none: Examples | None
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Values (n, rows) of examples that the discriminant has not seen, and their classes (n,): clips in turn.
+    whole: Rows, taught: Sequence[Examples], none: Examples | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """What the discriminant `whole` would say of examples that it had not seen: their clips are left out in turn.
 
+    Values (n, rows), distances from the nearest taught class (n,), own classes (n,), and clips (n,), numbered through.
     A class of one clip has none.
     """
-    folds = _folds([e.clips for e in taught])
+    space, folds = whole.space, _folds([e.clips for e in taught])
     values, labels = [np.zeros((0, len(space.means) + len(taught) + (none is not None)))], [np.zeros(0, int)]
+    distances, clips = [np.zeros(0)], [np.zeros(0, int)]
     for fold in range(FOLDS):
         held = [f == fold for f in folds]
         if not any(h.any() for h in held):
             continue
-        rows = Rows(
-            space, [Examples(e.features[~h], e.clips[~h]) for e, h in zip(taught, held, strict=True)], none
-        )
+        kept = [Examples(e.features[~h], e.clips[~h]) for e, h in zip(taught, held, strict=True)]
+        rows = Rows(space, kept, none, whole.metric)
         for j, (e, h) in enumerate(zip(taught, held, strict=True)):
             values.append(rows(e.features[h]))
+            distances.append(rows.nearest(e.features[h]))
             labels.append(np.full(int(h.sum()), j))
-    return np.concatenate(values), np.concatenate(labels)
+            clips.append(e.clips[h] * len(taught) + j)
+    return np.concatenate(values), np.concatenate(distances), np.concatenate(labels), np.concatenate(clips)
 
 
 def _folds(clips: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
@@ -244,9 +217,27 @@ def _temperature(values: NDArray[np.float64], truth: NDArray[np.int64]) -> float
     return float(TEMPERATURES[int(np.argmin(losses))])
 
 
-def _lowest(leads: NDArray[np.float64]) -> float:
-    """Below it lie `REJECTED` of the leads; of a few, whose smallest is not far down, as far as normal ones would."""
-    return float(min(np.quantile(leads, REJECTED), leads.mean() - 2 * leads.std()))
+def _by_clip(values: NDArray[np.float64], clips: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Means of the windows' values (n, ...) over each clip."""
+    return np.array([values[clips == c].mean(axis=0) for c in np.unique(clips)]).reshape(
+        -1, *values.shape[1:]
+    )
+
+
+def _limit(values: NDArray[np.float64], z: float) -> float:
+    """What all but a share of more values lie below, if they are normal; infinite for less than two.
+
+    Few values say little about mean and deviation: the limit is that of Student's t.
+    """
+    n = len(values)
+    if n < 2:
+        return np.inf
+    return float(values.mean() + _student(z, n - 1) * values.std(ddof=1) * np.sqrt(1 + 1 / n))
+
+
+def _student(z: float, free: int) -> float:
+    """The quantile of Student's t that has the probability of z in the normal distribution (Cornish-Fisher)."""
+    return z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
 
 
 def _upper_tail(z: float) -> float:

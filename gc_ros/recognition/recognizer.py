@@ -312,7 +312,9 @@ class Recognizer:
             events = self._take_events() + self._detector.update(scores, reading.end_ns)
         best = top_k(scores, labels, self.top_k)
         label, index, score = best[0]
-        unknown = strange or score < self.unknown_threshold or label in info.idle
+        # The threshold is calibrated for the network's own scores; taught activities have limits of their own.
+        weak = index < len(info.labels) and score < self.unknown_threshold
+        unknown = strange or weak or label in info.idle
         return Activity(
             stamp_ns=reading.end_ns,
             window_start_ns=reading.start_ns,

@@ -13,8 +13,8 @@ from gc_ros.media.bags import read_bag_images
 from gc_ros.media.clips import Clip
 from gc_ros.media.images import Picture
 from gc_ros.media.video import read_video
-from gc_ros.recognition.discriminant import Examples
 from gc_ros.recognition.recognizer import Recognizer
+from gc_ros.recognition.space import Examples
 from gc_ros.recognition.taught import examples_of
 from gc_ros.stamps import NS
 from trt_build.bundle import LoadedBundle

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gc_ros.recognition.discriminant import Discriminant, Examples, Space
+from gc_ros.recognition.discriminant import Discriminant
+from gc_ros.recognition.space import Examples, Space
 from trt_build.bundle import MAX_LABEL_LENGTH, LoadedBundle, printable
 from trt_build.classes import read_classes
 from trt_build.errors import BundleError, DataError

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gc_ros.recognition.discriminant import Examples
+from gc_ros.recognition.space import Examples
 from gc_ros.recognition.taught import MAX_ACTIVITIES, MAX_WINDOWS, Lessons, Taught, space_of
 from trt_build import tensors
 from trt_build.bundle import MAX_LABEL_LENGTH, LoadedBundle

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gc_ros.recognition.discriminant import Discriminant, Examples, Space
+from gc_ros.recognition.discriminant import Discriminant
 from gc_ros.recognition.overlay import draw
 from gc_ros.recognition.recognizer import Recognizer
+from gc_ros.recognition.space import Examples, Space
 from gc_ros.recognition.taught import Lessons, Taught, check_name, examples_of, space_of
 from gc_ros.stamps import NS
 from tests.toy import toy_bundle

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gc_ros.recognition.discriminant import Examples
+from gc_ros.recognition.space import Examples
 from gc_ros.recognition.taught import Taught
 from gc_ros.recognition.taught_file import (
     NAME,
