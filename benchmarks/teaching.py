@@ -169,10 +169,18 @@ def table(clips: list[Clip], methods: dict[str, Method], draws: int) -> dict[str
     return result
 
 
+def own_scores(bundle: LoadedBundle, clip: Clip) -> Values:
+    """The network's own scores (windows, K)."""
+    z = clip.logits.astype(np.float64) / bundle.info.calibration.temperature
+    p = np.exp(z - z.max(axis=1, keepdims=True))
+    return np.asarray(p / p.sum(axis=1, keepdims=True))
+
+
 def unknown(
-    space: Space, clips: list[Clip], none: list[Clip], shown_none: int, draws: int, K: int
+    bundle: LoadedBundle, space: Space, clips: list[Clip], none: list[Clip], shown_none: int, draws: int
 ) -> dict[str, Any]:
-    """Share of none-of-these clips that come out unknown, and of the taught ones, after 5 shots."""
+    """Share of none-of-these clips whose windows mostly come out unknown, and of the taught ones, after 5 shots."""
+    K, threshold = len(bundle.info.labels), bundle.info.calibration.unknown_threshold
     rejected, wrong = [], []
     rng = np.random.default_rng(7)
     for shown, tested in episodes(clips, 5, 5, draws, rng):
@@ -183,7 +191,11 @@ def unknown(
         )
 
         def is_unknown(clip: Clip, taught: Discriminant = taught) -> bool:
-            return float(np.mean([taught.scores(np.full(K, 1 / K), x)[1] for x in clip.features])) >= 0.5
+            found = []
+            for own, features in zip(own_scores(bundle, clip), clip.features, strict=True):
+                scores, strange = taught.scores(own, features)
+                found.append(strange or (scores.argmax() < K and scores.max() < threshold))
+            return float(np.mean(found)) >= 0.5
 
         rejected.append(float(np.mean([is_unknown(none[i]) for i in order[shown_none:]])))
         wrong.append(float(np.mean([is_unknown(c) for their in tested for c in their])))
@@ -194,15 +206,8 @@ def old_loss(
     bundle: LoadedBundle, space: Space, clips: list[Clip], old: list[Clip], draws: int
 ) -> dict[str, Any]:
     """Accuracy on the bundle's own classes before and after teaching three others by five clips each."""
-    labels, calibration = bundle.info.labels, bundle.info.calibration
-    rng, lost = np.random.default_rng(9), []
-
-    def own(clip: Clip) -> Values:
-        z = clip.logits.astype(np.float64) / calibration.temperature
-        p = np.exp(z - z.max(axis=1, keepdims=True))
-        return np.asarray(p / p.sum(axis=1, keepdims=True))
-
-    scores = [own(c) for c in old]
+    labels, rng, lost = bundle.info.labels, np.random.default_rng(9), []
+    scores = [own_scores(bundle, c) for c in old]
     before = np.array([labels[p.mean(axis=0).argmax()] == c.label for p, c in zip(scores, old, strict=True)])
     for shown, _ in episodes(clips, 3, 5, draws, rng):
         taught = Discriminant(space, list("abc"), [examples(c) for c in shown])
@@ -229,21 +234,27 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--cache", type=Path, help="keeps the features of --data")
+    parser.add_argument("--old-cache", type=Path, help="keeps the features of --old")
+    parser.add_argument("--every-second", type=int, choices=(0, 1), help="only these of the classes, by name")
     a = parser.parse_args()
     bundle = load_bundle(a.bundle)
     space = space_of(bundle)
     clips = embedded(bundle, a.data, a.cache, a.threads)
     none = [c for c in clips if c.label == a.none]
     clips = [c for c in clips if c.label != a.none and c.label not in bundle.info.labels]
+    if a.every_second is not None:
+        chosen = sorted({c.label for c in clips})[a.every_second :: 2]
+        clips = [c for c in clips if c.label in chosen]
     methods: dict[str, Method] = {"nearest mean": nearest_mean, "ridge": ridge, "ours": ours(space)}
     result: dict[str, Any] = {"bundle": bundle.info.model_id, "data": a.data.name, "draws": a.draws}
     result |= table(clips, methods, a.draws)
-    K = len(bundle.info.labels)
     if none:
         for shown in sorted({0, a.shown_none}):
-            result[f"unknown, {shown} none clips shown"] = unknown(space, clips, none, shown, a.draws, K)
+            result[f"unknown, {shown} none clips shown"] = unknown(
+                bundle, space, clips, none, shown, min(a.draws, 50)
+            )
     if a.old:
-        old = [c for c in embedded(bundle, a.old, None, a.threads) if c.label in bundle.info.labels]
+        old = [c for c in embedded(bundle, a.old, a.old_cache, a.threads) if c.label in bundle.info.labels]
         result["old classes"] = old_loss(bundle, space, clips, old, min(a.draws, 50))
     result["load"] = os.getloadavg()[0]
     print(json.dumps(result, indent=1))
