@@ -15,8 +15,16 @@ from trt_build.errors import DataError
 
 def finetune(
     run: Annotated[Path, typer.Argument(help="Trained run to start from; it stays as it is.")],
-    data: Annotated[Path, typer.Option(help="Folder class/clip, or a CSV; classes may be new.")],
     out: Annotated[Path, typer.Option(help="Run directory to write.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder class/clip, or a CSV; classes may be new.")
+    ] = None,
+    taught: Annotated[
+        Path | None,
+        typer.Option(
+            help="What a robot was taught, with the clips that gc-ros teach --keep-clips kept: also trains on them."
+        ),
+    ] = None,
     subjects: Annotated[str, typer.Option(help="Only these people, separated by commas.")] = "",
     boxes: Annotated[Path | None, typer.Option(help="Folder of people's boxes, as for training.")] = None,
     epochs: Annotated[int, typer.Option(min=0, help="Epochs on windows.")] = 10,
@@ -35,10 +43,15 @@ def finetune(
     """Train a trained model further on your own clips; new classes get a new read-out."""
     from gc_model.data.clip import spelled
     from gc_model.training.checkpoint import read_description
+    from gc_ros.recognition.kept_clips import kept_clips
 
     config, recipe = read_description(run)
+    shown = None if taught is None else kept_clips(taught)
+    if data is None and shown is None:
+        raise DataError("nothing to train on; give clips by --data, or what was taught by --taught")
     values: dict[str, Any] = {
-        "data": data, "start": run, "subjects": names(subjects), "seed": seed, "window_s": recipe.window_s,
+        "data": data or shown, "also": [shown] if data and shown else [], "start": run,
+        "subjects": names(subjects), "seed": seed, "window_s": recipe.window_s,
         "boxes": boxes, "person_margin": recipe.person_margin,
         "preset": config.preset, "temporal": config.temporal, "fit": config.fit,
         "epochs1": 0, "epochs2": epochs, "epochs3": stream_epochs,

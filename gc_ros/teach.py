@@ -36,6 +36,13 @@ def teach(
     replace: Annotated[
         bool, typer.Option("--replace", help="Forget what was shown before under this name.")
     ] = False,
+    keep_clips: Annotated[
+        bool,
+        typer.Option(
+            "--keep-clips",
+            help="Keep small copies of the clips beside what was taught, to train on. They show people.",
+        ),
+    ] = False,
     mode: Mode = None,
     backend: Backend = "auto",
     precision: Precision = "auto",
@@ -43,8 +50,14 @@ def teach(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Teach a new activity by clips of it: five clips, one minute, no training. Clips are not kept."""
+    """Teach a new activity by clips of it: five clips, one minute, no training.
+
+    Only features of the clips are kept, no picture, unless --keep-clips says so.
+    """
     from gc_ros.media.clips import find_recordings
+    from gc_ros.recognition.footage import read_footage
+    from gc_ros.recognition.kept_clips import forget_clips
+    from gc_ros.recognition.kept_clips import keep_clips as keep
     from gc_ros.recognition.showing import examples_from_clips
     from gc_ros.recognition.taught import Lessons, check_name, space_of
     from gc_ros.recognition.taught_file import folder_of, locked, read_taught, write_taught
@@ -59,16 +72,20 @@ def teach(
         others = examples_from_clips(find_recordings(none), loaded, engine, mode, topic) if none else None
     finally:
         engine.close()
+    pictures = [f.frames for f in read_footage(clips, loaded.info, topic=topic)] if keep_clips else []
     began = time.perf_counter()
     with locked(where):
         taught = read_taught(where, loaded.info.model_id)
         if replace and name in taught.activities:
             taught = taught.forgotten(name)
+            forget_clips(where, name)
         taught = taught.taught(name, shown)
         if others is not None:
             taught = taught.with_none(others)
         lessons = Lessons(loaded, space, taught)
         write_taught(where, taught)
+        if pictures:
+            keep(where, name, pictures, loaded.info.rate_hz)
     examples, remarks = taught.activities[name], lessons.remarks(name, taught)
     discriminant = lessons.discriminant
     assert discriminant is not None
@@ -97,12 +114,14 @@ def forget(
     bundle: BundleOption,
     folder: Folder = None,
 ) -> None:
-    """Forget a taught activity; its examples are removed."""
+    """Forget a taught activity; its examples are removed, and its clips where they were kept."""
+    from gc_ros.recognition.kept_clips import forget_clips
     from gc_ros.recognition.taught_file import folder_of, locked, read_taught, write_taught
 
     info, where = load_bundle(bundle).info, folder or folder_of(bundle)
     with locked(where):
         write_taught(where, read_taught(where, info.model_id).forgotten(name))
+        forget_clips(where, name)
     typer.echo(f"{name}: forgotten")
 
 
@@ -118,6 +137,7 @@ def taught(
     as_json: Json = False,
 ) -> None:
     """List what a bundle was taught; rename one, or add what another robot was taught."""
+    from gc_ros.recognition.kept_clips import rename_clips
     from gc_ros.recognition.taught import check_name
     from gc_ros.recognition.taught_file import NAME, folder_of, locked, read_taught, write_taught
 
@@ -136,6 +156,8 @@ def taught(
                     raise DataError(f"{merge}: holds no {NAME}; name the folder that gc-ros teach wrote")
                 found = found.merged(read_taught(merge, loaded.info.model_id))
             write_taught(where, found)
+            if rename is not None:
+                rename_clips(where, old, check_name(new, loaded))
     rows = _rows(loaded, found)
     if as_json:
         print_json({"model_id": found.model_id, "folder": str(where), "activities": rows})

@@ -15,6 +15,7 @@ from typing import Any
 
 from gc_ros.node.camera import Camera
 from gc_ros.recognition.activity import Activity
+from gc_ros.recognition.kept_clips import forget_clips
 from gc_ros.recognition.showing import Showing
 from gc_ros.recognition.space import Space
 from gc_ros.recognition.taught import Lessons, Taught, check_name, space_of
@@ -86,6 +87,7 @@ class Teaching:
                 after = read_taught(self.folder, self._bundle.info.model_id).forgotten(request.name)
                 lessons = self._lessons(after, self._space or space_of(self._bundle))
                 write_taught(self.folder, after)
+                forget_clips(self.folder, request.name)
             self.taught, self.lessons = after, lessons
             self._apply(cameras)
             response.success, response.message = True, f"{request.name}: forgotten"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -84,13 +85,21 @@ class Metric:
         self._D = D + TRAINING * space.rest
         self._W = np.sqrt(TRAINING) * space.factor
         self._part = self._W / self._D
-        self._inner = np.linalg.inv(np.eye(len(self._W)) + self._part @ self._W.T)
-        self.solved_means = self.solve(space.means)
-        # The middle of a class is known as well as its windows are many, of which those of a clip count as one: a
-        # fresh window lies by so much nearer to every other class, on average, than the windows of the training.
-        inverse = 1 / self._D - np.einsum("ij,ij->j", self._inner @ self._part, self._part)
-        directions = float((space.factor * self.solve(space.factor)).sum() + space.rest @ inverse)
-        self.optimism = directions / np.maximum(space.counts / WINDOWS_A_CLIP, 1)
+        self._product = self._part @ self._W.T
+        self._inner = np.linalg.inv(np.eye(len(self._W)) + self._product)
+        self._space, self.solved_means = space, self.solve(space.means)
+
+    @cached_property
+    def optimism(self) -> NDArray[np.float64]:
+        """(K,) by how much nearer to every other class a fresh window lies than the windows of the training.
+
+        The middle of a class is known as well as its windows are many, of which those of a clip count as one; each adds
+        the trace of the training clips' covariance times the inverse.
+        """
+        rest = self._space.rest
+        trace = (self._product * self._inner.T).sum() / TRAINING + (rest / self._D).sum()
+        trace -= (self._inner * ((self._part * rest) @ self._part.T)).sum()
+        return np.asarray(trace / np.maximum(self._space.counts / WINDOWS_A_CLIP, 1))
 
     def solve(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """rows (m, F) times the inverse, that of diag(D) + W.T W."""

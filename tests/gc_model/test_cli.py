@@ -9,10 +9,12 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from gc_model.cli import app
+from gc_ros.recognition.kept_clips import keep_clips
 from tests import command_line
 from tests.gc_model.runs import bundle, coloured_clips, colours, people, run, scratch, undecodable, untrained
 from trt_build.errors import DataError
@@ -340,6 +342,32 @@ def test_finetune_names_new_classes_and_keeps_the_network_and_window_of_its_star
     assert_one_line(call(*ask, "--out", tmp_path / "out"), "--resume")
     assert_one_line(call(*ask, "--set", "epochs3=-1", "--out", tmp_path / "x"), "epochs3")
     assert_one_line(call("finetune", scratch(), "--data", data, "--out", tmp_path / "x"), "gc-model train")
+
+
+@needs_torch
+def test_finetune_trains_on_the_clips_that_were_kept_of_what_a_robot_was_taught(tmp_path):
+    taught = tmp_path / "b.taught"
+    yellow = [np.full((8, 32, 32, 3), (200, 200, level), np.uint8) for level in (40, 60)]
+    keep_clips(taught, "yellow", yellow, rate_hz=2.0)
+    ask = (
+        "finetune",
+        run(),
+        "--epochs",
+        "0",
+        "--set",
+        "val_fraction=0",
+        "--quiet",
+        "--out",
+        tmp_path / "out",
+    )
+    (taught / "taught.json").touch()  # either name stands for what was taught
+    result = call(
+        *ask, "--data", coloured_clips(tmp_path / "data", per_class=1), "--taught", taught / "taught.json"
+    )
+    assert result.exit_code == 0, result.output
+    assert "on 5 clips of 4 classes (1 of them new)" in result.stdout
+    assert_one_line(call(*ask, "--taught", tmp_path), "--keep-clips")
+    assert_one_line(call(*ask), "--taught")
 
 
 @needs_torch

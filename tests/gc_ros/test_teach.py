@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gc_ros.media.clips import find_clips
+from gc_ros.recognition.footage import clip_frames
 from tests.gc_ros.test_cli import fails, run
 from tests.toy import toy_bundle
 from tests.videos import write_clip
@@ -137,3 +139,22 @@ def test_a_bundle_exchanged_underneath_is_noticed(clips: Path, bundle: Path) -> 
     run("teach", "yellow", *shown(clips), "-b", bundle, "--threads", 1)
     toy_bundle(bundle, "colours", embedding=True, model_id="another")
     fails("video", clips / "yellow9.mp4", "-b", bundle, words=("taught to toy-colours", "another"))
+
+
+def test_clips_are_kept_where_that_is_asked_for_and_go_with_the_activity(clips: Path, bundle: Path) -> None:
+    kept = bundle.parent / "b.taught" / "clips"
+    keep = ("-b", bundle, "--threads", 1, "--keep-clips")
+    assert run("teach", "yellow", *shown(clips)[:3], *keep)[0] == 0
+    assert run("teach", "yellow", *shown(clips)[:3], *keep)[0] == 0, "the same clips, once more"
+    assert run("teach", "grey", *shown(clips, "grey")[:2], *keep)[0] == 0
+    found = find_clips([kept])
+    assert sorted(c.label for c in found) == ["grey"] * 2 + ["yellow"] * 3
+    info = load_bundle(bundle).info
+    before, after = (clip_frames(p, info) for p in (shown(clips)[0], found[-1].path))
+    assert after.shape[1:] == (info.size, info.size, 3) and abs(before.mean() - after.mean()) < 8
+    assert run("taught", "-b", bundle, "--rename", "yellow=amber")[0] == 0
+    assert sorted({c.label for c in find_clips([kept])}) == ["amber", "grey"]
+    assert run("forget", "amber", "-b", bundle)[0] == 0
+    assert len(list(kept.glob("*.mp4"))) == 2, "those of the other activity"
+    assert run("forget", "grey", "-b", bundle)[0] == 0
+    assert not kept.exists()

@@ -93,7 +93,7 @@ def test_an_error_that_grows_along_the_stream_fails_the_drift(monkeypatch):
     assert blocks[0] == blocks[1] == 0 and blocks[2] > 2e-3
 
 
-@pytest.mark.parametrize("tensor", ["logits", "glimpses", "assignment"])
+@pytest.mark.parametrize("tensor", ["logits", "embedding", "glimpses", "assignment"])
 def test_each_tensor_has_its_own_tolerance(monkeypatch, tensor):
     def shifted(out, n):
         out[tensor] = out[tensor] + np.float32(0.3) * (1 + out[tensor])
