@@ -18,7 +18,8 @@ from tests.gc_ros.node.message_packages import build, importable, installed
 from tests.gc_ros.node.packet_camera import PERIOD, of, packet_message, streaming
 from tests.toy import toy_bundle
 
-pytestmark = [pytest.mark.ros, pytest.mark.slow]
+# The first test of each package compiles it: ten seconds to half a minute of two quiet cores.
+pytestmark = [pytest.mark.ros, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 # As github.com/foxglove/schemas (ros_foxglove_msgs/ros2) and github.com/ros-misc-utilities/ffmpeg_image_transport_msgs
 # publish them.
