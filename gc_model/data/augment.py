@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Augmentation of training clips: one draw a clip, the same for all its frames."""
+"""Augmentation of training clips: drawn once a clip, the same for all its frames; boxes vary frame by frame."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from trt_build.preprocess import PAD_VALUE
 
 @dataclass(frozen=True)
 class BoxAugment:
-    """How far the boxes of people are varied, who are seen by a detector that errs.
+    """How far training varies the boxes of people, as a detector that errs would.
 
-    share: of the samples that show a person, where people are known; the others show the whole picture. scale: of the
-    square of a clip, as a factor and its inverse. jitter: deviation of place and size of each frame's square, as a
-    share of its side. drop: chance that a frame's box is missing, and an older one is taken for it.
+    share: of the samples that show one person, where people are known; the others show the whole picture. scale: the
+    largest factor by which the square of a clip grows, or shrinks. jitter: standard deviation of the place and size of
+    each frame's square, as a share of its side. drop: chance that a frame's box is missing, so that an older one of up
+    to MAX_AGE_S seconds stands in.
     """
 
     share: float = 0.8
@@ -37,7 +38,7 @@ class BoxAugment:
     ) -> NDArray[np.float64]:
         """Affine maps (T, 2, 3) from the pixels of the chosen frames, R x R, to those that the erring boxes would show.
 
-        times: (n,) seconds of all frames. regions: (n, 4) what they show, see `DecodedClip`.
+        times: (n,) seconds of all frames. regions: (n, 4) what each shows, see `DecodedClip`. chosen: (T,) indices.
         """
         T = len(chosen)
         missing, age = rng.random(T) < self.drop, rng.uniform(0, MAX_AGE_S, T)
@@ -58,13 +59,13 @@ class BoxAugment:
 
 @dataclass(frozen=True)
 class Augment:
-    """How far training clips are varied. The paper's own is `Augment.paper()`: the random crop alone.
+    """How far training varies clips. The paper's own is `Augment.paper()`: the random crop alone.
 
     scale: side of the crop relative to the frame, low to high, drawn evenly in its logarithm. rotate: degrees.
     flip: mirror half of the clips, only right where no class says left or right. colour: strength of the changes
     of brightness, contrast, hue and saturation. blur: chance of a soft focus. grey: chance that no colour is
-    left, if colours change at all. erase: chance that one box of all frames is grey (random erasing, Zhong et al.,
-    2020).
+    left, if colours change at all. erase: chance that one box, the same in all frames, becomes grey (random erasing,
+    Zhong et al., 2020).
     """
 
     scale: tuple[float, float] = (0.55, 1.1)
@@ -95,13 +96,16 @@ class Augment:
         return np.hstack([linear, (size - 1) / 2 - linear @ (centre[:, None] - 0.5)])
 
     def __call__(self, images: NDArray[np.uint8], size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-        """images: (T, R, R, 3) RGB -> (T, size, size, 3)."""
+        """A clip, varied at random: images (T, R, R, 3) RGB -> (T, size, size, 3)."""
         return self.apply(images, size, self.matrix(images.shape[1], size, rng), rng)
 
     def apply(
         self, images: NDArray[np.uint8], size: int, matrix: NDArray[np.float64], rng: np.random.Generator
     ) -> NDArray[np.uint8]:
-        """As `__call__`, with a map drawn before, which joints go through as well; (T, 2, 3): one for each image."""
+        """As `__call__`, with a map drawn beforehand, since joints go through the same one.
+
+        matrix: (2, 3) for all images, or (T, 2, 3), one for each.
+        """
         out = np.empty((len(images), size, size, 3), np.uint8)
         maps = np.broadcast_to(matrix, (len(images), 2, 3))
         for image, place, each in zip(images, out, maps, strict=True):
@@ -125,7 +129,7 @@ class Augment:
         return out
 
     def _erase(self, images: NDArray[np.uint8], rng: np.random.Generator) -> None:
-        """A box of 2 to 20 % of the picture, at most three times as wide as high or as high as wide, becomes grey."""
+        """Turn a random box grey: 2 to 20 % of the picture, at most three times as wide as high, or as high as wide."""
         size = images.shape[1]
         area, ratio = rng.uniform(0.02, 0.2), np.exp(rng.uniform(-0.5, 0.5) * np.log(3))
         h, w = (max(1, round(size * side)) for side in (np.sqrt(area) * ratio, np.sqrt(area) / ratio))
@@ -133,7 +137,7 @@ class Augment:
         images[:, top : top + h, left : left + w] = PAD_VALUE
 
     def _recolour(self, images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-        """A random linear map of RGB: gain a channel, saturation, contrast, brightness; one matrix product."""
+        """Change the colours by a random affine map of RGB: gain of each channel, saturation, contrast, brightness."""
         s = self.colour
         gain = np.exp(rng.uniform(-s, s)) * np.exp(rng.uniform(-s / 3, s / 3, size=3))
         saturation = 0.0 if rng.random() < self.grey else np.exp(rng.uniform(-s, s))

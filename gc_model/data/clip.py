@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A labelled clip: a video and its class, how its frames and joints are read, and what it is used for."""
+"""A labelled clip: a video with its class, the readers of its frames, joints and people, and its part of the split."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ BODIES, JOINTS = 2, 25  # of a frame, at most
 class SeenPeople:
     """Who stands where in the pictures of a clip.
 
-    found: by time since the first picture, in pixels of the pictures; `numbered`: stamps are the numbers of the
-    pictures. size: (width, height) of the pictures that boxes are in pixels of, where the clip's may have another.
+    found: detections in the order of time, boxes in pixels. Their stamps are nanoseconds since the first picture or, if
+    `numbered`, the numbers of the pictures. size: (width, height) of the pictures whose pixels those are; None: the
+    clip's own.
     """
 
     found: list[Detections]
@@ -41,12 +42,12 @@ ReadPeople = Callable[[Path], SeenPeople]
 
 @dataclass(frozen=True)
 class JointSource:
-    """Where the joints of a clip are, and how they are read.
+    """The file of a clip's joints, and its reader.
 
-    file: None where this clip lacks what the others of its data set have. read: joints (frames, 2, 25, 2) of a file as
+    file: None where this clip has none, although others of its data set do. read: gives joints (frames, 2, 25, 2) as
     fractions of the picture, x then y, NaN where unknown, and the picture's (width, height); raises DataError.
-    mirrored: which joint takes the place of each in a mirrored picture. last_stands: whether frames after the last one
-    of the file have its joints, for recorders that stop a frame apart.
+    mirrored: for each joint, which one takes its place in a mirrored picture. last_stands: whether frames after the
+    file's last one repeat its joints, since recorders of video and joints stop a frame apart.
     """
 
     file: Path | None
@@ -57,10 +58,10 @@ class JointSource:
 
 @dataclass(frozen=True)
 class PersonSource:
-    """A person in a clip. file: that says where everybody stands. read: reads it; raises DataError. id: in the file.
+    """A person in a clip, by an id in the file that says where everybody stands.
 
-    margin: of the square around the box, see gc_ros.recognition.region. span_s: from and to which time of the clip the
-    label is true of the person; None: all the time.
+    read: the file's reader; raises DataError. margin: of the square around the box, see gc_ros.recognition.region.
+    span_s: the seconds of the clip from and to which the label is true of the person; None: all the time.
     """
 
     file: Path
@@ -78,11 +79,11 @@ class PersonSource:
 class LabelledClip(Clip):
     """A clip whose label is known. path: a video, or whatever `read` takes.
 
-    read: yields (frame uint8 (H, W, 3) RGB, stamp in nanoseconds); raises DataError. trains: whether the split has it
-    in its training part. joints: None where the data set has none. source: number of the folder or data set among
-    those that are mixed. people: whom the label is about, none where only whole pictures are known. person: the one of
-    them whom its frames show alone; None: the whole pictures. together: whether two people do it together. apart:
-    whether others in the picture do something else, so that the whole picture shows no example of the label.
+    read: yields (frame uint8 (H, W, 3) RGB, stamp in nanoseconds); raises DataError. trains: whether the split puts it
+    into its training part. joints: None where the data set has none. source: number of its folder or data set among
+    those that training mixes. people: whom the label is about; empty where only whole pictures are known. person: the
+    one of them whom the frames show alone; None: whole pictures. together: whether two people do it together. apart:
+    whether others in the picture do something else, so that the whole picture is no example of the label.
     """
 
     read: ReadFrames = field(default=read_video, kw_only=True)
@@ -96,7 +97,7 @@ class LabelledClip(Clip):
 
     @property
     def first_person(self) -> LabelledClip:
-        """The clip as it is judged: of the person whom it is about most; as it is where no people are known."""
+        """The clip as evaluation judges it: of the person whom it is about most, or whole where no people are known."""
         return replace(self, person=self.people[0]) if self.people else self
 
 
@@ -111,9 +112,9 @@ def labels_of(clips: Sequence[Clip]) -> list[str]:
 
 
 def spelled(name: str, labels: Sequence[str]) -> str:
-    """The one of `labels` that has the same name, or `name` where none has.
+    """The one of `labels` that is the same name, or `name` itself where none is.
 
-    Runs of earlier versions took the names of folders as a file system spells them, which may be in Unicode form NFD.
+    Runs of earlier versions took folders' names as the file system spells them, which may be in Unicode form NFD.
     """
     if name in labels:
         return name

@@ -19,9 +19,9 @@ from trt_build.errors import DataError
 class DataSet:
     """A published data set.
 
-    clips: those below a folder, with `trains` as the named split has it. splits: their names, the default first.
-    files: how its files are named, for the error where none is found. has_joints: whether L_P and L_G can learn from
-    it. prepared: where `gc-model prepare` writes a clip below its output, and where its joints (None without any).
+    clips: finds those below a folder, `trains` set by the named split. splits: their names, the default first. files:
+    how its files are named, for the error where there are none. has_joints: whether L_P and L_G can learn from it.
+    prepared: the paths below the output of `gc-model prepare` of a clip and of its joints (None without any).
     """
 
     clips: Callable[[Path, str], list[LabelledClip]]
@@ -56,10 +56,11 @@ def index(
 ) -> Clips[LabelledClip]:
     """The clips below `data`, sorted by name.
 
-    layout: "clips", one's own, or a row of `DATA_SETS`. split: one of its splits, "" for the first; underscores stand
-    for hyphens. part: "train" or "test" of the split, None for both. joints: a folder of joints of one's own clips, see
-    gc_model.data.joint_tables. boxes: a folder of boxes of people, see gc_model.data.people, or "skeletons": from those
-    of the data set. margin: around boxes. Raises DataError for what is unknown, or where nothing is found.
+    layout: "clips", one's own, or a row of `DATA_SETS`. split: one of its splits, "" for the first; underscores may
+    stand for hyphens. part: "train" or "test" of the split, None for both. subjects, classes: only these. joints: a
+    folder of joints of one's own clips, see gc_model.data.joint_tables. boxes: a folder of boxes of people, see
+    gc_model.data.people, or "skeletons" for those of the data set. margin: around boxes. Raises DataError for a name
+    that is unknown, or where nothing is found.
     """
     if boxes is None or str(boxes) == SKELETONS:
         found = _index(layout, data, split, part, subjects, classes, joints)

@@ -27,8 +27,7 @@ def detect(
 ) -> dict[str, Any]:
     """Write a table of boxes below `out` for every clip of `data` that has none there yet.
 
-    Returns {"clips", "made", "kept", "seen": share of frames with somebody in those made, "empty": clips without
-    anybody, "damaged": {name: reason}}. Raises DataError for data or a detector that cannot be used.
+    Returns what `gather` does. Raises DataError for data or a detector that cannot be used.
     """
     clips = own.clips(data, subjects=subjects)
     Detector(detector, threads=1)  # its errors once, before the processes start
@@ -39,7 +38,7 @@ def detect(
 
 
 def find_people(clip: LabelledClip, table: Path, detector: Path) -> tuple[int, int]:
-    """Write the table of one clip. Returns (frames, those with somebody). Raises DataError."""
+    """Write the boxes of everybody in a clip. Returns (frames, frames with somebody). Raises DataError."""
     cv2.setNumThreads(1)  # the processes are the parallelism
     finder = Finder(Detector(detector, threads=1))
     found: list[Detections] = []

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`gc-model joints`: joints of one's own clips, from an estimator, as the training signal that Kinect gave the paper.
+"""`gc-model joints`: joints of one's own clips from an estimator, the training signal that the paper had from Kinect.
 
-Nothing of it runs on the robot: joints are needed in training alone (section 3.3 of the paper). The estimator is
-MediaPipe (Apache-2.0), whose wheels up to 0.10.21 bring their models; anything else that writes the tables of
+Only training needs joints (section 3.3 of the paper); the robot runs nothing of this. The estimator is MediaPipe
+(Apache-2.0), whose wheels up to 0.10.21 bring their models; whatever else writes the tables of
 gc_model.data.joint_tables will do as well.
 """
 
@@ -65,10 +65,9 @@ def estimate(
 ) -> dict[str, Any]:
     """Write a table of joints below `out` for every clip of `data` that has none there yet.
 
-    what: "hands", 21 joints of up to two hands, or "body", 25 joints of one person. boxes: of people, as tables below
-    this folder, also for tables of joints that are there already. Returns {"clips", "made", "kept", "seen": share of
-    frames with a body in those made, "empty": clips without any, "damaged": {name: reason}, "boxes": tables of boxes
-    made}. Raises DataError for data that cannot be used, EstimatorError without the estimator.
+    what: "hands", 21 joints of up to two hands, or "body", 25 joints of one person. boxes: a folder that gets tables of
+    the people's boxes, also for clips whose joints are there already. Returns what `gather` does and "boxes", the
+    number of tables of boxes made. Raises DataError for data that cannot be used, EstimatorError without the estimator.
     """
     from rich.progress import track
 
@@ -100,7 +99,7 @@ def estimate(
 
 
 def write_joints(clip: LabelledClip, table: Path, what: str) -> tuple[int, int]:
-    """The table of one clip, every frame of it. Returns (frames, those with a body). Raises DataError."""
+    """Write the joints of every frame of a clip. Returns (frames, frames with a body). Raises DataError."""
     names: Sequence[str] = HAND if what == "hands" else tuple(BODY)
     rows: list[tuple[int, int, NDArray[np.float64]]] = []
     size, frames, seen = (1, 1), 0, 0
@@ -118,8 +117,8 @@ def write_joints(clip: LabelledClip, table: Path, what: str) -> tuple[int, int]:
 def write_boxes(clip: LabelledClip, joints: Path, table: Path) -> None:
     """Write the boxes of the bodies in a clip's table of joints, each followed from frame to frame under one id.
 
-    The number of a body is not who it is: an estimator may take to somebody else at any frame. Raises DataError for
-    joints of hands, and a clip or table that cannot be read.
+    The number of a body does not say who it is: an estimator may turn to somebody else at any frame. Raises DataError
+    for joints of hands, and for a clip or table that cannot be read.
     """
     if joint_names(joints) == HAND:
         raise DataError(
@@ -197,7 +196,7 @@ def _body() -> AbstractContextManager[Estimator]:
 
 
 class _Closing(AbstractContextManager[Estimator]):
-    """The estimator of one clip, closed at its end: it follows bodies from frame to frame."""
+    """The estimator of one clip: it follows bodies from frame to frame, so that each clip needs its own."""
 
     def __init__(self, tool: Any, estimator: Estimator):
         self.tool, self.estimator = tool, estimator

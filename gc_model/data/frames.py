@@ -26,10 +26,10 @@ from trt_build.preprocess import model_input
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """Decoded frames of one clip: images uint8 (n, R, R, 3) RGB, times (n,) seconds from the first.
+    """Decoded frames of one clip: images uint8 (n, R, R, 3) RGB, times (n,) seconds from the first frame of the file.
 
-    numbers: (n,) of the frames in the file, from 0. regions: (n, 4) x0, y0, x1, y1 of what each shows, as fractions of
-    the picture, where that is one person; None: whole pictures.
+    numbers: (n,) of the frames in the file, from 0. regions: (n, 4) x0, y0, x1, y1 of what each frame shows, as
+    fractions of the picture, where it shows one person; None: whole pictures.
     """
 
     images: NDArray[np.uint8]
@@ -44,10 +44,10 @@ class CacheError(GlimpseError):
 
 @dataclass(frozen=True)
 class FrameCache:
-    """Decoded, resized frames on disk, keyed by the file's identity, by whom they show and how they become squares.
+    """A cache of decoded, resized frames on disk, keyed by the file's identity, whom they show and their resize.
 
-    Frames are R x R with R = `resize`, so that training can crop from them, and thinned to `max_fps`: a window
-    takes two a second, more than a dozen to choose from would only fill the disk.
+    Frames are R x R with R = `resize`, so that training can crop from them. They are thinned to `max_fps` a second: a
+    window takes a few a second, and more than a dozen to choose from would only fill the disk.
     """
 
     folder: Path
@@ -55,7 +55,7 @@ class FrameCache:
     max_fps: float = 12.0
 
     def read(self, clip: LabelledClip) -> DecodedClip:
-        """From the cache, decoding first where it is not there. Raises DataError for what cannot be decoded."""
+        """The frames of a clip, decoded first where they are not in the cache. Raises DataError where that fails."""
         entry = self._entry(clip)
         frames = self._load(entry)
         if frames is None:
@@ -65,13 +65,13 @@ class FrameCache:
         return frames
 
     def neighbour(self, clip: LabelledClip, suffix: str) -> Path:
-        """A file beside the frames of a clip, for what is kept of it."""
+        """The path of a file beside the frames of a clip, for what else is kept of it."""
         return self._entry(clip).with_suffix(suffix)
 
     def fill(
         self, clips: Sequence[LabelledClip], *, workers: int = 2, progress: bool = True
     ) -> dict[str, str]:
-        """Decode in parallel whatever is missing. Returns the clips that failed, by name, with the reason."""
+        """Decode in parallel the clips that are missing. Returns {name: reason} of those that fail."""
         from rich.progress import track
 
         missing: list[LabelledClip] = []
@@ -108,7 +108,7 @@ class FrameCache:
 
     @staticmethod
     def _load(entry: Path) -> DecodedClip | None:
-        """An entry, or None where it is not there or damaged (a full disk, a power cut): it is decoded again."""
+        """An entry, or None where it is missing or damaged (a full disk, a power cut), to be decoded again."""
         try:
             values = json.loads(entry.with_suffix(".json").read_text())
             if isinstance(values, list):  # of an older version, which thinned without noting what it left out
@@ -169,9 +169,10 @@ def decode(
     read: ReadFrames = read_video,
     person: PersonSource | None = None,
 ) -> DecodedClip:
-    """Frames of a video through the robot's own reader and resize, at most `max_fps` of them a second.
+    """The frames of a video through the robot's own reader and resize, at most `max_fps` of them a second.
 
-    person: frames show the square around this person, and those are left out in which he is not found.
+    person: frames show the square around this person; those in which the person is not found are left out. Raises
+    DataError where no frame remains.
     """
     whole = preprocess.model_copy(update={"size": preprocess.resize})
     where = None if person is None else Whereabouts(person)

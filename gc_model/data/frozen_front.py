@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cached features of the frozen trunk, as samples in the place of the clips they are computed from."""
+"""Cached features of the frozen trunk: samples that hold them in place of the clips they were computed from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trt_build.errors import DataError
 
 
 class ClipSamples(Protocol):
-    """Samples whose "clip" the features of a frozen front may replace: `TrainingClips`, `TestClips`, streams."""
+    """Samples with a "clip" that features of a frozen trunk can replace: `TrainingClips`, `TestClips`, streams."""
 
     @property
     def clip_shape(self) -> tuple[int, ...]:
@@ -37,11 +37,11 @@ class ClipSamples(Protocol):
 class FrozenFront(Dataset[Sample]):
     """Samples of `base` with cached features of the frozen trunk in place of "clip"; each is computed once.
 
-    That is "maps", the penultimate stage's, or with `whole` the features "Z" and "c", which a `base` of maps gives too.
-    views > 0: `base` is indexed by (epoch, clip), and epoch e sees view e mod views of a clip; 0: it is `TestClips`.
-    They lie in `path` as float16, read through from there also the first time, so that a resumed run sees the
-    same numbers. Not for several loading processes: the network lives in this one. Raises DataError where the disk is
-    too small.
+    They are "maps", those of the penultimate stage, or with `whole` the trunk's "Z" and "c"; `base` may itself be a
+    `FrozenFront` of maps. views > 0: `base` is indexed by (epoch, clip), and epoch e sees view e mod views of a clip;
+    0: `base` is `TestClips`. Features lie beside `path` in float16 and are read back from there even the first time,
+    so that a resumed run sees the same numbers. Not for several loading processes, since the network lives in this one.
+    Raises DataError where the disk is too small.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class FrozenFront(Dataset[Sample]):
         self._done = _memmap(self.neighbour("done"), np.uint8, slots)
 
     def neighbour(self, name: str) -> Path:
-        """A file beside `path`: a part of these features, or where those of other clips of the same run lie."""
+        """The path of a file beside `path`: a part of these features, or those of other clips of the same run."""
         return self.path.with_name(f"{self.path.name}.{name}")
 
     def __len__(self) -> int:
@@ -66,7 +66,7 @@ class FrozenFront(Dataset[Sample]):
 
     @property
     def blank(self) -> Sample:
-        """What a sample holds besides its truth, as zeros."""
+        """The features of a sample, as zeros."""
         return {n: torch.zeros(s.shape[2:]) for n, s in self._stored.items()}
 
     def beside(self, which: Any) -> Sample:
@@ -114,8 +114,10 @@ def _blank(base: ClipSamples) -> Sample:
 
 
 def front_key(model: Network, also: Any, whole: bool) -> str:
-    """A name for features: of the weights that make them, the whole trunk's or its front's, and of whatever else they
-    depend on, as JSON."""
+    """A name for cached features: a digest of all that they depend on.
+
+    whole: the weights of the whole trunk, or those before its last stage. also: the rest, as what JSON can hold.
+    """
     digest = hashlib.sha256(json.dumps([also, whole]).encode())
     for name, value in model.trunk.weights(whole).items():
         digest.update(name.encode() + value.detach().cpu().numpy().tobytes())

@@ -34,7 +34,7 @@ def table_of(folder: Path, name: str) -> Path:
 
 
 def joint_names(path: Path) -> tuple[str, ...]:
-    """The joints a table has. Raises DataError for columns that are not as described above."""
+    """The names of a table's joints. Raises DataError for columns that are not as described above."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             columns = next(csv.reader(file), [])
@@ -72,7 +72,7 @@ def mirrored_joints(names: Sequence[str]) -> tuple[int, ...]:
 
 
 def read_table(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Joints (frames, 2, 25, 2) as fractions of the picture, NaN where unknown, and its (width, height).
+    """The joints of a table, (frames, 2, 25, 2) as fractions of the picture, NaN where unknown; its (width, height).
 
     Raises DataError, naming file and line, for a file that is not such a table.
     """
@@ -116,7 +116,10 @@ def write_table(
     size: tuple[int, int],
     rows: Iterable[tuple[int, int, NDArray[np.floating]]],
 ) -> None:
-    """rows: (frame, body, points (joints, 2) in pixels of a picture of `size`, NaN where unknown). Atomic."""
+    """Write a table of joints, whole or not at all.
+
+    rows: (frame, body, points (joints, 2) in pixels of a picture of `size`, NaN where unknown).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Joints of a clip, from the data set's file into the coordinates of the network's input.
 
-Convention: fractions of the picture (x, y), then [-1, 1] over the input as glimpses have them; NaN where unknown.
-Joints outside the crop keep their place outside it.
+Convention: (x, y) as fractions of the picture, then in [-1, 1] over the input, as glimpses have them; NaN where
+unknown. Joints outside the crop keep their place outside it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from trt_build.preprocess import region
 def joints_of(clip: LabelledClip, frames: DecodedClip, cache: FrameCache) -> NDArray[np.float32] | None:
     """The joints (n, 2, 25, 2) of decoded frames, as fractions of the R x R frame; None where the data set has none.
 
-    A missing or damaged file gives NaN: the pictures still count. Text is slow to read, so that what was read is kept
-    beside the frames.
+    A missing or damaged file gives NaN: the pictures still count. Text is slow to read, so the joints are kept beside
+    the cached frames.
     """
     source, n = clip.joints, len(frames.numbers)
     if source is None:
@@ -55,7 +55,7 @@ def _suffix(file: Path) -> str:
 
 
 def _read(source: JointSource, file: Path, kept: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What `source.read` gives for the file, from `kept` where it is there; no frames for a damaged file."""
+    """The result of `source.read` on a file, from `kept` where that exists; no frames for a damaged file."""
     try:
         with np.load(kept) as stored:
             return stored["joints"], stored["size"]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where something moves in a clip: places that stand for joints where a data set has none, in training alone.
+"""Where something moves in a clip: places that training takes for joints where a data set has none.
 
-People are what moves in most clips of activities. The strongest cells of the difference between frames are a weak
-and free substitute for a Kinect's joints: L_G2 draws glimpses to them, nothing is regressed from them.
+In most clips of activities people are what moves. The cells that differ most between frames are a weak but free
+substitute for a Kinect's joints: L_G2 draws glimpses to them, and nothing is regressed from them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ NOISE = 6.0  # grey levels of a cell's mean difference below which nothing count
 
 
 def moving_places(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Centres of the `PLACES` cells that change most towards the next or the last frame, as fractions of the frame.
+    """Centres (T, PLACES, 2) of the cells that change most from or to a neighbouring frame, as fractions of the frame.
 
-    images: (T, R, R, 3) RGB. Returns (T, PLACES, 2), NaN where fewer cells move. What moves everywhere alike (a
-    camera that turns) tells nothing of people: the frame's median difference is taken off.
+    images: (T, R, R, 3) RGB. NaN where fewer cells move. A change that is the same everywhere, as of a camera that
+    turns, tells nothing of people: the frame's median difference is subtracted.
     """
     side = 4 * CELLS
     grey = np.stack([_small_grey(image, side) for image in images])

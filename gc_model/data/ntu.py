@@ -57,7 +57,7 @@ class Name:
 
     @classmethod
     def parse(cls, file: Path | str) -> Name:
-        """Raises DataError for a name that is not of the data set."""
+        """The name of a file. Raises DataError for one that is not of the data set."""
         match = _NAME.match(Path(file).name)
         if not match:
             raise DataError(f"{file}: not a name of NTU RGB+D (S001C001P001R001A001...); take the file out")
@@ -77,7 +77,7 @@ class Name:
 
 
 def class_name(action: int) -> str:
-    """The activity's name; the number for those of later releases."""
+    """The activity's name; for actions of later releases their number, such as "A061"."""
     return NAMES[action - 1] if 1 <= action <= len(NAMES) else f"A{action:03}"
 
 
@@ -109,9 +109,9 @@ def prepared(clip: LabelledClip) -> tuple[Path, Path]:
 def read_skeleton(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Joints (frames, 2, 25, 2) of a `.skeleton` file and the picture's (width, height), as `JointSource.read`.
 
-    At most two bodies, by id over the whole clip, those that move most first: several come and go in a file, and now
-    and then furniture is taken for one. Raises DataError, naming the line, for a file that is cut short or is not of
-    this format.
+    At most two bodies, told apart by their ids over the whole clip, those that move most first: several come and go in
+    a file, and now and then the recorder took furniture for one. Raises DataError, naming the line, for a file that is
+    cut short or not of this format.
     """
     lines = _Lines(path)
     frames = lines.integer("the number of frames")

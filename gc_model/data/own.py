@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One's own clips: a folder `class/clip` or a table of clips, as every command finds them, and their joints."""
+"""One's own clips: a folder of `class/clip` or a table, as every command finds them; their joints and boxes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trt_build.errors import DataError
 def clips(
     data: Path, *, subjects: Sequence[str] | None = None, classes: Sequence[str] | None = None
 ) -> Clips[LabelledClip]:
-    """All clips of a folder or CSV, sorted by name; of some subjects or classes only where they are named.
+    """The clips of a folder or CSV, sorted by name. subjects, classes: only these.
 
     The log counts what the finder passed over. Raises DataError where there is nothing to read, a filter names what
     does not exist, or files that the CSV names are missing.
@@ -39,7 +39,10 @@ def clips(
 
 
 def with_joints(found: Sequence[LabelledClip], folder: Path) -> list[LabelledClip]:
-    """The clips with their tables of joints, NaN for a clip that has none. All tables must have the same joints."""
+    """The clips with their tables of joints below a folder; the joints of a clip without a table are unknown.
+
+    Raises DataError where there is no table at all, or not all have the same joints.
+    """
     tables = [joint_tables.table_of(folder, c.name) for c in found]
     there = [t for t in tables if t.is_file()]
     if not there:
@@ -65,10 +68,10 @@ def with_joints(found: Sequence[LabelledClip], folder: Path) -> list[LabelledCli
 
 
 def mixed_in(folder: Path, margin: float | None = None) -> list[LabelledClip]:
-    """Clips to train on beside those of a data set, their names below the folder's own.
+    """Clips to train on beside those of a data set; their names begin with the folder's.
 
-    Their joints are taken from `joints` in the folder if that is there, as `gc-model synth --joints` writes them; and
-    with a `margin` their boxes from `boxes`. Raises DataError.
+    Their joints come from `joints` in the folder if that exists, as `gc-model synth --joints` writes them; with a
+    `margin` their boxes come from `boxes`. Raises DataError.
     """
     found: Sequence[LabelledClip] = clips(folder)
     if joints_beside(folder).is_dir():

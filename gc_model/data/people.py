@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""People in clips: where the one stands whom a sample shows, and the square around him, as on the robot.
+"""People in clips: where the person whom a sample shows stands, and the square around that person, as on the robot.
 
 Boxes come from a CSV beside the clip (gc_ros.media.detections), or from the skeletons of a data set. The rest is the
-robot's own way: `Tracks` says where somebody is when a frame was taken, `square` what of it the network sees.
+robot's own code: `Tracks` says where somebody is when a frame was taken, `square` which part of it the network sees.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _JOINTS = 4  # of a body, at least: fewer have no size
 
 
 def with_boxes(found: Sequence[LabelledClip], folder: Path, margin: float) -> list[LabelledClip]:
-    """The clips with those people whom their labels are about, from `folder`/class/clip.boxes.csv.
+    """The clips with the people whom their labels are about, from `folder`/class/clip.boxes.csv.
 
-    A clip without a table, or in whose table nobody is found often enough, is used as a whole picture. One that has a
-    truth a person beside it (`truth_of_people`), as scenes do, becomes a clip for each person and what they do. Raises
+    A clip stays a whole picture where it has no table, or its table shows nobody often enough. One with a truth for
+    each person beside it (`truth_of_people`), as scenes have, becomes a clip for each person and activity. Raises
     DataError where there is no table at all, or one that cannot be read.
     """
     tables = [boxes_of(folder, clip.name) for clip in found]
@@ -67,7 +67,7 @@ def _apart(clip: LabelledClip, row: Row, table: Path, margin: float) -> Labelled
 
 
 def with_skeletons(found: Sequence[LabelledClip], margin: float) -> list[LabelledClip]:
-    """The clips of a data set with the bodies of their skeletons as people. Raises DataError for one without any."""
+    """The clips of a data set with the bodies of their skeletons as people. Raises DataError where there are none."""
     if all(clip.joints is None for clip in found):
         raise DataError("--boxes skeletons is for data sets that have skeletons: ntu; give a folder of boxes")
     chosen = []
@@ -83,11 +83,10 @@ def with_skeletons(found: Sequence[LabelledClip], margin: float) -> list[Labelle
 
 
 def _ids(found: Sequence[Detections]) -> list[str]:
-    """Whom the label is about, as far as they are found often enough."""
-    often = [
+    """Whom the label is about, if they are found often enough."""
+    return [
         who for who in about(found) if sum(any(p.id == who for p in now.people) for now in found) >= LEAST
     ]
-    return often
 
 
 def read_boxes(table: Path) -> SeenPeople:
@@ -144,7 +143,7 @@ class Whereabouts:
         self._tracks = Tracks(MAX_AGE_S, TIMEOUT_S)
 
     def see(self, number: int, t_ns: int) -> None:
-        """Tell of a frame: its number in the file, and its time since the first."""
+        """Take note of a frame: its number in the file, and its time since the first."""
         if not self._numbered:
             while self._next < len(self._found):
                 newest = self._tracks.newest_ns
@@ -156,9 +155,9 @@ class Whereabouts:
             self._tracks.add(replace(self._found[number], stamp_ns=t_ns))
 
     def area(self, image: NDArray[np.uint8], t_ns: int) -> tuple[NDArray[np.uint8], Area] | None:
-        """The square of the frame that was told of last, and the image it is in; None where the person is not there.
+        """(image, square in it) of the frame that was seen last; None where the person is not there.
 
-        Pictures that were rescaled without their aspect, as `gc-model prepare` does, get it back first.
+        Pictures that were rescaled without keeping their aspect, as by `gc-model prepare`, get it back first.
         """
         place = self._tracks.at(t_ns).get(self._person.id)
         if place is None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`gc-model prepare` rescales the videos of a data set once, so that training does not decode 1920 x 1080 every time.
 
-Videos become R x R (the paper's 256 x 256) under their own names and in their own layout; skeletons, whose
-coordinates are read as fractions of the picture, are copied as they are. A clip that does not decode to its end is
-copied as it is: whoever trains or evaluates on the result meets the same damage, names it and counts it.
+Videos become R x R (the paper's 256 x 256) under their own names and in their own layout. Skeletons are copied, since
+their coordinates are read as fractions of the picture. A clip that does not decode to its end is copied too: training
+and evaluation on the result meet the same damage, name it and count it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TICK = Fraction(1, CLOCK)
 
 @dataclass(frozen=True)
 class Rescaling:
-    """One clip, the file that it becomes, and how its frames become squares."""
+    """One clip, the file to write, and how its frames become squares."""
 
     clip: LabelledClip
     target: Path
@@ -55,7 +55,7 @@ def prepare(
     workers: int | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Rescale every clip of `data` into `out`, in parallel; what is there already is not made again.
+    """Rescale every clip of `data` into `out`, in parallel; what is there already is kept.
 
     Returns {"clips", "made", "kept", "damaged": {name: reason}}, also written to OUT/prepare.json. Raises DataError.
     """
@@ -97,7 +97,7 @@ def prepare(
 
 
 def rescale(job: Rescaling) -> str:
-    """Write one clip, by rename. Returns what is wrong with it, or "" for a whole one."""
+    """Write one clip, whole or not at all. Returns what is wrong with it, "" for an undamaged one."""
     cv2.setNumThreads(1)  # the processes are the parallelism
     job.target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(job.target) as part:
@@ -161,7 +161,7 @@ def _chain(first: Any, second: Any, rest: Any) -> Any:
 
 
 def _place(layout: str, clip: LabelledClip) -> tuple[Path, Path | None]:
-    """Where the clip and its joints lie below the output."""
+    """The paths of a clip and of its joints below the output."""
     return (Path(clip.name), None) if layout == OWN else DATA_SETS[layout].prepared(clip)
 
 

@@ -28,11 +28,11 @@ Sample = dict[str, Any]
 
 
 class TrainingClips(Dataset[Sample]):
-    """One augmented T-frame sub-sequence a clip: {"clip": uint8 (T, 3, S, S), "label": int}.
+    """One augmented sub-sequence of T frames of each clip: {"clip": uint8 (T, 3, S, S), "label": int}.
 
-    With "joints" (T, 2, 25, 2) where the data set has them, NaN where they are unknown.
-    Indexed by (epoch, clip), as `EpochSampler` yields them. still: chance that a sample shows one frame all the time
-    and is of the class in which nothing is done, if `labels` have one.
+    With "joints" (T, 2, 25, 2) in [-1, 1] over the input where the data set has them, NaN where unknown; with `motion`
+    also "moving" (T, PLACES, 2), see gc_model.data.motion. Indexed by (epoch, clip), as `EpochSampler` yields them.
+    still: chance that a sample repeats one frame and is of the class in which nothing is done, if `labels` have one.
     """
 
     def __init__(
@@ -81,8 +81,10 @@ class TrainingClips(Dataset[Sample]):
     def _drawn(
         self, which: tuple[int, int]
     ) -> tuple[LabelledClip, DecodedClip, np.ndarray, np.ndarray, np.random.Generator]:
-        """The clip, of a person or of whole pictures, its frames, which of them and where in them, and the generator
-        for what is still to be drawn."""
+        """The random choices of a sample: (clip, frames, chosen (T,), matrix (2, 3) or (T, 2, 3), generator).
+
+        The clip shows one person or whole pictures; the generator draws what remains to be drawn.
+        """
         epoch, i = which
         rng = np.random.default_rng((self.seed, epoch, i))
         clip, augment = self.clips[i], self.augment
@@ -132,7 +134,7 @@ class TrainingClips(Dataset[Sample]):
 class TestClips(Dataset[Sample]):
     """The fixed sub-sequences of every clip, centre crop: {"clip": uint8 (5, T, 3, S, S), "label": int}.
 
-    Where people are known, the one whom the clip is about most is shown.
+    Where people are known, they show the one whom the clip is about most. The label is -1 where `labels` lacks it.
     """
 
     def __init__(
@@ -172,11 +174,12 @@ def loading(processes: int) -> dict[str, Any]:
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """(epoch, clip) of one epoch in an order drawn from (seed, epoch); Lightning calls `set_epoch`.
+    """Yields (epoch, clip) for one epoch, in an order drawn from (seed, epoch); Lightning calls `set_epoch`.
 
-    n: clips of each source, which lie one source after the other. shares: of an epoch by source, whose clips then come
-    more than once or not at all in it; None: every clip once. An epoch is as long as there are clips. With several
-    processes each takes every world-th clip of the same order, padded so that all have equally many.
+    n: number of clips of each source; clips are numbered through, source after source. shares: of the epoch that each
+    source gets, so that a clip may come several times or not at all; None: every clip once. An epoch has as many
+    samples as there are clips. With several processes each takes every world-th sample of the same order, padded so
+    that all have equally many.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which T frames of a clip make a sample, by time where the frame rate may vary."""
+"""Which T frames of a clip make a sample: by time in training, since frame rates vary; by number in the test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SUB_SEQUENCES = 5  # fixed test sub-sequences of a clip, logits averaged
 def train_indices(
     times: NDArray[np.float64], T: int, window_s: float, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """One sub-sequence: T equal bins over at most `window_s` seconds from a random start, a random frame a bin.
+    """A random sub-sequence: a random frame in each of T equal bins of at most `window_s` seconds from a random start.
 
     times: (n,) seconds, ascending. Returns (T,) ascending indices; frames repeat where the clip has too few.
     """

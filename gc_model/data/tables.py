@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables made of one's own clips, of joints or of boxes: each clip in a process, and what came of all of them."""
+"""Tables of joints or boxes made from one's own clips: the processes that make them, and what came of all clips."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trt_build.errors import DataError
 
 
 def processes(workers: int | None, jobs: int) -> ProcessPoolExecutor:
-    """Processes for so many jobs, by default one for each core."""
+    """A pool of processes for so many jobs, by default one for each core."""
     spawn = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(min(workers or os.cpu_count() or 1, max(jobs, 1)), spawn)
 
@@ -27,7 +27,7 @@ def gather(
     what: str,
     progress: bool,
 ) -> dict[str, Any]:
-    """Wait for the jobs of those of the clips that had no table, each of which returns (frames, those with somebody).
+    """Wait for the jobs, one for each clip that had no table; each returns (frames, frames with somebody in them).
 
     Returns {"clips", "made", "kept", "seen": share of frames with somebody in those made, "empty": clips without
     anybody, "damaged": {name: reason}}. Raises CacheError where a process was killed.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's tables on one's own data: a run for every row, split and seed, and one table of them all.
+"""The paper's tables on one's own data: a run for each row, split and seed, and one table of all of them.
 
 OUT/cache/                    decoded frames, shared
-OUT/stage1/KEY.safetensors    trunks after stage 1, shared by the rows whose first stage is the same
-OUT/ROW/SPLIT-SEED/           a run directory with report.json; one that has its report is not run again
+OUT/stage1/KEY.safetensors    trunks after stage 1, shared by rows with the same first stage
+OUT/ROW/SPLIT-SEED/           a run directory with report.json; with its report a run counts as done
 OUT/table.json, table.md      rewritten after every run
 """
 
@@ -30,9 +30,9 @@ DEFAULT = "clouds"
 
 @dataclass(frozen=True)
 class Row:
-    """One row: what it changes, and the paper's accuracy in %, cross-subject and cross-view (Tables 1 to 6).
+    """One row: the options it changes, and the paper's accuracy in %, cross-subject and cross-view (Tables 1 to 6).
 
-    relative: the paper gives a difference to its full model only, on one split.
+    relative: the difference to the paper's full model in %, where that is all it gives, on one split.
     """
 
     title: str
@@ -88,7 +88,7 @@ def ablate(
     progress: bool = True,
     tell: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Run what is missing below `out` and return the table. base: the options that all rows share.
+    """Train and judge the runs that are missing below `out`; return the table. base: the options that all rows share.
 
     rows: names of `ROWS`, none for all. splits: names of the data set's. test_subjects: the people to test on, for data
     without splits. tell: called with a line after every run. Raises DataError for unknown rows, or an `out` begun with
@@ -133,9 +133,10 @@ def _run(
 
 
 def _first_stage(options: TrainOptions) -> str:
-    """A name for what a first stage depends on. A network of another trunk shares with nobody but its like.
+    """A name for a first stage: a digest of all that it depends on.
 
-    Nor do networks that keep its classifier, where the others have no first stage.
+    Networks with a trunk of their own share only with one another. So do those that keep the first stage's classifier,
+    where the others have no first stage.
     """
     values = options.model_dump(mode="json", exclude=_LATER)
     trunk = options.model if options.model in ("c3d", "frame_lstm") else ""
@@ -165,7 +166,7 @@ def _check(base: TrainOptions, out: Path, test: dict[str, Any]) -> None:
 
 
 def table(out: Path, layout: str) -> dict[str, Any]:
-    """Collect every report below `out`, in the order of the paper's tables; written as table.json and table.md."""
+    """The table of all reports below `out`, in the order of the paper's; also written to table.json and table.md."""
     lines: list[dict[str, Any]] = []
     splits: list[str] = []
     for name, row in ROWS.items():
@@ -200,7 +201,7 @@ def table(out: Path, layout: str) -> dict[str, Any]:
 
 
 def _paper(row: str, layout: str, split: str) -> str | None:
-    """The paper's figure, for the data set and split it was measured in; never beside another's."""
+    """The paper's figure for the data set and split that it was measured on; None for any other."""
     if layout == "nucla":
         figure = NUCLA.get(row, {}).get(split)
         return None if figure is None else f"{figure}"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Probabilities that mean what they say: temperature, calibration error and the threshold of "unknown".
 
-All from windows of validation clips, one by one, since that is what the robot reports: temperature scaling and the
+All three come from single windows of validation clips, which is what the robot reports: temperature scaling and the
 expected calibration error of Guo et al. (2017), and a threshold on the best probability.
 """
 
@@ -120,7 +120,10 @@ def calibrate_like(run: Path, others: Sequence[Path], *, threshold: float | None
 
 
 def temperature(logits: Tensor, labels: Tensor) -> float:
-    """T > 0 that minimises the cross entropy of logits / T, within 1/20 to 20: a few windows may all be right."""
+    """The T in [1/20, 20] that minimises the cross entropy of logits / T; bounded since few windows may all be right.
+
+    logits: (n, classes). labels: (n,).
+    """
     log_t = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_t], lr=0.5, max_iter=100, line_search_fn="strong_wolfe")
 
@@ -144,7 +147,10 @@ def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
 
 
 def open_set_threshold(known: Tensor, unknown: Tensor | None) -> float:
-    """Best probability from which a window counts as known; (n,) each. See `calibrate_run`."""
+    """The best probability from which on a window counts as known; see `calibrate_run`.
+
+    known, unknown: (n,) best probabilities of windows of either kind.
+    """
     if unknown is None:
         return min(SURE, float(torch.quantile(known.double(), 1 - KEPT)))
     scores = torch.cat([known, unknown]).double().numpy()
@@ -196,7 +202,7 @@ def _windows(
     *,
     labelled: bool = True,
 ) -> tuple[Tensor, Tensor, dict[str, str]]:
-    """Logits (n, classes) and labels (n,) of the five windows of every clip, and the clips that failed."""
+    """Logits (n, classes) and labels (n,) of the five windows of each clip, and {name: reason} of clips that fail."""
     from rich.progress import track
 
     preprocess = bundle_info(model.config, recipe).preprocess

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learning curves of runs, read back from the logs that training leaves in them."""
+"""Learning curves of runs, read from the logs that training leaves in them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Curve = list[tuple[int, float]]  # (epoch from 1, value)
 
 
 def read_curves(run: Path) -> dict[str, dict[str, Curve]]:
-    """By stage and name ("loss", "accuracy", and "val_" of each where clips were held out), epoch by epoch.
+    """The curves of a run by stage and name: "loss", "accuracy", and "val_" of each where clips were held out.
 
     An epoch that was cut off and run again by a resumed training counts once, as it ended. Raises DataError for a
     folder without logs.
@@ -45,9 +45,9 @@ def read_curves(run: Path) -> dict[str, dict[str, Curve]]:
 
 
 def draw_curves(runs: Sequence[Path], path: Path) -> dict[str, dict[str, dict[str, Curve]]]:
-    """Loss and accuracy over the epochs of every stage, a colour a run; dashed: held-out clips. Returns the numbers.
+    """Draw loss and accuracy over the epochs of each stage, a colour for each run; dashed: held-out clips.
 
-    Raises DataError where a run has no logs or `path` cannot be written.
+    Returns the curves by run. Raises DataError where a run has no logs or `path` cannot be written.
     """
     from matplotlib.figure import Figure  # without pyplot, which would want a display
 

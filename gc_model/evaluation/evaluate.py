@@ -4,8 +4,8 @@
 Three judges: `clips`, the paper's five fixed sub-sequences of a clip, logits averaged; `stream`, where each clip
 runs through the robot's own recogniser and is labelled as `gc-ros video` labels it; and `continuous`, all clips as one
 stream whose state is carried from clip to clip. Every clip counts: one that does not decode is wrong and is named. A
-clip shorter than a window repeats frames; in a stream its last frame stands until the window is full, and "held" names
-it.
+clip shorter than a window repeats frames; `stream` repeats its last frame until the window is full, and names it in
+"held".
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ GLIMPSES = ("learned", *ELSEWHERE)
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """What is judged, and how.
+    """Which clips to judge, and how.
 
     data, layout, split: as for training; of a data set with splits the test part is judged. subjects: only these
     people. judge: one of `JUDGES`. mode: "window" or "step" for judge "stream"; None: the model's default.
     groups: coarser classes, see `report`. cache: a folder that keeps decoded frames, and the features of a frozen
     trunk, for many evaluations of the same clips. glimpses: one of `GLIMPSES`, see `gc_model.paper.modes.attending`.
-    boxes: of people, as for training; of each clip the person is judged whom it is about most. Not for judge "stream".
+    boxes: of people, as for training; each clip is judged by the person whom it is about most. Not for judge "stream".
     """
 
     data: Path
@@ -59,7 +59,7 @@ class EvaluateOptions:
 
 
 def evaluate(run: Path, options: EvaluateOptions, *, progress: bool = True) -> dict[str, Any]:
-    """Judge every clip and sum up. See `report` for what is returned.
+    """Judge every clip; return what `report` does.
 
     Judge "stream" adds "held", the clips shorter than a window; "continuous" adds "window_accuracy", that of the
     same frames as windows from zeros. Raises DataError for an unknown judge or a class that the model was not

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a trained model looks and what that is worth: a table of figures, and the picture of Figure 3.
+"""Where a trained model looks and what that is worth: a table of figures, and a picture like Figure 3 of the paper.
 
-The paper shows that glimpses follow people without being told to at test time. Here that is a number, beside those
-of glimpses that do not look: all at the middle of the frame, and anywhere in it. `gc_model.training.alive` says what
-the other figures are.
+The paper shows that at test time glimpses follow people without being told to. Here that is a number, beside those of
+glimpses that do not look: all at the middle of the frame, and anywhere in it. `gc_model.training.alive` defines the
+other figures.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from trt_build.errors import DataError
 
 @dataclass
 class _Distances:
-    """Sums over glimpses of the distance to the nearest joint, in sides of the input."""
+    """Distances to the nearest joint, as shares of the input's side, of glimpses and of places that do not look."""
 
     glimpses: list[float] = field(default_factory=list)
     middle: list[float] = field(default_factory=list)
@@ -54,7 +54,7 @@ class _Distances:
 
 
 def nearest_joint(points: NDArray[np.float64], joints: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Distance of every point to the nearest known joint of its frame, as a share of the input's side, flat.
+    """Distances from each point to the nearest known joint of its frame, as shares of the input's side: (n,).
 
     points: (T, G, 2); joints: (T, bodies, J, 2), NaN where unknown; both in [-1, 1] over the input. Frames without
     a known joint are left out.
@@ -69,9 +69,9 @@ def nearest_joint(points: NDArray[np.float64], joints: NDArray[np.float32]) -> N
 
 @dataclass
 class _Looked:
-    """The outputs of the network for one clip: T frames (T, S, S, 3), l (T, G, 4), p (T, C, G), joints or None.
+    """One clip and the network's outputs for it: images (T, S, S, 3), l (T, G, 4), p (T, C, G).
 
-    logits: (classes,) by where the glimpses were.
+    logits: (classes,) by where the glimpses were. joints: (T, 2, 25, 2) in [-1, 1] over the input, or None.
     """
 
     images: NDArray[np.uint8]
@@ -93,13 +93,13 @@ def look(
     rows: int = 4,
     progress: bool = True,
 ) -> tuple[dict[str, Any], NDArray[np.uint8]]:
-    """What is measured over the test clips, and the frames of `rows` of them below each other, RGB.
+    """Measure where a run looks in the test clips; return the figures, and an RGB picture of `rows` of the clips.
 
-    Every clip is T frames spread over it. "figures" are those of `gc_model.training.alive`; "accuracy" has one for
-    each place that glimpses are put to, over the clips whose class the run knows, and that of `beside`, a global model
-    say. "glimpses", "middle" and "anywhere" are mean distances to the nearest joint, as shares of the input's side.
-    joints: of one's own clips, as for training. Clips without any count for everything else; those that do not decode
-    are named. Raises DataError if the model has no glimpses or no clip decodes.
+    T frames spread over a clip stand for it. "figures" are those of `gc_model.training.alive`. "accuracy" has one for
+    each place that glimpses are put to, over the clips whose class the run knows, and one of the run `beside`, such as
+    a global model. "glimpses", "middle" and "anywhere" are mean distances to the nearest joint, as shares of the
+    input's side. joints: of one's own clips, as for training; clips without any count for everything else. Clips that
+    do not decode are named in "left_out". Raises DataError if the model has no glimpses or no clip decodes.
     """
     from rich.progress import track
 
@@ -154,7 +154,7 @@ def look(
 
 
 def keep(run: Path, found: dict[str, Any]) -> None:
-    """Write what `look` measured into the run, whose export carries it on. Raises OSError."""
+    """Write what `look` measured into the run, so that its export carries it. Raises OSError."""
     model, recipe = checkpoint.load(run)
     kept = {name: value for name, value in found.items() if name not in ("run", "left_out")}
     checkpoint.save(run, model, replace(recipe, provenance=recipe.provenance | {"glimpses": kept}))
@@ -181,7 +181,7 @@ def _one(model: Network, other: Network | None, cache: FrameCache, clip: Labelle
 
 
 def _different(clips: Sequence[LabelledClip], n: int) -> list[LabelledClip]:
-    """n clips, of as many classes as there are."""
+    """Choose n clips: one of each class in turn, until there are enough."""
     seen: dict[str, int] = {}
     turns = []
     for clip in clips:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ways to judge a clip: each is called with a clip and gives its scores (K,), or raises DataError."""
+"""The ways to judge a clip: each is called with a clip and returns its scores (K,), or raises DataError."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def scores_of(logits: Tensor, info: Bundle) -> NDArray[np.float64]:
 
 
 def five_sub_sequences(model: Network, info: Bundle, cache: Path | None = None) -> Judge:
-    """The paper's test: five fixed sub-sequences of a clip, their logits averaged. cache: keeps decoded frames."""
+    """The paper's test: five fixed sub-sequences of a clip, their logits averaged. cache: folder for decoded frames."""
     # Every frame, since the sub-sequences are fixed by frame number.
     kept = None if cache is None else FrameCache(cache, info.preprocess, max_fps=1e9)
     at_once = SUB_SEQUENCES if model.mean.is_cuda else 1  # together they outgrow a processor's cache
@@ -51,7 +51,7 @@ def stored_sub_sequences(
 ) -> Judge:
     """As `five_sub_sequences`, from cached features in float16 that runs with the same frozen trunk share.
 
-    front_alone: the trunks of these runs may differ in the last stage, and share the maps before it.
+    front_alone: whether the trunks of these runs differ in the last stage, and share only the maps before it.
     """
     frames = FrameCache(cache, info.preprocess, max_fps=1e9)
     front: TestClips | FrozenFront = TestClips(clips, (), frames, model.config)
@@ -72,7 +72,7 @@ def stored_sub_sequences(
 
 
 class Robot:
-    """Every frame of a clip through the robot's recogniser; `held` names clips that ended before their first window."""
+    """Runs every frame of a clip through the robot's recogniser. held: names of the clips shorter than a window."""
 
     def __init__(self, model: Network, info: Bundle, mode: str):
         self.info, self.mode = info, mode
@@ -93,9 +93,9 @@ class Robot:
 
 
 class CarriedState:
-    """Clips as one stream: T frames of each, judged from the mean of their logits, the state never reset.
+    """Judges clips as one stream: T frames of each, by the mean of their logits, the state never reset.
 
-    windows: the same frames, each window from a state of zeros.
+    windows: the same frames, judged as windows that begin with a state of zeros.
     """
 
     def __init__(self, model: Network, info: Bundle):

@@ -27,9 +27,10 @@ class Judged:
 
 
 class Groups:
-    """Coarser classes. member: (groups, labels), one where a label belongs to a group; of: a label's group.
+    """Coarser classes: each is a group of labels.
 
-    groups: name -> labels; None: every label is its own group. Raises DataError where they do not partition the labels.
+    groups: name -> labels; None: every label is its own group. member: (groups, labels), 1 where a label belongs to a
+    group. of: the number of each label's group. Raises DataError where the groups do not partition the labels.
     """
 
     def __init__(self, labels: Sequence[str], groups: Mapping[str, Sequence[str]] | None):
@@ -53,9 +54,9 @@ def report(
     """Accuracy, mean of the per-class recalls, recall per class, and the confusion matrix.
 
     Rows of the confusion matrix are the true classes, columns the predicted ones; the last column counts clips without
-    a result. groups: coarser classes as name -> labels, scored by the sums of their members' scores. With them all
-    figures are of the groups, and "class_accuracy" is that of the classes themselves. Raises DataError where groups do
-    not partition the labels.
+    a result. groups: coarser classes as of `Groups`, scored by the sums of their members' scores. With them all figures
+    are of the groups, and "class_accuracy" is that of the classes themselves. Raises DataError where they do not
+    partition the labels.
     """
     coarse = Groups(labels, groups)
     names = coarse.names

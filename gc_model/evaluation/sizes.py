@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes of a model: parameters, and multiply-adds of one frame."""
+"""The size of a model: its parameters, and the multiply-adds of one frame."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gc_model.paper.variants import build
 
 
 def sizes(config: Config) -> dict[str, Any]:
-    """Parameters of trunk and head, and multiply-adds a frame (GMAC) of the trunk, by a pass over one window."""
+    """Parameters of trunk and head, and the trunk's multiply-adds a frame (GMAC), counted in a pass over one window."""
     model = build(config).eval()
     macs = 0
     hooks = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a ground truth belongs to a recording: times in another unit, of another clock, or of another bag."""
+"""Whether a ground truth fits a recording, or has times in another unit, of another clock, or of another bag."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `gc-ros evaluate` answers on the terminal: warnings, the figures in a few lines, and the checks that fail."""
+"""The answer of `gc-ros evaluate` on the terminal: warnings, the figures in a few lines, and failed checks."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ _EXACT = 25  # discordant windows up to which McNemar's test is exact
 
 
 def compare(a: Path, b: Path) -> dict[str, Any]:
-    """Paired comparison of two result directories over the windows that both scored, B against A.
+    """Compare two result directories, B against A, over the windows that both scored.
 
     Windows are paired by bag, pass, end and person. The interval of the difference resamples bags, since McNemar's
     test assumes independent windows and neighbouring ones are not. Raises DataError where nothing can be paired.
@@ -94,7 +94,7 @@ def _mcnemar(fixed: int, broken: int) -> tuple[float, str]:
 
 
 def _verdict(difference: float, p: float, spread: list[float] | None) -> str:
-    """better or worse where the test over windows and, with two bags or more, the interval over bags agree."""
+    """ "better" or "worse" where the test over windows and, with two bags or more, the interval over bags agree."""
     if p >= 0.05 or (spread is not None and spread[0] <= 0 <= spread[1]):
         return "undecided"
     return "better" if difference > 0 else "worse"

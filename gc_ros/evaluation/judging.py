@@ -39,7 +39,7 @@ class Pass:
 
 @dataclass
 class LabelMap:
-    """The bundle's label for each of the ground truth's, looked up once; `seen` holds what was asked for.
+    """Maps labels of the ground truth to the bundle's. seen: what was asked for so far, with the answers.
 
     idle: labels of the bundle that say that nothing is done.
     """
@@ -58,7 +58,7 @@ class LabelMap:
 
 
 class Judge:
-    """The ground truth of one bag: as far as it is known while the bag is read, and whole afterwards."""
+    """The ground truth of one bag: while the bag is read as far as it is known then, afterwards whole."""
 
     def __init__(
         self, truth: Truth, options: Options, labels: Sequence[str], idle: Collection[str] = ()
@@ -106,7 +106,7 @@ class Judge:
     ) -> list[Span]:
         """The ground truth on the clock of the stamps. clocks: (time of recording, stamp) of every image.
 
-        One that cannot belong to this recording becomes none: `truth.kind` is "none" then, and `truth.remark` says why.
+        A truth that cannot belong to this recording is dropped: `truth.kind` becomes "none", `truth.remark` says why.
         """
         spans = self._spans(passes, messages, clocks)
         first_ns, last_ns = min(p.first_ns for p in passes), max(p.last_ns for p in passes)
@@ -198,7 +198,9 @@ def _stamp_at(clocks: Sequence[tuple[int, int]]) -> Callable[[int], int]:
 
 
 def _label_clock(clocks: Sequence[tuple[int, int]]) -> Callable[[int], int]:
-    """Stamp by time of recording for labels: the same number, unless the two clocks have nothing to do with each
-    other, as a camera's own has with the recorder's."""
+    """Stamp by time of recording, for labels: the same number unless the two clocks are unrelated.
+
+    A camera's own clock has nothing to do with the recorder's.
+    """
     apart = float(np.median([abs(log_ns - stamp_ns) for log_ns, stamp_ns in clocks]))
     return _stamp_at(clocks) if apart > _SAME_CLOCK_S * NS else lambda log_ns: log_ns

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast results come: all of them at once, or as on a robot whose engine takes a given time.
+"""When results come: each at once, or as on a robot whose engine takes a given time.
 
 The slow robot is simulated on the clock of the stamps, so a result does not depend on this machine. Its rules are
 those of `node.inference`: one inference at a time, and of the windows that arrive meanwhile only the newest waits. In

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluates many bags: takes over finished ones, evaluates the rest, and sums up all of them."""
+"""Evaluates many bags: keeps the results of finished ones, evaluates the rest, and sums up all of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from trt_build.files import replacing, write_atomically
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came out. failed: (name, reason) of bags without result. resumed: how many were finished before."""
+    """The outcome of an evaluation. failed: (name, reason) of bags without result. resumed: number finished before."""
 
     summary: dict[str, Any]
     failed: list[tuple[str, str]]
@@ -52,9 +52,9 @@ def evaluate_many(
     """Evaluate all sources and write summary.json, windows.jsonl and report.html into `out`.
 
     jobs: processes, None = one per core but no more than bags. dask: address of a scheduler; its workers must see
-    bags, bundle and `out` under the same paths. again: evaluate finished bags too. bundle_sha256: what that of
-    bundle.json must be. said(name, done, all): called after each bag. images(n): called with the images read so far,
-    where bags are evaluated in this process.
+    bags, bundle and `out` under the same paths. again: evaluate finished bags too. bundle_sha256: the required sha256
+    of bundle.json. said(name, done, all): called after each bag. images(n): called with the number of images read so
+    far, where bags are evaluated in this process.
     Raises GlimpseError when the bundle cannot be used, `out` cannot be written, or no bag can be evaluated.
     """
     check_tools(options)
@@ -113,7 +113,7 @@ def evaluate_many(
 
 
 def check_tools(options: Options) -> None:
-    """Check that what the end of a run needs is installed. Raises EngineError."""
+    """Check that the packages are installed that the end of a run needs. Raises EngineError."""
     for module in ("sklearn.metrics", "jinja2", *(() if options.predictions == "none" else ("mcap.writer",))):
         need(module, EXTRA)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of an evaluation. Each changes results and is part of a result's identity."""
+"""The options of an evaluation: each changes results and is part of a result's identity."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EVALUATOR = 2  # increased when the same input gives other results
 
 @dataclass(frozen=True)
 class Options:
-    """What an evaluation is asked to do.
+    """The options of an evaluation.
 
     topic: None = the only image topic. stamps: "header", or "log" for the times of recording.
     truth: "auto", "none", "name", "topic:/NAME", a CSV file or a folder of them.
@@ -25,8 +25,8 @@ class Options:
     mapping: bundle label (or "idle") by label of the ground truth, where names differ.
     min_overlap: share of a window that a label must cover for the window to be scored with it.
     simulate_latency_s: None = nothing is dropped, else seconds one engine call takes on the robot.
-    people: None = the whole picture; where the boxes of people are, as of `--people`. true_boxes: where they really
-        stood, a CSV or a folder of them; None = in those boxes, under their ids. max_people: how many at once.
+    people: where the boxes of people are, as of `--people`; None = the whole picture. true_boxes: a CSV, or a folder of
+        them, of where people really stood; None = in those boxes, under their ids. max_people: how many at once.
     """
 
     topic: str | None = None
@@ -79,6 +79,6 @@ def bundle_digest(bundle: Path) -> str:
 
 
 def result_key(bundle: str, options: Options, truth_sha256: str | None) -> str:
-    """What a result depends on except for the bag: sha256 of bundle, options, truth and EVALUATOR."""
+    """A digest of what a result depends on, except for the bag: bundle, options, truth and EVALUATOR."""
     what = [EVALUATOR, bundle, options.as_json(), truth_sha256]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One bag through the recogniser of people: a result row for each window of each person, still without its truth.
 
-At a frame that has results, whoever has been there for a window and got none is noted as missed.
+At a frame with results, whoever has been there for a whole window and got none is noted as missed.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from gc_ros.evaluation.ahead import read_ahead
 from gc_ros.evaluation.judging import Judge, Pass
 from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.people_sources import PeopleReader, by_stamps, choose_topic, find_table
+from gc_ros.evaluation.reading import BagReading
 from gc_ros.evaluation.sources import Frame, FrameReader, Source
-from gc_ros.evaluation.strips import Seen, Strips, WatchedSlots
+from gc_ros.evaluation.strips import Seen, WatchedSlots
 from gc_ros.media.detections import Box, Detections, read_csv
 from gc_ros.recognition.following import Following
 from gc_ros.recognition.people import PeopleCounters, PersonActivity
@@ -41,7 +42,7 @@ _TOGETHER_S = 1.0  # a person who is away for longer has not been there all the 
 
 
 class Whereabouts:
-    """Where people really are. recorded: all of it beforehand; else `add` tells as it becomes known."""
+    """Where people really are: known beforehand (`recorded`), or told to `add` while the bag is read."""
 
     def __init__(self, recorded: Sequence[Detections] = ()) -> None:
         self._tracks = Tracks(0.5, _TOGETHER_S, smoothing_s=0)
@@ -85,25 +86,23 @@ def match(found: Sequence[PersonActivity], there: dict[str, Box]) -> list[str | 
     return named
 
 
-class PeopleReading:
-    """Reads one bag once; its attributes then hold what was found, as those of a `Reading`. origin: of the boxes."""
+class PeopleReading(BagReading):
+    """Reads one bag once for the activities of each person. origin: of the boxes; "" where a topic has them."""
 
     def __init__(
         self, bundle: LoadedBundle, engine: Engine, source: Source, judge: Judge, options: Options
     ) -> None:
-        self.bundle, self.judge, self.options = bundle, judge, options
-        self._engine = WatchedSlots(engine, bundle.info.T)
-        self.strips = Strips(options.pictures, bundle.info)
-        self._seen: dict[
-            tuple[str, int], list[Seen]
-        ] = {}  # by person and stamp, of results still to be written
         assert options.people is not None
+        self.options, self._path = options, source.path
+        self._engine = WatchedSlots(engine, bundle.info.T)
+        # By person and stamp, of results still to be written.
+        self._seen: dict[tuple[str, int], list[Seen]] = {}
         self._table = None if options.people.startswith("topic:") else find_table(source, options.people)
         self.people_reader: PeopleReader | None = None
         sampler = Sampler(bundle.info.rate_hz, options.max_frame_gap_s)
         topics = self._topics if self._table is None else lambda _: ()
-        self._path = source.path
-        self.frames = FrameReader(source, options.topic, options.stamps, sampler=sampler, people=topics)
+        frames = FrameReader(source, options.topic, options.stamps, sampler=sampler, people=topics)
+        super().__init__(bundle, frames, judge, options)
         if self._table is None and self.people_reader is None:
             raise DataError(f"{source.path}: a video has no topic of people; give --people FILE.csv")
         self.origin = "" if self._table is None else self._table.name
@@ -112,12 +111,6 @@ class PeopleReading:
         self._stream = Sampler(bundle.info.rate_hz, options.max_frame_gap_s)
         self._following: Following | None = None
         self._there = Whereabouts()
-        self.passes: list[Pass] = []
-        self.events: list[dict[str, Any]] = []
-        self.clocks: list[tuple[int, int]] = []
-        self.seconds_seen = 0.0
-        self.windows = 0
-        self.spent: dict[str, float] = {}
         self._size: tuple[int, int] | None = None
         self._active: dict[str, str | None] = {}
         self._named: dict[str, str] = {}  # person of the truth by id, from the newest result
@@ -127,7 +120,6 @@ class PeopleReading:
         every = max(options.stride, (info.reset_after or 1) if step else 1)
         self._due_ns = round(1.5 * every / info.rate_hz * NS)
         self._log_ns = 0  # when what is looked at was recorded
-        self._rows: IO[str]
         self._writer: PeoplePredictions | None = None
 
     def _topics(self, topics: dict[str, str]) -> Sequence[str]:
@@ -159,9 +151,7 @@ class PeopleReading:
                     progress(len(self.clocks))
                 self._take(frame)
             if self._following is None:
-                refused = [f"{n} refused: {reason}" for reason, n in self.frames.refused.most_common(1)]
-                why = "; ".join(self.frames.damage or refused) or "topic is empty"
-                raise DataError(f"{self._path}: no image to evaluate ({why})")
+                raise self.no_image()
             for item in self.frames.rest:
                 self._look(item)
             self._results(self._following.finish())
@@ -238,33 +228,19 @@ class PeopleReading:
 
     def _row(self, result: PersonActivity, who: str | None) -> None:
         a, box = result.activity, result.box
-        row = {
-            "n": self.windows,
-            "pass": max(len(self.passes) - 1, 0),
-            "start_ns": a.window_start_ns,
-            "end_ns": a.window_end_ns,
+        row = self.row(a, self._active.get(result.person_id)) | {
             "person": result.person_id,
             "box": [box.x_min, box.y_min, box.x_max, box.y_max],
             "truth_person": who,
-            "label": a.label,
-            "index": a.index,
-            "score": a.score,
-            "status": a.status,
-            "scores": a.scores.tolist(),
-            "active": self._active.get(result.person_id),
-            "glimpses": [[g.x0, g.y0, g.x1, g.y1] for g in a.glimpses],
-            "published_after_s": 0.0,
-            "timings_ms": a.timings_ms,
         }
-        self._offer_strip(result, who, self.windows)
-        self.windows += 1
+        self._offer_strip(result, who, row["n"])
         if who is not None:
             self._newest[who] = a.stamp_ns
         self._rows.write(json.dumps(row) + "\n")
 
     def _offer_strip(self, result: PersonActivity, who: str | None, number: int) -> None:
         """Offer what the network saw of a person, by how wrong the result is or, without truth, how unsure."""
-        a, in_pass = result.activity, max(len(self.passes) - 1, 0)
+        a = result.activity
         seen = self._seen.pop((result.person_id, a.stamp_ns), [])
         start_ns, end_ns, first_ns = a.window_start_ns, a.window_end_ns, self.passes[0].first_ns
         if who is None:  # nobody stands there: whatever is recognised is wrong
@@ -275,7 +251,7 @@ class PeopleReading:
             badness = 1 - a.score
         else:
             return
-        self.strips.consider_person(badness, number, in_pass, result.person_id, start_ns, end_ns, seen)
+        self.strips.consider_person(badness, number, self.in_pass, result.person_id, start_ns, end_ns, seen)
 
     def _missed(self, stamp_ns: int, there: dict[str, Box]) -> None:
         """Note who is there at a frame with results and got none, although there was time for one."""
@@ -295,7 +271,7 @@ class PeopleReading:
     def _note_events(self, events: Sequence[tuple[str, ActivityEvent]], decided_ns: int) -> None:
         for person, event in events:
             self._active[person] = event.label if event.kind == "onset" else None
-            place = {"decided_ns": decided_ns, "pass": max(len(self.passes) - 1, 0)}
+            place = {"decided_ns": decided_ns, "pass": self.in_pass}
             self.events.append({**asdict(event), **place, "person": self._named.get(person, person)})
             if self._writer is not None:
                 self._writer.event(event, decided_ns, self.frames.frame_id, self._log_ns, person)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The truth a person, and the figures that only results a person have: of each of them, and mAP by frames.
+"""The truth of each person, and the figures that only results by person have: of each person, and mAP by frames.
 
-mAP as AVA has it (Gu et al. 2018): over the frames with results, a result is right for a class where its box overlaps
-the true one by half and that person does it; who does it and got no result is missed. Of each class the area below the
-interpolated precision over recall, and their mean.
+mAP as AVA has it (Gu et al. 2018): over the frames with results, a result is right for a class if its box overlaps the
+true one by half and that person does it; a person who does it and got no result is missed. A class has the area below
+its interpolated precision over recall; mAP is the mean over classes.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def judge_people(
     zero_ns: int,
     spans: Sequence[Span],
 ) -> Counter[str]:
-    """Write the rows of a reading to `windows` with the truth of each person; returns who was missed, by label.
+    """Write the rows of a reading to `windows` with the truth of each person; return the number missed by label.
 
-    Rows of the truth without id are true of everybody. The truth of who is named in none is not known, and a result
-    about nobody has no true box.
+    Rows of the truth without id are true of everybody. Of a person whom no row names the truth is not known, and a
+    result about nobody has no true box.
     """
     of: dict[str, list[Span]] = {}
     for span in spans:
@@ -65,9 +65,9 @@ _SECONDS = (("start_s", "start_ns"), ("end_s", "end_ns"))
 
 
 def average_precision(right: NDArray[np.bool_], scores: NDArray[np.float64], missed: int) -> float:
-    """Area below precision over recall, precision made to fall.
+    """The area below precision over recall, with precision made monotonic.
 
-    right, scores: of the results. missed: true ones without a result.
+    right, scores: (n,) of the results. missed: number of true ones without a result.
     """
     order = np.argsort(-scores, kind="stable")
     hits = np.cumsum(right[order])
@@ -82,7 +82,7 @@ def average_precision(right: NDArray[np.bool_], scores: NDArray[np.float64], mis
 def people_figures(
     bags: Sequence[tuple[dict[str, Any], BagWindows]], labels: Sequence[str]
 ) -> dict[str, Any]:
-    """Of each person in each bag, and mAP over all."""
+    """The figures of each person in each bag, and mAP over all bags."""
     persons, left_out, missed = [], Counter[str](), Counter[str]()
     for record, w in bags:
         left_out.update(record["people"]["left_out"])

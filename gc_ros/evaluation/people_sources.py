@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The people of a source: from topics of the bag or from a CSV, as `--people` asks for; and where they really stood."""
+"""The people of a source, from topics of the bag or from a CSV, as `--people` asks; and where they really stood."""
 
 from __future__ import annotations
 
@@ -47,8 +47,10 @@ def find_table(source: Source, how: str) -> Path | None:
 
 
 def by_stamps(recorded: list[Detections], first_ns: int) -> list[Detections]:
-    """Detections of a CSV on the clock of images that begin at `first_ns`: times count from the first image, or are
-    stamps already, from 1e8 s on or as those of the images are."""
+    """Detections of a CSV on the clock of images that begin at `first_ns`.
+
+    Times count from the first image, or are stamps already: those from 1e8 s on, or near those of the images.
+    """
     if not recorded or recorded[-1].stamp_ns >= ABSOLUTE_S * NS:
         return recorded
     return [replace(found, stamp_ns=found.stamp_ns + first_ns) for found in recorded]
@@ -69,7 +71,7 @@ def choose_topic(topics: dict[str, str], how: str, path: Path) -> str:
 
 
 class PeopleReader:
-    """Makes detections of the messages of a bag. topics: those it needs. refused: what could not be used."""
+    """Makes detections of the messages of a bag. topics: those it needs. refused: counts by reason of unusable ones."""
 
     def __init__(self, topic: str, topics: dict[str, str]) -> None:
         self._family: Family = BY_TYPE[topics[topic]]
@@ -79,7 +81,7 @@ class PeopleReader:
         self.topics = (topic, *([] if self._family.read else sorted(boxes)))
 
     def read(self, item: Message, size: tuple[int, int] | None) -> Iterator[Detections]:
-        """What a message makes known. size: of the images, None before the first."""
+        """The detections that a message makes known. size: of the images, None before the first."""
         found = self._found(item, size)
         self.refused.update(found.refused)
         if found.detections is not None:

@@ -89,7 +89,7 @@ def spoken(a: Activity) -> str:
 
 
 class Predictions:
-    """Writes predictions.mcap; images: whether to copy the images into it."""
+    """The writer of predictions.mcap. images: whether to copy the images into it."""
 
     RESULTS = ("activity", ACTIVITY)  # topic below the node's and type of the results
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One bag through the recogniser, image by image: result rows, events and predictions, still without their truth."""
+"""One bag through the recogniser, image by image: result rows, events and predictions, still without their truth.
+
+What every reading of a bag finds, whoever recognises in it, is a `BagReading`.
+"""
 
 from __future__ import annotations
 
@@ -39,17 +42,64 @@ def _lessons(bundle: LoadedBundle, options: Options) -> Lessons | None:
     return load_lessons(bundle, options.taught)
 
 
-class Reading:
-    """Reads one bag once; its attributes then hold what was found.
+class BagReading:
+    """What one reading of a bag finds.
 
     passes: stretches of forward stamps. events: as dictionaries with "decided_ns" and "pass". clocks: (time of
     recording, stamp) of every image. seconds_seen: without gaps. windows: how many results. spent: wall and CPU time.
+    strips: of the worst windows.
     """
+
+    def __init__(self, bundle: LoadedBundle, frames: FrameReader, judge: Judge, options: Options) -> None:
+        self.bundle, self.frames, self.judge, self.options = bundle, frames, judge, options
+        self.passes: list[Pass] = []
+        self.events: list[dict[str, Any]] = []
+        self.clocks: list[tuple[int, int]] = []
+        self.seconds_seen = 0.0
+        self.windows = 0
+        self.spent: dict[str, float] = {}
+        self.strips = Strips(options.pictures, bundle.info)
+        self._rows: IO[str]
+
+    @property
+    def in_pass(self) -> int:
+        """The number of the present pass, from 0; also before the first."""
+        return max(len(self.passes) - 1, 0)
+
+    def row(self, a: Activity, active: str | None, age_s: float = 0.0) -> dict[str, Any]:
+        """The row of a result, which is then counted. active: the label that is on. age_s: until it was published."""
+        row = {
+            "n": self.windows,
+            "pass": self.in_pass,
+            "start_ns": a.window_start_ns,
+            "end_ns": a.window_end_ns,
+            "label": a.label,
+            "index": a.index,
+            "score": a.score,
+            "status": a.status,
+            "scores": a.scores.tolist(),
+            "active": active,
+            "glimpses": [[g.x0, g.y0, g.x1, g.y1] for g in a.glimpses],
+            "published_after_s": age_s,
+            "timings_ms": a.timings_ms,
+        }
+        self.windows += 1
+        return row
+
+    def no_image(self) -> DataError:
+        """What to raise where no image was usable."""
+        refused = [f"{n} refused: {reason}" for reason, n in self.frames.refused.most_common(1)]
+        why = "; ".join(self.frames.damage or refused) or "topic is empty"
+        return DataError(f"{self.frames.source.path}: no image to evaluate ({why})")
+
+
+class Reading(BagReading):
+    """Reads one bag once for the activity of the whole picture."""
 
     def __init__(
         self, bundle: LoadedBundle, engine: WatchedEngine, frames: FrameReader, judge: Judge, options: Options
     ) -> None:
-        self.bundle, self.frames, self.judge, self.options = bundle, frames, judge, options
+        super().__init__(bundle, frames, judge, options)
         self._engine = engine
         self.recognizer = Recognizer(
             bundle,
@@ -62,17 +112,9 @@ class Reading:
             lessons=_lessons(bundle, options),
             owns_engine=False,
         )
-        self.strips = Strips(options.pictures, bundle.info)
-        self.passes: list[Pass] = []
-        self.events: list[dict[str, Any]] = []
-        self.clocks: list[tuple[int, int]] = []
-        self.seconds_seen = 0.0
-        self.windows = 0
-        self.spent: dict[str, float] = {}
         self._active: str | None = None  # the label that is on, after smoothing
         self._last_ns: int | None = None  # newest stamp of this pass
         self._epoch, self._backward, self._sampled = self.recognizer.epoch, 0, 0
-        self._rows: IO[str]
         self._writer: Predictions | None = None
 
     def counters(self) -> Counters:
@@ -107,9 +149,7 @@ class Reading:
                 )
         self.spent = {"wall_s": time.perf_counter() - began, "cpu_s": time.process_time() - cpu}
         if not self.passes:
-            refused = [f"{n} refused: {reason}" for reason, n in self.frames.refused.most_common(1)]
-            why = "; ".join(self.frames.damage or refused) or "topic is empty"
-            raise DataError(f"{self.frames.source.path}: no image to evaluate ({why})")
+            raise self.no_image()
 
     def _take(self, frame: Frame, pace: AtOnce | SlowRobot) -> None:
         """Run one image through the recogniser; its results are written after what it says about the stream."""
@@ -148,22 +188,7 @@ class Reading:
 
     def _result(self, a: Activity, age_s: float, log_ns: int) -> None:
         self._note_events(a.events, a.stamp_ns, log_ns=log_ns)
-        row = {
-            "n": self.windows,
-            "pass": len(self.passes) - 1 if self.passes else 0,
-            "start_ns": a.window_start_ns,
-            "end_ns": a.window_end_ns,
-            "label": a.label,
-            "index": a.index,
-            "score": a.score,
-            "status": a.status,
-            "scores": a.scores.tolist(),
-            "active": self._active,
-            "glimpses": [[g.x0, g.y0, g.x1, g.y1] for g in a.glimpses],
-            "published_after_s": age_s,
-            "timings_ms": a.timings_ms,
-        }
-        self.windows += 1
+        row = self.row(a, self._active, age_s)
         self._rows.write(json.dumps(row) + "\n")
         self._offer_strip(a, row["n"], row["pass"])
         if self._writer is not None:
@@ -187,7 +212,6 @@ class Reading:
         """Keep events that were decided at a stamp, and write them to the predictions."""
         for event in events:
             self._active = event.label if event.kind == "onset" else None
-            in_pass = max(len(self.passes) - 1, 0)
-            self.events.append({**asdict(event), "decided_ns": decided_ns, "pass": in_pass})
+            self.events.append({**asdict(event), "decided_ns": decided_ns, "pass": self.in_pass})
             if self._writer is not None:
                 self._writer.event(event, decided_ns, self.frames.frame_id, log_ns)

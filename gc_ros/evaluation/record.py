@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bag.json: the facts of one bag, its events and truth in seconds since its first image, and what it depends on."""
+"""bag.json: the facts of one bag, its events and truth in seconds since its first image, and what they depend on."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def bag_record(
     engine: str,
     missed: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """What bag.json holds. spans: the ground truth on the clock of the stamps. windows: the finished lines.
+    """The content of bag.json. spans: the ground truth on the clock of the stamps. windows: the finished file.
 
     key: what the result depends on, the bag's content aside. files: as `Source.quick` has them.
     engine: its description. missed: who did what and got no result, by label, where people are told apart.

@@ -64,7 +64,7 @@ def write_report(out: Path, summary: dict[str, Any], bags: Sequence[tuple[Path, 
 def _parts(
     record: dict[str, Any], rows: list[dict[str, Any]]
 ) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """The record and rows of a bag, or where people are told apart those of each."""
+    """The record and rows of a bag; where people are told apart, those of each person."""
     if "people" not in record:
         return [(record, rows)]
     names = sorted({row["truth_person"] for row in rows} - {None})[:PEOPLE]
@@ -103,7 +103,7 @@ def _timeline(record: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[st
 
 
 def _right(row: dict[str, Any]) -> int:
-    """1 right, 0 wrong, -1 not scored."""
+    """1 for a right window, 0 for a wrong one, -1 for one that is not scored."""
     return int(row["label"] == row["truth"]) if row["truth_kind"] == "label" else -1
 
 

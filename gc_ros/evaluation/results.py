@@ -104,7 +104,7 @@ def read_windows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
-    """bag.json of a finished bag, None where it is missing or was written with another windows.jsonl."""
+    """bag.json of a finished bag; None where it is missing or belongs to another windows.jsonl."""
     try:
         record: dict[str, Any] = json.loads((folder / BAG).read_text(encoding="utf-8"))
         if file_sha256(folder / WINDOWS) == record["windows_sha256"]:

@@ -54,7 +54,7 @@ class Task:
 
 
 def identity(task: Task, truth: Truth) -> str:
-    """What a result depends on except for the bag's content."""
+    """A digest of what a result depends on, except for the bag's content."""
     tables = [truth.sha256]
     for how in (task.options.people, task.options.true_boxes):
         table = None if how is None or how.startswith("topic:") else find_table(task.source, how)
@@ -169,7 +169,7 @@ def _opened(
     threads: int | None,
     batch: int,
 ) -> tuple[LoadedBundle, Engine]:
-    """The bundle and its engine, kept from bag to bag. digest: what its sha256 must be."""
+    """The bundle and its engine, kept from bag to bag. digest: the required sha256."""
     loaded = load_bundle(bundle, sha256=digest)
     engine = open_engine(
         loaded,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures from windows.jsonl and bag.json: one code for a single bag, for many, and for stored results.
+"""Figures from windows.jsonl and bag.json; the same code serves a single bag, many, and stored results.
 
 Accuracy and all figures per class are over the windows whose truth is a label of the bundle, whatever
 their status; smoothed figures compare the activity that is on (after hysteresis) with the truth, idle time included.
@@ -44,7 +44,7 @@ class BagWindows:
 
 
 def gather(rows: Iterable[dict[str, Any]], labels: Sequence[str]) -> BagWindows:
-    """Collect the rows of windows.jsonl into arrays."""
+    """The rows of windows.jsonl as arrays."""
     index = {label: k for k, label in enumerate(labels)}
     truth, scores, right = [], [], []
     kinds: Counter[str] = Counter()
@@ -127,8 +127,10 @@ def window_figures(
 
 
 def calibration(right: NDArray[np.bool_], confidence: NDArray[np.float64]) -> dict[str, Any]:
-    """Expected calibration error of the best label's score: |accuracy - mean score| over bins of equal width,
-    weighted by the windows in them (Guo et al. 2017)."""
+    """The expected calibration error of the best label's score (Guo et al. 2017).
+
+    |accuracy - mean score| in bins of equal width, weighted by the windows in each.
+    """
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
     bins, error = [], 0.0
     for b in range(BINS):
@@ -179,7 +181,7 @@ def event_figures(record: dict[str, Any], late_s: float) -> dict[str, Any]:
 
 
 def _streams(record: dict[str, Any]) -> list[tuple[int, str]]:
-    """The passes of a bag and, where people are told apart, those of each whom the truth or an event names."""
+    """The passes of a bag; where people are told apart, those of each person whom the truth or an event names."""
     passes = range(len(record["passes"]))
     if "people" not in record:
         return [(p, "") for p in passes]
@@ -214,7 +216,7 @@ def _pool_events(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def interval(values: Sequence[Any], figure: Callable[[list[Any]], float | None]) -> list[float] | None:
-    """95 % interval of a figure by resampling whole bags, since windows of one bag are not independent.
+    """The 95 % interval of a figure, by resampling whole bags, since windows of one bag are not independent.
 
     None for fewer than two bags.
     """

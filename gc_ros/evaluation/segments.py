@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Activities as segments of time: edit score, F1 at an overlap, delays, false activations.
+"""Figures of activities as segments of time: edit score, F1 at an overlap, delays, false activations.
 
 Edit score and F1 as Lea et al., "Temporal Convolutional Networks for Action Segmentation and Detection" (CVPR 2017),
 over the activities alone: idle time is not a segment. Times are seconds.
@@ -40,7 +40,7 @@ def edit_score(truth: Sequence[str], found: Sequence[str]) -> float:
 
 
 def matches(truth: Sequence[Segment], found: Sequence[Segment], overlap: float) -> tuple[int, int, int]:
-    """(true positives, false positives, false negatives): each segment of the truth is matched at most once."""
+    """Count (true positives, false positives, false negatives); a segment of the truth is matched at most once."""
     taken: set[int] = set()
     hits = 0
     for segment in found:
@@ -61,7 +61,7 @@ def matches(truth: Sequence[Segment], found: Sequence[Segment], overlap: float) 
 def onset_delays(
     truth: Sequence[Segment], events: Sequence[dict[str, Any]], late_s: float
 ) -> list[float | None]:
-    """For each segment the seconds from its start to the decision for it, None where there was none.
+    """The seconds from each segment's start to the decision for it; None where there was none.
 
     A decision counts up to `late_s` after the segment's end: a window has to fill first.
     """

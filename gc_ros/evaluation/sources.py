@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One front for bags, single storage files, videos, folders and tables of them: names, frames, what was wrong."""
+"""What can be evaluated, behind one front: bags, single storage files, videos, folders and tables of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _KEPT = 64  # messages of a stream between two frames; what a decoder holds back
 
 @dataclass(frozen=True)
 class Source(Clip):
-    """A bag or video to evaluate; its name is distinct among those of a run, a relative path."""
+    """A bag or video to evaluate. name: a relative path, distinct among those of a run."""
 
     @property
     def is_video(self) -> bool:
@@ -45,9 +45,9 @@ class Source(Clip):
         return sorted(p for p in self.path.iterdir() if p.is_file() and not p.name.endswith("-shm"))
 
     def quick(self) -> list[list[Any]]:
-        """Names, sizes, times and places of its files: cheap, and the same as long as nobody touches them.
+        """Names, sizes, times and places of its files: cheap to get, and the same as long as nobody touches them.
 
-        The time of change too: programs set that of modification as they like.
+        With the time of change (ctime), since programs set that of modification as they like.
         """
         stats = [(printable(file.name), file.stat()) for file in self.files()]
         return [[name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in stats]
@@ -71,9 +71,9 @@ def find_sources(paths: Iterable[str | os.PathLike[str]]) -> Clips[Source]:
 
 @dataclass(frozen=True)
 class Frame:
-    """One image. log_ns: time of recording; of a video the same as the stamp.
+    """One image. log_ns: time of recording; for a video the same as the stamp.
 
-    messages: that it is made of and that came since the frame before; of a video stream there may be several.
+    messages: those that it is made of, as they came since the frame before; of a video stream there may be several.
     """
 
     stamp_ns: int
@@ -86,7 +86,7 @@ class Frame:
 
 
 class FrameReader:
-    """The frames of a source, one after the other, and what is to be said about them afterwards.
+    """The frames of a source, one after the other; afterwards its attributes say what was wrong with them.
 
     others: further topics whose messages are kept in `messages` as they come. sampler: one like the recogniser's, to
     foresee which frames it will take; their pixels are made here, in the thread that reads, the others' never.
@@ -178,7 +178,7 @@ class FrameReader:
         since.clear()
 
     def _foresee(self, picture: Picture, stamp_ns: int, encoding: str) -> tuple[bool, Any]:
-        """Make the pixels of a frame that will be sampled, and what `make` makes of them; None of the others.
+        """Make the pixels of a frame that will be sampled, and what `make` makes of them; None for the others.
 
         (False, None), and counted, where that is not possible.
         """

@@ -26,7 +26,7 @@ _KEPT_S = 20  # of camera frames at most, so that memory is bounded whatever a b
 
 
 class WatchedEngine:
-    """An engine that remembers the glimpses of its last T frames; a result has only the newest frame's."""
+    """An engine that remembers the glimpses of its last T frames, since a result has only the newest frame's."""
 
     def __init__(self, engine: Engine, T: int) -> None:
         self._engine, self.calls = engine, 0
@@ -112,7 +112,7 @@ class _Strip:
 
 
 class Strips:
-    """Keeps the `count` worst windows as strips of pictures; of windows that overlap, only the worst.
+    """The `count` worst windows as strips of pictures; of windows that overlap, only the worst is kept.
 
     Strips are drawn on request, since worse ones replace most of them.
     """

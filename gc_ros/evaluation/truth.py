@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was really done when: from a CSV, a topic, or the name of a bag; and the truth of a window.
+"""The ground truth, what was really done when: from a CSV, a topic, or the name of a bag; and that of a window.
 
 A CSV has the columns start_s, end_s, label, `bag` where it is about several, and `id` where it tells people apart.
 Times are seconds since the first image, or, from 1e8 upwards, since 1970; by the clock of header stamps, or with
@@ -52,7 +52,7 @@ class Span:
 
 @dataclass
 class Truth:
-    """kind: "csv", "topic", "name" or "none". segments: of a CSV, in its own seconds."""
+    """The ground truth of a source. kind: "csv", "topic", "name" or "none". segments: of a CSV, in its own seconds."""
 
     kind: str
     origin: str = ""
@@ -99,7 +99,7 @@ def find_truth(source: Source, how: str, labels: Sequence[str], mapping: Mapping
 
 
 def _names_about(source: Source) -> Iterator[tuple[str, str]]:
-    """What folders and names say of a source, the nearest to a class first; links under their own names first."""
+    """The names of folders and files that may be a source's label, nearest to a class first, links before targets."""
     yield "its folder", source.label
     for path in (Path(os.path.abspath(source.path)), source.path.resolve()):
         stem = path.stem if path.suffix.lower() in {*VIDEO_SUFFIXES, *BAG_SUFFIXES} else path.name
@@ -121,8 +121,9 @@ def _table(path: Path, source: Source) -> Truth:
 
 
 def read_segments(path: Path, names: Sequence[str] = ()) -> tuple[list[Segment], list[str]]:
-    """(rows, other bags) of a CSV. Where it has a column `bag`, the rows are those of the first of `names` that
-    stands there. Raises DataError that names the row.
+    """(rows, other bags) of a CSV. Raises DataError that names the row.
+
+    Where it has a column `bag`, the rows are those of the first of `names` that stands there.
     """
     columns, found = read_rows(path, ("start_s", "end_s", "label"), hint="; see docs/evaluation.md")
     bags = list(dict.fromkeys(clean(row["bag"]) for _, row in found)) if "bag" in columns else []
@@ -142,7 +143,7 @@ def read_segments(path: Path, names: Sequence[str] = ()) -> tuple[list[Segment],
 
 
 def _seconds(cell: str) -> float:
-    """A number as English or, with a comma for the point, other spreadsheets write it."""
+    """A number as spreadsheets write it, with a point or with a comma."""
     return float(cell.replace(",", ".") if "." not in cell else cell)
 
 
@@ -156,11 +157,11 @@ def from_table(segments: Sequence[Segment], first_ns: int) -> list[Span]:
 def from_messages(
     messages: Sequence[Message], end_ns: int, log_clock: bool, stamp_at: Callable[[int], int]
 ) -> list[Span]:
-    """Spans from a label topic: std_msgs/String, a label until the next message (empty: idle); or messages with
-    `label` and, as our ActivityEvent, `kind` 0 for the beginning and 1 for the end. Those that say whose it is
-    (`person_id`) are not of the picture and left out.
+    """The spans of a label topic.
 
-    stamp_at: the images' clock at a time of recording, for messages without a stamp of their own.
+    std_msgs/String: a label holds until the next message (empty: idle). Other messages have `label` and, as our
+    ActivityEvent, `kind`, 0 for the beginning and 1 for the end; those with a `person_id` are not about the whole
+    picture and left out. stamp_at: the images' clock at a time of recording, for messages without a stamp of their own.
     """
     spans: list[Span] = []
     current: tuple[int, str] | None = None
@@ -185,8 +186,10 @@ def from_messages(
 
 
 def map_label(label: str, labels: Sequence[str], mapping: Mapping[str, str]) -> str | None:
-    """The bundle's label for one of the ground truth (letter case, spaces and hyphens aside), else IDLE where it is
-    a name of idle time, else None. A label of the bundle is one whatever its name."""
+    """The bundle's label for one of the ground truth (letter case, spaces and hyphens aside), IDLE, or None.
+
+    IDLE for a name of idle time, unless the bundle has a label of that name; None for a label that it lacks.
+    """
     label = clean(label)
     label = {clean(key): value for key, value in mapping.items()}.get(label, label)
     if label in labels:

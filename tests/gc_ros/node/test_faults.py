@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import array
+import sys
 import threading
 import time
 from pathlib import Path
@@ -102,6 +103,20 @@ def test_exit_on_failure_sets_exit_code_3(numbers: Path) -> None:
         faulty.engine.poison = True
         send(peer, 8)
         wait_until(lambda: node.node.exit_code == 3, "the exit code")
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_a_backend_that_is_not_installed_is_never_another_one_in_silence(
+    backend: str, numbers: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for loaded in [name for name in sys.modules if name.split(".")[0] == backend]:
+        monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.setitem(sys.modules, backend, None)
+    with running(numbers, backend=backend, exit_on_failure=False) as (_, peer):
+        status = peer.wait_for_diagnostic("engine", f"{backend} cannot be imported")
+        assert status.level == ERROR and "python3 -m pip install" in status.message
+        assert peer.state() == "unconfigured"
+    assert f"{backend} cannot be imported" in capfd.readouterr().err
 
 
 def test_a_hanging_engine_is_told_and_abandoned(numbers: Path) -> None:
