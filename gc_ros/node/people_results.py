@@ -26,6 +26,8 @@ from gc_ros.stamps import NS
 
 # Labels that mean a gesture of REP-155 under another name than its own.
 _GESTURES = {"WAVE": "WAVING", "HAND_WAVING": "WAVING"}
+# Constants of hri_msgs/Gesture that are no gesture: of none that it knows, and of the hand.
+_NO_GESTURE = ("OTHER", "RIGHT", "LEFT", "INDEPENDENT")
 
 
 @dataclass(frozen=True)
@@ -165,4 +167,4 @@ def gesture_of(gesture_type: Any, label: str) -> int | None:
     """The constant of hri_msgs/Gesture that a label names, in any usual spelling; None where it names none."""
     name = label.strip().upper().replace(" ", "_").replace("-", "_")
     number = getattr(gesture_type, _GESTURES.get(name, name), None)
-    return number if isinstance(number, int) and name != "OTHER" else None
+    return number if isinstance(number, int) and name not in _NO_GESTURE else None

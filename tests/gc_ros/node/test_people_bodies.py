@@ -129,13 +129,13 @@ def test_people_of_named_cameras_are_refused_with_rep_155(colours: Path) -> None
             assert peer.state() == "unconfigured"
 
 
-GESTURE = SimpleNamespace(OTHER=0, ARMS_CROSSED=2, WAVING=6, THUMB_UP=11, SLOT_TYPES=())
+GESTURE = SimpleNamespace(OTHER=0, ARMS_CROSSED=2, WAVING=6, THUMB_UP=11, LEFT=2, RIGHT=1, SLOT_TYPES=())
 
 
 @pytest.mark.parametrize(
     ("label", "number"),
     [("waving", 6), ("wave", 6), ("Hand waving", 6), ("arms-crossed", 2), ("thumb_up", 11), ("drink", None),
-     ("other", None), ("", None), ("slot types", None), ("unknown", None)],
+     ("other", None), ("left", None), ("Right", None), ("", None), ("slot types", None), ("unknown", None)],
 )  # fmt: skip
 def test_labels_that_are_gestures_are_known_in_any_usual_spelling(label: str, number: int | None) -> None:
     assert gesture_of(GESTURE, label) == number
