@@ -55,7 +55,7 @@ def keep_clips(taught: Path, name: str, clips: Sequence[NDArray[np.uint8]], rate
         folder.mkdir(parents=True, exist_ok=True)
         for frames in clips:
             small = np.ascontiguousarray(frames[:MOST])
-            file = f"{hashlib.sha256(small).hexdigest()[:16]}.mp4"
+            file = f"{hashlib.sha256(small.data).hexdigest()[:16]}.mp4"
             if not (folder / file).exists():
                 with VideoWriter(folder / file) as writer:
                     for i, frame in enumerate(small):
