@@ -150,7 +150,8 @@ def test_clips_are_kept_where_that_is_asked_for_and_go_with_the_activity(clips: 
     found = find_clips([kept])
     assert sorted(c.label for c in found) == ["grey"] * 2 + ["yellow"] * 3
     info = load_bundle(bundle).info
-    before, after = (clip_frames(p, info) for p in (shown(clips)[0], found[-1].path))
+    yellow = next(c.path for c in found if c.label == "yellow")
+    before, after = (clip_frames(path, info) for path in (shown(clips)[0], yellow))
     assert after.shape[1:] == (info.size, info.size, 3) and abs(before.mean() - after.mean()) < 8
     assert run("taught", "-b", bundle, "--rename", "yellow=amber")[0] == 0
     assert sorted({c.label for c in find_clips([kept])}) == ["amber", "grey"]
