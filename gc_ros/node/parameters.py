@@ -194,7 +194,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "unknown_threshold",
         -1.0,
-        "Below this score the status is unknown. 0: never; -1: the bundle's own threshold.",
+        "Below this score the status is unknown, but for taught activities, whose examples set limits of their own. "
+        "0: never; -1: the bundle's own threshold.",
         "at once",
         -1.0,
         1.0,

@@ -152,7 +152,7 @@ def test_clips_are_kept_where_that_is_asked_for_and_go_with_the_activity(clips: 
     info = load_bundle(bundle).info
     yellow = next(c.path for c in found if c.label == "yellow")
     before, after = (clip_frames(path, info) for path in (shown(clips)[0], yellow))
-    assert after.shape[1:] == (info.size, info.size, 3) and abs(before.mean() - after.mean()) < 8
+    assert after.shape[1:] == before.shape[1:] and abs(before.mean() - after.mean()) < 8
     assert run("taught", "-b", bundle, "--rename", "yellow=amber")[0] == 0
     assert sorted({c.label for c in find_clips([kept])}) == ["amber", "grey"]
     assert run("forget", "amber", "-b", bundle)[0] == 0
