@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gc_ros.recognition.discriminant import Discriminant
+from gc_ros.recognition.discriminant import Discriminant, Rows, _limit
 from gc_ros.recognition.overlay import draw
 from gc_ros.recognition.recognizer import Recognizer
-from gc_ros.recognition.space import Examples, Space
+from gc_ros.recognition.space import Examples, Metric, Space
 from gc_ros.recognition.taught import Lessons, Taught, check_name, examples_of, space_of
 from gc_ros.stamps import NS
 from tests.toy import toy_bundle
@@ -84,6 +84,31 @@ def test_what_is_none_of_them_is_unknown_once_it_was_shown():
     d = Discriminant(space, ["a"], [shown(rng, mix, new)], shown(rng, mix, other))
     unknown = lambda middle: np.mean([d.scores(own_scores(0), x)[1] for x in middle + scatter(rng, mix, 100)])
     assert unknown(other) >= 0.8 and unknown(new) <= 0.15
+
+
+def test_what_changes_within_a_clip_is_not_taken_for_scatter():
+    rng, mix, _, space = world()
+    still = [examples_of([np.repeat(w, 2, axis=0) for w in scatter(rng, mix, 4)[:, None]]) for _ in range(2)]
+    course = np.tile(np.float32([1, -1]), 4)[:, None] * scatter(rng, mix, 1).astype(np.float32)
+    moving = [Examples(e.features + course, e.clips) for e in still]
+    metric = Metric(space, moving)
+    one, two = (Rows(space, taught, metric=metric) for taught in (still, moving))
+    assert np.allclose(one.weights, two.weights, rtol=1e-4, atol=1e-4)
+
+
+def test_what_the_middles_are_off_is_the_trace_of_the_covariance_times_the_inverse():
+    rng, mix, middles, space = world()
+    metric = Metric(space, [shown(rng, mix, middles[0])])
+    covariance = space.factor.T @ space.factor + np.diag(space.rest)
+    trace = np.trace(metric.solve(covariance))
+    assert np.allclose(metric.optimism, trace / (space.counts / 2))
+
+
+def test_the_limit_leaves_out_the_share_it_should_also_after_few_values():
+    rng = np.random.default_rng(0)
+    for n in (3, 5, 25):
+        beyond = [rng.normal() > _limit(rng.normal(size=n), 1.645) for _ in range(4000)]
+        assert 0.03 < np.mean(beyond) < 0.075
 
 
 @settings(max_examples=25, deadline=None)
@@ -244,7 +269,12 @@ def test_a_recogniser_is_taught_while_it_runs_and_forgets_again(tmp_path, mode):
     assert np.mean([a.status == "ok" for a in after]) >= 0.75, "one in twenty may be rejected"
     assert after[-1].index == 3 and after[-1].taught == ("yellow",) and len(after[-1].scores) == 4
     assert [e.label for a in after for e in a.events] == ["yellow"]
-    assert [a.label for a in watch(r, (200, 40, 40), 3, 200)][-1] == "red"
+    r.unknown_threshold = 1.0
+    assert any(a.status == "ok" for a in watch(r, yellow, 2, 150, seed=9)), (
+        "taught ones have their own limits"
+    )
+    red = watch(r, (200, 40, 40), 3, 200)[-1]
+    assert (red.label, red.status) == ("red", "unknown")
     r.lessons = None
     assert watch(r, yellow, 3, 300)[-1].label in ("red", "green")
 
