@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from trt_build.classes import WINDOWS_A_CLIP, ClassStatistics
 
 # Weights of the diagonal, which grows with the features since a few clips say little about their scatter, and of the
-# covariance of the training clips; chosen on every second class of some gestures, `benchmarks/teaching.py`.
+# covariance of the training clips: between 0.1 and 0.3, the best two on the half of the gestures whose other half is in
+# docs/own-activities.md.
 DIAGONAL_PER_FEATURE, TRAINING = 1 / 75, 0.2
 LEAST_SHOWN = 4  # clips whose variance says something
 
