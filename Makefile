@@ -19,7 +19,7 @@ help:
 	@echo "make lint       ruff (rules and format) and mypy"
 	@echo "make coverage   every test, and a table of the lines they run, the lowest file first"
 	@echo "make bundle     train the demo's bundle again: minutes on a GPU, three hours on two cores"
-	@echo "make everyday   train the bundle of real people again, from their clips and a run: two hours on two cores"
+	@echo "make everyday   train the bundle of real people again, from their clips and a run: four hours on two cores"
 	@echo "make env        prepare the environment with the tools of the tests, run nothing"
 	@echo "make clean      remove what was built or generated, keep the environment"
 	@echo "ROS=kilted: with those wheels instead of Jazzy's, and of the tests those that need ROS"
@@ -72,18 +72,27 @@ DRAWN := runs/drawn
 OF_BODIES := clap,drink,handshake,hug,jump,kick,read,squat,stretch,throw,wave
 OF_PLACES := fall,pick_up,pour,run,sit_down,stand_up,walk
 DRAW := --size 320x240 --fps 8 --joints
-CLOUD := --set freeze_stages=4 --set batch=16 --set lr=3e-4 --set head_lr_factor=3 --set "scale=[0.5,1.1]" \
-  --set motion=true --set glimpse_weight=0.1 --set separation=0.5 --set locate_lr_factor=3
+CLOUD := --set batch=16 --set head_lr_factor=3 --set "scale=[0.5,1.1]" --set motion=true --set glimpse_weight=0.1 \
+  --set separation=0.5 --set locate_lr_factor=3
+HEAD := $(CLOUD) --set freeze_stages=4 --set lr=3e-4
+# The last two resolutions train, the glimpses have a least extent, and nobody is a class.
+AWAKE := $(CLOUD) --set freeze_stages=3 --set epochs1=0 --set pose_weight=0 --set val_fraction=0.06 --set erase=0.2 --set still=0.04 \
+  --set 'also=["$(DRAWN)/bodies","$(DRAWN)/places","$(DRAWN)/idle"]' --set "shares=[0.5,0.24,0.18,0.08]"
 everyday:
 	$(IN_TEST) gc-model synth $(DRAWN)/bodies --classes $(OF_BODIES) --subjects 16 --clips-per-class 32 --seed 1 $(DRAW)
 	$(IN_TEST) gc-model synth $(DRAWN)/places --classes $(OF_PLACES) --subjects 16 --clips-per-class 24 --seed 2 $(DRAW)
+	$(IN_TEST) gc-model synth $(DRAWN)/idle --classes idle --subjects 16 --clips-per-class 64 --seed 4 $(DRAW)
 	$(IN_TEST) gc-model train --data $(REAL) --subjects f0 --preset edge --fit pad --epochs 6,10 --set window_s=1.5 \
-	  --set views=4 --set val_fraction=0 $(CLOUD) --out runs/without_f1
+	  --set views=4 --set val_fraction=0 $(HEAD) --out runs/without_f1
 	$(IN_TEST) gc-model calibrate runs/without_f1 --data $(REAL) --subjects f1
 	$(IN_TEST) gc-model finetune $(START) --data $(REAL) --epochs 10 --stream-epochs 1 --set epochs1=2 \
 	  --set 'also=["$(DRAWN)/bodies","$(DRAWN)/places"]' --set "shares=[0.6,0.25,0.15]" --set views=2 \
 	  --set stream_chunks=2 --set pose_weight=0 --set val_fraction=0.06 --set glimpse_extent=0.3 --set alpha=0.1 \
-	  $(CLOUD) --out runs/everyday
+	  $(HEAD) --out runs/everyday_head
+	$(IN_TEST) gc-model finetune runs/everyday_head --data $(REAL) --epochs 3 $(AWAKE) --set lr=2e-4 \
+	  --set least_extent=0.15 --set alpha=0.05 --out runs/everyday_windows
+	$(IN_TEST) gc-model finetune runs/everyday_windows --data $(REAL) --epochs 0 --stream-epochs 2 $(AWAKE) \
+	  --set stream_chunks=2 --set batch=8 --set lr=1.5e-4 --out runs/everyday
 	$(IN_TEST) gc-model calibrate runs/everyday --like runs/without_f1 --threshold 0.5
 	$(IN_TEST) trt-build export runs/everyday --out bundles/everyday --weight-bits 20 \
 	  --licence "HMDB51 and JHMDB: CC BY 4.0, as HMDB51's page says" --licence "GMDCSA24: MIT" \
