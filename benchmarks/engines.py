@@ -8,8 +8,11 @@ Prints JSON:
 
     engines      what `trt-build bench` answers: every engine in a process of its own, in turn
     others       in turn in this process: eager PyTorch and ONNX Runtime on the same window, torchvision's video models
-                 where it is installed (random weights, 16 frames of 112 x 112 or 224 x 224 as in their papers), and one
-                 large float32 product
+                 where it is installed (random weights, 16 frames of 112 x 112 or 224 x 224 as in their papers), one
+                 large float32 product, and a copy of memory
+    machine      what this processor could do: GFLOP/s of that product, GB/s of that copy (read and written), and for
+                 each mode the milliseconds that its trunk's arithmetic and its weights and states need at these
+                 rates, beside the time of ONNX Runtime in FP32
     head         its share of a window and its milliseconds of a step, from ONNX Runtime's own profile
     preprocess   one camera image, beside the usual way: convert, resize, crop and normalise to float32
     aims         the project's targets for `paper` on a processor, and whether this run reached them
@@ -52,6 +55,7 @@ from trt_build.preprocess import model_input
 # Prefixes of the names of the trunk's nodes.
 _TRUNK = ("/blocks", "/conv", "/bn", "/layer", "/maxpool", "/act", "next_cache")
 _PRODUCT = 2048  # side of the square matrices whose product stands for the processor's peak
+_COPY = 256 << 20  # bytes that are copied: more than any cache holds
 
 
 def untrained_bundle(name: str, folder: Path) -> LoadedBundle:
@@ -97,7 +101,7 @@ def _call(model: torch.nn.Module, shape: tuple[int, ...]) -> Callable[[], Any]:
 
 @torch.no_grad()
 def others(bundle: LoadedBundle, config: Config, threads: int, rounds: int) -> dict[str, float]:
-    """Milliseconds of each, measured in turn: medians, but of the product the minimum, since it stands for the peak."""
+    """Milliseconds of each, measured in turn: medians, but of product and copy the least, which stand for the peak."""
     torch.set_num_threads(threads)
     engine = open_engine(bundle, "window", backend="onnxruntime", threads=threads)
     ours = zeros(engine.inputs, 1)
@@ -107,10 +111,12 @@ def others(bundle: LoadedBundle, config: Config, threads: int, rounds: int) -> d
         use_taps(model, {value.name for value in step.graph.input})
     clip = torch.zeros(1, config.T, 3, config.size, config.size, dtype=torch.uint8)
     a, b = torch.randn(2, _PRODUCT, _PRODUCT)
+    source, target = torch.zeros(2, _COPY, dtype=torch.uint8)
     calls = {
         "onnxruntime window": lambda: engine.run(ours),
         "eager PyTorch window": lambda: model(clip),
         "product": lambda: a @ b,
+        "copy": lambda: target.copy_(source),
         **peers(),
     }
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -122,7 +128,33 @@ def others(bundle: LoadedBundle, config: Config, threads: int, rounds: int) -> d
                 times[name].append((time.perf_counter() - began) * 1e3)
     engine.close()
     found = {name: float(np.median(values)) for name, values in times.items()}
-    found["product"] = min(times["product"])
+    found |= {name: min(times[name]) for name in ("product", "copy")}
+    return found
+
+
+def machine(
+    bundle: LoadedBundle, answer: dict[str, Any], gflop_per_frame: float, T: int
+) -> dict[str, dict[str, float] | float]:
+    """The processor's rates, and of each mode the time that it takes at least; see the module."""
+    gflops = 2 * _PRODUCT**3 / 1e6 / answer["others"]["product"]
+    bandwidth = 2 * _COPY / 1e6 / answer["others"]["copy"]  # a copy reads and writes
+    found: dict[str, dict[str, float] | float] = {"gflop_per_s": gflops, "gb_per_s": bandwidth}
+    for timed in answer["engines"]["engines"]:
+        if timed["engine"] != "onnxruntime:fp32":
+            continue
+        mode = timed["mode"]
+        graph = onnx.load(bundle.path / f"{mode}.onnx", load_external_data=False).graph
+        values = [v for v in graph.output if v.name.startswith("next_")]  # each is read and written
+        states = sum(float(np.prod([d.dim_value for d in v.type.tensor_type.shape.dim[1:]])) for v in values)
+        moved = 2 * 4 * states + (bundle.path / "weights.bin").stat().st_size
+        arithmetic = gflop_per_frame * (T if mode == "window" else 1) / gflops * 1e3
+        memory = moved / bandwidth / 1e6
+        found[mode] = {
+            "arithmetic_ms": arithmetic,
+            "memory_ms": memory,
+            "p50_ms": timed["p50_ms"],
+            "share_of_limit": max(arithmetic, memory) / timed["p50_ms"],
+        }
     return found
 
 
@@ -247,7 +279,9 @@ def main() -> None:
             "head": {mode: head_share(loaded, mode, threads, 10) for mode in info.modes},
             "preprocess": preprocess(),
         }
-    answer["aims"] = aims(answer, 2 * config.T * sizes(config)["trunk_gmac_per_frame"])
+    gflop = 2 * sizes(config)["trunk_gmac_per_frame"]
+    answer["machine"] = machine(loaded, answer, gflop, config.T)
+    answer["aims"] = aims(answer, config.T * gflop)
     print(json.dumps(answer, indent=2))
 
 

@@ -12,6 +12,7 @@ import contextlib
 import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -117,12 +118,18 @@ class OrtEngine:
         self.description = (
             f"onnxruntime {ort.__version__} {provider}, {mode}, {self.precision}, batch {batch}"
         )
+        if self._blocked:
+            self.description += f", caches in blocks of {self._block}"
         if self._device == "cuda" and not self._graph:
             self.description += f", no CUDA graph ({why})"
 
     def _open(self, bundle: LoadedBundle, mode: str, threads: int | None, device: str) -> None:
         """Open the session and make every buffer."""
         self._session = _open(bundle, mode, self.precision, self.batch, threads, device, self._graph)
+        self._block = 0
+        self._blocked: list[str] = []
+        if self._device == "cpu" and mode == "step" and self.precision in ("fp32", INT8):
+            self._block_caches(bundle.graph(mode, self.precision), threads)
         graph_in = {v.name: _spec(v, bundle, mode) for v in self._session.get_inputs()}
         graph_out = {v.name: _spec(v, bundle, mode) for v in self._session.get_outputs()}
         self.inputs, found, self.states = split_states(graph_in, graph_out)
@@ -142,6 +149,17 @@ class OrtEngine:
         self._frames = {n: self._value(a) for n, a in blank.items()}
         self._bindings = [self._bind(read, write) for read, write in DIRECTIONS]
         self._bound: list[dict[str, NDArray[Any]]] = [{}, {}]
+
+    def _block_caches(self, graph: Path, threads: int | None) -> None:
+        """Use the graph with its caches in blocks where it can be made, which is faster and not necessary."""
+        with contextlib.suppress(Exception):  # without `onnx`; or of a version whose own operators are others
+            from trt_build.engines.ort_caches import block_size, blocked_session
+
+            assert self._session is not None
+            found = blocked_session(self._session, graph, threads)
+            if found is not None:
+                self._block = block_size()
+                self._session, self._blocked = found
 
     def _value(self, array: NDArray[Any]) -> ort.OrtValue:
         return ort.OrtValue.ortvalue_from_numpy(array, self._device, self._device_id)
@@ -228,7 +246,12 @@ class OrtEngine:
 
     def read_states(self) -> dict[str, NDArray[Any]]:
         """A copy of the states, for verification."""
-        return self._carried.read()
+        states = self._carried.read()
+        if self._blocked:
+            from trt_build.engines.ort_caches import plain_layout
+
+            states |= {name: plain_layout(states[name], self._block) for name in self._blocked}
+        return states
 
     def close(self) -> None:
         """Release the session and its memory."""
