@@ -24,10 +24,11 @@ TOLERANCES: dict[str, dict[str, float]] = {
 # Engines: least part of equal labels.
 AGREEMENT = {"fp32": 0.999, "fp16": 0.99, "bf16": 0.99, "int8": 0.99}
 
-# Quantising: a quarter of what verification allows in INT8, so that other clips and longer streams pass as well.
-INT8_LIMITS = {
-    name: TOLERANCES["int8"][name] / 4 for name in ("logits", "embedding", "glimpses", "assignment")
-}
+# Quantising: a quarter of what verification allows in INT8, so that other clips and longer streams pass as well. Of the
+# logits a twentieth: the error is two to three times as large on clips unlike those that the ranges come from, and the
+# labels of a model that is unsure of them change with every error.
+INT8_LIMITS = {name: TOLERANCES["int8"][name] / 4 for name in ("embedding", "glimpses", "assignment")}
+INT8_LIMITS["logits"] = TOLERANCES["int8"]["logits"] / 20
 
 
 def spread(expected: NDArray[Any]) -> float:
