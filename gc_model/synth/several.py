@@ -27,7 +27,8 @@ PEOPLE = 7  # stream of random numbers, beside those of `clip`
 MOST = 4  # people in a scene
 CROSSING = "walk"  # what somebody does who crosses the picture
 SPACING = 1.15  # metres between two who stand side by side
-STANDING = tuple(name for name in ALONE if name not in ("walk", "run", "fall"))  # these need more room
+# The first three need more room; who is idle may not be there.
+STANDING = tuple(name for name in ALONE if name not in ("walk", "run", "fall", "idle"))
 _CHANGE_S = 0.4  # that it takes to begin something else
 
 
