@@ -50,11 +50,13 @@ def test_joints_lie_on_the_drawn_body(activity):
 @pytest.mark.parametrize("activity", ACTIVITIES)
 def test_heads_and_trunks_stay_inside_what_the_models_crop_keeps(activity):
     keep = [J[n] for n in ("Head", "Neck", "SpineShoulder", "SpineMid", "SpineBase")]
+    points = []  # of all takes: who is idle may not be there in one of them
     for take in range(3):
         clip = render(replace(PLAIN, activity=activity, take=take, subject=take + 1, size=(64, 64)))
-        points = clip.skeleton[:, :, keep] / 64
-        points = points[np.isfinite(points)]
-        assert points.min() > 1 / 16 and points.max() < 15 / 16
+        points.append(clip.skeleton[:, :, keep] / 64)
+    found = np.concatenate(points)
+    found = found[np.isfinite(found)]
+    assert found.min() > 1 / 16 and found.max() < 15 / 16
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
