@@ -76,7 +76,8 @@ CLOUD := --set batch=16 --set head_lr_factor=3 --set "scale=[0.5,1.1]" --set mot
   --set separation=0.5 --set locate_lr_factor=3
 HEAD := $(CLOUD) --set freeze_stages=4 --set lr=3e-4
 # The last two resolutions train, the glimpses have a least extent, and nobody is a class.
-AWAKE := $(CLOUD) --set freeze_stages=3 --set epochs1=0 --set pose_weight=0 --set val_fraction=0.06 --set erase=0.2 --set still=0.04 \
+AWAKE := $(CLOUD) --set freeze_stages=3 --set epochs1=0 --set pose_weight=0 --set val_fraction=0.06 \
+  --set erase=0.2 --set still=0.04 \
   --set 'also=["$(DRAWN)/bodies","$(DRAWN)/places","$(DRAWN)/idle"]' --set "shares=[0.5,0.24,0.18,0.08]"
 everyday:
 	$(IN_TEST) gc-model synth $(DRAWN)/bodies --classes $(OF_BODIES) --subjects 16 --clips-per-class 32 --seed 1 $(DRAW)
