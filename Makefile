@@ -95,6 +95,9 @@ everyday:
 	$(IN_TEST) gc-model finetune runs/everyday_windows --data $(REAL) --epochs 0 --stream-epochs 2 $(AWAKE) \
 	  --set stream_chunks=2 --set batch=8 --set lr=1.5e-4 --out runs/everyday
 	$(IN_TEST) gc-model calibrate runs/everyday --like runs/without_f1 --threshold 0.5
+	$(IN_TEST) gc-model synth $(DRAWN)/look --classes $(OF_BODIES),$(OF_PLACES) --subjects 3 --first-subject 201 \
+	  --clips-per-class 3 --duration 4 --seed 5 $(DRAW)
+	$(IN_TEST) gc-model glimpses runs/everyday --data $(DRAWN)/look --joints $(DRAWN)/look/joints --out runs/glimpses.png
 	$(IN_TEST) trt-build export runs/everyday --out bundles/everyday --weight-bits 20 \
 	  --licence "HMDB51 and JHMDB: CC BY 4.0, as HMDB51's page says" --licence "GMDCSA24: MIT" \
 	  --licence "drawn people: Apache-2.0, this repository"
