@@ -44,9 +44,8 @@ from trt_build.bundle import LoadedBundle, load_bundle
 from trt_build.engines.open import open_engine
 
 Image = np.ndarray
-Form = Callable[
-    [Image, int], list[tuple[int, Image]]
-]  # (image, number) -> (number, image) that are complete now
+# (image, number) -> (number, image) that are complete now.
+Form = Callable[[Image, int], list[tuple[int, Image]]]
 
 
 class Coded:

@@ -22,11 +22,18 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
-from demo_node import ROOT, Robot, from_message, status_of  # first: it says where ROS is to look
+from demo_node import (  # first: it says where ROS is to look
+    ROOT,
+    Robot,
+    from_message,
+    say_event,
+    status_of,
+    to_event,
+)
 
 # isort: split
 from demo_camera import CameraDemo
@@ -202,10 +209,8 @@ class Demo:
         decided, stamp = (self.recorded_of.get(to_ns(s)) for s in (message.header.stamp, message.stamp))
         if decided is None or stamp is None:
             return
-        kind: Literal["onset", "offset"] = "onset" if message.kind == message.ONSET else "offset"
-        seconds = (decided - self.truth[0][0]) / NS
-        print(f"{seconds:7.2f} s  {message.label} {'began' if kind == 'onset' else 'ended'}", flush=True)
-        event = ActivityEvent(kind, message.label, message.class_index, stamp, message.score)
+        event = to_event(message, stamp)
+        say_event((decided - self.truth[0][0]) / NS, event)
         self.events.setdefault(decided, []).append(event)
 
     def truth_at(self, recorded: int) -> str:

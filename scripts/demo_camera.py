@@ -16,17 +16,16 @@ import time
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
-from demo_node import Robot, from_message, status_of
+from demo_node import Robot, from_message, say_event, status_of, to_event
 
 from gc_ros.media.video import open_camera, read_video
 from gc_ros.media.video_writer import VideoWriter
 from gc_ros.recognition import overlay
 from gc_ros.recognition.activity import Activity
-from gc_ros.recognition.smoothing import ActivityEvent
 from gc_ros.stamps import NS
 from trt_build.bundle import load_bundle
 from trt_build.errors import DataError
@@ -161,13 +160,6 @@ class CameraDemo:
         """Print when an activity began or ended, and keep it for the banner of the pictures."""
         from gc_ros.node.ros_messages import to_ns
 
-        kind: Literal["onset", "offset"] = "onset" if message.kind == message.ONSET else "offset"
-        decided, stamp = to_ns(message.header.stamp), to_ns(message.stamp)
-        print(
-            f"{(decided - self.began_ns) / NS:7.2f} s  {message.label} "
-            f"{'began' if kind == 'onset' else 'ended'}",
-            flush=True,
-        )
-        self.banner.add(
-            [ActivityEvent(kind, message.label, message.class_index, stamp, message.score)], decided
-        )
+        decided, event = to_ns(message.header.stamp), to_event(message, to_ns(message.stamp))
+        say_event((decided - self.began_ns) / NS, event)
+        self.banner.add([event], decided)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,6 +24,7 @@ os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(100, 230))
 
 from gc_ros.recognition.activity import Activity, Glimpse  # noqa: E402
+from gc_ros.recognition.smoothing import ActivityEvent  # noqa: E402
 from trt_build.bundle import Bundle, LoadedBundle  # noqa: E402
 from trt_build.errors import GlimpseError  # noqa: E402
 
@@ -99,6 +100,17 @@ def status_of(message: Any) -> str:
     return {message.STATUS_OK: "", message.STATUS_UNKNOWN: "unknown", message.STATUS_LATE: "late"}[
         message.status
     ]
+
+
+def to_event(message: Any, stamp_ns: int) -> ActivityEvent:
+    """A received event as the recogniser's own. stamp_ns: when the activity began or ended, by the demo's clock."""
+    kind: Literal["onset", "offset"] = "onset" if message.kind == message.ONSET else "offset"
+    return ActivityEvent(kind, message.label, message.class_index, stamp_ns, message.score)
+
+
+def say_event(seconds: float, event: ActivityEvent) -> None:
+    """Print that an activity began or ended. seconds: since the demo began."""
+    print(f"{seconds:7.2f} s  {event.label} {'began' if event.kind == 'onset' else 'ended'}", flush=True)
 
 
 def from_message(message: Any, info: Bundle) -> Activity:

@@ -53,7 +53,7 @@ class TrainingClips(Dataset[Sample]):
         self.clips, self.cache, self.config = list(clips), cache, config
         self.window_s, self.augment, self.seed = window_s, augment, seed
         self.index = {label: i for i, label in enumerate(labels)}
-        self.idle = next((self.index[name] for name in IDLE_LABELS if name in self.index), None)
+        self.idle = next((name for name in IDLE_LABELS if name in self.index), None)
         self.with_joints = any(c.joints is not None for c in self.clips)
 
     def __len__(self) -> int:
@@ -67,16 +67,12 @@ class TrainingClips(Dataset[Sample]):
     def __getitem__(self, which: tuple[int, int]) -> Sample:
         clip, frames, chosen, matrix, rng = self._drawn(which)
         images = self.augment.apply(frames.images[chosen], self.config.size, matrix, rng)
-        return {"clip": to_tensor(images)} | self._truth(which, clip, frames, chosen, matrix)
+        return {"clip": to_tensor(images)} | self._truth(clip, frames, chosen, matrix)
 
     def beside(self, which: tuple[int, int]) -> Sample:
         """The sample `which` without its pictures."""
         clip, frames, chosen, matrix, _ = self._drawn(which)
-        return self._truth(which, clip, frames, chosen, matrix)
-
-    def _stands_still(self, which: tuple[int, int]) -> bool:
-        # A draw of its own, which the last number keeps apart from the others: they stay what they were without it.
-        return self.idle is not None and np.random.default_rng((self.seed, *which, 3)).random() < self.still
+        return self._truth(clip, frames, chosen, matrix)
 
     def _drawn(
         self, which: tuple[int, int]
@@ -94,8 +90,10 @@ class TrainingClips(Dataset[Sample]):
             augment = replace(augment, scale=(part / self.boxes.scale, part * self.boxes.scale))
         frames = self.cache.read(clip)
         chosen = train_indices(frames.times, self.config.T, self.window_s, rng)
-        if self._stands_still(which):
+        # A draw of its own, which the last number keeps apart from the others: they stay what they were without it.
+        if self.idle and np.random.default_rng((self.seed, *which, 3)).random() < self.still:
             chosen[:] = chosen[len(chosen) // 2]
+            clip = replace(clip, label=self.idle)
         R, size = frames.images.shape[1], self.config.size
         matrix = augment.matrix(R, size, rng)
         if frames.regions is not None:
@@ -104,15 +102,9 @@ class TrainingClips(Dataset[Sample]):
         return clip, frames, chosen, matrix, rng
 
     def _truth(
-        self,
-        which: tuple[int, int],
-        clip: LabelledClip,
-        frames: DecodedClip,
-        chosen: np.ndarray,
-        matrix: np.ndarray,
+        self, clip: LabelledClip, frames: DecodedClip, chosen: np.ndarray, matrix: np.ndarray
     ) -> Sample:
-        still = self._stands_still(which)
-        truth: Sample = {"label": self.idle if still else self.index[clip.label]}
+        truth: Sample = {"label": self.index[clip.label]}
         joints = joints_of(clip, frames, self.cache)
         R, size = frames.images.shape[1], self.config.size
         if clip.joints is not None and joints is not None:

@@ -8,7 +8,7 @@ one, detached.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,12 +67,15 @@ class StreamClips(Dataset[Sample]):
         frames = {
             n: torch.cat([p[n] for p in parts])[cut] for n in ("clip", "maps", "Z", "c") if n in parts[0]
         }
-        return frames | self.beside(which)
+        return frames | self._truth(parts, cut)
 
     def beside(self, which: tuple[int, int]) -> Sample:
         """The sample `which` without its frames."""
         clips, cut = self._drawn(which)
-        parts = [self.base.beside((which[0], k)) for k in clips]
+        return self._truth([self.base.beside((which[0], k)) for k in clips], cut)
+
+    def _truth(self, parts: Sequence[Sample], cut: slice) -> Sample:
+        """What is true of the frames `cut` of clips one after the other. parts: samples of them, with their truth."""
         labels = torch.tensor([p["label"] for p in parts]).repeat_interleave(self.T)
         change = torch.cat([torch.tensor([True]), labels[1:] != labels[:-1]])
         n = torch.arange(len(labels))

@@ -94,7 +94,7 @@ def _mcnemar(fixed: int, broken: int) -> tuple[float, str]:
 
 
 def _verdict(difference: float, p: float, spread: list[float] | None) -> str:
-    """ "better" or "worse" where the test over windows and, with two bags or more, the interval over bags agree."""
+    """The verdict: "better" or "worse" where the test over windows and, with two bags or more, the interval agree."""
     if p >= 0.05 or (spread is not None and spread[0] <= 0 <= spread[1]):
         return "undecided"
     return "better" if difference > 0 else "worse"

@@ -15,38 +15,52 @@ from numpy.typing import NDArray
 
 from gc_ros.evaluation.sources import Frame
 from gc_ros.recognition.palette import glimpse_colour
-from trt_build.bundle import Bundle
+from trt_build.bundle import Bundle, Preprocess
 from trt_build.engine import Engine
 from trt_build.preprocess import glimpse_to_pixels
 
+Tensors = Mapping[str, NDArray[Any]]
+Active = Sequence[bool] | None
 Seen = tuple[NDArray[np.uint8], NDArray[Any]]  # the network's input RGB (S, S, 3), and glimpses (G, 4) on it
 
 WIDTH = 168  # pixels of one picture of a strip, about
 _KEPT_S = 20  # of camera frames at most, so that memory is bounded whatever a bag holds
 
 
-class WatchedEngine:
-    """An engine that remembers the glimpses of its last T frames, since a result has only the newest frame's."""
+class _Watched:
+    """An engine whose calls are looked at."""
 
-    def __init__(self, engine: Engine, T: int) -> None:
-        self._engine, self.calls = engine, 0
-        self._glimpses: deque[NDArray[Any]] = deque(maxlen=T)
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    def run(
-        self, inputs: Mapping[str, NDArray[Any]], active: Sequence[bool] | None = None
-    ) -> dict[str, NDArray[Any]]:
+    def run(self, inputs: Tensors, active: Active = None) -> dict[str, NDArray[Any]]:
         """See `Engine.run`."""
         out = self._engine.run(inputs, active)
+        self._look(inputs, active, out)
+        return out
+
+    def _look(self, inputs: Tensors, active: Active, out: Tensors) -> None:
+        raise NotImplementedError
+
+
+class WatchedEngine(_Watched):
+    """An engine that remembers the glimpses of its last T frames, since a result has only the newest frame's."""
+
+    def __init__(self, engine: Engine, T: int) -> None:
+        super().__init__(engine)
+        self.calls = 0
+        self._glimpses: deque[NDArray[Any]] = deque(maxlen=T)
+
+    def _look(self, inputs: Tensors, active: Active, out: Tensors) -> None:
         self.calls += 1
         last = out["glimpses"][0]
         if last.ndim == 3:
             self._glimpses.extend(last.copy())
         else:
             self._glimpses.append(last.copy())
-        return out
 
     @property
     def glimpses(self) -> list[NDArray[Any]]:
@@ -54,21 +68,14 @@ class WatchedEngine:
         return list(self._glimpses)
 
 
-class WatchedSlots:
+class WatchedSlots(_Watched):
     """An engine that remembers of each slot the last T frames that the network saw, with the glimpses on them."""
 
     def __init__(self, engine: Engine, T: int) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._seen: list[deque[Seen]] = [deque(maxlen=T) for _ in range(engine.batch)]
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    def run(
-        self, inputs: Mapping[str, NDArray[Any]], active: Sequence[bool] | None = None
-    ) -> dict[str, NDArray[Any]]:
-        """See `Engine.run`."""
-        out = self._engine.run(inputs, active)
+    def _look(self, inputs: Tensors, active: Active, out: Tensors) -> None:
         (frames,) = inputs.values()
         for slot, seen in enumerate(self._seen):
             if active is not None and active[slot]:
@@ -76,7 +83,6 @@ class WatchedSlots:
                 images, glimpses = frames[slot].copy(), out["glimpses"][slot].copy()
                 pairs = zip(images, glimpses, strict=True) if images.ndim == 4 else [(images, glimpses)]
                 seen.extend(pairs)
-        return out
 
     def seen(self, slot: int) -> list[Seen]:
         """The last frames of a slot, oldest first."""
@@ -183,11 +189,9 @@ class Strips:
         small = [
             cv2.resize(image[..., ::-1], (WIDTH, WIDTH), interpolation=cv2.INTER_AREA) for image, _ in seen
         ]
-        middle, half = ([l[..., part] for _, l in seen] for part in (slice(0, 2), slice(2, 4)))
-        boxes = [
-            np.clip((np.concatenate([m - h, m + h], axis=-1) + 1) / 2, 0, 1) * WIDTH
-            for m, h in zip(middle, half, strict=True)
-        ]
+        size = self._info.preprocess.size
+        whole = Preprocess(size=size, resize=size)  # the picture is the network's input itself
+        boxes = [glimpse_to_pixels(l, WIDTH, WIDTH, whole) for _, l in seen]
         pictures = [np.asarray(picture, np.uint8) for picture in small]
         self._keep(_Strip(badness, number, stream, start_ns, end_ns, pictures, boxes))
 

@@ -27,6 +27,7 @@ from onnx import helper, numpy_helper
 
 from trt_build.engine import STATE_PREFIX
 from trt_build.graphs.passes import drop_unused, replace_items, sort_nodes
+from trt_build.graphs.ranges import quiet_options, run_clips
 from trt_build.tolerances import relative_error, spread
 
 _DOMAIN = "com.microsoft.nchwc"
@@ -50,7 +51,7 @@ def blocked_session(
     _pool(model.graph, caches)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimised.onnx"
-        options = _options(threads)
+        options = quiet_options(threads)
         options.optimized_model_filepath = str(path)
         ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
         model = onnx.load(path)
@@ -60,7 +61,7 @@ def blocked_session(
     _fold_clips(model.graph)
     drop_unused(model.graph)
     sort_nodes(model.graph)
-    options = _options(threads)
+    options = quiet_options(threads)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
     return (session, blocked) if _equal(plain, session) else None
@@ -75,7 +76,7 @@ def block_size() -> int:
     graph = helper.make_graph([node], "reorder", ends[:1], ends[1:])
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid(_DOMAIN, 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
-    session = ort.InferenceSession(model.SerializeToString(), _options(1), ["CPUExecutionProvider"])
+    session = ort.InferenceSession(model.SerializeToString(), quiet_options(1), ["CPUExecutionProvider"])
     values = np.arange(4 * _BLOCKS, dtype=np.float32).reshape(1, 2 * _BLOCKS, 1, 2)
     # The second pixel of the first channel comes behind the first pixels of a whole block.
     return int(np.flatnonzero(session.run(None, {"x": values})[0].ravel() == 1)[0])
@@ -85,14 +86,6 @@ def plain_layout(values: NDArray[Any], block: int) -> NDArray[Any]:
     """A cache (N, C, H, W) in the usual order of its values."""
     N, C, H, W = values.shape
     return values.reshape(N, C // block, H, W, block).transpose(0, 1, 4, 2, 3).reshape(N, C, H, W)
-
-
-def _options(threads: int | None) -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    return options
 
 
 def _users(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
@@ -193,18 +186,11 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
 
 def _equal(plain: ort.InferenceSession, blocked: ort.InferenceSession) -> bool:
     """Whether both give the same results over a few frames of noise; states are compared by what they lead to."""
-    frame, *states = [value.name for value in plain.get_inputs()]
-    shapes = {value.name: [1, *value.shape[1:]] for value in plain.get_inputs()}
+    shape = plain.get_inputs()[0].shape[1:]
     outputs = [v.name for v in plain.get_outputs() if not v.name.startswith(STATE_PREFIX)]
     rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, shapes[frame], np.uint8) for _ in range(_FRAMES)]
-    results = []
-    for session in (plain, blocked):
-        carried = {name: np.zeros(shapes[name], np.float32) for name in states}
-        for image in images:
-            found = session.run([*outputs, *(STATE_PREFIX + n for n in states)], {frame: image, **carried})
-            carried = dict(zip(states, found[len(outputs) :], strict=True))
-        results.append(found[: len(outputs)])
+    clip = rng.integers(0, 256, (1, _FRAMES, *shape), np.uint8)
+    results = [list(run_clips(session, clip, outputs))[-1].values() for session in (plain, blocked)]
     return all(
         relative_error(ours, theirs, spread(theirs)) <= _EQUAL for theirs, ours in zip(*results, strict=True)
     )

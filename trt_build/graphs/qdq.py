@@ -86,9 +86,8 @@ class _Writer:
         self.graph, self.chosen = model.graph, chosen
         self.results = _results(model.graph, chosen)
         self.constants = {t.name: t for t in model.graph.initializer}
-        self.pairs = {
-            name: activation_scale(found) for name, found in ranges.items()
-        }  # name -> (scale, zero)
+        # (scale, zero) by name.
+        self.pairs = {name: activation_scale(found) for name, found in ranges.items()}
         self.made: set[str] = set()  # names of dequantised tensors and of constants of this class
         self.nodes: list[onnx.NodeProto] = []
 
@@ -164,9 +163,8 @@ class _Writer:
             inputs = [
                 self._constant(f"{weight}_int8", whole),
                 self._constant(f"{weight}_scale", scale),
-                self._constant(
-                    f"{weight}_zero", np.zeros(scale.shape, np.int8)
-                ),  # QGemm is made only with one
+                # QGemm is made only with a zero point.
+                self._constant(f"{weight}_zero", np.zeros(scale.shape, np.int8)),
             ]
             options: dict[str, Any] = {} if axis is None else {"axis": axis}
             self.nodes.append(

@@ -26,12 +26,18 @@ _TAILS = (0.0, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 _SAMPLES = 200_000  # values of one tensor that are kept, at about this number
 
 
-def session(model: onnx.ModelProto | Path, threads: int | None = None) -> ort.InferenceSession:
-    """A quiet session on the processor."""
+def quiet_options(threads: int | None = None) -> ort.SessionOptions:
+    """Options of a session whose errors arrive as exceptions, and whose warnings do not arrive."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
+    return options
+
+
+def session(model: onnx.ModelProto | Path, threads: int | None = None) -> ort.InferenceSession:
+    """A quiet session on the processor."""
+    options = quiet_options(threads)
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
     return ort.InferenceSession(source, options, ["CPUExecutionProvider"])
 

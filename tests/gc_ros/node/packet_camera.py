@@ -85,3 +85,13 @@ def streaming(
     parameters = {"max_age_s": 0.0, "stall_timeout_s": 60.0, "decode_budget": 1.0, **parameters}
     with running(bundle, image_transport=transport, **parameters) as (node, peer):
         yield node, peer, Camera(node, peer, transport)
+
+
+def assert_red_then_blue(node: Running, peer: Peer, camera: Camera) -> None:
+    """Of 12 red images and blue ones after them: the activities have their images' stamps, and nothing was refused."""
+    wait_until(lambda: peer.activities and peer.activities[-1].label == "blue", "the second activity")
+    labels = {ros_messages.to_ns(a.header.stamp): a.label for a in peer.activities}
+    assert labels[1000 * NS + 11 * PERIOD] == "red"
+    assert all(stamp % PERIOD == 0 for stamp in labels) and list(labels) == sorted(labels)
+    assert peer.activities[0].header.frame_id == "camera" and peer.activities[0].image_width == 64
+    assert not camera.at_node.input.refused and not camera.at_node.input.unusable and not node.errors

@@ -15,7 +15,7 @@ from gc_ros.stamps import NS
 from tests.gc_ros.media.packets import encode
 from tests.gc_ros.node.harness import wait_until
 from tests.gc_ros.node.message_packages import build, importable, installed
-from tests.gc_ros.node.packet_camera import PERIOD, of, packet_message, streaming
+from tests.gc_ros.node.packet_camera import assert_red_then_blue, of, packet_message, streaming
 from tests.toy import toy_bundle
 
 # The first test of each package compiles it: ten seconds to half a minute of two quiet cores.
@@ -86,12 +86,7 @@ def test_a_stream_gives_activities_with_the_stamps_of_their_images(
     with streaming(bundle, transport) as (node, peer, camera):
         packets = encode([*of("red", 12), *of("blue", 20)], encoder, b_frames=b_frames)
         camera.send(packets, SPELT[transport][codec])
-        wait_until(lambda: peer.activities and peer.activities[-1].label == "blue", "the second activity")
-        labels = {ros_messages.to_ns(a.header.stamp): a.label for a in peer.activities}
-        assert labels[1000 * NS + 11 * PERIOD] == "red"
-        assert all(stamp % PERIOD == 0 for stamp in labels) and list(labels) == sorted(labels)
-        assert peer.activities[0].header.frame_id == "camera" and peer.activities[0].image_width == 64
-        assert not camera.at_node.input.refused and not camera.at_node.input.unusable and not node.errors
+        assert_red_then_blue(node, peer, camera)
 
 
 def test_a_stream_recovers_at_a_key_frame_from_all_that_happens_to_it_and_counts_what_it_lost(

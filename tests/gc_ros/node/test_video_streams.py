@@ -19,10 +19,9 @@ from gc_ros.media.bags import read_bag_messages
 from gc_ros.media.images import Refusal
 from gc_ros.node import input as node_input
 from gc_ros.node import ros_messages
-from gc_ros.stamps import NS
 from tests.gc_ros.media.packets import encode, grey, write_packets
 from tests.gc_ros.node.harness import NAME, running, wait_until
-from tests.gc_ros.node.packet_camera import PERIOD, of, streaming
+from tests.gc_ros.node.packet_camera import assert_red_then_blue, of, streaming
 from tests.toy import toy_bundle
 from trt_build.errors import GlimpseError
 
@@ -49,12 +48,7 @@ def test_a_stream_gives_activities_with_the_stamps_of_their_images(
 ) -> None:
     with streaming(bundle) as (node, peer, camera):
         camera.send(encode([*of("red", 12), *of("blue", 20)], encoder, b_frames=b_frames), codec)
-        wait_until(lambda: peer.activities and peer.activities[-1].label == "blue", "the second activity")
-        labels = {ros_messages.to_ns(a.header.stamp): a.label for a in peer.activities}
-        assert labels[1000 * NS + 11 * PERIOD] == "red"
-        assert all(stamp % PERIOD == 0 for stamp in labels) and list(labels) == sorted(labels)
-        assert peer.activities[0].header.frame_id == "camera" and peer.activities[0].image_width == 64
-        assert not camera.at_node.input.refused and not camera.at_node.input.unusable and not node.errors
+        assert_red_then_blue(node, peer, camera)
 
 
 @pytest.mark.usefixtures("carried")
