@@ -13,9 +13,11 @@ from typing import Annotated, Any
 import typer
 
 from gc_model.commands import (
+    People,
     boxes,
     calibrate,
     curves,
+    empty,
     finetune,
     glimpses,
     joints,
@@ -35,10 +37,10 @@ app.command(epilog="Example: gc-model finetune run --data clips --out mine")(fin
 app.command(epilog="Example: gc-model calibrate run --data clips")(calibrate)
 app.command(epilog="Example: gc-model joints clips --out joints --what body --boxes boxes")(joints)
 app.command(epilog="Example: gc-model boxes clips --detector yolo.onnx --out boxes")(boxes)
+app.command(epilog="Example: gc-model empty clips --boxes boxes --out empty")(empty)
 app.command(epilog="Example: gc-model glimpses run --data clips --out glimpses.png")(glimpses)
 app.command(epilog="Example: gc-model curves run --out curves.png")(curves)
 
-People = Annotated[str, typer.Option(help="Only these people, separated by commas.")]
 Layout = Annotated[str, typer.Option(help="clips (your own), ntu or nucla.")]
 Split = Annotated[
     str, typer.Option("--split", "--protocol", help="ntu: cross_subject or cross_view; nucla: V3, V2 or V1.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands of `gc-model`: finetune, calibrate, glimpses, curves, joints, boxes; and what they share with `train`."""
+"""Commands of `gc-model`, from finetune to empty, and what they share with `train`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ import typer
 
 from trt_build.command import Json
 from trt_build.errors import DataError
+
+Data = Annotated[Path, typer.Argument(help="Folder class/clip, or a CSV with path,class[,subject].")]
+Workers = Annotated[int, typer.Option(help="Processes; 0: one for each core.", min=0)]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+People = Annotated[str, typer.Option(help="Only these people, separated by commas.")]
 
 
 def finetune(
@@ -25,7 +30,7 @@ def finetune(
             help="What a robot was taught, with the clips that gc-ros teach --keep-clips kept: also trains on them."
         ),
     ] = None,
-    subjects: Annotated[str, typer.Option(help="Only these people, separated by commas.")] = "",
+    subjects: People = "",
     boxes: Annotated[Path | None, typer.Option(help="Folder of people's boxes, as for training.")] = None,
     epochs: Annotated[int, typer.Option(min=0, help="Epochs on windows.")] = 10,
     stream_epochs: Annotated[
@@ -132,7 +137,7 @@ def glimpses(
     out: Annotated[Path, typer.Option(help="PNG: frames of some clips with the glimpses in their colours.")],
     layout: Annotated[str, typer.Option(help="clips (your own), ntu or nucla.")] = "clips",
     split: Annotated[str, typer.Option(help="As for training; clips of its test part are taken.")] = "",
-    subjects: Annotated[str, typer.Option(help="Only these people, separated by commas.")] = "",
+    subjects: People = "",
     joints: Annotated[
         Path | None, typer.Option(help="Joints of your own clips, as `gc-model joints` writes them.")
     ] = None,
@@ -198,28 +203,23 @@ def curves(
 
 
 def joints(
-    data: Annotated[Path, typer.Argument(help="Folder class/clip, or a CSV with path,class[,subject].")],
+    data: Data,
     out: Annotated[Path, typer.Option(help="Folder of the tables; the same command continues there.")],
     what: Annotated[str, typer.Option(help="hands, or body (one person).")] = "hands",
-    subjects: Annotated[str, typer.Option(help="Only these people, separated by commas.")] = "",
+    subjects: People = "",
     boxes: Annotated[
         Path | None, typer.Option(help="Also boxes of the people, for `train --boxes`; with --what body.")
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes; 0: one for each core.", min=0)] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    workers: Workers = 0,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Joints of your own clips by MediaPipe, for `train --set joints=`: glimpses learn to look at them."""
     from gc_model.data.estimate import estimate
 
+    shown = not (quiet or as_json)
     result = estimate(
-        data,
-        out,
-        what=what,
-        boxes=boxes,
-        subjects=names(subjects),
-        workers=workers or None,
-        progress=not (quiet or as_json),
+        data, out, what=what, boxes=boxes, subjects=names(subjects), workers=workers or None, progress=shown
     )
     _say_tables(result, out, as_json, tables="joints", seen="seen", what=what)
     if boxes is not None and not as_json:
@@ -227,28 +227,47 @@ def joints(
 
 
 def boxes(
-    data: Annotated[Path, typer.Argument(help="Folder class/clip, or a CSV with path,class[,subject].")],
+    data: Data,
     out: Annotated[Path, typer.Option(help="Folder of the tables; the same command continues there.")],
     detector: Annotated[
         Path, typer.Option(help="Detector in ONNX with the output of YOLO; best the one of the robot.")
     ],
-    subjects: Annotated[str, typer.Option(help="Only these people, separated by commas.")] = "",
-    workers: Annotated[int, typer.Option(help="Processes; 0: one for each core.", min=0)] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    subjects: People = "",
+    workers: Workers = 0,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Boxes of the people in your own clips by a detector of yours, for `train --boxes`."""
     from gc_model.data.detect import detect
 
-    result = detect(
-        data,
-        out,
-        detector,
-        subjects=names(subjects),
-        workers=workers or None,
-        progress=not (quiet or as_json),
-    )
+    shown = not (quiet or as_json)
+    result = detect(data, out, detector, subjects=names(subjects), workers=workers or None, progress=shown)
     _say_tables(result, out, as_json, tables="boxes", seen="found", what="people")
+
+
+def empty(
+    data: Data,
+    boxes: Annotated[Path, typer.Option(help="Folder of the people's boxes, class/clip.boxes.csv.")],
+    out: Annotated[Path, typer.Option(help="Folder to write clips of nobody and their table to.")],
+    subjects: People = "",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Clips of the places of your own clips without anybody, as class idle, for `train --set also=`."""
+    from gc_model.data.empty import write_empty
+
+    result = write_empty(data, boxes, out, subjects=names(subjects), progress=not (quiet or as_json))
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    for name, reason in result["damaged"].items():
+        typer.echo(f"nothing of {name}: {reason}", err=True)
+    if result["without_boxes"]:
+        typer.echo(f"{result['without_boxes']} clips have no table of boxes in {boxes}", err=True)
+    typer.echo(
+        f"{result['clips']} clips: {result['beside']} views beside people, {result['places']} places without "
+        f"them: {out}"
+    )
 
 
 def _say_tables(

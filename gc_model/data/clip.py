@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from gc_ros.media.clips import Clip, clean
 from gc_ros.media.detections import Detections
 from gc_ros.media.video import read_video
+from trt_build.bundle import IDLE_LABELS
 from trt_build.errors import DataError
 
 BODIES, JOINTS = 2, 25  # of a frame, at most
@@ -124,6 +125,20 @@ def spelled(name: str, labels: Sequence[str]) -> str:
 def spelled_as(clips: Sequence[LabelledClip], labels: Sequence[str]) -> list[LabelledClip]:
     """The clips with their labels as a run spells them in `labels`."""
     return [replace(c, label=spelled(c.label, labels)) for c in clips]
+
+
+def as_idle(clips: Sequence[LabelledClip], classes: Sequence[str]) -> list[LabelledClip]:
+    """The clips, those of some classes as clips of nothing that the model shall name, `IDLE_LABELS`.
+
+    Raises DataError for a class that no clip is of.
+    """
+    there = labels_of(clips)
+    if missing := sorted(set(classes) - set(there)):
+        raise DataError(
+            f'no clip is of class "{missing[0]}", which shall count as idle; there are {", ".join(there)}'
+        )
+    idle = next((label for label in IDLE_LABELS if label in there), IDLE_LABELS[0])
+    return [replace(c, label=idle) if c.label in classes else c for c in clips]
 
 
 def class_names(folder: Path) -> dict[int, str]:

@@ -41,6 +41,9 @@ class TrainOptions(BaseModel):
     also: list[Path] = []
     shares: list[float] | None = None
     classes: list[str] | None = None
+    # Classes whose clips show nothing that the model shall name: they train its class idle, by which it knows that what
+    # somebody does is none of the others.
+    idle_classes: list[str] = []
     preset: str = "edge"
     temporal: Literal["centered", "causal"] = "causal"  # paper: centered
     fit: Literal["stretch", "square", "pad"] = "stretch"

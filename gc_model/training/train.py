@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gc_model.data.clip import LabelledClip, PersonSource, labels_of, split_validation
+from gc_model.data.clip import LabelledClip, PersonSource, as_idle, labels_of, split_validation
 from gc_model.data.datasets import index
 from gc_model.data.frames import FrameCache
 from gc_model.data.own import mixed_in
@@ -109,15 +109,18 @@ def _decode(options: TrainOptions, out: Path, folder: Path, first: bool, progres
     """Find the clips, decode them into `folder` where they are not there yet, and split off those for validation."""
     clips = index(
         options.layout, options.data, options.protocol, part="train", joints=options.joints,
-        subjects=options.subjects, classes=options.classes, boxes=options.boxes, margin=options.person_margin,
+        subjects=options.subjects, classes=None if options.idle_classes else options.classes,
+        boxes=options.boxes, margin=options.person_margin,
     )  # fmt: skip
-    classes = [clean(c) for c in options.classes or ()]
+    classes, idle = ([clean(c) for c in names or ()] for names in (options.classes, options.idle_classes))
     for k, also in enumerate(options.also, 1):
         margin = options.person_margin if options.boxes is not None else None
         more = [replace(c, source=k) for c in mixed_in(also, margin)]
-        clips += [c for c in more if not classes or c.label in classes]
+        clips += [c for c in more if not classes or c.label in classes + idle]
+    if idle:
+        clips[:] = as_idle([c for c in clips if not classes or c.label in classes + idle], idle)
     check_classes(Clips(clips, without=() if classes else clips.without), options.data)
-    labels = classes or labels_of(clips)
+    labels = classes + [label for label in labels_of(clips) if label not in classes]
     config = _config(options, len(labels))
     squares = Preprocess.model_validate({"size": config.size, "resize": config.resize, "fit": config.fit})
     cache = FrameCache(folder, squares)

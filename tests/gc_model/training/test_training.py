@@ -33,7 +33,7 @@ from gc_model.training.lightning_io import SafetensorsIO
 from gc_model.training.options import TrainOptions
 from tests.gc_model.nets import noise
 from tests.gc_model.runs import COLOURS, coloured_clips, people, scratch, undecodable
-from trt_build.bundle import Preprocess
+from trt_build.bundle import IDLE_LABELS, Preprocess
 from trt_build.errors import DataError
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -624,6 +624,24 @@ def test_clips_with_joints_and_without_train_together_in_the_shares_asked_for(tm
     assert json.loads(text)["recipe"]["provenance"]["also"] == ["drawn"] and str(tmp_path) not in text
     with pytest.raises(DataError, match="shares"):
         training_options({"data": people()}, ["shares=[1,2]"])
+
+
+@pytest.mark.parametrize("chosen", [None, ["jump", "bow"]])
+def test_classes_that_count_as_idle_train_one_class_that_is_no_answer(tmp_path, monkeypatch, chosen):
+    monkeypatch.setattr(train_module, "_network", lambda config, options, labels: stop(labels))
+    seen = []
+
+    def stop(labels):
+        seen.append(labels)
+        raise DataError("seen")
+
+    settings = options(classes=chosen, idle_classes=["cheer"], also=[coloured_clips(tmp_path / "more")])
+    with pytest.raises(DataError, match="seen"):
+        train_module.train(settings, tmp_path / "run", progress=False)
+    colours = [] if chosen else [*COLOURS]
+    assert sorted(seen[0]) == sorted(["bow", "jump", "idle", *colours]) and "idle" in IDLE_LABELS
+    with pytest.raises(DataError, match='no clip is of class "chear"'):
+        train_module.train(options(idle_classes=["chear"]), tmp_path / "other", progress=False)
 
 
 @pytest.mark.slow
