@@ -110,12 +110,14 @@ def known(clip: LabelledClip, table: Path) -> Shot | None:
     """
     found = [d for d in read_csv(table) if d.people]
     when = np.array([d.stamp_ns for d in found]) / NS
-    frames, stamps = [], []
+    frames: list[NDArray[np.uint8]] = []
+    stamps: list[int] = []
     for image, stamp_ns in clip.read(clip.path):
+        # Boxes are in pixels of one size: what follows a change of it, as in a joined film, has other places.
+        if len(frames) == _MOST_FRAMES or (frames and image.shape != frames[0].shape):
+            break
         frames.append(image)
         stamps.append(stamp_ns)
-        if len(frames) == _MOST_FRAMES:
-            break
     near = [
         [found[i] for i in np.flatnonzero(abs(when - (stamp - stamps[0]) / NS) <= _LASTS_S)]
         for stamp in stamps

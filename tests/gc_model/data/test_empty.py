@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,18 @@ def test_pictures_in_which_a_detector_found_nobody_do_not_count_as_empty(tmp_pat
     assert len(shot.frames) == 16
     clip_of(tmp_path, ACROSS, found=2)
     assert shot_of(tmp_path) is None
+
+
+def test_pictures_of_another_size_end_the_stretch(tmp_path: Path) -> None:
+    clip_of(tmp_path, ACROSS)
+    (clip,) = own.clips(tmp_path / "clips")
+
+    def read(path: Path):
+        for k, (image, stamp_ns) in enumerate(read_video(path)):
+            yield (image if k < 14 else image[:40]), stamp_ns
+
+    shot = known(replace(clip, read=read), boxes_of(tmp_path / "boxes", clip.name))
+    assert len(shot.frames) == 14 and len(shot.stamps) == 14
 
 
 def test_the_command_writes_idle_clips_that_training_takes(tmp_path: Path) -> None:
