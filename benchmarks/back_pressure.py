@@ -92,7 +92,7 @@ def scene(bundle: Path, engine_s: float, rates: dict[str, float], seconds: float
             results.clear()
         sent = listener.stream(rates, seconds)
         time.sleep(3 * engine_s + 0.3)
-        out = {}
+        out: dict[str, dict[str, Any]] = {}
         for name, rate in rates.items():
             results = listener.results[name]
             if not results:

@@ -187,7 +187,7 @@ def preprocess(rounds: int = 200) -> dict[str, dict[str, Any]]:
 
     Normalising belongs to the plain way because our graphs do it themselves; "bit_equal" compares before it.
     """
-    p, mean, std = Preprocess(), np.float32(IMAGENET_MEAN), np.float32(IMAGENET_STD)
+    p, mean, std = Preprocess(), np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32)
     border = (p.resize - p.size) // 2
     found = {}
     for width, height in ((640, 480), (1280, 720)):

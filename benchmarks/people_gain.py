@@ -95,7 +95,11 @@ class Features:
         )
         shown = [c.first_person if share else c for c in clips]
         self.test = self._kept("middle", lambda i: middle(cache.read(shown[i]), window_s))
-        views = [self._kept(f"view{v}", lambda i, v=v: samples[v, i]["clip"]) for v in range(arguments.views)]
+
+        def view(v: int) -> NDArray[np.float32]:
+            return self._kept(f"view{v}", lambda i: samples[v, i]["clip"])
+
+        views = [view(v) for v in range(arguments.views)]
         self.train = np.stack([self.test, *views])
 
     def _kept(self, name: str, clip: Callable[[int], torch.Tensor]) -> NDArray[np.float32]:
@@ -105,7 +109,7 @@ class Features:
         if not file.is_file():
             np.lib.format.open_memmap(file, "w+", np.float32, shape)[:] = np.nan
         stored = np.lib.format.open_memmap(file, "r+")
-        for i in np.flatnonzero(np.isnan(stored[:, 0])):
+        for i in np.flatnonzero(np.isnan(stored[:, 0])).tolist():
             stored[i] = self._of(clip(i))
         return np.array(stored)
 

@@ -35,7 +35,7 @@ from trt_build.readout import pool
 WINDOWS = 3  # of a clip
 Values = NDArray[np.float64]
 # shown -> (windows (n, F) -> values (n, ways))
-Method = Callable[[list[Examples]], Callable[[Values], Values]]
+Method = Callable[[list[Examples]], Callable[[NDArray[Any]], Values]]
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def table(clips: list[Clip], methods: dict[str, Method], draws: int) -> dict[str
             for name, method in methods.items():
                 values = method([examples(c) for c in shown])
                 found = [
-                    values(c.features).mean(axis=0).argmax() == k
+                    float(values(c.features).mean(axis=0).argmax() == k)
                     for k, their in enumerate(tested)
                     for c in their
                 ]
@@ -194,7 +194,7 @@ def unknown(
             found = []
             for own, features in zip(own_scores(bundle, clip), clip.features, strict=True):
                 scores, strange = taught.scores(own, features)
-                found.append(strange or (scores.argmax() < K and scores.max() < threshold))
+                found.append(strange or bool(scores.argmax() < K and scores.max() < threshold))
             return float(np.mean(found)) >= 0.5
 
         rejected.append(float(np.mean([is_unknown(none[i]) for i in order[shown_none:]])))

@@ -91,8 +91,9 @@ class _Weights8:
         """weight: (N, K)."""
         if name not in self.made:
             self.made.add(name)
-            for part, values in zip(("values", "scales"), quantised(weight), strict=True):
-                self.graph.initializer.append(numpy_helper.from_array(values, f"{name}_{part}"))
+            values, scales = quantised(weight)
+            self.graph.initializer.append(numpy_helper.from_array(values, f"{name}_values"))
+            self.graph.initializer.append(numpy_helper.from_array(scales, f"{name}_scales"))
         sizes = {"N": weight.shape[0], "K": weight.shape[1], "bits": 8, "block_size": BLOCK}
         inputs = [source, f"{name}_values", f"{name}_scales"]
         options: dict[str, Any] = {"domain": "com.microsoft", "accuracy_level": _ACCURACY, **sizes}
@@ -101,7 +102,7 @@ class _Weights8:
     def _products(self, node: onnx.NodeProto, name: str, weight: NDArray[Any]) -> None:
         parts = [f"{node.output[0]}_in{i}" for i in range(len(weight))]
         outs = [f"{node.output[0]}_out{i}" for i in range(len(weight))]
-        split = {"axis": -3, "num_outputs": len(weight)}
+        split: dict[str, Any] = {"axis": -3, "num_outputs": len(weight)}
         self.nodes.append(helper.make_node("Split", [node.input[0]], parts, **split))
         for i, (part, out) in enumerate(zip(parts, outs, strict=True)):
             self._product(part, f"{name}_{i}", weight[i].T, out)

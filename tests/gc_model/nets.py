@@ -6,12 +6,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
 
 from gc_model.paper.clouds import GlimpseClouds
-from gc_model.paper.network import cache_name
+from gc_model.paper.network import Network, cache_name
 from gc_model.paper.presets import preset
 from gc_model.paper.variants import build as assemble
 
 
-def use_taps(model: GlimpseClouds, caches: set[str] | None = None) -> None:
+def use_taps(model: Network, caches: set[str] | None = None) -> None:
     """Random weights at the temporal taps, which inflation leaves at zero; caches: only where these named ones are."""
     with torch.no_grad():
         for conv in model.trunk.inflated:

@@ -115,7 +115,7 @@ class OrtEngine:
         self.transfers.clear()
         assert self._session is not None
         provider = self._session.get_providers()[0].removesuffix("ExecutionProvider")
-        self.description = (
+        self.description: str = (
             f"onnxruntime {ort.__version__} {provider}, {mode}, {self.precision}, batch {batch}"
         )
         if self._blocked:
