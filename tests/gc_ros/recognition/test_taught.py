@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gc_ros.recognition import discriminant
 from gc_ros.recognition.discriminant import Discriminant, Rows, _limit
 from gc_ros.recognition.overlay import draw
 from gc_ros.recognition.recognizer import Recognizer
@@ -58,6 +59,33 @@ def test_what_was_shown_five_times_is_recognised_and_old_classes_stay_what_they_
     for k in range(K):
         found = [d.scores(own_scores(k), x)[0].argmax() for x in middles[k] + scatter(rng, mix, 100)]
         assert np.mean(np.array(found) == k) >= 0.99
+
+
+def once(space: Space, rng: np.random.Generator, mix: np.ndarray) -> float:
+    """Share of windows told apart of five activities that were shown once."""
+    middles = 0.5 * rng.normal(size=(5, F)) @ mix
+    rows = Rows(space, [examples_of([(m + scatter(rng, mix, 1)).astype(np.float32)]) for m in middles])
+    fresh = [rows(m + scatter(rng, mix, 40))[:, K:].argmax(axis=1) == j for j, m in enumerate(middles)]
+    return float(np.mean(fresh))
+
+
+def test_what_was_shown_once_is_told_apart_better_for_being_drawn_to_the_middle(monkeypatch):
+    _, mix, _, space = world()
+    drawn = np.mean([once(space, np.random.default_rng(seed), mix) for seed in range(40)])
+    monkeypatch.setattr(discriminant, "CHANCE", 0.0)
+    plain = np.mean([once(space, np.random.default_rng(seed), mix) for seed in range(40)])
+    assert drawn > plain + 0.01
+
+
+def test_the_more_clips_the_less_a_class_is_drawn_to_the_middle():
+    rng, mix, _, space = world()
+    one, five = (shown(rng, mix, rng.normal(size=F) @ mix, n) for n in (1, 5))
+    rows = Rows(space, [one, five])
+    middle = rows.shown.mean(axis=0)
+    assert np.allclose(rows.means[K] - middle, (rows.shown[0] - middle) / 3)
+    assert np.allclose(rows.means[K + 1] - middle, (rows.shown[1] - middle) * 25 / 27)
+    alone = Rows(space, [one], five)  # the middle of one is where it is, and none-of-these has no part in it
+    assert np.allclose(alone.means[K:], alone.shown)
 
 
 def test_among_the_old_classes_the_networks_own_scores_keep_their_proportions():
