@@ -9,7 +9,7 @@ needs; no clip, and no window of one, can be found in it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,13 @@ class ClassStatistics:
     mean: NDArray[np.float32]
     factor: NDArray[np.float32]
     rest: NDArray[np.float32]
+
+    def rounded(self, significant_bits: int) -> ClassStatistics:
+        """The same in shorter floats; the covariance stays one, since it is kept as a factor."""
+        mean, factor, rest = (
+            tensors.rounded(part, significant_bits) for part in (self.mean, self.factor, self.rest)
+        )
+        return replace(self, mean=mean, factor=factor, rest=rest)
 
     @classmethod
     def of(cls, features: NDArray[Any], labels: NDArray[Any], classes: int) -> ClassStatistics:

@@ -39,6 +39,15 @@ def export(
             help="Significant bits of a weight: 24 are all, 19 make an archive of the bundle a tenth smaller.",
         ),
     ] = 24,
+    head_bits: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=24,
+            help="Significant bits of what lies behind the trunk; 0: as --weight-bits. Where a training changed the "
+            "head alone, the trunk's part of weights.bin stays the same to the byte.",
+        ),
+    ] = 0,
     clips: Annotated[
         Path | None,
         typer.Option(
@@ -61,6 +70,7 @@ def export(
         out,
         videos=video or [],
         weight_bits=weight_bits,
+        head_bits=head_bits or None,
         data=clips,
         licences=licence or [],
         progress=not as_json,

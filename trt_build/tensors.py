@@ -72,3 +72,22 @@ def _tensor(body: memoryview, entry: Any) -> NDArray[Any]:
 
 def _whole(values: Any) -> bool:
     return isinstance(values, list) and all(type(v) is int and 0 <= v < 1 << 40 for v in values)
+
+
+def rounded(data: NDArray[np.float32], significant_bits: int) -> NDArray[np.float32]:
+    """Floats of so many significant bits (24: as they are), ties to even; as they are where some are not finite."""
+    dropped = dropped_bits(significant_bits)
+    if not dropped or not np.isfinite(data).all():
+        return data
+    bits = data.view(np.uint32).astype(np.uint64)
+    even = (bits >> np.uint64(dropped)) & np.uint64(1)
+    bits += (1 << (dropped - 1)) - 1 + even
+    found = ((bits >> np.uint64(dropped)) << np.uint64(dropped)).astype(np.uint32).view(np.float32)
+    return found if np.isfinite(found).all() else data
+
+
+def dropped_bits(significant_bits: int) -> int:
+    """Bits of a float32 that fall away where so many significant ones stay. Raises ValueError where it lacks them."""
+    if not 1 <= significant_bits <= 24:
+        raise ValueError(f"a float32 has 1 to 24 significant bits, got {significant_bits}")
+    return 24 - significant_bits

@@ -30,7 +30,7 @@ from trt_build.bundle import CLASSES_NAME, Bundle, LoadedBundle, load_bundle, wr
 from trt_build.engine import Engine
 from trt_build.engines.open import open_engine
 from trt_build.errors import BundleError
-from trt_build.graphs.weights import round_weights, share_weights
+from trt_build.graphs.weights import round_weights, rounded, share_weights
 from trt_build.tolerances import EXPORT_ROUNDING, EXPORT_TOLERANCE
 
 OPSET = 18
@@ -74,21 +74,25 @@ def export_bundle(
     *,
     videos: Sequence[Path] = (),
     weight_bits: int = 24,
+    head_bits: int | None = None,
     data: Path | None = None,
     licences: Sequence[str] = (),
     progress: bool = False,
 ) -> LoadedBundle:
     """Export the run's model into the bundle directory `out`.
 
-    videos: real clips on which parity is checked in addition to noise. weight_bits: see `round_weights`. data: where
-    the clips of the training are now, None: where they were then; without them the bundle cannot be taught new
-    activities. licences: of these clips, for the provenance. Raises DataError for a run that is not complete or a video
-    that does not decode, BundleError if a graph does not reproduce torch within `EXPORT_TOLERANCE`.
+    videos: real clips on which parity is checked in addition to noise. weight_bits: see `round_weights`. head_bits: of
+    the weights behind the trunk, rounded before anything is compared, and of the statistics of the classes; None: as
+    they are. data: where the clips of the training are now, None: where they were then; without them the bundle cannot
+    be taught new activities. licences: of these clips, for the provenance. Raises DataError for a run that is not
+    complete or a video that does not decode, BundleError if a graph does not reproduce torch within `EXPORT_TOLERANCE`.
     """
     if out.exists() and not out.is_dir():
         raise BundleError(f"{out} is a file: choose another --out")
     network, recipe = checkpoint.load(run)
     model = for_robot(network)
+    if head_bits is not None:
+        _round_head(model, head_bits)
     info = bundle_info(model.config, recipe, model.embedding_size)
     clips = np.stack([_window_of(video, model.config, info) for video in videos]) if videos else None
     with tempfile.TemporaryDirectory() as temporary:
@@ -100,6 +104,8 @@ def export_bundle(
         if clips_of_training:
             statistics = class_statistics(probe, clips_of_training, progress=progress)
             if statistics is not None:
+                if head_bits is not None:
+                    statistics = statistics.rounded(head_bits)
                 (folder / CLASSES_NAME).write_bytes(statistics.to_bytes())
                 names.append(CLASSES_NAME)
         sha256 = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
@@ -108,6 +114,7 @@ def export_bundle(
             "opset": OPSET,
             "onnx": onnx.__version__,
             "weight_bits": weight_bits,
+            "head_bits": head_bits,
         }
         if licences:
             provenance["licences"] = list(licences)
@@ -125,6 +132,13 @@ def _window_of(video: Path, config: Config, info: Bundle) -> np.ndarray:
     """T frames spread over a video, as the graphs take them: uint8 (T, S, S, 3)."""
     images = decode(video, info.preprocess, max_fps=1e9).images
     return sub_sequences(images, config, of=1)[0].permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _round_head(model: GlimpseClouds, bits: int) -> None:
+    """Round the weights behind the trunk to so many significant bits, in place."""
+    for name, value in model.named_parameters():
+        if not name.startswith("trunk.") and value.ndim > 1:
+            value.data = torch.from_numpy(rounded(value.detach().cpu().numpy(), bits))
 
 
 def export_graphs(model: GlimpseClouds, folder: Path, weight_bits: int = 24) -> list[str]:

@@ -129,6 +129,21 @@ def test_with_the_clips_of_the_training_the_bundle_can_be_taught(tmp_path):
 
 
 @pytest.mark.slow
+def test_short_weights_of_the_head_leave_the_trunks_as_they_are_and_reproduce_torch(tmp_path):
+    export.export_bundle(run(), tmp_path / "b", head_bits=12)
+    whole, short = (
+        {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(folder / "step.onnx").graph.initializer}
+        for folder in (bundle(), tmp_path / "b")
+    )
+    rounded_ones = [name for name in whole if not np.array_equal(whole[name], short[name])]
+    assert rounded_ones and not [name for name in rounded_ones if "trunk." in name]
+    for name in rounded_ones:
+        np.testing.assert_allclose(short[name], whole[name], rtol=2.0**-12)
+        mantissa, _ = np.frexp(short[name].astype(np.float64))
+        assert (mantissa * 2.0**12 == np.round(mantissa * 2.0**12)).all()
+
+
+@pytest.mark.slow
 def test_parity_can_be_checked_on_real_clips_too(tmp_path):
     videos = [colours() / "red" / "red0.mp4", colours() / "blue" / "blue1.mp4"]
     assert export.export_bundle(run(), tmp_path / "b", videos=videos).info.parity["clips"] == 4
