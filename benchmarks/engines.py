@@ -13,6 +13,7 @@ Prints JSON:
     machine      what this processor could do: GFLOP/s of that product, GB/s of that copy (read and written), and for
                  each mode the milliseconds that its trunk's arithmetic and its weights and states need at these
                  rates, beside the time of ONNX Runtime in FP32
+    operators    milliseconds by type of operator, from the own profiles of ONNX Runtime and OpenVINO
     head         its share of a window and its milliseconds of a step, from ONNX Runtime's own profile
     preprocess   one camera image, beside the usual way: convert, resize, crop and normalise to float32
     aims         the project's targets for `paper` on a processor, and whether this run reached them
@@ -25,9 +26,11 @@ import json
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -47,6 +50,7 @@ from trt_build.bench import as_json, bench
 from trt_build.bundle import LoadedBundle, Preprocess, load_bundle
 from trt_build.engine import zeros
 from trt_build.engines.open import open_engine
+from trt_build.engines.ort import OrtEngine
 from trt_build.engines.targets import candidates
 from trt_build.footage import Footage
 from trt_build.graphs.int8 import quantize_bundle
@@ -158,28 +162,79 @@ def machine(
     return found
 
 
+class _Profiled(ort.SessionOptions):
+    """Options of a session that writes its profile into `folder`."""
+
+    folder = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enable_profiling = True
+        self.profile_file_prefix = f"{self.folder}/profile"
+
+
+def _profile(bundle: LoadedBundle, mode: str, threads: int, calls: int) -> list[tuple[str, str, float]]:
+    """(name, type, median of the milliseconds of a call) of every node that ONNX Runtime's engine runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        _Profiled.folder = folder
+        with mock.patch.object(ort, "SessionOptions", _Profiled):
+            engine = OrtEngine(bundle, mode, threads=threads)
+        feeds = zeros(engine.inputs, 1)
+        for _ in range(calls):
+            engine.run(feeds)
+        assert engine._session is not None
+        events = json.loads(Path(engine._session.end_profiling()).read_text())
+        engine.close()
+    times: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("kernel_time"):
+            times[event["name"], event["args"]["op_name"]].append(event["dur"] / 1e3)
+    return [(*node, float(np.median(found))) for node, found in times.items()]
+
+
+def _openvino_profile(
+    bundle: LoadedBundle, mode: str, threads: int, calls: int
+) -> list[tuple[str, str, float]]:
+    """The same of OpenVINO, which names the kernel beside the operator; empty where it is not installed."""
+    try:
+        import openvino as ov
+    except ImportError:
+        return []
+    core = ov.Core()
+    model = core.read_model(bundle.graph(mode))
+    model.reshape({p.get_any_name(): [1, *list(p.get_partial_shape())[1:]] for p in model.inputs})
+    config = {"PERF_COUNT": True, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    request = core.compile_model(
+        model, "CPU", config | {"INFERENCE_PRECISION_HINT": "f32"}
+    ).create_infer_request()
+    # What it reports after call k is the mean of k calls.
+    sums: list[list[float]] = []
+    for call in range(1, calls + 2):
+        request.infer()
+        nodes = request.get_profiling_info()
+        sums.append([call * node.real_time.total_seconds() * 1e3 for node in nodes])
+    found = np.median(np.diff(sums, axis=0), axis=0)
+    return [(n.node_name, n.node_type, float(ms)) for n, ms in zip(nodes, found, strict=True)]
+
+
+def operators(bundle: LoadedBundle, mode: str, threads: int, calls: int) -> dict[str, dict[str, float]]:
+    """Milliseconds of a call by type of operator, the largest first, of each backend that is installed; medians."""
+    found = {}
+    for backend, profile in (("onnxruntime", _profile), ("openvino", _openvino_profile)):
+        sums: dict[str, float] = defaultdict(float)
+        for _, kind, ms in profile(bundle, mode, threads, calls):
+            sums[kind] += ms
+        if sums:
+            ordered = dict(sorted(sums.items(), key=lambda item: -item[1]))
+            found[backend] = {"all": sum(sums.values())} | ordered
+    return found
+
+
 def head_share(bundle: LoadedBundle, mode: str, threads: int, calls: int) -> dict[str, float]:
     """Time of a call outside the trunk: {"share": of all nodes' time, "ms": for each call}."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.enable_profiling = True
-    with tempfile.TemporaryDirectory() as folder:
-        options.profile_file_prefix = str(Path(folder) / "profile")
-        session = ort.InferenceSession(str(bundle.path / f"{mode}.onnx"), options, ["CPUExecutionProvider"])
-        feeds = {
-            v.name: np.zeros(
-                [1 if not isinstance(n, int) else n for n in v.shape],
-                np.uint8 if v.type == "tensor(uint8)" else np.float32,
-            )
-            for v in session.get_inputs()
-        }
-        for _ in range(calls):
-            session.run(None, feeds)
-        events = json.loads(Path(session.end_profiling()).read_text())
-    nodes = [(e["name"], e["dur"]) for e in events if e.get("cat") == "Node" and "kernel_time" in e["name"]]
-    head = sum(us for name, us in nodes if not name.startswith((*_TRUNK, "reorder", "Reorder")))
-    whole = sum(us for _, us in nodes)
-    return {"share": head / whole, "ms": head / calls / 1e3}
+    nodes = _profile(bundle, mode, threads, calls)
+    head = sum(ms for name, _, ms in nodes if not name.startswith((*_TRUNK, "reorder", "Reorder")))
+    return {"share": head / sum(ms for _, _, ms in nodes), "ms": head}
 
 
 def preprocess(rounds: int = 200) -> dict[str, dict[str, Any]]:
@@ -277,6 +332,7 @@ def main() -> None:
             "engines": as_json(timed, loaded, threads),
             "others": others(loaded, config, threads, max(options.calls // 4, 5)),
             "head": {mode: head_share(loaded, mode, threads, 10) for mode in info.modes},
+            "operators": {mode: operators(loaded, mode, threads, options.calls) for mode in info.modes},
             "preprocess": preprocess(),
         }
     gflop = 2 * sizes(config)["trunk_gmac_per_frame"]
