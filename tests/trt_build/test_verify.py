@@ -106,6 +106,71 @@ def test_each_tensor_has_its_own_tolerance(monkeypatch, tensor):
     assert not failed(checks_with(monkeypatch, lambda out, n: out, limits={tensor: 0.0}))
 
 
+def choices(frames=400, keep=4):
+    """Assignments (frames, C, G) of sharp workers, each of which keeps to a glimpse for `keep` frames."""
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet([0.1] * 3, (frames // keep, 3)).astype(np.float32)
+    return np.repeat(p, keep, 0)
+
+
+def judged(what, ours, theirs, part="drift", precision="int8"):
+    """The check of one tensor of a stream."""
+    logits = {"logits": np.zeros((len(theirs), 4), np.float32)}
+    rows = work._compare("any", part, precision, {what: ours} | logits, {what: theirs} | logits, 8, 0, {})
+    return next(row for row in rows if row.what == what)
+
+
+def other(p, frames):
+    """The same with another glimpse in these frames."""
+    changed = p.copy()
+    changed[frames] = np.roll(p[frames], 1, -1)
+    return changed
+
+
+def test_a_near_tie_that_is_over_passes_in_int8_and_half_a_block_of_it_does_not():
+    p = choices()
+    assert judged("assignment", p, p).value == 0
+    assert judged("assignment", other(p, slice(250, 261)), p).ok
+    assert not judged("assignment", other(p, slice(250, 300)), p).ok
+    # Not within the rounding of FP32, however short.
+    assert not judged("assignment", other(p, slice(250, 252)), p, precision="fp32").ok
+
+
+@pytest.mark.parametrize("part", ["window", "step", "drift"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda p: np.roll(p, 1, -2),  # each worker has another's
+        lambda p: np.roll(p, 1, -1),  # another glimpse
+        lambda p: np.roll(p, 1, 0),  # one frame late
+        lambda p: np.full_like(p, 1 / 3),  # no choice
+        lambda p: 0.7 * p + 0.1,  # a softer choice
+        lambda p: other(p, slice(None, None, 4)),  # every fourth frame
+        lambda p: other(p, slice(200, None)),  # from the middle of the stream
+    ],
+)
+def test_a_wrong_assignment_fails_in_every_part_and_precision(spoil, precision, part):
+    p = choices()
+    assert not judged("assignment", spoil(p), p, part, precision).ok
+
+
+def test_a_late_error_of_the_assignment_fails_the_drift_by_its_block():
+    p = choices(1000)
+    late = judged("assignment", other(p, slice(900, None)), p)
+    assert not late.ok and late.blocks[:9] == [0.0] * 9 and late.blocks[9] > 1
+
+
+def test_the_state_of_past_assignments_may_hold_a_near_tie_and_no_nan():
+    p = choices(80, 1).reshape(10, 8, 3, 3)
+    assert judged(work.PAST_CHOICES, p, p).value == 0
+    assert judged(work.PAST_CHOICES, other(p, slice(3, 5)), p).ok
+    assert not judged(work.PAST_CHOICES, other(p, slice(3, 7)), p).ok
+    broken = p.copy()
+    broken[0, 0, 0] = np.nan
+    assert not judged(work.PAST_CHOICES, broken, p).ok
+
+
 def test_nan_never_passes(monkeypatch):
     def broken(out, n):
         out["glimpses"][:] = np.nan

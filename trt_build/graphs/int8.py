@@ -34,7 +34,7 @@ from trt_build.footage import Footage, windows
 from trt_build.graphs.qdq import PRODUCTS, Range, tensors_to_measure, write_qdq
 from trt_build.graphs.ranges import measure_ranges, run_clips, session
 from trt_build.graphs.weights import share_weights
-from trt_build.tolerances import INT8_LIMITS, relative_error, spread
+from trt_build.tolerances import INT8_LIMITS, error_of
 
 # Nodes of the trunk: convolutions, and what can stay in INT8 between them.
 _TRUNK = {
@@ -151,9 +151,7 @@ class _Trials:
     def error(self, nodes: list[str]) -> float:
         """The largest error of an output with these nodes in INT8, in units of its limit."""
         found, expected = self._outputs(self.write(nodes)), self._expected
-        return max(
-            relative_error(found[n], expected[n], spread(expected[n])) / INT8_LIMITS[n] for n in self._names
-        )
+        return max(error_of(n, found[n], expected[n]) / INT8_LIMITS[n] for n in self._names)
 
 
 def sensitive_weights(
