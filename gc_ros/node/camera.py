@@ -75,9 +75,8 @@ class Camera:
         self._counts_before = recognizer.counters()
         self._epoch = recognizer.epoch
         self._stamps: deque[int] = deque(maxlen=60)
-        self.watching: Callable[[Activity], None] | None = (
-            None  # called in the inference thread with each result
-        )
+        # Called in the inference thread with each result, the picture's and its people's.
+        self.watching: Callable[[Activity], None] | None = None
         self.failures_in_row = 0  # engine runs with this camera, touched by the inference thread
 
     # -- life ------------------------------------------------------------------------------------------------

@@ -139,12 +139,12 @@ class Inference:
             camera.failures_in_row = 0
             if outcome.activity is None:
                 continue
+            watching = camera.watching
+            if watching is not None:
+                watching(outcome.activity)
             if isinstance(outcome.ticket, PersonJob):
                 people.setdefault(camera.name, []).append(PersonActivity.of(outcome.activity))
             else:
-                watching = camera.watching
-                if watching is not None:
-                    watching(outcome.activity)
                 camera.results.publish(outcome.activity, outcome.ticket, outcome.began)
         for name, results in people.items():  # everybody of a camera in one message
             their = self._camera_of[name].people

@@ -52,6 +52,12 @@ PARAMETERS: tuple[Parameter, ...] = (
         "unconfigured",
     ),
     Parameter(
+        "keep_clips",
+        False,
+        "Keep small clips of what is shown to `~/teach` beside what is taught, to train on. They show people.",
+        "at once",
+    ),
+    Parameter(
         "cameras",
         ("",),
         "Names of the cameras. Each has topics of its own (front: front/image, ~/front/activity), a window and a "
@@ -76,8 +82,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "precision",
         "auto",
-        "Arithmetic of the engine; auto: the backend's own choice. bf16: openvino; int8: bundles that trt-build "
-        "quantize has seen.",
+        "Arithmetic of the engine; auto: the backend's own choice. bf16: openvino; int8: after trt-build quantize.",
         "unconfigured",
         choices=("auto", "fp32", "fp16", "bf16", "int8"),
     ),
@@ -128,8 +133,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "person_classes",
         ",".join(people_topics.PERSON),
-        "Classes of detections that are people, comma-separated, in either case; a detection without a class is one "
-        "too. Empty: all.",
+        "Classes of detections that are people, comma-separated, in any case; one without a class is too. Empty: all.",
         "at once",
     ),
     Parameter(

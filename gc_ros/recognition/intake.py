@@ -57,7 +57,7 @@ class Counters:
 
 @dataclass(frozen=True)
 class StepFrame:
-    """A sampled frame that waits for the step engine: image uint8 (S, S, 3)."""
+    """A sampled frame, as the network sees it: image uint8 (S, S, 3)."""
 
     stamp_ns: int
     image: NDArray[np.uint8] = field(repr=False)
@@ -95,7 +95,8 @@ class Intake:
         self.results = self.skipped = 0  # counted by the engine's half
         self._broken = broken
         self._signature: Signature | None = None
-        self._frames: deque[tuple[int, NDArray[np.uint8]]] = deque(maxlen=info.T)
+        self._frames: deque[StepFrame] = deque(maxlen=info.T)
+        self._watch: Callable[[StepFrame], None] | None = None
         self._queue: deque[StepFrame] = deque()
         self._due = 0  # number of the newest result that was due
         self._frames_received = self._total_sampled = 0
@@ -155,16 +156,28 @@ class Intake:
             self.reset("overload", sampler=False)
         self.sampled += 1
         self._total_sampled += 1
+        self._frames.append(frame)
+        if self._watch is not None:
+            self._watch(frame)
         if self.mode == "step":
             self._queue.append(frame)
             stamps: tuple[int, ...] = (frame.stamp_ns,)
             return Window(self.epoch, self._due, stamps, (), width, height, frame.preprocess_s, frame.person)
-        self._frames.append((frame.stamp_ns, frame.image))
         if self.sampled < self.info.T or (self.sampled - self.info.T) % self.stride:
             return None
         self._due += 1
-        stamps, frames = zip(*self._frames, strict=True)
+        stamps, frames = zip(*((f.stamp_ns, f.image) for f in self._frames), strict=True)
         return Window(self.epoch, self._due, stamps, frames, width, height, frame.preprocess_s, frame.person)
+
+    def watch(self, see: Callable[[StepFrame], None] | None) -> None:
+        """Give `see` the newest T frames, then each that is sampled; None: no longer.
+
+        Call under the lock; `see` is called under it, too.
+        """
+        self._watch = see
+        if see is not None:
+            for frame in self._frames:
+                see(frame)
 
     @property
     def waiting(self) -> int:

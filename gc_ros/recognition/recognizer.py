@@ -19,14 +19,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gc_ros.media.images import Picture
 from gc_ros.recognition.activity import Activity, Glimpse, softmax, stream_label, to_glimpses, top_k
-from gc_ros.recognition.intake import Counters, Intake, Window
+from gc_ros.recognition.intake import Counters, Intake, StepFrame, Window
 from gc_ros.recognition.sampler import Sampler
 from gc_ros.recognition.smoothing import ActivityEvent, EventDetector, Smoothing
 from gc_ros.recognition.taught import Lessons
@@ -158,6 +158,11 @@ class Recognizer:
     def labels(self) -> list[str]:
         """The bundle's, then those that were taught."""
         return self.info.labels if self._lessons is None else self._lessons.labels
+
+    def watch(self, see: Callable[[StepFrame], None] | None) -> None:
+        """Give `see` the newest T frames now, then each that is sampled, in the thread of `offer`; None: no longer."""
+        with self._lock:
+            self._intake.watch(see)
 
     def reset(self, reason: str) -> list[ActivityEvent]:
         """Forget window, state and smoothed scores; windows that wait become void.

@@ -13,6 +13,8 @@ from gc_ros.media.bags import read_bag_images
 from gc_ros.media.clips import Clip
 from gc_ros.media.images import Picture
 from gc_ros.media.video import read_video
+from gc_ros.recognition.intake import StepFrame
+from gc_ros.recognition.kept_clips import MOST
 from gc_ros.recognition.recognizer import Recognizer
 from gc_ros.recognition.space import Examples
 from gc_ros.recognition.taught import examples_of
@@ -75,13 +77,16 @@ def _features(
 class Showing:
     """Windows that a running recogniser sees while somebody shows an activity; a clip of them for every pause.
 
-    name: of the activity. windows: how many to take. Not thread-safe: `see` belongs to the inference thread.
+    name: of the activity. windows: how many to take. `see` belongs to the inference thread, `see_frame` to that of the
+    images, what comes after to whoever has stopped both.
     """
 
     def __init__(self, name: str, windows: int, gap_s: float) -> None:
         self.name, self.windows = name, windows
         self._gap = round(gap_s * NS)
         self._clips: list[list[NDArray[np.float32]]] = []
+        self._spans: list[tuple[int, int]] = []  # of each clip, the stamps of its first and last frame
+        self._frames: dict[int, NDArray[np.uint8]] = {}  # by stamp
         self._last_ns: int | None = None
 
     @property
@@ -98,12 +103,25 @@ class Showing:
         if self.complete:
             return
         last = self._last_ns
-        if last is None or not 0 <= end_ns - last <= self._gap:
+        # Results may lie a whole window apart: a pause is between the frames.
+        if last is None or end_ns < last or start_ns - last > self._gap:
             self._clips.append([])
+            self._spans.append((start_ns, end_ns))
         elif start_ns < last - (end_ns - start_ns) / 2:
             return
         self._clips[-1].append(np.array(features))
+        self._spans[-1] = self._spans[-1][0], end_ns
         self._last_ns = end_ns
+
+    def see_frame(self, frame: StepFrame) -> None:
+        """A frame as the network sees it; the first `MOST` are kept."""
+        if len(self._frames) < MOST:
+            self._frames[frame.stamp_ns] = frame.image
+
+    def pictures(self) -> list[NDArray[np.uint8]]:
+        """The frames (n, S, S, 3) of each clip, of those that `see_frame` was given."""
+        clips = [[f for t, f in sorted(self._frames.items()) if a <= t <= b] for a, b in self._spans]
+        return [np.stack(clip) for clip in clips if clip]
 
     def examples(self) -> Examples:
         """What was seen. Raises DataError where nothing was."""

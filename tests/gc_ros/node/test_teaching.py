@@ -13,13 +13,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
 
 from tests.gc_ros.node.harness import LATCHED, NAME, Peer, load_info, running, wait_until  # isort: skip
 
 from glimpse_clouds.msg import TaughtActivities
 from glimpse_clouds.srv import Forget, Teach
 
+from gc_ros.media.clips import find_clips
+from gc_ros.media.video import read_video
+from gc_ros.recognition.kept_clips import kept_clips
+from tests.gc_ros.node import crowd
+from tests.gc_ros.node.crowd import Detector, Drawn, carrier
 from tests.toy import toy_bundle
+
+__all__ = ["carrier"]  # a fixture
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 
@@ -120,6 +129,7 @@ def test_progress_is_in_the_diagnostics_and_the_other_services_answer_meanwhile(
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
+        ({"person": "7"}, "set the parameter people"),
         ({"name": "red"}, "activity of toy-colours itself"),
         ({"name": ""}, "needs a name"),
         ({"camera": "left"}, "no camera"),
@@ -130,6 +140,78 @@ def test_what_cannot_be_taught_is_answered_with_the_reason(bundle: Path, request
     with running(bundle) as (_, peer):
         answer = teach(peer, **request_)
         assert not answer.success and words in answer.message
+
+
+@pytest.mark.parametrize("mode", ["window", "step"])
+def test_what_is_shown_is_kept_as_clips_only_where_a_parameter_says_so(bundle: Path, mode: str) -> None:
+    clips = bundle.with_name("b.taught") / "clips"
+    with running(bundle, mode=mode) as (_, peer), seen(peer, YELLOW):
+        next_labels(peer, 1)
+        assert teach(peer, windows=3).success
+        assert not clips.exists()
+        answer = peer.call(
+            SetParameters,
+            f"{NAME}/set_parameters",
+            SetParameters.Request(parameters=[Parameter("keep_clips", value=True).to_parameter_msg()]),
+        )
+        assert answer.results[0].successful
+        for _ in range(2):
+            assert teach(peer, windows=3).success
+        assert teach(peer, windows=1, none=True).success
+        kept = find_clips([kept_clips(clips.parent)])
+        assert [clip.label for clip in kept] == ["yellow", "yellow"]
+        for clip in kept:
+            frames = [image for image, _ in read_video(clip.path)]
+            assert len(frames) >= 8  # at least the frames of a window
+            assert all(np.allclose(image.mean(axis=(0, 1)), YELLOW, atol=20) for image in frames)
+        assert peer.call(Forget, f"{NAME}/forget", Forget.Request(name="yellow")).success
+        assert not clips.exists()
+
+
+def test_what_one_person_does_is_taught_while_another_does_something_else(
+    tmp_path: Path, carrier: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = [Drawn("anna", "yellow", "yellow", x=60, size=80), Drawn("3", "red", "red", x=240, size=80)]
+    bundle = toy_bundle(tmp_path / "b", "colours", embedding=True).path
+    options = {
+        "people": "detections",
+        "max_age_s": 0.0,
+        "stall_timeout_s": 60.0,
+        "person_margin": 0.0,
+    }
+    with running(bundle, keep_clips=True, **options) as (node, peer):
+        detector = Detector(node, peer)
+        peer.wait_for_camera()
+        frames = itertools.count()
+        stop = threading.Event()
+
+        def labels() -> dict[str, str]:
+            return {person.person_id: person.label for person in detector.messages[-1].people}
+
+        def show() -> None:
+            rng = np.random.default_rng(0)
+            while not stop.is_set():
+                for name, rgb in (("yellow", YELLOW), ("red", RED)):
+                    monkeypatch.setitem(crowd.COLOURS, name, tuple(rgb + rng.normal(0, 4, 3)))
+                detector.show(people, [next(frames)], pause_s=0.02)
+
+        thread = threading.Thread(target=show)
+        thread.start()
+        try:
+            wait_until(lambda: detector.messages and {"anna", "3"} <= set(labels()), "both people", 20)
+            assert "yellow" not in labels().values()
+            answer = teach(peer, person="bert", windows=3)
+            assert not answer.success and 'nobody "bert"' in answer.message and "3, anna" in answer.message
+            answer = teach(peer, person="anna", windows=6)
+            assert answer.success and answer.windows == 6, answer.message
+            wait_until(lambda: labels() == {"anna": "yellow", "3": "red"}, "anna's new activity", 20)
+        finally:
+            stop.set()
+            thread.join()
+    (clip,) = find_clips([kept_clips(tmp_path / "b.taught")])
+    for image, _ in read_video(clip.path):
+        middle = image[image.shape[0] // 2, image.shape[1] // 2]
+        assert np.allclose(middle, YELLOW, atol=30), "the clip shows the person, as the network saw her"
 
 
 def test_nothing_seen_and_a_bundle_of_before_are_answered_with_the_reason(

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a running recogniser is shown: which windows make a clip, and which frames are its pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gc_ros.recognition import showing as showing_module
+from gc_ros.recognition.intake import StepFrame
+from gc_ros.recognition.recognizer import Recognizer
+from gc_ros.recognition.showing import Showing
+from gc_ros.stamps import NS
+from tests.toy import toy_bundle
+from trt_build.bundle import load_bundle
+from trt_build.engines.open import open_engine
+from trt_build.errors import DataError
+
+FEATURES = np.zeros(9, np.float32)
+
+
+def frame(stamp_s: float) -> StepFrame:
+    return StepFrame(round(stamp_s * NS), np.full((4, 4, 3), round(8 * stamp_s), np.uint8), 0.0)
+
+
+def seen(*windows: tuple[float, float]) -> Showing:
+    """A showing of windows from and to a second, with a picture every eighth of a second from 0 to 10."""
+    showing = Showing("x", 100, gap_s=0.5)
+    for i in range(81):
+        showing.see_frame(frame(i / 8))
+    for i, (start, end) in enumerate(windows):
+        showing.see(FEATURES + i, round(start * NS), round(end * NS))
+    return showing
+
+
+def test_windows_without_a_pause_between_them_are_one_clip_however_seldom_results_come() -> None:
+    assert [len(p) for p in seen((0, 1), (1.125, 2.125), (2.25, 3.25)).pictures()] == [27]
+    assert [len(p) for p in seen((0, 1), (0.5, 1.5), (3, 4), (1, 2)).pictures()] == [13, 9, 9]
+
+
+def test_windows_that_overlap_by_more_than_half_say_nothing_new() -> None:
+    assert seen((0, 1), (0.125, 1.125), (0.5, 1.5)).taken == 2
+
+
+def test_pictures_are_those_of_the_windows_and_no_more_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    (clip,) = seen((1, 2)).pictures()
+    assert clip[:, 0, 0, 0].tolist() == list(range(8, 17))
+    monkeypatch.setattr(showing_module, "MOST", 12)
+    (clip,) = seen((1, 2)).pictures()
+    assert clip[:, 0, 0, 0].tolist() == [8, 9, 10, 11]
+
+
+def test_without_a_window_there_is_nothing_to_learn_from() -> None:
+    with pytest.raises(DataError, match="no window was seen"):
+        seen().examples()
+
+
+@pytest.mark.parametrize("mode", ["window", "step"])
+def test_who_watches_a_recogniser_sees_the_frames_of_its_window_and_those_that_come(tmp_path, mode) -> None:
+    bundle = load_bundle(toy_bundle(tmp_path / "b", "colours", embedding=True).path)
+    recognizer = Recognizer(bundle, open_engine(bundle, mode, threads=1), mode=mode)
+    stamps: list[int] = []
+    for i in range(20):
+        if i == 12:
+            recognizer.watch(lambda frame: stamps.append(frame.stamp_ns))
+        if i == 16:
+            recognizer.watch(None)
+        recognizer.push(np.zeros((8, 8, 3), np.uint8), round(i * NS / bundle.info.rate_hz))
+    recognizer.close()
+    assert stamps == [round(i * NS / bundle.info.rate_hz) for i in range(12 - bundle.info.T, 16)]
