@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gc_model.data.clip import LabelledClip, as_idle, labels_of, spelled_as
+from gc_model.data.clip import LabelledClip, spelled_as
 from gc_model.data.datasets import OWN, SKELETONS, index
 from gc_model.data.own import boxes_beside, mixed_in
 from gc_model.data.people import alone
@@ -58,9 +58,9 @@ def training_clips(run: Path, labels: Sequence[str], data: Path | None) -> list[
     clips = [*found]
     for also in options.get("also", ()) if data is None else ():
         clips += mixed_in(Path(also), margin if boxes else None) if Path(also).exists() else []
-    # Of what the training mixed in, some may be gone.
-    idle = {clean(c) for c in options.get("idle_classes", ())} & set(labels_of(clips))
-    clips = as_idle(clips, sorted(idle))
+    # Classes that counted as idle are left out: idle would lie where a robot may be taught them.
+    idle = {clean(c) for c in options.get("idle_classes", ())}
+    clips = [c for c in clips if c.label not in idle]
     people = set(options.get("subjects") or ())
     clips = [
         c for c in spelled_as(clips, labels) if c.label in labels and (not people or c.subject in people)
