@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -230,18 +230,28 @@ class Peer:
         """The node's lifecycle state."""
         return str(self.call(GetState, f"{NAME}/get_state", GetState.Request()).current_state.label)
 
-    def wait_for_diagnostic(self, name: str, text: str, timeout_s: float = 8.0) -> Any:
-        """Until the status `name` says `text`; the status."""
+    def wait_for_diagnostic(
+        self, name: str, text: str, timeout_s: float = 8.0, *, values: Mapping[str, str] | None = None
+    ) -> Any:
+        """Until the status `name` says `text` and has these values; the status.
+
+        A status that says `text` may come from before the last of what was sent: counts belong into `values`.
+        """
+        wanted = set((values or {}).items())
 
         def says() -> Any:
             status = self.diagnostics.get(name)
-            return status if status is not None and text in status.message else None
+            if status is None or text not in status.message:
+                return None
+            return status if wanted <= {(entry.key, entry.value) for entry in status.values} else None
 
         try:
             return wait_until(says, text, timeout_s)
         except AssertionError:
             found = {key: status.message for key, status in self.diagnostics.items()}
-            raise AssertionError(f"no diagnostic {text!r}; there are {found}") from None
+            last = self.diagnostics.get(name)
+            missing = wanted - {(entry.key, entry.value) for entry in (last.values if last else ())}
+            raise AssertionError(f"no diagnostic {text!r} with {missing}; there are {found}") from None
 
     def close(self) -> None:
         self._executor.shutdown(timeout_sec=2)

@@ -81,10 +81,9 @@ def test_malformed_detections_are_counted_and_cost_nobody_else_anything(
     assert {p.label for m in detector.messages for p in m.people} == {"green"}
     counted = detector.at_node.input.refused
     assert sum(counted.values()) == 20 * len(MALFORMED) and counted[people_topics.BAD_BOX] == 20 * 6
-    reported = peer.wait_for_diagnostic("people", f"detections have {people_topics.NO_ID}")
+    counts = {f"detections refused: {people_topics.BAD_BOX}": "120", "left out: id twice in a message": "40"}
+    reported = peer.wait_for_diagnostic("people", f"detections have {people_topics.NO_ID}", values=counts)
     assert reported.level == WARN and people_topics.BAD_BOX in values(reported)["also"]
-    assert values(reported)[f"detections refused: {people_topics.BAD_BOX}"] == "120"
-    assert values(reported)["left out: id twice in a message"] == "40"
     assert not node.errors and peer.state() == "active"
 
 
@@ -162,8 +161,8 @@ def test_a_detector_that_finds_no_people_but_other_things_is_told(
         stamp_ns = START + frame * PERIOD
         peer.publish(picture([ANNA], frame), stamp_ns)
         detector.send(array(status("1", GOOD, name="Mensch"), stamp_ns=stamp_ns))
-    reported = peer.wait_for_diagnostic("people", "none is a person; person_classes must name")
-    assert reported.level == WARN and values(reported)["detections of other things"] == "8"
+    says, counts = "none is a person; person_classes must name", {"detections of other things": "8"}
+    assert peer.wait_for_diagnostic("people", says, values=counts).level == WARN
 
 
 def test_a_detector_without_a_tracker_is_an_error(watched: tuple[Running, Peer, Detector]) -> None:
@@ -208,5 +207,5 @@ def test_nobody_detected_is_an_answer(watched: tuple[Running, Peer, Detector]) -
     for frame in range(10):
         peer.publish(picture([], frame), START + frame * PERIOD)
         detector.send(found_message(Detections(START + frame * PERIOD, ())))
-    status = peer.wait_for_diagnostic("people", "nobody is there")
-    assert status.level == b"\x00" and values(status)["messages"] == "10"
+    status = peer.wait_for_diagnostic("people", "nobody is there", values={"messages": "10"})
+    assert status.level == b"\x00"

@@ -98,9 +98,8 @@ def test_a_stream_recovers_at_a_key_frame_from_all_that_happens_to_it_and_counts
 
         camera.send(packets[3:9], spelt["h264"])  # joined in the middle
         waiting = f"waiting for a key frame of the video on /image/{transport}"
-        status = peer.wait_for_diagnostic("camera", waiting)
-        found = {entry.key: entry.value for entry in status.values}
-        assert found["packets before a key frame"] == "6" and found["images refused"] == "0"
+        counts = {"packets before a key frame": "6", "images refused": "0"}
+        peer.wait_for_diagnostic("camera", waiting, values=counts)
         camera.send(packets[9:20], spelt["h264"])
         camera.done(10)
         assert came.unusable == 7
