@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights of the head's products in 8 bits, activations in FP32: what that would gain on a processor.
+"""Weights of the head's products in 8 bits, activations in FP32, beside INT8: what each gains on a processor.
 
     python benchmarks/weights8.py bundles/people --clips CLIPS
-    python benchmarks/weights8.py --preset paper
+    python benchmarks/weights8.py --preset paper --mode step
 
-Prints JSON: times of FP32 and of the 8-bit weights in turn, by the clock and of the processor, which other load on the
-machine moves less; with `--clips` the checks of `verify`. The graphs stand in for INT8 graphs in a copy of the bundle.
-ONNX Runtime runs them as MatMulNBits, which turns the activations of a product into 8 bits as well while it runs.
+Prints JSON: times of FP32, of the 8-bit weights and of INT8 in turn, by the clock and of the processor, which other
+load on the machine moves less; with `--clips` the checks of `verify` of the 8-bit weights. Their graphs stand in for
+INT8 graphs in a copy of the bundle. ONNX Runtime runs them as MatMulNBits, which turns the activations of a product
+into 8 bits as well while it runs. INT8 is that of the bundle, or with --preset that of `trt-build quantize`, its ranges
+measured on noise.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from benchmarks.engines import untrained_bundle
+from benchmarks.engines import random_bundle
 from trt_build.bundle import INT8, INT8_WEIGHTS_NAME, LoadedBundle, graph_name, load_bundle, write_bundle
 from trt_build.engines.open import open_engine
 from trt_build.graphs.weights import share_weights
@@ -120,10 +122,18 @@ def weights8(bundle: LoadedBundle, folder: Path) -> LoadedBundle:
     return write_bundle(folder, bundle.info, [*plain, *graphs, INT8_WEIGHTS_NAME])
 
 
-def in_turn(bundle: LoadedBundle, mode: str, calls: int, threads: int) -> dict[str, dict[str, float]]:
-    """Milliseconds of a call, by the clock and of the processor: median and least of `calls`, in turn."""
-    engines = {name: open_engine(bundle, mode, precision=name, threads=threads) for name in ("fp32", INT8)}
-    name, spec = next(iter(engines["fp32"].inputs.items()))
+def in_turn(
+    graphs: dict[str, tuple[LoadedBundle, str]], mode: str, calls: int, threads: int
+) -> dict[str, dict[str, float]]:
+    """Milliseconds of a call, by the clock and of the processor: median and least of `calls`, in turn.
+
+    graphs: name -> bundle and precision. Beside each but the first: how many times as fast as that one it is.
+    """
+    engines = {
+        name: open_engine(bundle, mode, precision=precision, threads=threads)
+        for name, (bundle, precision) in graphs.items()
+    }
+    name, spec = next(iter(next(iter(engines.values())).inputs.items()))
     frames = {name: np.random.default_rng(0).integers(0, 256, spec.sized(1), np.uint8)}
     clocks = {"clock": time.perf_counter, "processor": time.process_time}
     times: dict[str, list[list[float]]] = {engine: [] for engine in engines}
@@ -133,12 +143,14 @@ def in_turn(bundle: LoadedBundle, mode: str, calls: int, threads: int) -> dict[s
             began = [clock() for clock in clocks.values()]
             engine.run(frames)
             times[each].append([(clock() - b) * 1e3 for clock, b in zip(clocks.values(), began, strict=True)])
-    found = {}
+    found: dict[str, dict[str, float]] = {}
     for each, engine in engines.items():
         engine.close()
         for clock, ms in zip(clocks, np.transpose(times[each]), strict=True):
-            label = "fp32" if each == "fp32" else "8-bit weights"
-            found[f"{label}, {clock}"] = {"p50_ms": float(np.median(ms)), "least_ms": float(ms.min())}
+            row = {"p50_ms": float(np.median(ms)), "least_ms": float(ms.min())}
+            first = found.get(f"{next(iter(graphs))}, {clock}", row)
+            ratios = {f"times_{key}": first[f"{key}_ms"] / row[f"{key}_ms"] for key in ("p50", "least")}
+            found[f"{each}, {clock}"] = row | ratios
     return found
 
 
@@ -152,16 +164,21 @@ def main() -> None:
     # More threads spin while they wait for each other, which counts as processor time.
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--calls", type=int, default=20)
+    parser.add_argument("--mode", choices=["window", "step"], help="only this one")
     options = parser.parse_args()
     if bool(options.bundle) == bool(options.preset):
         parser.error("give a bundle or --preset")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        source = untrained_bundle(options.preset, folder) if options.preset else load_bundle(options.bundle)
+        source = random_bundle(options.preset, folder) if options.preset else load_bundle(options.bundle)
         made = weights8(source, folder / "weights8")
         answer: dict[str, Any] = {"model_id": made.info.model_id, "threads": options.threads}
+        graphs = {"fp32": (source, "fp32"), "8-bit weights": (made, INT8)}
+        if graph_name("window", INT8) in source.info.sha256:
+            graphs[INT8] = source, INT8
         for mode in made.info.modes if options.calls else ():
-            answer[mode] = in_turn(made, mode, options.calls, options.threads)
+            if options.mode in (None, mode):
+                answer[mode] = in_turn(graphs, mode, options.calls, options.threads)
         if options.clips:
             from gc_ros.recognition.footage import read_footage
 
