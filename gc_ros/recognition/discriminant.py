@@ -19,8 +19,10 @@ what share of the whole they get:
 with q the softmax over all rows. Clips of "none of these" are a row of their own, without a label: where it wins, the
 activity is unknown.
 
-A window that a taught class wins is unknown all the same where it lies farther from the taught classes than shown clips
-do that are left out, or is more like "none of these" than they are.
+A window that a taught class wins is unknown all the same where it is stranger than shown clips are that are left out,
+or more like "none of these". Strange is what lies far from the taught classes and near an old one. How strange clips of
+other people may be, a clip left out alone does not tell: another clip of the same person is still there. So half of the
+clips are left out at a time, the two halves being the sides of what they differ in most.
 """
 
 from __future__ import annotations
@@ -43,10 +45,9 @@ SHOWN = 20.0
 # gestures, and other draws of the interactions: better on all of them for 1 to 3 clips, within a point for 5.
 CHANCE = 2.0
 FOLDS = 8  # of leaving out; with fewer clips each is left out alone
-# Deviations of the normal distribution beyond which a clip of a taught activity comes out unknown, by its likeness to
-# none-of-these (2.5 % of the clips) and by its distance (0.5 %). Other people lie farther off than who was left out:
-# with both, one clip in twenty of theirs is rejected.
-BEHIND_Z, FAR_Z = 1.96, 2.576
+# Deviations of the normal distribution beyond which a clip of a taught activity comes out unknown: 5 % of the clips, by
+# their strangeness, or where none-of-these was shown 2.5 % by that and 2.5 % by their likeness to it.
+STRANGE_Z, BESIDE_NONE_Z, BEHIND_Z = 1.645, 1.96, 1.96
 OLD_LOSS = 0.01  # share of old windows that taught classes may take, all together
 TEMPERATURES = np.geomspace(0.5, 64, 22)
 
@@ -89,15 +90,27 @@ class Rows:
         """(n, F) -> (n, rows)."""
         return self.space.scaled(features) @ self.weights.T + self.bias
 
-    def nearest(self, features: NDArray[Any]) -> NDArray[np.float64]:
-        """Logarithm of the distance (n,) of features (n, F) from the nearest taught class, nearly normal.
+    def signs(self, features: NDArray[Any]) -> NDArray[np.float64]:
+        """Two signs (n, 2) of how strange features (n, F) are, each nearly normal.
 
-        By the embedding's mean over time alone: its deviation and change are too noisy in a single window.
+        The logarithm of the distance from the nearest taught class, by the embedding's mean over time alone: its
+        deviation and change are too noisy in a single window. And how far on the way from the best taught class to the
+        best old one: -1 at the one, 1 at the other.
         """
         part = slice(0, features.shape[1] // POOLED)
         shown = self.shown[: self._taught.stop - self._taught.start]
         apart = self.space.scaled(features)[:, None, part] - shown[None, :, part]
-        return np.log(np.linalg.norm(apart, axis=-1).min(axis=1, initial=np.inf) + 1e-9)
+        distance = np.log(np.linalg.norm(apart, axis=-1).min(axis=1, initial=np.inf) + 1e-9)
+        values = self(features)
+        old = values[:, : self._taught.start].argmax(axis=1)
+        taught = self._taught.start + values[:, self._taught].argmax(axis=1)
+        whole = ((self.means[old] - self.means[taught]) * (self.weights[old] - self.weights[taught])).sum(
+            axis=1
+        )
+        n = np.arange(len(features))
+        return np.stack(
+            [distance, 2 * (values[n, old] - values[n, taught]) / np.maximum(whole, 1e-9)], axis=1
+        )
 
     def chance_against(self, old: int, row: int, lead: float = 0.0) -> float:
         """How often a window of an old class would lie nearer to `row` by more than `lead`, if classes are normal."""
@@ -115,9 +128,9 @@ class Rows:
 class Discriminant:
     """What a recogniser asks: scores and status of a window, from the network's scores and the window's features.
 
-    names: of the J taught classes, in their order behind the K old ones. farthest: the distance from the nearest
-    of them beyond which a window is unknown. behind_none: by how much the best may be behind none-of-these, where that
-    was shown. won: (J,) share of the left-out examples that each wins.
+    names: of the J taught classes, in their order behind the K old ones. strangest: how strange a window may be.
+    behind_none: by how much the best may be behind none-of-these, where that was shown. won: (J,) share of the left-out
+    examples that each wins.
     """
 
     def __init__(
@@ -130,7 +143,7 @@ class Discriminant:
         self.names, self.K = tuple(names), len(space.means)
         self.rows, self._has_none = Rows(space, taught, none), none is not None
         self.handicaps = np.array([self._handicap(j) for j in range(len(names))])
-        values, distances, labels, clips = leave_out(self.rows, taught, none)
+        values, _, labels, clips = leave_out(self.rows, taught, none, _folds(taught))
         values[:, self._taught] -= self.handicaps
         won = values.argmax(axis=1) == labels + self.K
         self.temperature = _temperature(values, labels + self.K) if len(labels) else 8.0
@@ -138,10 +151,13 @@ class Discriminant:
         # Share of a class's left-out examples that it wins; NaN for a class of one clip, which cannot do without it.
         self.won = np.array([won[mine].mean() if mine.any() else np.nan for mine in by_class])
         # One limit for all classes: a few clips of each say too little.
-        self.farthest = _limit(_by_clip(distances, clips), FAR_Z)
         by_clip = _by_clip(values, clips)
         behind = by_clip[:, -1] - by_clip[:, self._taught].max(axis=1, initial=-np.inf)
         self.behind_none = _limit(behind, BEHIND_Z) if self._has_none else np.inf
+        _, signs, _, clips = leave_out(self.rows, taught, none, _sides(space, taught))
+        by_clip = _by_clip(signs, clips)
+        self._usual = (by_clip.mean(axis=0), by_clip.std(axis=0, ddof=1) + 1e-9) if len(by_clip) > 1 else None
+        self.strangest = _limit(self._strangeness(by_clip), BESIDE_NONE_Z if self._has_none else STRANGE_Z)
 
     @property
     def _taught(self) -> slice:
@@ -162,6 +178,13 @@ class Discriminant:
             low, high = (middle, high) if taken(middle) > allowed else (low, middle)
         return high
 
+    def _strangeness(self, signs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The two signs together (n,), each in its usual deviations; 0 where too little was shown to tell."""
+        if self._usual is None:
+            return np.zeros(len(signs))
+        mean, deviation = self._usual
+        return np.asarray(((signs - mean) / deviation).sum(axis=1))
+
     def scores(self, scores: NDArray[Any], features: NDArray[Any]) -> tuple[NDArray[np.float64], bool]:
         """Scores (K + J,) of a window, and whether it is none of the activities.
 
@@ -180,22 +203,22 @@ class Discriminant:
         best = int(shares.argmax())
         if best < self.K:
             return shares, int(d.argmax()) >= self.K + len(self.names)
-        far = self.rows.nearest(features[None])[0] > self.farthest
-        return shares, bool(far or d[-1] - d[self._taught].max() > self.behind_none)
+        strangeness = self._strangeness(self.rows.signs(features[None]))[0]
+        return shares, bool(strangeness > self.strangest or d[-1] - d[self._taught].max() > self.behind_none)
 
 
 def leave_out(
-    whole: Rows, taught: Sequence[Examples], none: Examples | None
+    whole: Rows, taught: Sequence[Examples], none: Examples | None, folds: Sequence[NDArray[np.int64]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
     """What the discriminant `whole` would say of examples that it had not seen: their clips are left out in turn.
 
-    Values (n, rows), distances from the nearest taught class (n,), own classes (n,), and clips (n,), numbered through.
-    A class of one clip has none.
+    folds: for each class, at which turn each window is left out; -1: never. Returns values (n, rows), signs of
+    strangeness (n, 2), own classes (n,), and clips (n,), numbered through.
     """
-    space, folds = whole.space, _folds([e.clips for e in taught])
+    space = whole.space
     values, labels = [np.zeros((0, len(space.means) + len(taught) + (none is not None)))], [np.zeros(0, int)]
-    distances, clips = [np.zeros(0)], [np.zeros(0, int)]
-    for fold in range(FOLDS):
+    signs, clips = [np.zeros((0, 2))], [np.zeros(0, int)]
+    for fold in range(max((int(f.max(initial=-1)) for f in folds), default=-1) + 1):
         held = [f == fold for f in folds]
         if not any(h.any() for h in held):
             continue
@@ -203,16 +226,32 @@ def leave_out(
         rows = Rows(space, kept, none, whole.metric)
         for j, (e, h) in enumerate(zip(taught, held, strict=True)):
             values.append(rows(e.features[h]))
-            distances.append(rows.nearest(e.features[h]))
+            signs.append(rows.signs(e.features[h]))
             labels.append(np.full(int(h.sum()), j))
             clips.append(e.clips[h] * len(taught) + j)
-    return np.concatenate(values), np.concatenate(distances), np.concatenate(labels), np.concatenate(clips)
+    return np.concatenate(values), np.concatenate(signs), np.concatenate(labels), np.concatenate(clips)
 
 
-def _folds(clips: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
-    """Which fold leaves each window out; -1 for those of a class of one clip, which would be gone."""
+def _sides(space: Space, taught: Sequence[Examples]) -> list[NDArray[np.int64]]:
+    """Folds of two: the sides of the direction in which the clips of all classes, together, differ most.
+
+    By the embedding's mean over time: there, it is mostly people and places. A class that lies on one side has no fold.
+    """
+    means = [space.scaled(e.clip_means())[:, : len(space.rest) // POOLED] for e in taught]
+    differences = np.concatenate([m - m.mean(axis=0) for m in means])
+    most = np.linalg.eigh(differences.T @ differences)[1][:, -1]
+    side = (differences @ most > 0).astype(np.int64)
     found = []
-    for numbers in clips:
+    for e, mine in zip(taught, np.split(side, np.cumsum([len(m) for m in means])[:-1]), strict=True):
+        both = mine.min() < mine.max()
+        found.append(mine[np.unique(e.clips, return_inverse=True)[1]] if both else np.full(len(e), -1))
+    return found
+
+
+def _folds(taught: Sequence[Examples]) -> list[NDArray[np.int64]]:
+    """Folds of single clips, or of some where there are more than `FOLDS`; a class of one clip has no fold."""
+    found = []
+    for numbers in (e.clips for e in taught):
         distinct, at = np.unique(numbers, return_inverse=True)
         found.append(at % FOLDS if len(distinct) > 1 else np.full(len(numbers), -1))
     return found
