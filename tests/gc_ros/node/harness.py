@@ -182,10 +182,18 @@ class Peer:
         while cameras and cameras[0].input.received == before and time.monotonic() < deadline:
             time.sleep(0.001)
 
-    def call(self, client_type: Any, name: str, request: Any, timeout_s: float = 20.0) -> Any:
+    def call(
+        self,
+        client_type: Any,
+        name: str,
+        request: Any,
+        timeout_s: float = 20.0,
+        again_s: float = ANSWER_S,
+    ) -> Any:
         """Call a service and return its response.
 
-        Asked again while no answer comes: a server that has not yet discovered the client's reader drops its answer.
+        Asked again every `again_s` while no answer comes: a server that has not yet discovered the client's reader
+        drops its answer.
         """
         client = self.node.create_client(client_type, name)
         try:
@@ -194,7 +202,7 @@ class Peer:
             deadline = time.monotonic() + timeout_s
             while time.monotonic() < deadline:
                 futures.append(client.call_async(request))
-                again = time.monotonic() + ANSWER_S
+                again = time.monotonic() + again_s
                 while time.monotonic() < again:
                     for future in futures:
                         if future.done():

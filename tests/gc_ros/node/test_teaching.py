@@ -68,7 +68,8 @@ def taught_of(peer: Peer) -> list[TaughtActivities]:
 
 
 def teach(peer: Peer, name: str = "yellow", **request: Any) -> Any:
-    return peer.call(Teach, f"{NAME}/teach", Teach.Request(name=name, **request), timeout_s=60)
+    # A second request while the first is served would be refused.
+    return peer.call(Teach, f"{NAME}/teach", Teach.Request(name=name, **request), timeout_s=60, again_s=25)
 
 
 def next_labels(peer: Peer, count: int) -> list[str]:
@@ -107,7 +108,6 @@ def test_what_is_shown_is_recognised_within_two_windows_and_kept_over_a_restart(
 def test_progress_is_in_the_diagnostics_and_the_other_services_answer_meanwhile(bundle: Path) -> None:
     with running(bundle) as (_, peer):
         answers: list[Any] = []
-        # Shorter than the harness waits before it asks again.
         thread = threading.Thread(target=lambda: answers.append(teach(peer, seconds=2.5)))
         with seen(peer, YELLOW):
             thread.start()
