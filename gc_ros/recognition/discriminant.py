@@ -112,12 +112,17 @@ class Rows:
             [distance, 2 * (values[n, old] - values[n, taught]) / np.maximum(whole, 1e-9)], axis=1
         )
 
-    def chance_against(self, old: int, row: int, lead: float = 0.0) -> float:
-        """How often a window of an old class would lie nearer to `row` by more than `lead`, if classes are normal."""
+    def lead_over(self, old: int, row: int) -> tuple[float, float]:
+        """Mean and deviation of how much nearer to `row` than to its own class a window of an old class lies."""
         w = self.weights[row] - self.weights[old]
         margin = float(w @ self.means[old] + self.bias[row] - self.bias[old] + self.metric.optimism[old])
         spread = float(np.sqrt(((self.space.factor @ w) ** 2).sum() + (w * w * self.space.rest).sum()))
-        return _upper_tail((lead - margin) / max(spread, 1e-9))
+        return margin, max(spread, 1e-9)
+
+    def chance_against(self, old: int, row: int) -> float:
+        """How often a window of an old class would lie nearer to `row`, if classes are normal."""
+        margin, spread = self.lead_over(old, row)
+        return _upper_tail(-margin / spread)
 
     def distance(self, a: int, b: int) -> float:
         """Between two classes, in deviations of a window along the line that tells them apart."""
@@ -165,10 +170,11 @@ class Discriminant:
 
     def _handicap(self, j: int) -> float:
         """What a taught class must lead by, so that all of them take `OLD_LOSS` of the old windows at most."""
-        allowed, row = OLD_LOSS / len(self.names), self.K + j
+        allowed = OLD_LOSS / len(self.names)
+        leads = [self.rows.lead_over(k, self.K + j) for k in range(self.K)]
 
         def taken(lead: float) -> float:
-            return float(np.mean([self.rows.chance_against(k, row, lead) for k in range(self.K)]))
+            return float(np.mean([_upper_tail((lead - margin) / spread) for margin, spread in leads]))
 
         if taken(0.0) <= allowed:
             return 0.0
