@@ -312,5 +312,19 @@ def prepare(
     )
 
 
+@app.command(epilog="Example: gc-model average run mine --share 0.7 --out both")
+def average(
+    start: Annotated[Path, typer.Argument(help="Run that a fine-tuning started from.")],
+    tuned: Annotated[Path, typer.Argument(help="What came of it, with the same labels.")],
+    out: Annotated[Path, typer.Option(help="Run directory to write.")],
+    share: Annotated[float, typer.Option(min=0, max=1, help="Of the fine-tuned weights.")] = 0.5,
+) -> None:
+    """A run between two: what a fine-tuning forgot comes back, for a part of what it learned."""
+    from gc_model.training.average import average as between
+
+    between(start, tuned, share, out)
+    typer.echo(f"{100 * share:g} % of {tuned}, the rest of {start}: {out}; next: gc-model calibrate {out}")
+
+
 def main() -> None:
     app()
