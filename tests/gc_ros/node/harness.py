@@ -178,7 +178,7 @@ class Peer:
         cameras = [one for one in cameras if one.name == camera]
         before = cameras[0].input.received if cameras else 0
         (self.cameras[camera] if camera else self.camera).publish(message)
-        deadline = time.monotonic() + 0.5
+        deadline = time.monotonic() + 2
         while cameras and cameras[0].input.received == before and time.monotonic() < deadline:
             time.sleep(0.001)
 

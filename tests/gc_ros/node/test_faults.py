@@ -152,7 +152,9 @@ def test_a_slow_engine_skips_windows_and_never_takes_an_old_one(numbers: Path) -
     with running(numbers, faulty) as (node, peer):
         peer.wait_for_camera()
         faulty.engine.before_run = lambda: time.sleep(0.1)
+        began = time.monotonic()
         send(peer, 60, pause_s=1 / 30)
+        sent_s = time.monotonic() - began  # two seconds, more on a busy machine
         recognizer = node.node._cameras[0].recognizer
         wait_until(lambda: recognizer.counters().frames_received == 60, "all images", 3)
         wait_until(
@@ -161,7 +163,7 @@ def test_a_slow_engine_skips_windows_and_never_takes_an_old_one(numbers: Path) -
         )
         skipped = peer.activities[-1].windows_skipped
         assert len(peer.activities) + skipped == 53
-        assert skipped > 20
+        assert len(peer.activities) <= sent_s / 0.1 + 3, "a run for each tenth of a second, then the last"
         # At most one run is under way when a window comes: it waits for the rest of that one.
         waits = [message.queue_s for message in peer.activities]
         assert np.median(waits) < 0.1 and max(waits) < 0.25
