@@ -39,6 +39,7 @@ from trt_build.bundle import load_bundle
 CLASSES = "clap,jump,kick,read,squat,stretch,wave"  # and walk, which those do who cross the picture
 GOAL = 0.9
 Row = dict[str, Any]
+Key = tuple[str, int]  # whom a window is about, and its end
 # Of the people as the robot shows them alone; the trunk's last resolution and the head learn.
 TRAINING = (
     "window_s=3", "freeze_stages=4", "views=1", "val_fraction=0", "person_share=1", "scale=[0.85,1.1]", "lr=3e-4",
@@ -112,26 +113,28 @@ def figures(rows: Sequence[Row]) -> dict[str, Any]:
 def online(bundle: Path, scenes: Sequence[Path], rows: Sequence[Row], mode: str, stride: int) -> Row:
     """The scenes over DDS: how many of the files' results came, and how many of these are the same."""
     people_topics.BY_NAME["detections"] = ROW
-    expected = {(row["bag"], row["person"], row["end_ns"]): row for row in rows}
+    expected: dict[str, dict[Key, Row]] = defaultdict(dict)
+    for row in rows:
+        expected[row["bag"]][row["person"], row["end_ns"]] = row
     came = same = right = 0
     apart = 0.0
     for scene in scenes:
-        of = {key[1:]: row for key, row in expected.items() if key[0] == scene.name}
+        of = expected[scene.name]
         for key, result in played(bundle, scene, of, mode, stride).items():
             twin = of[key]
             came += 1
             same += result.label == twin["label"]
             right += result.label == twin["truth"]
             apart = max(apart, abs(result.score - twin["score"]))
-    due = sum(key[0] in {scene.name for scene in scenes} for key in expected)
+    due = sum(len(expected[scene.name]) for scene in scenes)
     return {
         "scenes": len(scenes), "due": due, "came": came, "same_label": same,
         "accuracy": round(right / max(came, 1), 4), "largest_difference_of_scores": apart,
     }  # fmt: skip
 
 
-def played(bundle: Path, scene: Path, expected: dict[tuple[str, int], Row], mode: str, stride: int) -> Row:
-    """What a node says of the people of a scene, by (id, end of the window after the first image, ns)."""
+def played(bundle: Path, scene: Path, expected: dict[Key, Row], mode: str, stride: int) -> dict[Key, Any]:
+    """What a node says of the people of a scene, by (id, end of the window in ns of the video)."""
     recorded = {found.stamp_ns: found for found in read_csv(boxes_of(scene.parent / "boxes", scene.name))}
     frames = list(read_video(scene))
     first_ns, start_ns = frames[0][1], 1000 * NS
@@ -154,7 +157,7 @@ def played(bundle: Path, scene: Path, expected: dict[tuple[str, int], Row], mode
     return {key: result for key, result in said.items() if key in expected}
 
 
-def told(detector: Detector, offset_ns: int) -> Row:
+def told(detector: Detector, offset_ns: int) -> dict[Key, Any]:
     return {(who, end_ns - offset_ns): result for who, end_ns, result in detector.results()}
 
 
