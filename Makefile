@@ -111,7 +111,9 @@ everyday:
 	  --set "shares=[0.40,0.12,0.08,0.04,0.20,0.06,0.10]" --set lr=2e-4 --out runs/everyday_wide
 	$(IN_TEST) gc-model finetune runs/everyday_wide --data $(REAL) --epochs 0 --stream-epochs 5 $(WIDE) \
 	  --set "shares=[0.38,0.10,0.10,0.09,0.19,0.06,0.08]" --set lr=1.5e-4 --out runs/everyday_idle
-	$(IN_TEST) gc-model average runs/everyday_streams runs/everyday_idle --share 0.8 --out runs/everyday
+	$(IN_TEST) gc-model average runs/everyday_streams runs/everyday_idle --share 0.8 --out runs/everyday_mixed
+	$(IN_TEST) gc-model finetune runs/everyday_mixed --data $(REAL) --epochs 0 --stream-epochs 1 $(WIDE) \
+	  --set "shares=[0.40,0.12,0.08,0.04,0.20,0.06,0.10]" --set lr=3e-5 --set anchor=0.1 --out runs/everyday
 	$(IN_TEST) gc-model calibrate runs/everyday --like runs/without_f1 --threshold 0.5
 	$(IN_TEST) gc-model synth $(DRAWN)/look --classes $(OF_BODIES),$(OF_PLACES) --subjects 3 --first-subject 201 \
 	  --clips-per-class 3 --duration 4 --seed 5 $(DRAW)

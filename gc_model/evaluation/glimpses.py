@@ -29,7 +29,7 @@ from gc_model.paper.modes import ELSEWHERE, attending
 from gc_model.paper.network import Network
 from gc_model.paper.presets import has_glimpses
 from gc_model.training import checkpoint
-from gc_model.training.alive import figures
+from gc_model.training.alive import figures, worker_distance
 from gc_model.training.drawing import glimpse_strip
 from gc_model.training.processes import accelerator
 from trt_build.errors import DataError
@@ -71,7 +71,8 @@ def nearest_joint(points: NDArray[np.float64], joints: NDArray[np.float32]) -> N
 class _Looked:
     """One clip and the network's outputs for it: images (T, S, S, 3), l (T, G, 4), p (T, C, G).
 
-    logits: (classes,) by where the glimpses were. joints: (T, 2, 25, 2) in [-1, 1] over the input, or None.
+    logits: (classes,) by where the glimpses were. joints: (T, 2, 25, 2) in [-1, 1] over the input, or None. carried:
+    assignments (T, C, G) of the same frames with the state after the clip before; None where it is not carried.
     """
 
     images: NDArray[np.uint8]
@@ -79,6 +80,19 @@ class _Looked:
     p: torch.Tensor
     logits: dict[str, torch.Tensor]
     joints: NDArray[np.float32] | None
+    carried: torch.Tensor | None
+
+
+class _Stream:
+    """Clips one after the other through a network whose state is carried on, as on a robot that takes it a step."""
+
+    def __init__(self, model: Network) -> None:
+        self._model, self._state = model, model.initial_state(1, streaming=True)
+
+    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
+        """Assignments (T, C, G) of the next frames (1, T, 3, S, S)."""
+        result, self._state = self._model.forward_chunk(frames, self._state)
+        return result.p[0].cpu()
 
 
 def look(
@@ -97,9 +111,11 @@ def look(
 
     T frames spread over a clip stand for it. "figures" are those of `gc_model.training.alive`. "accuracy" has one for
     each place that glimpses are put to, over the clips whose class the run knows, and one of the run `beside`, such as
-    a global model. "glimpses", "middle" and "anywhere" are mean distances to the nearest joint, as shares of the
-    input's side. joints: of one's own clips, as for training; clips without any count for everything else. Clips that
-    do not decode are named in "left_out". Raises DataError if the model has no glimpses or no clip decodes.
+    a global model. "stream", of a run trained for streams, is the distance of its workers from the second clip on where
+    the state is carried from clip to clip. "glimpses", "middle" and "anywhere" are mean distances to the nearest joint,
+    as shares of the input's side. joints: of one's own clips, as for training; clips without any count for everything
+    else. Clips that do not decode are named in "left_out". Raises DataError if the model has no glimpses or no clip
+    decodes.
     """
     from rich.progress import track
 
@@ -115,18 +131,22 @@ def look(
     distances, strips, failed = _Distances(), [], {}
     l: list[torch.Tensor] = []
     p: list[torch.Tensor] = []
+    carried: list[torch.Tensor] = []
+    stream = _Stream(model) if model.config.streams and not model.config.reset_after else None
     right: dict[str, list[bool]] = {}
     rng = np.random.default_rng(0)
     squares = bundle_info(model.config, recipe).preprocess
     for clip in track(clips, "looking", disable=not progress):
         try:
             with tempfile.TemporaryDirectory() as folder:  # a clip at a time: a data set's frames fill disks
-                seen = _one(model, other, FrameCache(Path(folder), squares), clip)
+                seen = _one(model, other, FrameCache(Path(folder), squares), clip, stream)
         except DataError as error:
             failed[clip.name] = str(error)
             continue
         l.append(seen.l)
         p.append(seen.p)
+        if seen.carried is not None:
+            carried.append(seen.carried)
         if clip.label in recipe.labels:
             for name, logits in seen.logits.items():
                 right.setdefault(name, []).append(recipe.labels[int(logits.argmax())] == clip.label)
@@ -145,6 +165,8 @@ def look(
         "figures": figures(l, p),
         "accuracy": {name: float(np.mean(hits)) for name, hits in right.items()},
     }
+    if len(carried) > 1 and carried[0].numel():
+        found["stream"] = float(worker_distance(torch.cat(carried[1:]).double()).mean())
     if distances.glimpses:
         found |= {
             name: float(np.mean(getattr(distances, name))) for name in ("glimpses", "middle", "anywhere")
@@ -161,23 +183,27 @@ def keep(run: Path, found: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
-def _one(model: Network, other: Network | None, cache: FrameCache, clip: LabelledClip) -> _Looked:
+def _one(
+    model: Network, other: Network | None, cache: FrameCache, clip: LabelledClip, stream: _Stream | None
+) -> _Looked:
     frames, config = cache.read(clip), model.config
     at = test_indices(len(frames.images), config.T, 0, 1)
     images = centre(frames.images, config)[at]
-    Z, c = model.features(to_tensor(images)[None].to(model.mean.device))
+    pictures = to_tensor(images)[None].to(model.mean.device)
+    Z, c = model.features(pictures)
     result = model.fold(Z, c)[0]
     logits = {"learned": result.logits[0].cpu()}
     for places in ELSEWHERE:
         with attending(model, places):
             logits[places] = model.fold(Z, c)[0].logits[0].cpu()
     if other is not None:
-        logits["beside"] = other(to_tensor(images)[None].to(other.mean.device)).logits[0].cpu()
+        logits["beside"] = other(pictures.to(other.mean.device)).logits[0].cpu()
     joints = joints_of(clip, frames, cache)
     if clip.joints is not None and joints is not None:
         crop, mirrored = centre_matrix(config.resize, config.size), clip.joints.mirrored
         joints = to_input(joints[at], crop, config.resize, config.size, mirrored)
-    return _Looked(images, result.l[0].cpu(), result.p[0].cpu(), logits, joints)
+    carried = stream(pictures) if stream else None
+    return _Looked(images, result.l[0].cpu(), result.p[0].cpu(), logits, joints, carried)
 
 
 def _different(clips: Sequence[LabelledClip], n: int) -> list[LabelledClip]:

@@ -27,7 +27,7 @@ class GlimpseClouds(Network):
             self.attention.spread_start(config.glimpse_extent)
         self.what_where = WhatWhere(D, config.lambda_hidden, concat=config.encoding == "concat")
         V = self.what_where.channels
-        self.assignment = Assignment(V, config.G, config.C, config.K, config.tau, config.alpha)
+        self.assignment = Assignment(V, config.G, config.C, config.K, config.tau, config.alpha, config.anchor)
         self.workers = Workers(V, config.psi, config.C)
         self.readout = ReadOut(config.psi, config.classes, config.C)
         self.add_pose()

@@ -56,10 +56,10 @@ class Assignment(nn.Module):
 
     decay: Tensor
 
-    def __init__(self, features: int, G: int, C: int, K: int, tau: float, alpha: float):
+    def __init__(self, features: int, G: int, C: int, K: int, tau: float, alpha: float, anchor: float = 0.0):
         super().__init__()
         self.metric = Metric(features)
-        self.alpha = alpha
+        self.alpha, self.anchor = alpha, anchor
         # A uniform start would keep all workers' p identical for ever.
         self.first = nn.Parameter(torch.eye(G)[torch.arange(C) % G])  # (C, G): 1 at g = c mod G
         # Age, where the paper's index of time would let old frames weigh more. The newest frame, stored last, is
@@ -78,8 +78,11 @@ class Assignment(nn.Module):
         taken = w.sum(-1)
         phi = self.metric.normalise(self.metric.distance(u, merge(memory, 1, 2)), taken > 0)
         similarity = torch.matmul(1 - phi, w * self.decay[:, None])  # (B, G, C)
-        empty = (taken.sum(-1) == 0).to(v.dtype)[:, None, None]
-        return torch.softmax((similarity.transpose(1, 2) + empty * self.first) / self.alpha, -1), u
+        first = (taken.sum(-1) == 0).to(v.dtype)[:, None, None]
+        if self.anchor:
+            # Not in the paper: workers that once took the same for K frames would do so for the rest of a stream.
+            first = first.clamp_min(self.anchor)
+        return torch.softmax((similarity.transpose(1, 2) + first * self.first) / self.alpha, -1), u
 
 
 def write(memory: Tensor, weight: Tensor, u: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:

@@ -43,6 +43,8 @@ class Config:
     C: int = 3  # workers; independent of G
     tau: float = 4.0  # decay of the memory in frames (Eq 10)
     alpha: float = 0.5  # temperature of the soft assignment (Eq 10)
+    # Weight of the first assignment in all that follow, which keeps workers apart in a stream; the paper has none, 0.
+    anchor: float = 0.0
     # Half extent that glimpses start at, each at a place of its own; 0 is the paper's start, all at the whole frame.
     glimpse_extent: float = 0.0
     # Smallest half extent of a glimpse; the paper has none, 0. Without one the class loss shrinks them to points.
@@ -87,6 +89,8 @@ class Config:
                 f"glimpses cannot start at glimpse_extent={self.glimpse_extent}, not above "
                 f"least_extent={self.least_extent}"
             )
+        if not 0 <= self.anchor <= 1:
+            raise DataError(f"anchor={self.anchor} is outside 0..1")
         if not (self.alpha > 0 and self.tau > 0):
             raise DataError(f"alpha={self.alpha} and tau={self.tau} must be above 0")
         for name, known in SWITCHES.items():

@@ -98,6 +98,15 @@ def table(measured: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     for name, value in measured["figures"].items():
         side, bound = AWAKE[name]
         add(MEANING[name], f"{value:.3f}", f"{side} {bound:g}", awake(name, value))
+    if "stream" in measured:
+        value = measured["stream"]
+        _, bound = AWAKE["worker_distance"]
+        add(
+            "and stays another where the state is carried on",
+            f"{value:.3f}",
+            f"at least {bound:g}",
+            value >= bound,
+        )
     if "glimpses" in measured:
         near, middle, anywhere = (measured[name] for name in ("glimpses", "middle", "anywhere"))
         value = f"{100 * near:.1f} % (middle {100 * middle:.1f}, random {100 * anywhere:.1f})"

@@ -44,6 +44,7 @@ def average(start: Path, tuned: Path, share: float, out: Path) -> None:
         if (tuned / name).is_file():
             shutil.copyfile(tuned / name, out / name)
     provenance = recipe.provenance | {"averaged": {"share": share}}
+    provenance.pop("glimpses", None)  # where the other network looks
     checkpoint.save(
         out, model, replace(recipe, temperature=1.0, unknown_threshold=0.0, provenance=provenance)
     )

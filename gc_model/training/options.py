@@ -99,6 +99,7 @@ class TrainOptions(BaseModel):
     glimpse_extent: float | None = Field(default=None, ge=0, lt=1)
     least_extent: float | None = Field(default=None, ge=0, lt=1)
     alpha: float | None = Field(default=None, gt=0)
+    anchor: float | None = Field(default=None, ge=0, le=1)
     tau: float | None = Field(default=None, gt=0)
     # So many of the trunk's resolutions keep their weights. With 4 only the last one trains, with 5 the head alone; in
     # both cases the frozen part is computed once for each of `views` augmented views of a clip, which saves most of
@@ -143,6 +144,7 @@ class TrainOptions(BaseModel):
             "glimpse_extent",
             "least_extent",
             "alpha",
+            "anchor",
             "tau",
         )
         asked = {n: getattr(self, n) for n in names} | {"G": self.glimpses, "C": self.workers}

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a model looks: distances against known places, and the command on a run with joints and one without."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -97,6 +98,23 @@ def test_the_table_has_a_verdict_a_row_and_the_export_carries_its_figures(tmp_pa
     made = export_bundle(run, tmp_path / "bundle")
     kept = made.info.provenance["glimpses"]
     assert kept["figures"] == found["figures"] and kept["clips"] == found["clips"] and "left_out" not in kept
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_workers_that_become_one_in_a_stream_are_seen(tmp_path, alike):
+    from gc_model.training import checkpoint
+
+    model, recipe = checkpoint.load(untrained(colours() / "clips.csv", "looking-table"))
+    if alike:  # a uniform start keeps them so for ever
+        model.assignment.first.data.fill_(1.0)
+    model.config = dataclasses.replace(model.config, reset_after=0)
+    checkpoint.save(tmp_path / "run", model, recipe)
+    ask = (tmp_path / "run", "--data", colours() / "clips.csv", "--out", tmp_path / "a.png")
+    found = json.loads(call(*ask, "--json").output)
+    distance = found["stream"]
+    assert distance == 0 if alike else 0 < distance <= 1
+    (row,) = [line for line in call(*ask).output.splitlines() if "where the state is carried on" in line]
+    assert f"{distance:.3f}" in row and row.rstrip().endswith("awake" if distance >= 0.2 else "asleep")
 
 
 def test_glimpses_put_elsewhere_change_the_answer_and_stay_there_for_that_evaluation_alone():

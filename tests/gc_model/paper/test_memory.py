@@ -118,6 +118,23 @@ def test_the_first_assignment_has_no_say_once_the_memory_holds_something():
     assert torch.equal(before, assignment(v, memory, weight)[0])
 
 
+@pytest.mark.parametrize("anchor", [0.0, 0.1])
+def test_an_anchor_keeps_workers_apart_that_took_the_same_for_as_long_as_memory_reaches(anchor):
+    memory, weight = filled_memory()
+    weight[:] = weight[..., :1]
+    assignment = Assignment(5, 3, 2, 4, 4.0, 0.5, anchor).double().eval()
+    v = torch.randn(2, 3, 5).double()
+    p, _ = assignment(v, memory, weight)
+    assert torch.equal(p[:, 0], p[:, 1]) == (anchor == 0)
+    # Worker c leans to glimpse c by anchor / alpha in the logits, whatever lies in the memory.
+    plain = Assignment(5, 3, 2, 4, 4.0, 0.5).double().eval()
+    plain.load_state_dict(assignment.state_dict())
+    without, _ = plain(v, memory, weight)
+    torch.testing.assert_close(p, torch.softmax(without.log() + anchor * assignment.first / 0.5, -1))
+    empty = torch.zeros_like(weight)
+    assert torch.equal(assignment(v, memory, empty)[0], plain(v, memory, empty)[0])
+
+
 def test_what_lies_in_an_empty_slot_changes_nothing():
     memory, weight = filled_memory()
     weight[:, 0] = 0
