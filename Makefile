@@ -78,15 +78,15 @@ CLOUD := --set batch=16 --set head_lr_factor=3 --set "scale=[0.5,1.1]" --set mot
 HEAD := $(CLOUD) --set freeze_stages=4 --set lr=3e-4
 # What somebody may do besides, which counts as idle; and the places of the real clips without their people.
 OTHERS := bow,cheer,march,phone_call,point,point_at,push,rub_hands,salute
+COMMA := ,
+LAST := $(CLOUD) --set epochs1=0 --set pose_weight=0 --set val_fraction=0.06 --set erase=0.2 --set still=0.04
 # The last two resolutions train, the glimpses have a least extent, and nobody is a class.
-AWAKE := $(CLOUD) --set freeze_stages=3 --set epochs1=0 --set pose_weight=0 --set val_fraction=0.06 \
-  --set erase=0.2 --set still=0.04 \
+AWAKE := $(LAST) --set freeze_stages=3 \
   --set 'also=["$(DRAWN)/bodies","$(DRAWN)/places","$(DRAWN)/idle"]' --set "shares=[0.5,0.24,0.18,0.08]"
 # The head alone, on more people, on what else they do, and on places without anybody.
-WIDE := $(CLOUD) --set freeze_stages=5 --set views=2 --set stream_chunks=2 --set epochs1=0 --set pose_weight=0 \
-  --set val_fraction=0.06 --set erase=0.2 --set still=0.04 \
+WIDE := $(LAST) --set freeze_stages=5 --set views=2 --set stream_chunks=2 \
   --set 'also=["$(DRAWN)/bodies","$(DRAWN)/places","$(DRAWN)/idle","$(DRAWN)/more","$(DRAWN)/others","runs/empty"]' \
-  --set 'idle_classes=["bow","cheer","march","phone_call","point","point_at","push","rub_hands","salute"]'
+  --set 'idle_classes=["$(subst $(COMMA),"$(COMMA)",$(OTHERS))"]'
 everyday:
 	$(IN_TEST) gc-model joints $(REAL) --what body --boxes runs/boxes --out runs/joints
 	$(IN_TEST) gc-model empty $(REAL) --boxes runs/boxes --out runs/empty

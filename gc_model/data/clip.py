@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,11 @@ def spelled_as(clips: Sequence[LabelledClip], labels: Sequence[str]) -> list[Lab
     return [replace(c, label=spelled(c.label, labels)) for c in clips]
 
 
+def idle_of(labels: Container[str]) -> str | None:
+    """The one of `labels` that says that nobody does anything, see `IDLE_LABELS`; None where none does."""
+    return next((label for label in IDLE_LABELS if label in labels), None)
+
+
 def as_idle(clips: Sequence[LabelledClip], classes: Sequence[str]) -> list[LabelledClip]:
     """The clips, those of some classes as clips of nothing that the model shall name, `IDLE_LABELS`.
 
@@ -137,7 +142,7 @@ def as_idle(clips: Sequence[LabelledClip], classes: Sequence[str]) -> list[Label
         raise DataError(
             f'no clip is of class "{missing[0]}", which shall count as idle; there are {", ".join(there)}'
         )
-    idle = next((label for label in IDLE_LABELS if label in there), IDLE_LABELS[0])
+    idle = idle_of(there) or IDLE_LABELS[0]
     return [replace(c, label=idle) if c.label in classes else c for c in clips]
 
 

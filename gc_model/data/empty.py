@@ -31,10 +31,8 @@ _WIDER, _LASTS_S = 0.15, 0.4
 _LEAST_FRAMES, _MOST_FRAMES = 8, 200
 _LEAST_PART = 0.3  # of the picture, beside the people
 _STANDS = 3.0  # grey levels by which the pictures of a camera that stands still differ beside the people
-_SEEN, _GUESSED = (
-    0.1,
-    0.1,
-)  # share of the pictures that must show a point of the place; share of points that may be guessed
+# Share of the pictures that must show a point of the place, and share of the points that may be guessed.
+_SEEN, _GUESSED = 0.1, 0.1
 _DARK = 12.0  # grey levels: black borders show no place
 
 

@@ -16,13 +16,12 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from gc_model.data.augment import Augment, BoxAugment, joined
-from gc_model.data.clip import BODIES, JOINTS, LabelledClip
+from gc_model.data.clip import BODIES, JOINTS, LabelledClip, idle_of
 from gc_model.data.frames import DecodedClip, FrameCache
 from gc_model.data.joints import joints_of, to_input
 from gc_model.data.motion import PLACES, moving_places
 from gc_model.data.sampling import SUB_SEQUENCES, test_indices, train_indices
 from gc_model.paper.presets import Config
-from trt_build.bundle import IDLE_LABELS
 
 Sample = dict[str, Any]
 
@@ -53,7 +52,7 @@ class TrainingClips(Dataset[Sample]):
         self.clips, self.cache, self.config = list(clips), cache, config
         self.window_s, self.augment, self.seed = window_s, augment, seed
         self.index = {label: i for i, label in enumerate(labels)}
-        self.idle = next((name for name in IDLE_LABELS if name in self.index), None)
+        self.idle = idle_of(self.index)
         self.with_joints = any(c.joints is not None for c in self.clips)
 
     def __len__(self) -> int:

@@ -95,18 +95,14 @@ def table(measured: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     def add(what: str, value: str, bound: str, good: bool) -> None:
         rows.append((what, value, bound, "awake" if good else "asleep"))
 
-    for name, value in measured["figures"].items():
-        side, bound = AWAKE[name]
-        add(MEANING[name], f"{value:.3f}", f"{side} {bound:g}", awake(name, value))
+    found = [(MEANING[name], name, value) for name, value in measured["figures"].items()]
     if "stream" in measured:
-        value = measured["stream"]
-        _, bound = AWAKE["worker_distance"]
-        add(
-            "and stays another where the state is carried on",
-            f"{value:.3f}",
-            f"at least {bound:g}",
-            value >= bound,
+        found.append(
+            ("and stays another where the state is carried on", "worker_distance", measured["stream"])
         )
+    for what, name, value in found:
+        side, bound = AWAKE[name]
+        add(what, f"{value:.3f}", f"{side} {bound:g}", awake(name, value))
     if "glimpses" in measured:
         near, middle, anywhere = (measured[name] for name in ("glimpses", "middle", "anywhere"))
         value = f"{100 * near:.1f} % (middle {100 * middle:.1f}, random {100 * anywhere:.1f})"

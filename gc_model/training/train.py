@@ -115,10 +115,10 @@ def _decode(options: TrainOptions, out: Path, folder: Path, first: bool, progres
     classes, idle = ([clean(c) for c in names or ()] for names in (options.classes, options.idle_classes))
     for k, also in enumerate(options.also, 1):
         margin = options.person_margin if options.boxes is not None else None
-        more = [replace(c, source=k) for c in mixed_in(also, margin)]
-        clips += [c for c in more if not classes or c.label in classes + idle]
-    if idle:
-        clips[:] = as_idle([c for c in clips if not classes or c.label in classes + idle], idle)
+        clips += [replace(c, source=k) for c in mixed_in(also, margin)]
+    if classes:
+        clips[:] = [c for c in clips if c.label in classes + idle]
+    clips[:] = as_idle(clips, idle)
     check_classes(Clips(clips, without=() if classes else clips.without), options.data)
     labels = classes + [label for label in labels_of(clips) if label not in classes]
     config = _config(options, len(labels))
