@@ -245,7 +245,7 @@ def _sides(space: Space, taught: Sequence[Examples]) -> list[NDArray[np.int64]]:
     """
     means = [space.scaled(e.clip_means())[:, : len(space.rest) // POOLED] for e in taught]
     differences = np.concatenate([m - m.mean(axis=0) for m in means])
-    most = np.linalg.eigh(differences.T @ differences)[1][:, -1]
+    most = np.linalg.svd(differences, full_matrices=False)[2][0]
     side = (differences @ most > 0).astype(np.int64)
     found = []
     for e, mine in zip(taught, np.split(side, np.cumsum([len(m) for m in means])[:-1]), strict=True):
