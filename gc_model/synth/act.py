@@ -26,6 +26,7 @@ class Act:
     def __init__(self, subject: Subject, t: np.ndarray, rng: np.random.Generator) -> None:
         self.subject, self.t = subject, t
         self.away = False  # not in the picture at all
+        self.end = np.inf  # seconds, when what is done once is over
         u = rng.uniform
         self.tempo = subject.speed * u(0.88, 1.14)
         self.phase, self.wobble, self.wobble_rate = u(0, TAU), u(0.1, 0.5), u(0.25, 0.6)

@@ -54,7 +54,10 @@ def synth(
         str, typer.Option(help="WIDTHxHEIGHT of the pictures. Default: 256x256; scenes 640x360.")
     ] = "",
     fps: Annotated[float | None, typer.Option(help="Frames per second. Default: 4; scenes 10.")] = None,
-    duration: Annotated[float | None, typer.Option(help="Seconds per clip. Default: 4.5; scenes 8.")] = None,
+    duration: Annotated[
+        float | None,
+        typer.Option(help="Seconds per clip, fewer where what is done is over. Default: 4.5; scenes 8."),
+    ] = None,
     clutter: Annotated[float, typer.Option(help="0 empty rooms .. 1 furniture and moving things.")] = 1.0,
     occlusion: Annotated[
         float, typer.Option(help="Share of clips with something in front of the people.")

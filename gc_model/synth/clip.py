@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -22,6 +22,8 @@ from trt_build.errors import DataError
 
 # Streams of random numbers, so that one draw more in one place changes nothing elsewhere.
 BODY, OUTFIT, MOTION, SCENE, VIEW, SENSOR, PARTNER = range(7)
+AFTER_S = 0.5  # how long a clip goes on where its activity is over
+LEAST_S = 1.5
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class ClipSpec:
     facing_deg: float | None = None  # where the person faces; None draws an angle around 0
     size: tuple[int, int] = (256, 256)  # width, height
     fps: float = 4.0
-    duration_s: float = 4.5
+    duration_s: float = 4.5  # at most
     clutter: float = 1.0  # 0 empty room .. 1 furniture and moving things
     occlusion: float = 0.25  # chance that something stands in front
     noise: float = 1.0  # of the sensor
@@ -99,10 +101,16 @@ def render_clip(spec: ClipSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def render(spec: ClipSpec) -> Clip:
-    """Draw `spec`; the same spec gives the same pixels."""
+    """Draw `spec`; the same spec gives the same pixels.
+
+    A clip is shorter than asked for where its activity is over before: it shows nothing of it from then on.
+    """
     check(spec)
     view = np.random.default_rng([spec.seed, spec.subject, spec.take, spec.camera, VIEW])
-    people = _perform(spec)
+    people, end = _perform(spec)
+    if end + AFTER_S < spec.duration_s:
+        spec = replace(spec, duration_s=max(end + AFTER_S, min(LEAST_S, spec.duration_s)))
+        people, _ = _perform(spec)
     camera = _camera(spec, view)
     scene_rng = np.random.default_rng([spec.seed, spec.subject, spec.take, spec.camera, SCENE])
     scene = make_scene(scene_rng, camera, spec.clutter, spec.occlusion)
@@ -159,8 +167,8 @@ def clothes_of(who: tuple[int, ...], outfit: int) -> Wardrobe:
     return dress(np.random.default_rng([*who, BODY]), np.random.default_rng([*who, outfit, OUTFIT]))
 
 
-def _perform(spec: ClipSpec) -> list[tuple[Subject, Solved]]:
-    """The bodies of a clip, moving; independent of the camera."""
+def _perform(spec: ClipSpec) -> tuple[list[tuple[Subject, Solved]], float]:
+    """The bodies of a clip, moving, and the second at which what they do is over; independent of the camera."""
     t = np.arange(spec.frames) / spec.fps
     subject = make_subject(np.random.default_rng([spec.seed, spec.subject, BODY]))
     rng = np.random.default_rng([spec.seed, spec.subject, spec.take, MOTION])
@@ -171,8 +179,8 @@ def _perform(spec: ClipSpec) -> list[tuple[Subject, Solved]]:
         facing = np.deg2rad(turn if spec.facing_deg is None else spec.facing_deg + turn * 0.4)
         ALONE[spec.activity](act)
         if act.away:
-            return []
-        return [(subject, solve(subject, act.pose, facing, (x, z)))]
+            return [], act.end
+        return [(subject, solve(subject, act.pose, facing, (x, z)))], act.end
     facing = np.deg2rad((0.0 if spec.facing_deg is None else spec.facing_deg * 0.25) + flip * (90 + turn))
     other = make_subject(np.random.default_rng([spec.seed, spec.subject, PARTNER, BODY]))
     reply = Act(other, t, np.random.default_rng([spec.seed, spec.subject, spec.take, PARTNER, MOTION]))
@@ -185,7 +193,7 @@ def _perform(spec: ClipSpec) -> list[tuple[Subject, Solved]]:
         TOGETHER[spec.activity](doing, gap / body.height, 0.60 * mean / body.height, sign == 1)
         place = (float(x - sign * way[0]), float(z - sign * way[1]))
         people.append((body, solve(body, doing.pose, facing + (0 if sign == 1 else np.pi), place)))
-    return people
+    return people, act.end
 
 
 def _camera(spec: ClipSpec, rng: np.random.Generator) -> Camera:

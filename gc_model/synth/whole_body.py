@@ -2,10 +2,12 @@
 """Activities of the whole body: going, falling, sitting, and what is done with things that lie about.
 
 As in `activities`, a function each writes its motion into the pose. Walking and running go to and fro; falling, sitting
-down and standing up happen once, so that a clip should be as short as what it shows.
+down and standing up happen once. Who fell lies there; of the other two nothing is to be seen soon after.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -71,15 +73,21 @@ def fall(a: Act) -> None:
 
 
 def sit_down(a: Act) -> None:
-    _chair(a, smooth((a.t - a.begin - 0.6) / (1.1 / a.tempo)))
+    _chair(a, 1.1 / a.tempo, smooth)
 
 
 def stand_up(a: Act) -> None:
-    _chair(a, 1 - smooth((a.t - a.begin - 0.6) / (1.0 / a.tempo)))
+    _chair(a, 1.0 / a.tempo, lambda way: 1 - smooth(way))
 
 
-def _chair(a: Act, down: np.ndarray) -> None:
-    """Once, from standing (0) to sitting (1) on something that is not seen, or back: leaning forward on the way."""
+def _chair(a: Act, takes: float, how: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Once, in `takes` seconds, between standing (0) and sitting (1) on something that is not seen, leaning forward.
+
+    how: how far down somebody is who has done this share of it.
+    """
+    first = a.begin + 0.6
+    a.end = first + takes
+    down = how((a.t - first) / takes)
     p, way = a.pose, 4 * down * (1 - down)
     p.pelvis[:, 1] -= 0.215 * down
     p.pelvis[:, 2] -= 0.21 * down

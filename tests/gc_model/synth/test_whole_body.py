@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -54,6 +56,23 @@ def test_sitting_down_and_standing_up_are_the_one_after_the_other(seed):
     # Once, not again and again.
     assert (np.diff(down) < 1e-3).mean() > 0.9
     assert (np.diff(up) > -1e-3).mean() > 0.9
+
+
+@pytest.mark.parametrize("activity", ["sit_down", "stand_up", "fall", "wave"])
+def test_a_clip_ends_soon_after_what_is_done_once(activity):
+    """Else most windows of it show somebody who sits or stands about, under its name."""
+    asked = ClipSpec(activity, subject=3, take=2, size=(64, 48), fps=10.0, duration_s=6.0)
+    clip = render(asked)
+    if activity in ("fall", "wave"):
+        assert len(clip.frames) == 60
+        return
+    assert 15 <= len(clip.frames) < 30
+    # The same pictures as long as it lasts.
+    assert (clip.frames == render(replace(asked, duration_s=len(clip.frames) / 10)).frames).all()
+    height = clip.space[:, 0, J["SpineBase"], 1]
+    still = abs(np.diff(height)) < 2e-3
+    assert not still[5:-6].all() and still[-3:].all()
+    assert len(render(replace(asked, duration_s=1.0)).frames) == 10
 
 
 @pytest.mark.parametrize("seed", range(5))
