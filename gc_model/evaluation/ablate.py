@@ -73,7 +73,8 @@ NUCLA = {"global": {"V3": 85.6, "V2": 84.7, "V1": 79.2}, "clouds": {"V3": 90.1, 
 # Options that change nothing before stage 2: rows that differ in these alone share their first stage.
 _LATER = {
     "model", "attention", "metric_init", "metric_trainable", "encoding", "glimpses", "workers", "glimpse_weight",
-    "separation", "freeze_stages2", "epochs2", "epochs3", "stream_chunks", "head_lr_factor", "global_head",
+    "separation", "freeze_stages2", "classifiers_alone", "epochs2", "epochs3", "stream_chunks", "head_lr_factor",
+    "global_head",
 }  # fmt: skip
 
 

@@ -106,6 +106,8 @@ class TrainOptions(BaseModel):
     # the time.
     freeze_stages: int = Field(default=0, ge=0, le=5)
     freeze_stages2: int | None = Field(default=None, ge=0, le=5)  # from stage 2 on; None: as in stage 1
+    # From stage 2 on the classifiers alone train: what glimpses and workers do stays as it is.
+    classifiers_alone: bool = False  # takes a frozen trunk
     standardise: bool = True  # channels of Z over the training clips, if a pretrained trunk allows it
     views: int = Field(default=8, ge=1)
     trunk_statistics: Literal["auto", "train", "frozen"] = "auto"  # of batch norm in stage 1
@@ -163,6 +165,12 @@ class TrainOptions(BaseModel):
         if not (known or self.motion):
             return 0.0, 0.0, 0.0
         return pose, self.glimpse_weight, self.separation
+
+    @model_validator(mode="after")
+    def _classifiers_behind_a_frozen_trunk(self) -> TrainOptions:
+        if self.classifiers_alone and self.after_stage1.freeze_stages <= LAST_STAGE_ONLY:
+            raise ValueError("classifiers_alone: the trunk has to keep its weights too, add freeze_stages2=5")
+        return self
 
     @model_validator(mode="after")
     def _one_share_a_source(self) -> TrainOptions:

@@ -25,6 +25,7 @@ from gc_model.paper.presets import has_glimpses
 from gc_model.paper.trunk import Trunk
 from gc_model.training.alive import figures
 from gc_model.training.drawing import glimpse_strip
+from gc_model.training.finetune import CLASSIFIERS
 from gc_model.training.mixing import Mixed, mix
 from gc_model.training.options import TrainOptions
 from trt_build.errors import DataError
@@ -37,6 +38,7 @@ class Stage(pl.LightningModule):
         super().__init__()
         self.model, self.options, self.epochs = model, options, epochs
         self.frozen_statistics = frozen_statistics
+        self.classifiers_alone = False
         self.shown: Tensor | None = None  # (T, 3, S, S): the clip whose glimpses are drawn into the log
         # Once: the options look on the disk for joints.
         self.weights = Weights(*options.loss_weights, options.separation_form)
@@ -77,8 +79,23 @@ class Stage(pl.LightningModule):
             group["lr"] = group["base_lr"] * factor
         # Lightning leaves the mode as it is, and the start of D before stage 2 sets evaluation mode.
         self.train()
-        if self.frozen_statistics:
+        if self.classifiers_alone:
+            # The metric's running extremes stay too, and nothing is left out.
+            self.model.eval()
+        elif self.frozen_statistics:
             freeze_statistics(self.model.trunk)
+
+    def train_head(self) -> None:
+        """Everything behind the trunk trains, or the classifiers alone; L of the metric as the configuration says."""
+        model = self.model
+        self.classifiers_alone = self.options.classifiers_alone
+        for parameter in model.head_parameters():
+            parameter.requires_grad_(not self.classifiers_alone)
+        for name, parameter in model.named_parameters():
+            if name.startswith(CLASSIFIERS):
+                parameter.requires_grad_(True)
+            elif name.startswith("assignment.metric.L") and not model.config.metric_trainable:
+                parameter.requires_grad_(False)
 
     def mixed(self, batch: dict[str, Tensor], index: int) -> Mixed:
         """The batch `index` of this epoch, its clips mixed as the options say; a function of both alone."""
@@ -198,7 +215,7 @@ class CloudStage(Stage):
 
     def __init__(self, model: Network, options: TrainOptions):
         super().__init__(model, options, options.epochs2, frozen_statistics=True)
-        train_head(model)
+        self.train_head()
 
     def logits(self, Z: Tensor, c: Tensor) -> Tensor:
         return self.model.fold(Z, c)[0].logits
@@ -224,15 +241,6 @@ class CloudStage(Stage):
         terms = total_loss(L_D, result, poses, joints, self.weights, batch.get("moving"))
         self.report_clouds(result)
         return self._report(terms, result.logits, batch["label"])
-
-
-def train_head(model: Network) -> None:
-    """Everything behind the trunk trains, L of the metric only where the configuration says so."""
-    for parameter in model.head_parameters():
-        parameter.requires_grad_(True)
-    for name, parameter in model.named_parameters():
-        if name.startswith("assignment.metric.L"):
-            parameter.requires_grad_(model.config.metric_trainable)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:

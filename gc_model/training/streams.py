@@ -23,7 +23,7 @@ from gc_model.paper.losses import total_loss
 from gc_model.paper.network import Network
 from gc_model.paper.presets import Config
 from gc_model.training.options import TrainOptions
-from gc_model.training.stages import Stage, train_head
+from gc_model.training.stages import Stage
 from trt_build.errors import DataError
 
 RAMP = 4  # frames until a new activity counts in full: its first frame alone does not tell it
@@ -123,7 +123,7 @@ class StreamStage(Stage):
 
     def __init__(self, model: Network, options: TrainOptions):
         super().__init__(model, options, options.epochs3, frozen_statistics=True)
-        train_head(model)
+        self.train_head()
         if model.pose is not None:
             model.pose.requires_grad_(False)
 

@@ -537,6 +537,25 @@ def test_training_the_head_alone_is_resumed_with_the_same_bits_and_leaves_the_tr
 
 
 @pytest.mark.slow
+def test_classifiers_alone_leave_glimpses_and_workers_as_they_are(tmp_path):
+    """In windows and in streams; what a robot knows can change without where it looks."""
+    start = uninterrupted(freeze_stages=5, epochs2=1)
+    settings = {"start": start, "epochs1": 0, "freeze_stages": 5, "views": 2, "classifiers_alone": True}
+    before = load_file(start / "model.safetensors")
+    for stages in ({"epochs2": 1}, {"epochs2": 0, "epochs3": 1}):
+        run = tmp_path / "-".join(stages)
+        train(run, **settings | stages)
+        moved = changed(before, load_file(run / "model.safetensors"))
+        assert set(moved) == {"readout.weight", "readout.bias"}
+
+
+def test_classifiers_alone_want_a_frozen_trunk_and_say_how():
+    with pytest.raises(DataError, match="freeze_stages2=5"):
+        training_options({"data": "x"}, ["classifiers_alone=true"])
+    training_options({"data": "x"}, ["classifiers_alone=true", "freeze_stages2=5"])
+
+
+@pytest.mark.slow
 def test_a_trunk_frozen_after_stage_1_keeps_what_it_learned_there_and_is_resumed_with_the_same_bits(
     tmp_path, monkeypatch
 ):
