@@ -96,27 +96,52 @@ def calibrate(
         float | None,
         typer.Option(min=0, max=1, help="With --like: unknown below this probability, whatever theirs is."),
     ] = None,
+    unknown_labelled: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Lower the class idle until this share of the windows of --unknown carry a label.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Set the temperature and the threshold of "unknown" from validation clips; the export takes them over."""
-    from gc_model.evaluation.confidence import calibrate_like, calibrate_run
+    from gc_model.evaluation.confidence import calibrate_like, calibrate_run, settle_idle
 
-    if (data is None) == (not like) or (like and (subjects or unknown or boxes)):
+    if unknown_labelled is not None and unknown is None:
+        raise DataError(
+            "--unknown-labelled counts windows of clips of none of the classes: add --unknown CLIPS"
+        )
+    if (data is None) == (not like) or (
+        like and (subjects or boxes or (unknown is not None and unknown_labelled is None))
+    ):
         raise DataError("give either --data (with --subjects and --unknown, where wanted) or --like RUN")
     if data is None:
         found = calibrate_like(run, like or [], threshold=threshold)
-        typer.echo(
-            json.dumps(found)
-            if as_json
-            else f"temperature {found['temperature']:.3f}, unknown below {found['unknown_threshold']:.3f}, "
-            f"as of {', '.join(found['runs'])}"
+    else:
+        found = calibrate_run(
+            run, data, subjects=names(subjects), unknown=unknown, boxes=boxes, progress=not as_json
         )
-        return
-    found = calibrate_run(
-        run, data, subjects=names(subjects), unknown=unknown, boxes=boxes, progress=not as_json
-    )
+    if unknown_labelled is not None and unknown is not None:
+        found |= settle_idle(run, unknown, unknown_labelled, progress=not as_json)
+    _tell_calibration(found, as_json)
+
+
+def _tell_calibration(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(found))
+        return
+    if "idle_lowered" in found:
+        typer.echo(
+            f"idle lowered by {found['idle_lowered']:.3f}: {100 * found['unknown_labelled']:.1f} % of "
+            f"{found['unknown_windows']} unknown windows carry a label"
+        )
+    if "runs" in found:
+        typer.echo(
+            f"temperature {found['temperature']:.3f}, unknown below {found['unknown_threshold']:.3f}, "
+            f"as of {', '.join(found['runs'])}"
+        )
         return
     for name, reason in found["left_out"].items():
         typer.echo(f"left out {name}: {reason}", err=True)

@@ -26,7 +26,9 @@ from gc_model.data.samples import sub_sequences
 from gc_model.export.torch_engine import bundle_info
 from gc_model.paper.network import Network
 from gc_model.training import checkpoint
+from gc_model.training.finetune import CLASSIFIERS
 from gc_model.training.processes import accelerator
+from trt_build.bundle import IDLE_LABELS
 from trt_build.errors import DataError
 from trt_build.files import write_atomically
 
@@ -117,6 +119,66 @@ def calibrate_like(run: Path, others: Sequence[Path], *, threshold: float | None
     result |= {"temperature": T, "unknown_threshold": threshold}
     write_atomically(run / "confidence.json", json.dumps(result, indent=1))
     return result
+
+
+@torch.no_grad()
+def settle_idle(run: Path, unknown: Path, share: float, *, progress: bool = True) -> dict[str, Any]:
+    """Lower the idle classes of a calibrated `run` until `share` of the windows of `unknown` clips carry a label.
+
+    Of what strangers do, a network that learned idle from much takes more for idle than it should. A lower bias of idle
+    (logit adjustment, Menon et al., ICLR 2021) gives that back, at the price of labels for what is none of the classes:
+    `share`, from 0 to 1, is what of this price is to be paid. Raises DataError for a run without an idle class, or
+    where more than `share` of them carry a label as it is.
+    """
+    model, recipe = checkpoint.load(run)
+    idle = [k for k, label in enumerate(recipe.labels) if label in IDLE_LABELS]
+    if not idle:
+        raise DataError(f"{run} has no class that counts as idle ({', '.join(IDLE_LABELS)}): train with one")
+    model.to(accelerator())
+    logits = _windows(model, recipe, index("clips", unknown), progress, labelled=False)[0]
+    if not len(logits):
+        raise DataError(f"{unknown}: no clip gives a window; give some that decode")
+    lower = idle_offset(logits, idle, recipe.temperature, recipe.unknown_threshold, share)
+    if lower is None:
+        as_it_is = _labelled(logits, idle, recipe.temperature, recipe.unknown_threshold)
+        raise DataError(
+            f"{100 * as_it_is:.1f} % of the windows of {unknown} carry a label as it is, more than {100 * share:g} %: "
+            "train idle on more clips, or allow more"
+        )
+    shift = torch.zeros(len(recipe.labels))
+    shift[idle] = lower
+    for name, parameter in model.named_parameters():
+        if name.startswith(CLASSIFIERS) and name.endswith("bias"):
+            parameter.sub_(shift.to(parameter))
+    checkpoint.save(run, model, recipe)
+    logits[:, idle] -= lower
+    labelled = _labelled(logits, idle, recipe.temperature, recipe.unknown_threshold)
+    return {"idle_lowered": lower, "unknown_windows": len(logits), "unknown_labelled": labelled}
+
+
+def idle_offset(
+    logits: Tensor, idle: Sequence[int], T: float, threshold: float, share: float
+) -> float | None:
+    """The most that the `idle` classes can be lowered by so that at most `share` of the windows carry a label.
+
+    None where more than that carry one as it is. logits: (n, classes) of windows of none of the classes.
+    """
+    if _labelled(logits, idle, T, threshold) > share:
+        return None
+    lower, upper = 0.0, 16.0
+    for _ in range(20):
+        middle = (lower + upper) / 2
+        lowered = logits.clone()
+        lowered[:, list(idle)] -= middle
+        lower, upper = (middle, upper) if _labelled(lowered, idle, T, threshold) <= share else (lower, middle)
+    return lower
+
+
+def _labelled(logits: Tensor, idle: Sequence[int], T: float, threshold: float) -> float:
+    """Share of windows whose best class is sure enough and none of `idle`."""
+    best, which = torch.softmax(logits / T, 1).max(1)
+    named = ~torch.isin(which, torch.tensor(list(idle), device=which.device))
+    return float((named & (best >= threshold)).double().mean())
 
 
 def temperature(logits: Tensor, labels: Tensor) -> float:

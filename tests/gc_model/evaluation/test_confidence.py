@@ -13,7 +13,9 @@ from gc_model.evaluation.confidence import (
     calibrate_like,
     calibrate_run,
     calibration_error,
+    idle_offset,
     open_set_threshold,
+    settle_idle,
     temperature,
 )
 from gc_model.export.torch_engine import bundle_info
@@ -117,6 +119,38 @@ def test_a_run_trained_on_everybody_takes_the_mean_of_runs_that_left_people_out(
     (tmp_path / "b" / "confidence.json").unlink()
     with pytest.raises(DataError, match="gc-model calibrate"):
         calibrate_like(run, [tmp_path / "a", tmp_path / "b"])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("T", [0.5, 2.0])
+def test_idle_is_lowered_as_far_as_the_share_allows_and_no_further(share, T):
+    logits = torch.randn(500, 6, generator=torch.manual_seed(1)) * 2
+    logits[:, 4] += 20
+
+    def labelled(lower):
+        p = torch.softmax((logits - lower * torch.eye(6)[4]) / T, 1)
+        return float(((p.argmax(1) != 4) & (p.amax(1) >= 0.3)).double().mean())
+
+    lower = idle_offset(logits, [4], T, 0.3, share)
+    assert labelled(lower) <= share
+    assert lower > 15.9 or labelled(lower + 0.1) > share - 1e-9
+    assert idle_offset(logits - 100 * torch.eye(6)[4], [4], T, 0.3, 0.5) is None
+
+
+def test_a_run_whose_idle_was_lowered_names_more_and_of_its_classes_the_same(tmp_path):
+    run = untrained(tmp_path / "run", labels=("red", "green", "idle"))
+    before, recipe = checkpoint.load(run)
+    before.readout.bias.data[..., 2] += 8
+    checkpoint.save(run, before, recipe)
+    found = settle_idle(run, colours(), 0.6, progress=False)
+    after = checkpoint.load(run)[0]
+    moved = (before.readout.bias - after.readout.bias).detach()
+    assert found["idle_lowered"] > 1 and 0 < found["unknown_labelled"] <= 0.6
+    assert torch.allclose(moved[..., 2], torch.tensor(found["idle_lowered"])) and not moved[..., :2].any()
+    with pytest.raises(DataError, match="allow more"):
+        settle_idle(run, colours(), found["unknown_labelled"] / 2, progress=False)
+    with pytest.raises(DataError, match="no class that counts as idle"):
+        settle_idle(untrained(tmp_path / "other"), colours(), 0.5, progress=False)
 
 
 def test_it_is_imported_alone_as_the_command_does():
