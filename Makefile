@@ -87,6 +87,11 @@ AWAKE := $(LAST) --set freeze_stages=3 \
 WIDE := $(LAST) --set freeze_stages=5 --set views=2 --set stream_chunks=2 \
   --set 'also=["$(DRAWN)/bodies","$(DRAWN)/places","$(DRAWN)/idle","$(DRAWN)/more","$(DRAWN)/others","runs/empty"]' \
   --set 'idle_classes=["$(subst $(COMMA),"$(COMMA)",$(OTHERS))"]'
+# The classifiers alone, on more people who stand about, and on people farther away.
+NAMES := $(WIDE) --set classifiers_alone=true --set views=1 --set "scale=[0.5,1.6]" \
+  --set 'also=["$(DRAWN)/bodies","$(DRAWN)/places","$(DRAWN)/idle","$(DRAWN)/more","$(DRAWN)/others","runs/empty","$(DRAWN)/more_idle","$(DRAWN)/more_others"]'
+# Half of the clips in which people do something else set how much is called idle; the other half tests it.
+UT := ../shared/data/ut_interaction
 everyday:
 	$(IN_TEST) gc-model joints $(REAL) --what body --boxes runs/boxes --out runs/joints
 	$(IN_TEST) gc-model empty $(REAL) --boxes runs/boxes --out runs/empty
@@ -96,6 +101,10 @@ everyday:
 	$(IN_TEST) gc-model synth $(DRAWN)/others --classes $(OTHERS) --subjects 24 --clips-per-class 24 --seed 6 $(DRAW)
 	$(IN_TEST) gc-model synth $(DRAWN)/more --classes $(OF_BODIES),$(OF_PLACES) --subjects 48 --first-subject 17 \
 	  --clips-per-class 48 --seed 7 $(DRAW)
+	$(IN_TEST) gc-model synth $(DRAWN)/more_idle --classes idle --subjects 48 --first-subject 17 --clips-per-class 288 \
+	  --seed 8 $(DRAW)
+	$(IN_TEST) gc-model synth $(DRAWN)/more_others --classes $(OTHERS) --subjects 40 --first-subject 25 \
+	  --clips-per-class 40 --seed 9 $(DRAW)
 	$(IN_TEST) gc-model train --data $(REAL) --subjects f0 --preset edge --fit pad --epochs 6,10 --set window_s=1.5 \
 	  --set views=4 --set val_fraction=0 $(HEAD) --out runs/without_f1
 	$(IN_TEST) gc-model calibrate runs/without_f1 --data $(REAL) --subjects f1
@@ -113,8 +122,13 @@ everyday:
 	  --set "shares=[0.38,0.10,0.10,0.09,0.19,0.06,0.08]" --set lr=1.5e-4 --out runs/everyday_idle
 	$(IN_TEST) gc-model average runs/everyday_streams runs/everyday_idle --share 0.8 --out runs/everyday_mixed
 	$(IN_TEST) gc-model finetune runs/everyday_mixed --data $(REAL) --epochs 0 --stream-epochs 1 $(WIDE) \
-	  --set "shares=[0.40,0.12,0.08,0.04,0.20,0.06,0.10]" --set lr=3e-5 --set anchor=0.1 --out runs/everyday
-	$(IN_TEST) gc-model calibrate runs/everyday --like runs/without_f1 --threshold 0.5
+	  --set "shares=[0.40,0.12,0.08,0.04,0.20,0.06,0.10]" --set lr=3e-5 --set anchor=0.1 --out runs/everyday_anchored
+	$(IN_TEST) gc-model finetune runs/everyday_anchored --data $(REAL) --epochs 0 --stream-epochs 6 $(NAMES) \
+	  --set "shares=[0.38,0.16,0.10,0.005,0.285,0.01,0.05,0.005,0.005]" --set lr=7e-4 --out runs/everyday
+	awk -F, -v d=$(abspath $(UT))/ 'NR == 1 {print} $$2 == "none_of_these" && $$3 ~ /[13579]$$/ {print d $$0}' \
+	  $(UT)/clips.csv > runs/none.csv
+	$(IN_TEST) gc-model calibrate runs/everyday --like runs/without_f1 --threshold 0.6 --unknown runs/none.csv \
+	  --unknown-labelled 0.08
 	$(IN_TEST) gc-model synth $(DRAWN)/look --classes $(OF_BODIES),$(OF_PLACES) --subjects 3 --first-subject 201 \
 	  --clips-per-class 3 --duration 4 --seed 5 $(DRAW)
 	$(IN_TEST) gc-model glimpses runs/everyday --data $(DRAWN)/look --joints $(DRAWN)/look/joints --out runs/glimpses.png
