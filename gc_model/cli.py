@@ -24,7 +24,6 @@ from gc_model.commands import (
     names,
     run_training,
     tell_rest,
-    training_options,
 )
 from gc_model.paper.presets import PRESETS, preset
 from gc_model.synth.cli import synth
@@ -70,7 +69,7 @@ def train(
         list[str] | None,
         typer.Option(
             "--set",
-            help="Another option, such as batch=16 or lr=3e-4; may be repeated. A wrong name lists all.",
+            help="Another option, such as batch=16 or scale=0.7,1.2; may be repeated. A wrong name lists all.",
         ),
     ] = None,
     epochs: Annotated[str, typer.Option(help="Epochs of the two stages, as N or N1,N2.")] = "",
@@ -214,6 +213,8 @@ def _read_groups(file: Path) -> Any:
 
 def _options(values: dict[str, Any], epochs: str, settings: list[str] | None) -> Any:
     """TrainOptions of the command line. Raises DataError that names the option."""
+    from gc_model.training.options import training_options
+
     if epochs:
         first, _, second = epochs.partition(",")
         values |= {"epochs1": first, "epochs2": second or first}

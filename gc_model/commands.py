@@ -48,6 +48,7 @@ def finetune(
     """Train a trained model further on your own clips; new classes get a new read-out."""
     from gc_model.data.clip import spelled
     from gc_model.training.checkpoint import read_description
+    from gc_model.training.options import training_options
     from gc_ros.recognition.kept_clips import kept_clips
 
     config, recipe = read_description(run)
@@ -316,31 +317,6 @@ def _say_tables(
 def names(text: str) -> list[str] | None:
     """`a,b` as a list; None for an empty text."""
     return [part.strip() for part in text.split(",") if part.strip()] or None
-
-
-def training_options(values: dict[str, Any], settings: list[str] | None) -> Any:
-    """TrainOptions of the command line, with every `--set name=value`. Raises DataError that names the option."""
-    from pydantic import ValidationError
-
-    from gc_model.training.options import TrainOptions
-
-    for item in settings or []:
-        name, equals, value = item.partition("=")
-        if not equals or name not in TrainOptions.model_fields:
-            raise DataError(
-                f"--set {item}: give name=value with one of {', '.join(TrainOptions.model_fields)}"
-            )
-        try:
-            values[name] = json.loads(value) if value.startswith(("[", "{")) else value
-        except ValueError as error:
-            raise DataError(
-                f'--set {item}: not JSON ({error}); write lists as [1, 2] or ["a", "b"]'
-            ) from None
-    try:
-        return TrainOptions(**values)
-    except ValidationError as error:
-        first_error = error.errors()[0]
-        raise DataError(f"{'.'.join(map(str, first_error['loc']))}: {first_error['msg']}") from None
 
 
 def run_training(options: Any, out: Path, resume: bool, threads: int, quiet: bool) -> dict[str, Any]:

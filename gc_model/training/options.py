@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gc_model.data.own import joints_beside
 from gc_ros.recognition.region import MARGIN
+from trt_build.errors import DataError
 
 # With so many frozen stages only the one behind the context map trains; with more, none.
 LAST_STAGE_ONLY = 4
@@ -185,7 +188,7 @@ class TrainOptions(BaseModel):
     def _scale_is_a_range(cls, scale: tuple[float, float]) -> tuple[float, float]:
         if not 0 < scale[0] <= scale[1] <= 4:
             raise ValueError(
-                f"{scale[0]:g} to {scale[1]:g} is not a range of crop sizes; the default is 0.55 to 1.1"
+                f"{scale[0]:g} to {scale[1]:g} is not a range of crop sizes; the default is scale=0.55,1.1"
             )
         return scale
 
@@ -195,3 +198,60 @@ class TrainOptions(BaseModel):
         if names is not None and len(set(names)) < len(names):
             raise ValueError("a name is listed twice; name each once")
         return names
+
+
+def training_options(values: dict[str, Any], settings: Iterable[str] | None) -> TrainOptions:
+    """Options from values and from every `name=value` of `--set`, which win. Raises DataError that names the option.
+
+    An option of several values takes them separated by commas, or as a JSON list for names that hold commas.
+    """
+    for item in settings or ():
+        name, equals, value = item.partition("=")
+        if not equals or name not in TrainOptions.model_fields:
+            raise DataError(
+                f"--set {item}: give name=value with one of {', '.join(TrainOptions.model_fields)}"
+            )
+        values[name] = _several(name, value) if holds_several(name) else value
+    try:
+        return TrainOptions(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        name = str(first["loc"][0]) if first["loc"] else ""
+        # A value_error is a sentence of our own, which says what to do.
+        remedy = f"; {_spelling(name)}" if holds_several(name) and first["type"] != "value_error" else ""
+        raise DataError(f"{where + ': ' if where else ''}{message}{remedy}") from None
+
+
+def holds_several(name: str) -> bool:
+    """Whether the option `name` is a list or a range."""
+    field = TrainOptions.model_fields.get(name)
+    return field is not None and any(get_origin(kind) in (list, tuple) for kind in _kinds(field.annotation))
+
+
+def _several(name: str, text: str) -> list[Any]:
+    """The values in `a,b`, or in a JSON list."""
+    if not text.startswith("["):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        found: list[Any] = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"--set {name}={text}: not JSON ({error}); {_spelling(name)}") from None
+    return found
+
+
+def _spelling(name: str) -> str:
+    """How to type an option of several values."""
+    field = TrainOptions.model_fields[name]
+    if isinstance(field.default, tuple):
+        example = ",".join(f"{value:g}" for value in field.default)
+    else:
+        numbers = any(float in get_args(kind) for kind in _kinds(field.annotation))
+        example = "0.6,0.4" if numbers else "a,b"
+    return f"separate the values by commas, as in --set {name}={example}"
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    """The parts of `annotation`, a type or several joined by |."""
+    return annotation, *get_args(annotation)

@@ -19,7 +19,6 @@ train_module = pytest.importorskip(
 
 from safetensors.torch import load_file, save_file
 
-from gc_model.commands import training_options
 from gc_model.data import frozen_front, own
 from gc_model.data.clip import labels_of, split_validation
 from gc_model.data.frames import FrameCache
@@ -30,7 +29,7 @@ from gc_model.training import checkpoint, loaders
 from gc_model.training import fit as fit_module
 from gc_model.training import stages as training
 from gc_model.training.lightning_io import SafetensorsIO
-from gc_model.training.options import TrainOptions
+from gc_model.training.options import TrainOptions, training_options
 from tests.gc_model.nets import noise
 from tests.gc_model.runs import COLOURS, coloured_clips, people, scratch, undecodable
 from trt_build.bundle import IDLE_LABELS, Preprocess
