@@ -89,9 +89,21 @@ class _Stream:
     def __init__(self, model: Network) -> None:
         self._model, self._state = model, model.initial_state(1, streaming=True)
 
-    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
-        """Assignments (T, C, G) of the next frames (1, T, 3, S, S)."""
-        result, self._state = self._model.forward_chunk(frames, self._state)
+    def __call__(
+        self, frames: torch.Tensor, maps: torch.Tensor, Z: torch.Tensor, c: torch.Tensor
+    ) -> torch.Tensor:
+        """Assignments (T, C, G) of the next frames (1, T, 3, S, S).
+
+        maps, Z, c: of these frames alone, see `Network.maps` and `features`. What the trunk computes from one frame
+        at a time is the same whatever came before; the rest is computed again, with the frames of the clip before.
+        """
+        model, trunk = self._model, self._model.trunk
+        if trunk.sees_one_frame(whole=True):
+            result, self._state = model.fold(Z, c, self._state)
+        elif trunk.sees_one_frame(whole=False):
+            result, self._state = model.chunk_of_maps(maps, self._state)
+        else:
+            result, self._state = model.forward_chunk(frames, self._state)
         return result.p[0].cpu()
 
 
@@ -190,7 +202,8 @@ def _one(
     at = test_indices(len(frames.images), config.T, 0, 1)
     images = centre(frames.images, config)[at]
     pictures = to_tensor(images)[None].to(model.mean.device)
-    Z, c = model.features(pictures)
+    maps = model.maps(pictures)
+    Z, c = model.features_of(maps)
     result = model.fold(Z, c)[0]
     logits = {"learned": result.logits[0].cpu()}
     for places in ELSEWHERE:
@@ -202,7 +215,7 @@ def _one(
     if clip.joints is not None and joints is not None:
         crop, mirrored = centre_matrix(config.resize, config.size), clip.joints.mirrored
         joints = to_input(joints[at], crop, config.resize, config.size, mirrored)
-    carried = stream(pictures) if stream else None
+    carried = stream(pictures, maps, Z, c) if stream else None
     return _Looked(images, result.l[0].cpu(), result.p[0].cpu(), logits, joints, carried)
 
 

@@ -13,10 +13,12 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 from gc_model.cli import app
 from gc_model.data.clip import LabelledClip
 from gc_model.data.joint_tables import table_of, write_table
-from gc_model.evaluation.glimpses import _different, nearest_joint
+from gc_model.evaluation.glimpses import _different, _Stream, nearest_joint
+from gc_model.paper.inflated import InflatedConv
 from gc_model.paper.modes import attending
 from gc_model.training.options import TrainOptions
 from gc_ros.recognition.palette import GLIMPSE_COLOURS
+from tests.gc_model.nets import build, noise
 from tests.gc_model.runs import colours, ntu_people, scratch
 from trt_build.errors import DataError
 
@@ -115,6 +117,43 @@ def test_workers_that_become_one_in_a_stream_are_seen(tmp_path, alike):
     assert distance == 0 if alike else 0 < distance <= 1
     (row,) = [line for line in call(*ask).output.splitlines() if "where the state is carried on" in line]
     assert f"{distance:.3f}" in row and row.rstrip().endswith("awake" if distance >= 0.2 else "asleep")
+
+
+@pytest.mark.parametrize(
+    ("still", "again"),
+    [
+        (("layer1", "layer2", "layer3", "layer4"), set()),
+        (("layer1", "layer2", "layer3"), {"back"}),
+        ((), {"front", "back"}),
+    ],
+)
+def test_a_stream_computes_again_only_what_looks_back(monkeypatch, still, again):
+    model = build(reset_after=0)
+    with torch.no_grad():
+        for stage in still:
+            for conv in model.trunk.net.get_submodule(stage).modules():
+                if isinstance(conv, InflatedConv):
+                    conv.weight[:, :, :-1] = 0
+        clips = [noise(1, 8, 64, seed) for seed in range(3)]
+        state = model.initial_state(1, streaming=True)
+        expected = []
+        for clip in clips:
+            result, state = model.forward_chunk(clip, state)
+            expected.append(result.p[0])
+        parts = [(clip, maps, *model.features_of(maps)) for clip in clips for maps in [model.maps(clip)]]
+        called = set()
+        for method, runs in (("step", {"front", "back"}), ("back_step", {"back"})):
+            whole = getattr(model.trunk, method)
+            monkeypatch.setattr(
+                model.trunk, method, lambda *a, whole=whole, runs=runs: called.update(runs) or whole(*a)
+            )
+        stream = _Stream(model)
+        for given, p in zip(parts, expected, strict=True):
+            torch.testing.assert_close(stream(*given), p, atol=1e-10, rtol=0)
+    assert called == again
+    # What came before the second clip does weigh in.
+    alone = model.fold(*model.features(clips[1]))[0].p[0]
+    assert not torch.allclose(alone, expected[1], atol=1e-6)
 
 
 def test_glimpses_put_elsewhere_change_the_answer_and_stay_there_for_that_evaluation_alone():
