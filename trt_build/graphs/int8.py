@@ -235,7 +235,7 @@ def quantize_bundle(
         made: dict[str, Any] = {INT8_WEIGHTS_NAME: folder / INT8_WEIGHTS_NAME}
         made |= {name: graph.SerializeToString() for name, graph in files.items()}
         note = {
-            "clips": len({piece.name for piece in pieces}),
+            "clips": len(pieces),
             "windows": len(clips),
             "left_in_fp32": left,
             "sensitive": spared,

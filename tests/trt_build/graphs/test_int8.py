@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from trt_build.bundle import LoadedBundle, load_bundle, write_bundle
 from trt_build.cli import app
 from trt_build.engines.open import open_engine
 from trt_build.errors import BundleError
-from trt_build.footage import stream, windows
+from trt_build.footage import Footage, stream, windows
 from trt_build.graphs import int8
 from trt_build.graphs.int8 import SENSITIVE, choose, quantize_bundle
 
@@ -165,6 +166,15 @@ def test_an_edited_int8_graph_is_refused_and_a_new_export_drops_them(tmp_path):
     info = load_bundle(bundle()).info
     write_bundle(path, info, {name: bundle() / name for name in info.sha256})
     assert not list(path.glob("*int8*")) and load_bundle(path).info.modes == ["window", "step"]
+
+
+@pytest.mark.slow
+def test_clips_of_the_same_name_in_several_folders_all_count(tmp_path):
+    loaded = load_bundle(Path(shutil.copytree(quantised().path, tmp_path / "b")))
+    size = loaded.info.preprocess.size
+    clip = Footage("s001.mp4", "red", np.zeros((loaded.info.T, size, size, 3), np.uint8))
+    made = quantize_bundle(loaded, [clip, replace(clip, label="green")], samples=2, spare=False)
+    assert made.info.provenance["int8"]["clips"] == 2
 
 
 @pytest.mark.slow
