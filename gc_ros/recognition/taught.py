@@ -145,7 +145,13 @@ class Lessons:
         self.names = tuple(taught.activities)
         self.labels = [*info.labels, *self.names]
         self.discriminant = (
-            Discriminant(space, self.names, list(taught.activities.values()), taught.none)
+            Discriminant(
+                space,
+                self.names,
+                list(taught.activities.values()),
+                taught.none,
+                [info.labels.index(label) for label in info.idle],
+            )
             if self.names
             else None
         )

@@ -131,11 +131,11 @@ def test_among_the_old_classes_the_networks_own_scores_keep_their_proportions():
     assert np.allclose(found[:K] / found[:K].sum(), scores) and found.sum() == pytest.approx(1)
 
 
-def test_a_class_next_to_an_old_one_gets_a_handicap_that_keeps_the_old_one():
+def test_a_class_next_to_an_old_one_must_lead_by_what_keeps_the_old_one():
     rng, mix, middles, space = world()
     beside = middles[1] + 0.02 * rng.normal(size=F) @ mix
     d = Discriminant(space, ["copy"], [shown(rng, mix, beside)])
-    assert d.handicaps[0] > 0
+    assert d.leads[0, 1] > discriminant.LEAD == d.leads[0, 0] == d.leads[0, 2]
     found = [d.scores(own_scores(1), x)[0].argmax() for x in middles[1] + scatter(rng, mix, 200)]
     # One old class of four: a hundredth of all windows is four hundredths of its own.
     assert np.mean(np.array(found) == 1) >= 0.93
