@@ -141,6 +141,77 @@ def test_a_class_next_to_an_old_one_must_lead_by_what_keeps_the_old_one():
     assert np.mean(np.array(found) == 1) >= 0.93
 
 
+def test_between_an_old_class_and_a_taught_one_the_network_decides():
+    """Windows half-way: old where the network is sure of that class, taught where it knows nothing or another one."""
+    rng, mix, middles, space = world()
+    new = rng.normal(size=F) @ mix
+    d = Discriminant(space, ["a"], [shown(rng, mix, new)])
+    between = (middles[0] + new) / 2 + 0.3 * scatter(rng, mix, 60)
+    wins = lambda own: np.mean([d.scores(own, x)[0].argmax() == K for x in between])
+    unsure = np.full(K, 1 / K)
+    assert wins(own_scores(0)) + 0.3 < wins(unsure) <= wins(own_scores(1)) and wins(own_scores(1)) > 0.9
+
+
+def test_idle_says_that_the_network_knows_nothing_not_where_the_window_lies():
+    rng, mix, middles, space = world()
+    new = rng.normal(size=F) @ mix
+    as_idle = Discriminant(space, ["a"], [shown(rng, mix, new)], idle=[2])
+    as_named = Discriminant(space, ["a"], [shown(rng, mix, new)])
+    between = (middles[0] + new) / 2 + 0.3 * scatter(rng, mix, 60)
+    taken = [
+        np.mean([d.scores(own_scores(2), x)[0].argmax() == K for x in between]) for d in (as_idle, as_named)
+    ]
+    assert taken[0] + 0.3 < taken[1]
+    new_ones = [as_idle.scores(own_scores(2), x)[0].argmax() == K for x in new + scatter(rng, mix, 60)]
+    assert np.mean(new_ones) > 0.9
+
+
+def test_what_the_network_calls_idle_stays_idle_where_the_like_was_shown_as_none_of_them():
+    rng, mix, _, space = world()
+    new, other = rng.normal(size=(2, F)) @ mix
+    taught, none = shown(rng, mix, new), shown(rng, mix, other)
+    beside = (2 * other + new) / 3 + 0.3 * scatter(rng, mix, 60)
+    taken = [
+        np.mean([d.scores(own_scores(2), x)[0].argmax() == K for x in beside])
+        for d in (
+            Discriminant(space, ["a"], [taught], idle=[2]),
+            Discriminant(space, ["a"], [taught], none, [2]),
+        )
+    ]
+    assert taken[0] > 0.4 and taken[1] < 0.05
+
+
+def in_another_place() -> float:
+    """Share of windows of old classes that three taught ones take, all seen by a camera that shifts every feature."""
+    taken = []
+    for seed in range(6):
+        rng, mix, middles, space = world(seed, apart=0.5)
+        place = 0.7 * rng.normal(size=F) @ mix
+        new = 0.5 * rng.normal(size=(3, F)) @ mix
+        d = Discriminant(space, ["a", "b", "c"], [shown(rng, mix, place + m) for m in new])
+        for k in range(K):
+            windows = place + middles[k] + scatter(rng, mix, 40)
+            taken += [d.scores(own_scores(k), x)[0].argmax() >= K for x in windows]
+    return float(np.mean(taken))
+
+
+def test_old_classes_seen_where_others_were_taught_are_not_taken_for_these(monkeypatch):
+    moved = in_another_place()
+    monkeypatch.setattr(discriminant, "MOVE", 0.0)
+    assert moved < 0.5 * in_another_place()
+
+
+def test_activities_that_were_shown_once_win_where_the_network_knows_nothing_better():
+    wins = []
+    for seed in range(6):
+        rng, mix, _, space = world(seed)
+        new = rng.normal(size=(3, F)) @ mix
+        d = Discriminant(space, ["a", "b", "c"], [shown(rng, mix, m, clips=1) for m in new], idle=[2])
+        for j in range(3):
+            wins += [d.scores(own_scores(2), x)[0].argmax() == K + j for x in new[j] + scatter(rng, mix, 30)]
+    assert np.mean(wins) > 0.8
+
+
 def test_what_is_none_of_them_is_unknown_once_it_was_shown():
     rng, mix, _, space = world()
     new, other = rng.normal(size=(2, F)) @ mix
