@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gc_ros.media.clips import find_clips
+from gc_ros.recognition import discriminant
 from gc_ros.recognition.discriminant import Discriminant, Rows
 from gc_ros.recognition.footage import clip_frames
 from gc_ros.recognition.space import Examples, Space
@@ -289,6 +290,7 @@ def main() -> None:
     parser.add_argument(
         "--ways", type=int, default=3, help="classes taught beside the bundle's own, with --old"
     )
+    parser.add_argument("--lead", type=float, help="of the taught over the old classes, instead of our own")
     parser.add_argument("--only-old", action="store_true", help="only what --old measures")
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--threads", type=int)
@@ -302,6 +304,8 @@ def main() -> None:
     )
     parser.add_argument("--every-second", type=int, choices=(0, 1), help="only these of the classes, by name")
     a = parser.parse_args()
+    if a.lead is not None:
+        discriminant.LEAD = a.lead
     bundle = load_bundle(a.bundle)
     space = space_of(bundle)
     clips = embedded(bundle, a.data, a.cache, a.threads)

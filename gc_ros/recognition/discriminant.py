@@ -66,7 +66,7 @@ FAR = 10.0  # at most so far behind the largest counts an old class, however lit
 MOVE = 2 / 3  # of the way to the middle of J taught classes, times J / (J + 1), that old classes are moved
 # A taught class leads over an old class by so much that, by the features alone, it takes 5 % of that class's windows.
 CLOSE_Z = 1.645
-UNTESTED = 2.0  # temperature where nothing can be left out
+UNTESTED = 1.0  # temperature where nothing can be left out
 TEMPERATURES = np.geomspace(0.5, 64, 22)
 
 
@@ -194,7 +194,8 @@ class Discriminant:
         values, _, labels, clips = leave_out(self.rows, taught, none, _folds(taught))
         old, mine = values[:, : self.K], values[:, self._taught]
         # The network's scores of the shown windows are not kept; idle is what it mostly says of new activities.
-        shares = np.column_stack([old.max(axis=1) - BEHIND_IDLE, mine - lead.T])
+        # The leads are left out: they are a prior, and with them scores come out too low.
+        shares = np.column_stack([old.max(axis=1) - BEHIND_IDLE, mine])
         self.temperature = _temperature(shares, labels + 1) if len(labels) else UNTESTED
         # For the remarks, the harder case: that it names the nearest old class.
         leading = (mine[np.arange(len(labels)), labels, None] - self.leads[labels] > old).all(axis=1)
