@@ -19,7 +19,7 @@ help:
 	@echo "make lint       ruff (rules and format) and mypy"
 	@echo "make coverage   every test, and a table of the lines they run, the lowest file first"
 	@echo "make bundle     train the demo's bundle again: minutes on a GPU, three hours on two cores"
-	@echo "make everyday   train the bundle of real people again, from their clips and a run: six hours on two cores"
+	@echo "make everyday   train the bundle of real people again, from their clips and a run: seven hours on two cores"
 	@echo "make env        prepare the environment with the tools of the tests, run nothing"
 	@echo "make clean      remove what was built or generated, keep the environment"
 	@echo "ROS=kilted: with those wheels instead of Jazzy's, and of the tests those that need ROS"
@@ -56,7 +56,7 @@ bundle:
 	$(IN_TEST) gc-model synth $(PEOPLE) --classes $(ACTIVITIES) \
 	  --subjects 16 --clips-per-class 64 --size 320x240 --fps 8 --seed 1
 	$(IN_TEST) gc-model train --data $(PEOPLE) --preset edge --epochs 8,8 --set freeze_stages=4 --set views=5 \
-	  --set batch=16 --set "scale=[0.7,1.0]" --set lr=3e-4 --set head_lr_factor=3 --out $(PEOPLE)_run
+	  --set batch=16 --set scale=0.7,1.0 --set lr=3e-4 --set head_lr_factor=3 --out $(PEOPLE)_run
 	$(IN_TEST) gc-model synth $(PEOPLE)_others --classes $(ACTIVITIES) \
 	  --subjects 10 --first-subject 51 --clips-per-class 10 --size 320x240 --fps 8 --seed 5
 	$(IN_TEST) gc-model calibrate $(PEOPLE)_run --data $(PEOPLE)_others --subjects 51,52,53,54,55,56,57,58,59,60
@@ -66,30 +66,29 @@ bundle:
 # path,class,subject of their clips (docs/people-bundle.md names the sources; they are no part of the repository) in two folds
 # of films and videos that share none. START: a run of `gc-model train` on REAL with the whole trunk, minutes on a GPU. The
 # temperature is that of a run of the same kind on a fold that it left out. The boxes take MediaPipe, `pip install -e
-# '.[joints]'`. Six hours on two cores.
+# '.[joints]'`. Seven hours on two cores.
 REAL := ../shared/data/everyday/clips.csv
 START := ../shared/runs/everyday
 DRAWN := runs/drawn
 OF_BODIES := clap,drink,handshake,hug,jump,kick,read,squat,stretch,throw,wave
 OF_PLACES := fall,pick_up,pour,run,sit_down,stand_up,walk
 DRAW := --size 320x240 --fps 8 --joints
-CLOUD := --set batch=16 --set head_lr_factor=3 --set "scale=[0.5,1.1]" --set motion=true --set glimpse_weight=0.1 \
+CLOUD := --set batch=16 --set head_lr_factor=3 --set scale=0.5,1.1 --set motion=true --set glimpse_weight=0.1 \
   --set separation=0.5 --set locate_lr_factor=3
 HEAD := $(CLOUD) --set freeze_stages=4 --set lr=3e-4
 # What somebody may do besides, which counts as idle; and the places of the real clips without their people.
 OTHERS := bow,cheer,march,phone_call,point,point_at,push,rub_hands,salute
-COMMA := ,
 LAST := $(CLOUD) --set epochs1=0 --set pose_weight=0 --set val_fraction=0.06 --set erase=0.2 --set still=0.04
 # The last two resolutions train, the glimpses have a least extent, and nobody is a class.
 AWAKE := $(LAST) --set freeze_stages=3 \
-  --set 'also=["$(DRAWN)/bodies","$(DRAWN)/places","$(DRAWN)/idle"]' --set "shares=[0.5,0.24,0.18,0.08]"
+  --set also=$(DRAWN)/bodies,$(DRAWN)/places,$(DRAWN)/idle --set shares=0.5,0.24,0.18,0.08
 # The head alone, on more people, on what else they do, and on places without anybody.
+ALSO := $(DRAWN)/bodies,$(DRAWN)/places,$(DRAWN)/idle,$(DRAWN)/more,$(DRAWN)/others,runs/empty
 WIDE := $(LAST) --set freeze_stages=5 --set views=2 --set stream_chunks=2 \
-  --set 'also=["$(DRAWN)/bodies","$(DRAWN)/places","$(DRAWN)/idle","$(DRAWN)/more","$(DRAWN)/others","runs/empty"]' \
-  --set 'idle_classes=["$(subst $(COMMA),"$(COMMA)",$(OTHERS))"]'
+  --set also=$(ALSO) --set idle_classes=$(OTHERS)
 # The classifiers alone, on more people who stand about, and on people farther away.
-NAMES := $(WIDE) --set classifiers_alone=true --set views=1 --set "scale=[0.5,1.6]" \
-  --set 'also=["$(DRAWN)/bodies","$(DRAWN)/places","$(DRAWN)/idle","$(DRAWN)/more","$(DRAWN)/others","runs/empty","$(DRAWN)/more_idle","$(DRAWN)/more_others"]'
+NAMES := $(WIDE) --set classifiers_alone=true --set views=1 --set scale=0.5,1.6 \
+  --set also=$(ALSO),$(DRAWN)/more_idle,$(DRAWN)/more_others
 # Half of the clips in which people do something else set how much is called idle; the other half tests it.
 UT := ../shared/data/ut_interaction
 everyday:
@@ -109,7 +108,7 @@ everyday:
 	  --set views=4 --set val_fraction=0 $(HEAD) --out runs/without_f1
 	$(IN_TEST) gc-model calibrate runs/without_f1 --data $(REAL) --subjects f1
 	$(IN_TEST) gc-model finetune $(START) --data $(REAL) --epochs 10 --stream-epochs 1 --set epochs1=2 \
-	  --set 'also=["$(DRAWN)/bodies","$(DRAWN)/places"]' --set "shares=[0.6,0.25,0.15]" --set views=2 \
+	  --set also=$(DRAWN)/bodies,$(DRAWN)/places --set shares=0.6,0.25,0.15 --set views=2 \
 	  --set stream_chunks=2 --set pose_weight=0 --set val_fraction=0.06 --set glimpse_extent=0.3 --set alpha=0.1 \
 	  $(HEAD) --out runs/everyday_head
 	$(IN_TEST) gc-model finetune runs/everyday_head --data $(REAL) --epochs 3 $(AWAKE) --set lr=2e-4 \
@@ -117,14 +116,14 @@ everyday:
 	$(IN_TEST) gc-model finetune runs/everyday_windows --data $(REAL) --epochs 0 --stream-epochs 2 $(AWAKE) \
 	  --set stream_chunks=2 --set batch=8 --set lr=1.5e-4 --out runs/everyday_streams
 	$(IN_TEST) gc-model finetune runs/everyday_streams --data $(REAL) --epochs 0 --stream-epochs 5 $(WIDE) \
-	  --set "shares=[0.40,0.12,0.08,0.04,0.20,0.06,0.10]" --set lr=2e-4 --out runs/everyday_wide
+	  --set shares=0.40,0.12,0.08,0.04,0.20,0.06,0.10 --set lr=2e-4 --out runs/everyday_wide
 	$(IN_TEST) gc-model finetune runs/everyday_wide --data $(REAL) --epochs 0 --stream-epochs 5 $(WIDE) \
-	  --set "shares=[0.38,0.10,0.10,0.09,0.19,0.06,0.08]" --set lr=1.5e-4 --out runs/everyday_idle
+	  --set shares=0.38,0.10,0.10,0.09,0.19,0.06,0.08 --set lr=1.5e-4 --out runs/everyday_idle
 	$(IN_TEST) gc-model average runs/everyday_streams runs/everyday_idle --share 0.8 --out runs/everyday_mixed
 	$(IN_TEST) gc-model finetune runs/everyday_mixed --data $(REAL) --epochs 0 --stream-epochs 1 $(WIDE) \
-	  --set "shares=[0.40,0.12,0.08,0.04,0.20,0.06,0.10]" --set lr=3e-5 --set anchor=0.1 --out runs/everyday_anchored
+	  --set shares=0.40,0.12,0.08,0.04,0.20,0.06,0.10 --set lr=3e-5 --set anchor=0.1 --out runs/everyday_anchored
 	$(IN_TEST) gc-model finetune runs/everyday_anchored --data $(REAL) --epochs 0 --stream-epochs 6 $(NAMES) \
-	  --set "shares=[0.38,0.16,0.10,0.005,0.285,0.01,0.05,0.005,0.005]" --set lr=7e-4 --out runs/everyday
+	  --set shares=0.38,0.16,0.10,0.005,0.285,0.01,0.05,0.005,0.005 --set lr=7e-4 --out runs/everyday
 	awk -F, -v d=$(abspath $(UT))/ 'NR == 1 {print} $$2 == "none_of_these" && $$3 ~ /[13579]$$/ {print d $$0}' \
 	  $(UT)/clips.csv > runs/none.csv
 	$(IN_TEST) gc-model calibrate runs/everyday --like runs/without_f1 --threshold 0.6 --unknown runs/none.csv \
