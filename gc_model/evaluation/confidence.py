@@ -145,14 +145,11 @@ def settle_idle(run: Path, unknown: Path, share: float, *, progress: bool = True
             f"{100 * as_it_is:.1f} % of the windows of {unknown} carry a label as it is, more than {100 * share:g} %: "
             "train idle on more clips, or allow more"
         )
-    shift = torch.zeros(len(recipe.labels))
-    shift[idle] = lower
     for name, parameter in model.named_parameters():
         if name.startswith(CLASSIFIERS) and name.endswith("bias"):
-            parameter.sub_(shift.to(parameter))
+            parameter[..., idle] -= lower
     checkpoint.save(run, model, recipe)
-    logits[:, idle] -= lower
-    labelled = _labelled(logits, idle, recipe.temperature, recipe.unknown_threshold)
+    labelled = _labelled(logits, idle, recipe.temperature, recipe.unknown_threshold, lower)
     return {"idle_lowered": lower, "unknown_windows": len(logits), "unknown_labelled": labelled}
 
 
@@ -168,16 +165,17 @@ def idle_offset(
     lower, upper = 0.0, 16.0
     for _ in range(20):
         middle = (lower + upper) / 2
-        lowered = logits.clone()
-        lowered[:, list(idle)] -= middle
-        lower, upper = (middle, upper) if _labelled(lowered, idle, T, threshold) <= share else (lower, middle)
+        too_many = _labelled(logits, idle, T, threshold, middle) > share
+        lower, upper = (lower, middle) if too_many else (middle, upper)
     return lower
 
 
-def _labelled(logits: Tensor, idle: Sequence[int], T: float, threshold: float) -> float:
-    """Share of windows whose best class is sure enough and none of `idle`."""
-    best, which = torch.softmax(logits / T, 1).max(1)
-    named = ~torch.isin(which, torch.tensor(list(idle), device=which.device))
+def _labelled(logits: Tensor, idle: Sequence[int], T: float, threshold: float, lower: float = 0.0) -> float:
+    """Share of windows whose best class is sure enough and none of `idle`, where these are lowered."""
+    shift = torch.zeros(logits.shape[1])
+    shift[list(idle)] = lower
+    best, which = torch.softmax((logits - shift) / T, 1).max(1)
+    named = ~torch.isin(which, torch.tensor(idle))
     return float((named & (best >= threshold)).double().mean())
 
 

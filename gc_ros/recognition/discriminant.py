@@ -235,20 +235,19 @@ class Discriminant:
         idle = max(nearest, d[-1]) if self._has_none else nearest
         by_class = np.where(self._idle, idle - BEHIND_IDLE, np.maximum(d[: self.K], nearest - FAR))
         leads = self.leads @ own
-        values = np.concatenate(
-            [[own @ by_class], d[self._taught] - leads, d[self.K + len(leads) :] - leads.min()]
-        )
+        known, leading = own @ by_class, d[self._taught] - leads
+        values = np.concatenate([[known], leading, d[self._taught.stop :] - leads.min()])
         q = np.exp((values - values.max()) / self.temperature)
         q /= q.sum()
         old, taught = q[0], q[1 : 1 + len(leads)]
         # What does not lead over the old must not win because the network shares their part among several.
         most = 0.99 * old * own.max()
-        kept = np.where(values[1 : 1 + len(leads)] > values[0], taught, np.minimum(taught, most))
+        kept = np.where(leading > known, taught, np.minimum(taught, most))
         old += (taught - kept).sum()
         shares = np.concatenate([old * own, kept])
         best = int(shares.argmax())
         if best < self.K:
-            return shares, bool(self._has_none and d[-1] > max(nearest, values[1 : 1 + len(leads)].max()))
+            return shares, bool(self._has_none and d[-1] > max(nearest, leading.max()))
         strangeness = self._strangeness(self.rows.signs(features[None]))[0]
         return shares, bool(strangeness > self.strangest or d[-1] - d[self._taught].max() > self.behind_none)
 
