@@ -12,18 +12,17 @@ from typing import Annotated, Any
 
 import typer
 
+from gc_model.clip_commands import boxes, empty, joints
 from gc_model.commands import (
     People,
-    boxes,
     calibrate,
     curves,
-    empty,
     finetune,
     glimpses,
-    joints,
     names,
     run_training,
     tell_rest,
+    unpack,
 )
 from gc_model.paper.presets import PRESETS, preset
 from gc_model.synth.cli import synth
@@ -33,6 +32,7 @@ from trt_build.errors import DataError
 app = command_line(__doc__)
 app.command()(synth)
 app.command(epilog="Example: gc-model finetune run --data clips --out mine")(finetune)
+app.command(epilog="Example: gc-model unpack bundles/everyday --out everyday")(unpack)
 app.command(epilog="Example: gc-model calibrate run --data clips")(calibrate)
 app.command(epilog="Example: gc-model joints clips --out joints --what body --boxes boxes")(joints)
 app.command(epilog="Example: gc-model boxes clips --detector yolo.onnx --out boxes")(boxes)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands of `gc-model`, from finetune to empty, and what they share with `train`."""
+"""Commands of `gc-model` on a run, from finetune to curves, and what they share with `train`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ import typer
 from trt_build.command import Json
 from trt_build.errors import DataError
 
-Data = Annotated[Path, typer.Argument(help="Folder class/clip, or a CSV with path,class[,subject].")]
-Workers = Annotated[int, typer.Option(help="Processes; 0: one for each core.", min=0)]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 People = Annotated[str, typer.Option(help="Only these people, separated by commas.")]
 
 
@@ -71,6 +68,19 @@ def finetune(
     )
     tell_rest(summary, options.window_s)
     typer.echo(f"next: trt-build export {out} --out BUNDLE")
+
+
+def unpack(
+    bundle: Annotated[Path, typer.Argument(help="Bundle directory.")],
+    out: Annotated[Path, typer.Option(help="Run directory to write.")],
+) -> None:
+    """The trained network of a bundle as a run: to train further, to look at, to judge."""
+    from gc_model.export.unfold import unpack as unpacked
+
+    info = unpacked(bundle, out).info
+    typer.echo(
+        f"{info.model_id}, {len(info.labels)} classes: {out}; next: gc-model finetune {out} --data CLIPS --out mine"
+    )
 
 
 def calibrate(
@@ -226,92 +236,6 @@ def curves(
             epochs = max((points[-1][0] for points in lines.values() if points), default=0)
             typer.echo(f"{run} {stage}, {epochs} epochs: {last}")
     typer.echo(f"{out}")
-
-
-def joints(
-    data: Data,
-    out: Annotated[Path, typer.Option(help="Folder of the tables; the same command continues there.")],
-    what: Annotated[str, typer.Option(help="hands, or body (one person).")] = "hands",
-    subjects: People = "",
-    boxes: Annotated[
-        Path | None, typer.Option(help="Also boxes of the people, for `train --boxes`; with --what body.")
-    ] = None,
-    workers: Workers = 0,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Joints of your own clips by MediaPipe, for `train --set joints=`: glimpses learn to look at them."""
-    from gc_model.data.estimate import estimate
-
-    shown = not (quiet or as_json)
-    result = estimate(
-        data, out, what=what, boxes=boxes, subjects=names(subjects), workers=workers or None, progress=shown
-    )
-    _say_tables(result, out, as_json, tables="joints", seen="seen", what=what)
-    if boxes is not None and not as_json:
-        typer.echo(f"boxes of {result['boxes']} clips made: {boxes}")
-
-
-def boxes(
-    data: Data,
-    out: Annotated[Path, typer.Option(help="Folder of the tables; the same command continues there.")],
-    detector: Annotated[
-        Path, typer.Option(help="Detector in ONNX with the output of YOLO; best the one of the robot.")
-    ],
-    subjects: People = "",
-    workers: Workers = 0,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Boxes of the people in your own clips by a detector of yours, for `train --boxes`."""
-    from gc_model.data.detect import detect
-
-    shown = not (quiet or as_json)
-    result = detect(data, out, detector, subjects=names(subjects), workers=workers or None, progress=shown)
-    _say_tables(result, out, as_json, tables="boxes", seen="found", what="people")
-
-
-def empty(
-    data: Data,
-    boxes: Annotated[Path, typer.Option(help="Folder of the people's boxes, class/clip.boxes.csv.")],
-    out: Annotated[Path, typer.Option(help="Folder to write clips of nobody and their table to.")],
-    subjects: People = "",
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Clips of the places of your own clips without anybody, as class idle, for `train --set also=`."""
-    from gc_model.data.empty import write_empty
-
-    result = write_empty(data, boxes, out, subjects=names(subjects), progress=not (quiet or as_json))
-    if as_json:
-        typer.echo(json.dumps(result))
-        return
-    for name, reason in result["damaged"].items():
-        typer.echo(f"nothing of {name}: {reason}", err=True)
-    if result["without_boxes"]:
-        typer.echo(f"{result['without_boxes']} clips have no table of boxes in {boxes}", err=True)
-    typer.echo(
-        f"{result['clips']} clips: {result['beside']} views beside people, {result['places']} places without "
-        f"them: {out}"
-    )
-
-
-def _say_tables(
-    result: dict[str, Any], out: Path, as_json: bool, *, tables: str, seen: str, what: str
-) -> None:
-    """What came of making tables, as `gc_model.data.tables.gather` has it."""
-    if as_json:
-        typer.echo(json.dumps(result))
-        return
-    for name, reason in result["damaged"].items():
-        typer.echo(f"no {tables} of {name}: {reason}", err=True)
-    empty = result["empty"]
-    if empty:
-        typer.echo(f"nobody {seen} in {len(empty)} clips: {', '.join(empty[:5])}", err=True)
-    typer.echo(
-        f"{result['clips']} clips: {result['made']} made, {result['kept']} there before, "
-        f"{len(result['damaged'])} damaged; {what} in {100 * result['seen']:.0f} % of the frames: {out}"
-    )
 
 
 def names(text: str) -> list[str] | None:

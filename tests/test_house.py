@@ -57,7 +57,7 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"training"}),
         frozenset({"export"}),
         frozenset({"evaluation"}),
-        frozenset({"commands", "cli"}),
+        frozenset({"clip_commands", "commands", "cli"}),
     ),
 }
 SEPARATE = ({"gc_ros.evaluation", "gc_ros.node"}, {"trt_build.verify", "trt_build.bench"})

@@ -124,7 +124,7 @@ def fold_for_export(model: GlimpseClouds) -> GlimpseClouds:
     trunk = model.trunk
     if not isinstance(trunk, InflatedTrunk):
         return model
-    pairs = _batch_norms(
+    pairs = batch_norms(
         trunk, torch.zeros(1, 3, model.config.size, model.config.size, dtype=model.mean.dtype)
     )
     caches = 0
@@ -148,7 +148,7 @@ def cache_names(folded: GlimpseClouds) -> list[str]:
     return [cache_name(conv.origin + i) for conv in trunk.inflated for i in range(conv.caches)]
 
 
-def _batch_norms(trunk: InflatedTrunk, frame: Tensor) -> dict[str, str]:
+def batch_norms(trunk: InflatedTrunk, frame: Tensor) -> dict[str, str]:
     """Which batch norm reads which convolution's output, by name, found by watching one pass over a frame."""
     produced: dict[int, tuple[str, Tensor]] = {}
     pairs: dict[str, str] = {}

@@ -35,6 +35,7 @@ from trt_build.tolerances import EXPORT_ROUNDING, EXPORT_TOLERANCE
 
 OPSET = 18
 STREAM = 64  # frames of `step` in one stream
+NETWORK = "network"  # in the provenance: the `Config`, from which `gc_model.export.unfold` finds the way back
 
 
 class WindowGraph(nn.Module):
@@ -110,6 +111,7 @@ def export_bundle(
                 names.append(CLASSES_NAME)
         sha256 = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
         provenance = recipe.provenance | {
+            NETWORK: model.config.to_json(),
             "model.safetensors": sha256,
             "opset": OPSET,
             "onnx": onnx.__version__,

@@ -17,6 +17,7 @@ from gc_model.paper.network import Network
 from gc_model.paper.presets import Config
 from gc_model.paper.variants import build
 from gc_ros.recognition.region import MARGIN
+from trt_build.bundle import INFO_NAME
 from trt_build.errors import DataError
 from trt_build.files import replacing, write_atomically
 
@@ -85,6 +86,10 @@ def complete(weights: dict[str, Tensor], model: Network) -> dict[str, Tensor]:
 def read_description(run: Path) -> tuple[Config, Recipe]:
     """Configuration and recipe of a trained model, without its weights. Raises DataError."""
     path = run / "model.json"
+    if (run / INFO_NAME).is_file():
+        raise DataError(
+            f"{run} is a bundle, not a run: `gc-model unpack {run} --out RUN` makes a run of it, which this takes"
+        )
     if not path.is_file():
         raise DataError(
             f"{run} holds no trained model (no model.json): `gc-model train --data ... --out {run}`"

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from gc_model.paper import inflated
 from gc_model.paper.depthwise import depthwise_clip
 from gc_model.paper.presets import preset
 from gc_model.paper.variants import build
@@ -57,19 +57,25 @@ def test_a_gradient_that_is_not_wanted_is_not_computed():
     assert x.grad is not None
 
 
-def test_a_trunk_in_mixed_precision_has_the_gradients_of_one_in_float32_but_for_rounding():
+def test_a_trunk_in_mixed_precision_errs_no_more_than_with_conv3d_in_its_place(monkeypatch):
     torch.manual_seed(0)
     model = build(preset("edge", classes=3))
     model.trunk.eval()
     freeze_stages(model, 4)
     clip = torch.randint(0, 255, (1, 2, 3, 224, 224), dtype=torch.uint8)
-    found = []
-    for mixed in (False, True):
+
+    def gradients(mixed: bool) -> Tensor:
         model.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
             Z, c = model.features(clip)
             (Z.float().mean() + c.float().mean()).backward()
         convs = [conv.weight.grad for conv in model.trunk.inflated if conv.weight.grad is not None]
         assert convs and all(g.dtype == torch.float32 for g in convs)
-        found.append(torch.cat([g.flatten() for g in convs]))
-    assert F.cosine_similarity(*found, dim=0) > 0.98
+        return torch.cat([g.flatten() for g in convs])
+
+    exact, ours = gradients(mixed=False), gradients(mixed=True)
+    monkeypatch.setattr(inflated, "depthwise_clip", depthwise_conv3d)
+    theirs = gradients(mixed=True)
+    # How much bfloat16 rounds differs from processor to processor, but for both alike.
+    error, bound = ((g - exact).norm() / exact.norm() for g in (ours, theirs))
+    assert 0 < error < 1.25 * bound < 0.5
