@@ -111,6 +111,7 @@ def test_what_cannot_be_trained_on_is_one_line(tmp_path, arguments, words):
     assert not (tmp_path / "run" / "options.json").exists()
 
 
+@pytest.mark.slow
 @needs_torch
 def test_training_names_what_it_left_out_and_what_comes_next(tmp_path):
     data = coloured_clips(tmp_path / "data", per_class=1)
@@ -316,6 +317,7 @@ def test_prepare_says_what_it_made_and_what_is_damaged(tmp_path):
     )
 
 
+@pytest.mark.slow
 @needs_torch
 def test_training_says_how_many_clips_are_too_short_for_the_robot(tmp_path):
     data = coloured_clips(tmp_path / "data", per_class=1)
@@ -383,6 +385,7 @@ def test_finetune_on_streams_says_how_the_carried_state_compares(tmp_path):
     assert json.loads((tmp_path / "out" / "model.json").read_text())["config"]["reset_after"] == 0
 
 
+@pytest.mark.slow
 @needs_torch
 def test_calibrate_says_what_it_set_and_asks_for_people_where_none_were_held_out(tmp_path):
     trained = untrained(tmp_path / "run")

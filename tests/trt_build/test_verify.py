@@ -181,6 +181,7 @@ def test_nan_never_passes(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_other_labels_fail_even_within_wide_tolerances(monkeypatch):
     def rotated(out, n):
         out["logits"] = np.roll(out["logits"], 1, -1)
@@ -193,6 +194,7 @@ def test_other_labels_fail_even_within_wide_tolerances(monkeypatch):
     assert carried == {("window", "labels"), ("drift", "labels")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", [True, False])
 def test_fp16_that_the_engines_own_layer_report_does_not_bear_out_fails(monkeypatch, half):
     from trt_build.engines.layers import read_layer_report
@@ -221,6 +223,7 @@ def test_fp16_that_the_engines_own_layer_report_does_not_bear_out_fails(monkeypa
     assert not {c.what for c in checks if not c.ok and c.what in ("logits", "labels")}
 
 
+@pytest.mark.slow
 def test_a_failed_check_is_exit_code_1_and_marked_in_the_table():
     result = call("verify", bundle(), *CLIPS, *SHORT, "--engine", "onnxruntime", "--tolerance", "labels=1.1")
     assert result.exit_code == 1 and "FAILED" in result.stdout, result.output

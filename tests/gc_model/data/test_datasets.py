@@ -85,6 +85,7 @@ def test_a_damaged_table_of_classes_is_named(tmp_path):
         index("ntu", tmp_path / "data")
 
 
+@pytest.mark.slow
 def test_both_stages_use_the_joints_of_ntu(tmp_path, monkeypatch):
     from gc_model.training import stages as training
 
@@ -111,6 +112,7 @@ def test_both_stages_use_the_joints_of_ntu(tmp_path, monkeypatch):
     assert result["clips"] == 4 and not result["problems"]
 
 
+@pytest.mark.slow
 def test_n_ucla_trains_on_folders_of_pictures_without_pose_and_glimpse_losses(tmp_path):
     from gc_model.synth import synthesize
 
@@ -135,6 +137,7 @@ def test_n_ucla_trains_on_folders_of_pictures_without_pose_and_glimpse_losses(tm
     assert set(nucla.NAMES) == set(nucla.CLASSES)
 
 
+@pytest.mark.slow
 def test_a_truncated_test_video_is_counted_and_named_not_dropped(tmp_path):
     data = tmp_path / "ntu"
     shutil.copytree(ntu_people(), data)

@@ -147,6 +147,7 @@ def joints_and_boxes(clips, folder, *more):
     return call(app, "joints", clips, *ask, *more)
 
 
+@pytest.mark.slow
 def test_boxes_of_people_are_made_of_joints_and_followed(mediapipe, clips, tmp_path):
     done = joints_and_boxes(clips, tmp_path)
     assert done.exit_code == 0, done.output

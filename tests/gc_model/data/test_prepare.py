@@ -14,6 +14,7 @@ from tests.videos import truncated
 from trt_build.errors import DataError
 
 
+@pytest.mark.slow
 def test_preparing_rescales_resumes_and_keeps_damage_countable(tmp_path):
     data, out = tmp_path / "ntu", tmp_path / "small"
     shutil.copytree(ntu_people(), data)

@@ -98,6 +98,7 @@ def test_several_processes_share_an_epoch_evenly_and_leave_no_clip_out(n, world)
     assert set(together) == set(range(n)) and len(together) - n < world
 
 
+@pytest.mark.slow
 def test_loading_processes_do_not_change_the_samples():
     def batches(processes: int) -> list:
         sampler = dataset.EpochSampler(12, 0)

@@ -15,6 +15,7 @@ from tests.gc_model.runs import ntu_people, tiny_options
 from trt_build.errors import DataError
 
 
+@pytest.mark.slow
 def test_the_ablation_runs_rows_resumes_and_sets_the_papers_figures_beside_ours(tmp_path, monkeypatch):
     base = tiny_options(ntu_people(), epochs1=1, epochs2=1)
     asked = {
@@ -50,6 +51,7 @@ def test_the_ablation_runs_rows_resumes_and_sets_the_papers_figures_beside_ours(
         ablate(base, tmp_path / "out", rows=["mlp"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "trunk", [{"epochs1": 0, "freeze_stages": 5}, {"epochs1": 1, "freeze_stages": 4, "freeze_stages2": 5}]
 )

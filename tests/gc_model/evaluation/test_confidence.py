@@ -153,6 +153,7 @@ def test_a_run_whose_idle_was_lowered_names_more_and_of_its_classes_the_same(tmp
         settle_idle(untrained(tmp_path / "other"), colours(), 0.5, progress=False)
 
 
+@pytest.mark.slow
 def test_it_is_imported_alone_as_the_command_does():
     # Other tests bring Lightning, and with it what this module must bring itself.
     done = subprocess.run(

@@ -38,6 +38,7 @@ def trained(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_a_trained_run_gives_every_epoch_of_both_stages(trained):
     curves = read_curves(trained)
     assert {stage: [epoch for epoch, _ in lines["loss"]] for stage, lines in curves.items()} == {

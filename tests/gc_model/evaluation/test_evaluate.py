@@ -188,6 +188,7 @@ def test_a_clip_shorter_than_a_window_shows_its_last_frame_until_the_window_is_f
     assert result["predictions"]["red/short.mp4"] == first.label
 
 
+@pytest.mark.slow
 def test_a_clip_is_judged_alike_whatever_else_is_judged(damaged):
     alone, among = (
         evaluate(run(), EvaluateOptions(colours(), subjects=["a"]), progress=False),
@@ -257,6 +258,7 @@ def test_the_torch_engine_starts_anew_after_a_reset():
     assert np.array_equal(first, again) and not np.array_equal(on, first[0])
 
 
+@pytest.mark.slow
 def test_a_continuous_stream_carries_its_state_and_says_what_windows_give():
     model, _ = checkpoint.load(run())
     result = evaluate(run(), EvaluateOptions(colours(), judge="continuous"), progress=False)

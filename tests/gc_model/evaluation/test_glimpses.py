@@ -82,6 +82,7 @@ def test_the_command_measures_against_joints_and_draws_three_colours(tmp_path):
         assert (np.abs(picture - colour).max(-1) == 0).sum() > 20
 
 
+@pytest.mark.slow
 def test_the_table_has_a_verdict_a_row_and_the_export_carries_its_figures(tmp_path):
     from gc_model.export.onnx import export_bundle
 
@@ -102,6 +103,7 @@ def test_the_table_has_a_verdict_a_row_and_the_export_carries_its_figures(tmp_pa
     assert kept["figures"] == found["figures"] and kept["clips"] == found["clips"] and "left_out" not in kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alike", [False, True])
 def test_workers_that_become_one_in_a_stream_are_seen(tmp_path, alike):
     from gc_model.training import checkpoint
@@ -156,6 +158,7 @@ def test_a_stream_computes_again_only_what_looks_back(monkeypatch, still, again)
     assert not torch.allclose(alone, expected[1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_glimpses_put_elsewhere_change_the_answer_and_stay_there_for_that_evaluation_alone():
     from gc_model.evaluation.evaluate import EvaluateOptions, evaluate
     from gc_model.training import checkpoint
@@ -186,6 +189,7 @@ def replaced(model, places: str):
     return run
 
 
+@pytest.mark.slow
 def test_clips_without_joints_are_drawn_and_a_model_without_glimpses_is_refused(tmp_path):
     run = untrained(colours() / "clips.csv", "looking-colours")
     answer = call(run, "--data", colours() / "clips.csv", "--out", tmp_path / "a.png")

@@ -105,6 +105,7 @@ def test_the_training_form_of_grouped_convolutions_equals_the_inference_form(nam
         torch.testing.assert_close(with_gradient, model.features(clip)[0], atol=1e-10, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temporal", FORMS)
 @pytest.mark.parametrize(("name", "size"), TRUNKS)
 def test_folding_batch_norm_and_time_into_plain_convolutions_changes_nothing(name, size, temporal):
@@ -122,6 +123,7 @@ def test_folding_batch_norm_and_time_into_plain_convolutions_changes_nothing(nam
             torch.testing.assert_close(b.logits, a.logits, atol=1e-10, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temporal", FORMS)
 @pytest.mark.parametrize(("name", "size"), TRUNKS)
 def test_a_convolution_that_sees_one_frame_is_folded_into_one_without_a_cache(name, size, temporal):

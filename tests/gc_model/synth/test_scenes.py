@@ -107,6 +107,7 @@ def test_a_person_is_in_a_scene_who_they_are_in_the_clips_of_the_same_seed():
     assert not np.allclose(*clips, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_somebody_who_crosses_hides_others_and_leaves_the_picture():
     hidden = left = 0
     for number in range(1, 9):

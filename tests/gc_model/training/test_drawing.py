@@ -66,6 +66,7 @@ def test_glimpses_beyond_the_frame_are_drawn_at_its_edge_and_do_not_fail():
     assert glimpse_strip(np.zeros((1, 16, 16, 3), np.uint8), l).any()
 
 
+@pytest.mark.slow
 def test_training_logs_a_picture_of_the_glimpses_of_every_epoch(tmp_path):
     train = pytest.importorskip("gc_model.training.train", exc_type=ImportError).train
     options = TrainOptions(

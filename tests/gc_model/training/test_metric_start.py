@@ -79,6 +79,7 @@ def test_the_start_of_D_is_deterministic_and_moves_nothing_else():
     assert all(torch.equal(v, other.state_dict()[k]) for k, v in one.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_trunk_that_ends_in_batch_norm_gives_standardised_channels_and_the_same_pictures():
     model = build("edge", size=64, resize=72).double().eval()
     batches = [noise(2, 8, 64, seed=i) for i in range(3)]

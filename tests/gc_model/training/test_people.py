@@ -60,6 +60,7 @@ def trained() -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_run_says_that_it_was_trained_on_people_and_no_place_of_this_machine():
     _, recipe = checkpoint.load(trained())
     known = recipe.provenance["people"]
@@ -73,6 +74,7 @@ def test_the_bundle_carries_it():
     assert bundle_info(*checkpoint.read_description(trained())).provenance["people"]["margin"] == 0.2
 
 
+@pytest.mark.slow
 def test_people_and_whole_pictures_are_judged_each_for_itself():
     whole = evaluate(trained(), EvaluateOptions(drawn()), progress=False)
     people = evaluate(trained(), EvaluateOptions(drawn(), boxes=drawn() / "boxes"), progress=False)
@@ -85,6 +87,7 @@ def test_people_and_whole_pictures_are_judged_each_for_itself():
     assert found["windows"] and list(found["left_out"]) == ["bow/s002_c1_r02.mp4"]
 
 
+@pytest.mark.slow
 def test_who_cannot_be_shown_alone_leaves_a_clip_of_whole_pictures(tmp_path):
     samples = _decode(options(person_share=1.0), tmp_path, tmp_path / "cache", True, False)
     assert len(samples.training) == 8 and not samples.failed
@@ -97,6 +100,7 @@ def test_who_cannot_be_shown_alone_leaves_a_clip_of_whole_pictures(tmp_path):
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 14 and len(again.training) == 8
 
 
+@pytest.mark.slow
 def test_features_of_a_frozen_trunk_are_of_these_people_and_these_errors(tmp_path):
     keys = set()
     for changes in ({}, {"person_share": 0.5}, {"box_jitter": 0.2}, {"person_margin": 0.3}, {"boxes": None}):
@@ -117,6 +121,7 @@ def test_a_frozen_trunk_trains_on_people_and_a_resumed_run_is_the_same(tmp_path)
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_boxes_of_mixed_in_folders_are_found_beside_them(tmp_path):
     chosen = options(also=[drawn()], shares=[0.5, 0.5])
     samples = _decode(chosen, tmp_path, tmp_path / "cache", True, False)
@@ -127,6 +132,7 @@ def test_boxes_of_mixed_in_folders_are_found_beside_them(tmp_path):
     assert not any(c.people for c in plain.training)
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_the_people_of_scenes(tmp_path):
     synthesize_scenes(
         tmp_path / "s", 3, people=(2, 3), subjects=4, classes=["jump", "bow"], size=(128, 72), fps=4.0, duration_s=2.5,

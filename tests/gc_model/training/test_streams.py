@@ -60,6 +60,7 @@ def test_places_of_joints_and_of_what_moves_are_those_of_the_frames_of_the_strea
         assert torch.equal(sample["moving"].nan_to_num(), moving.nan_to_num())
 
 
+@pytest.mark.slow
 def test_glimpses_of_a_stream_are_drawn_to_what_moves():
     torch.manual_seed(0)
     model = build(TINY)
@@ -269,6 +270,7 @@ def test_a_fine_tuned_run_streams_without_restart_exports_and_keeps_its_start(tm
     assert bundle.info.reset_after == 0 and bundle.info.default_mode == "step"
 
 
+@pytest.mark.slow
 def test_windows_alone_do_not_leave_a_model_that_carries_on_and_another_network_is_named(tmp_path):
     start = untrained(tmp_path / "start", reset_after=0)
     plain = {

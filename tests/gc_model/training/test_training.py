@@ -119,6 +119,7 @@ def test_what_is_published_of_a_run_names_no_place_of_this_machine():
     assert provenance["data"] == "people" and provenance["clips"] == 10 and provenance["imagenet"] is None
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_weights(tmp_path):
     train(tmp_path / "again")
     assert_same_weights(tmp_path / "again", uninterrupted())
@@ -197,6 +198,7 @@ def test_a_run_killed_between_the_stages_ends_with_the_same_bits(tmp_path, monke
 REGULARISED = {"mixup": 0.4, "cutmix": 1.0, "ema": 0.9, "drop_path": 0.2, "erase": 0.5, "motion": True}
 
 
+@pytest.mark.slow
 def test_a_run_with_every_regularisation_is_resumed_with_the_same_bits_and_ends_with_the_mean_of_its_weights(
     tmp_path, monkeypatch
 ):

@@ -214,6 +214,7 @@ def test_a_class_that_the_bundle_calls_idle_is_idle_time_and_no_activity(tmp_pat
 # -- stamps --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_recorded_frozen_stamps_are_said_with_the_remedy(tmp_path: Path) -> None:
     bag, people = case("25-frozen-stamps") / "bag", load_bundle(REPOSITORY / "bundles" / "people")
     found = run(people, tmp_path, bag)
@@ -287,12 +288,11 @@ MOUNTS = ("mount --bind ro ro && mount -o remount,ro,bind ro", "mount -t tmpfs -
     "command",
     [
         "evaluate",
-        "evaluate-two",
         "make-bag",
-        "video",
-        "synth",
-        "prepare",
-        pytest.param("train", marks=pytest.mark.slow),
+        *(
+            pytest.param(command, marks=pytest.mark.slow)
+            for command in ("evaluate-two", "video", "synth", "prepare", "train")
+        ),
     ],
 )
 def test_disks_that_are_read_only_or_full(

@@ -75,6 +75,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS, at=st.integers(0, 20))
 def test_no_result_is_kept_of_content_that_was_not_read_whole(

@@ -324,6 +324,7 @@ def test_a_picture_whose_pixels_contradict_its_header_says_so_each_time() -> Non
         Picture(64, 48, True, lambda: np.zeros((48, 64), np.uint8)).pixels()
 
 
+@pytest.mark.slow
 @settings(max_examples=1500, deadline=None)
 @given(
     width=sizes,

@@ -54,6 +54,7 @@ def test_a_camera_whose_stamp_never_changes_is_told_what_to_mend(numbers: Path) 
         assert {v.key: v.value for v in status.values}["images dropped: duplicate"] != "0"
 
 
+@pytest.mark.slow
 def test_an_image_without_a_stamp_is_told_and_hides_the_warming_up_no_longer_than_its_window(
     numbers: Path,
 ) -> None:
@@ -201,6 +202,7 @@ def test_a_late_listener_gets_the_newest_label_info_alone(numbers: Path) -> None
         assert [round(info.unknown_threshold, 3) for info in infos] == [0.3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("camera_hz", [30, 60])
 def test_the_overlay_shows_nearly_every_result_of_a_fast_camera(camera_hz: int, numbers: Path) -> None:
     """An engine of half a second: many camera frames later the frame of the result must still be there."""

@@ -63,6 +63,7 @@ def test_items_are_worked_off_in_order_and_the_oldest_of_too_many_is_dropped() -
     assert done[-1] != 99
 
 
+@pytest.mark.slow
 def test_more_processor_time_than_the_budget_costs_items_and_at_one_there_is_no_limit() -> None:
     for share, limited in ((0.1, True), (1.0, False)):
         done: list[int] = []
@@ -113,6 +114,7 @@ class Cameras:
         self.activities[name].append((time.time(), message))
 
 
+@pytest.mark.slow
 def test_a_camera_whose_images_take_long_to_decode_loses_its_own_images_alone(
     numbers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,6 +106,7 @@ def test_whole_messages_that_are_of_no_use_are_counted(watched: tuple[Running, P
     assert not node.errors
 
 
+@pytest.mark.slow
 def test_ten_thousand_boxes_are_over_in_a_moment(watched: tuple[Running, Peer, Detector]) -> None:
     node, peer, detector = watched
     peer.publish(picture([ANNA], 0), START)
