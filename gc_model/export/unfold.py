@@ -105,8 +105,7 @@ class _Graph:
         self._biases: dict[str, list[str]] = {}
         for node in graph.node:
             if node.op_type in ("Conv", "Gemm"):
-                seen = self._biases.setdefault(node.input[1], [])
-                seen += [n for n in node.input[2:] if n not in seen]
+                self._biases.setdefault(node.input[1], []).extend(node.input[2:])
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -115,7 +114,7 @@ class _Graph:
         return torch.from_numpy(numpy_helper.to_array(self._tensors[name]).copy())
 
     def biases(self, weight: str) -> list[Tensor]:
-        """Those that are added after this weight, each once, in order of use."""
+        """What each node that has this weight adds to it, in the graph's order."""
         return [self[name] for name in self._biases.get(weight, ())]
 
 
@@ -129,10 +128,10 @@ def _weights(model: GlimpseClouds, graph: onnx.GraphProto) -> Iterator[tuple[str
         weight = f"{PREFIX}{name}.weight"
         if name == "attention.locate":
             # The graph has a bias for each glimpse: the layer's own and the glimpse's start in one.
-            starts = there.biases(weight)
+            starts = torch.stack(there.biases(weight)[: model.config.G])
             yield f"{name}.weight", there[weight]
             yield f"{name}.bias", torch.zeros_like(starts[0])
-            yield "attention.start", torch.stack(starts if len(starts) > 1 else starts * model.config.G)
+            yield "attention.start", starts
         elif isinstance(module, nn.Linear):
             kept = there[weight]
             yield f"{name}.weight", kept

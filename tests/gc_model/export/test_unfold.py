@@ -70,6 +70,7 @@ def assert_same_function(one, other) -> None:
 def test_the_network_of_a_bundle_computes_what_the_exported_one_did(tmp_path, changes):
     loaded, model = of_network(tmp_path / "b", **changes)
     again, recipe = unfold(loaded)
+    assert torch.equal(again.attention.start, model.attention.start + model.attention.locate.bias)
     assert again.config == model.config and not again.training
     assert_same_function(model, again)
     assert (recipe.labels, recipe.window_s) == ([f"c{i}" for i in range(7)], 2.0)
