@@ -23,6 +23,7 @@ from tests.command_line import assert_one_line, call
 from tests.conftest import REPOSITORY
 from tests.gc_ros.evaluation.bag_files import NS, START, write_bag, write_truth
 from tests.gc_ros.evaluation.runs import SIMPLE, case, run, spawn, write_clip
+from tests.marks import first_fast
 from tests.toy import toy_bundle
 from trt_build.bundle import LoadedBundle, load_bundle
 
@@ -285,15 +286,7 @@ MOUNTS = ("mount --bind ro ro && mount -o remount,ro,bind ro", "mount -t tmpfs -
 
 @pytest.mark.parametrize("mount", MOUNTS, ids=["read-only", "full"])
 @pytest.mark.parametrize(
-    "command",
-    [
-        "evaluate",
-        "make-bag",
-        *(
-            pytest.param(command, marks=pytest.mark.slow)
-            for command in ("evaluate-two", "video", "synth", "prepare", "train")
-        ),
-    ],
+    "command", first_fast("evaluate", "make-bag", "evaluate-two", "video", "synth", "prepare", "train")
 )
 def test_disks_that_are_read_only_or_full(
     tmp_path: Path, colours: LoadedBundle, mount: str, command: str

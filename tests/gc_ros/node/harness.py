@@ -177,9 +177,13 @@ class Peer:
         cameras = self.running.node._cameras if self.running is not None else []
         cameras = [one for one in cameras if one.name == camera]
         before = cameras[0].input.received if cameras else 0
-        (self.cameras[camera] if camera else self.camera).publish(message)
+        publisher = self.cameras[camera] if camera else self.camera
+        publisher.publish(message)
         deadline = time.monotonic() + 2
         while cameras and cameras[0].input.received == before and time.monotonic() < deadline:
+            # An inactive node takes nothing.
+            if not publisher.get_subscription_count():
+                break
             time.sleep(0.001)
 
     def call(

@@ -13,6 +13,7 @@ import pytest
 from gc_ros.stamps import NS
 from tests import toy
 from tests.gc_ros.node.harness import NAME, Peer, Process, load_info, new_domain, running, wait_until
+from tests.marks import first_fast
 from trt_build.engines.open import open_engine
 
 # After the harness, which skips this module where ROS is missing.
@@ -171,12 +172,12 @@ def test_names_in_diagnostics_have_the_namespace_and_hardware_is_the_camera(numb
 
 @pytest.mark.parametrize(
     ("remappings", "topic"),
-    [
+    first_fast(
         ([], "/image/compressed"),
         (["image:=/cam/image_raw"], "/cam/image_raw/compressed"),
         (["image/compressed:=/cam/jpeg"], "/cam/jpeg"),
         (["image:=/cam/image_raw", "image/compressed:=/cam/jpeg"], "/cam/jpeg"),
-    ],
+    ),
 )
 def test_the_compressed_topic_follows_the_image(remappings: list[str], topic: str, numbers: Path) -> None:
     new_domain()

@@ -14,6 +14,7 @@ import pytest
 
 from tests import toy
 from tests.gc_ros.node.harness import Peer, Process, new_domain, running, wait_until
+from tests.marks import first_fast
 from trt_build.bundle import LoadedBundle
 
 # After the harness, which skips this module where ROS is missing.
@@ -44,7 +45,7 @@ def peer() -> Iterator[Peer]:
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("state", first_fast("active", *(s for s in STATES if s != "active")))
 def test_a_signal_in_any_state_ends_with_0_within_3_seconds(
     state: str, sent: signal.Signals, bundle: Path, peer: Peer
 ) -> None:
@@ -119,12 +120,12 @@ def _edit(bundle: Path) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "says"),
-    [
+    first_fast(
         (lambda bundle: os.remove(bundle / "bundle.json"), "no readable bundle.json"),
         (lambda bundle: os.remove(bundle / "window.onnx"), "window.onnx is missing"),
         (_edit, "weights.bin was changed after export"),
         (lambda bundle: (bundle / "bundle.json").write_text("{"), "is not JSON"),
-    ],
+    ),
     ids=["no bundle.json", "no graph", "edited weights", "broken json"],
 )
 def test_a_spoilt_bundle_leaves_the_node_alive_and_unconfigured_with_one_fatal_line(
@@ -216,7 +217,7 @@ sys.exit(process.main())
 """
 
 
-@pytest.mark.parametrize("also", [[], ["-p", "exit_on_failure:=true"], ["-p", "build_only:=true"]])
+@pytest.mark.parametrize("also", first_fast([], ["-p", "exit_on_failure:=true"], ["-p", "build_only:=true"]))
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_a_signal_while_it_configures_ends_with_0(
     sent: signal.Signals, also: list[str], bundle: Path, tmp_path: Path
