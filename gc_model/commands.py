@@ -135,6 +135,8 @@ def calibrate(
             run, data, subjects=names(subjects), unknown=unknown, boxes=boxes, progress=not as_json
         )
     if unknown_labelled is not None and unknown is not None:
+        # What was refused before idle was lowered is not what is refused now.
+        found.pop("unknown_refused", None)
         found |= settle_idle(run, unknown, unknown_labelled, progress=not as_json)
     _tell_calibration(found, as_json)
 

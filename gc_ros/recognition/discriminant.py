@@ -114,13 +114,17 @@ class Rows:
 
     def __call__(self, features: NDArray[Any]) -> NDArray[np.float64]:
         """(n, F) -> (n, rows)."""
-        return self.space.scaled(features) @ self.weights.T + self.bias
+        return self._values(self.space.scaled(features))
+
+    def _values(self, scaled: NDArray[np.float64]) -> NDArray[np.float64]:
+        return scaled @ self.weights.T + self.bias
 
     def here(self, features: NDArray[Any]) -> NDArray[np.float64]:
         """The same, each old class by the larger of its value where it was learned and its value when moved."""
-        values = self(features)
+        scaled = self.space.scaled(features)
+        values = self._values(scaled)
         old = values[:, : self._taught.start]
-        moved = old + (self.space.scaled(features) @ self._move)[:, None] + self._moved_bias
+        moved = old + (scaled @ self._move)[:, None] + self._moved_bias
         values[:, : self._taught.start] = np.maximum(old, moved)
         return values
 
