@@ -25,6 +25,7 @@ from gc_model.paper.presets import Config, preset
 from gc_model.paper.variants import build, for_robot
 from gc_model.training import checkpoint
 from gc_model.training.checkpoint import Recipe
+from gc_model.training.run_directory import check_unused
 from trt_build.bundle import LoadedBundle, load_bundle
 from trt_build.errors import BundleError, DataError
 
@@ -39,8 +40,7 @@ def unpack(bundle: Path, out: Path) -> LoadedBundle:
     knows; DataError where `out` is taken.
     """
     loaded = load_bundle(bundle)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is there already: choose another --out")
+    check_unused(out)
     model, recipe = unfold(loaded)
     try:
         checkpoint.save(out, model, recipe)

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from gc_model.training import checkpoint
+from gc_model.training.run_directory import check_unused
 from trt_build.errors import DataError
 
 
@@ -24,8 +25,7 @@ def average(start: Path, tuned: Path, share: float, out: Path) -> None:
     It knows the labels, clips and provenance of `tuned` and is not calibrated. Raises DataError for runs of different
     networks or labels, or an `out` that is occupied.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is there already: choose another --out")
+    check_unused(out)
     first, before = checkpoint.load(start)
     model, recipe = checkpoint.load(tuned)
     if (first.config, before.labels) != (model.config, recipe.labels):

@@ -43,6 +43,12 @@ def check_run(options: TrainOptions, out: Path, resume: bool) -> None:
         raise DataError(f"{out} holds no run to resume: leave out --resume to start one")
 
 
+def check_unused(out: Path) -> None:
+    """Raise DataError unless `out` is new or an empty directory."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} is there already: choose another --out")
+
+
 def start_run(
     options: TrainOptions, out: Path, training: Sequence[LabelledClip], validation: Sequence[LabelledClip]
 ) -> None:
