@@ -74,7 +74,7 @@ def resume(task: Task, labels: list[str]) -> dict[str, Any] | None:
     if record["key"] != identity(task, truth) or record["name"] != task.source.name:
         return None
     same = (
-        record["files"] == task.source.quick() or record["provenance"]["bag_sha256"] == task.source.sha256()
+        task.source.unchanged(record["files"]) or record["provenance"]["bag_sha256"] == task.source.sha256()
     )
     return record if same else None
 
@@ -120,10 +120,12 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
         stack.callback(stopped.set)
         reading.read(rows, predictions, progress)
         rows.seek(0)
-        content = bag_sha256.result()
-        # The checksum of a bag that still grows is that of its later content, not of what was evaluated.
-        if task.source.quick() != files:
+        bag_sha256.exception()
+        # The checksum of a bag that still grows is that of its later content, not of what was evaluated. One whose
+        # files went away while it was made failed, and that they changed is the reason to give.
+        if not task.source.unchanged(files):
             raise DataError(f"{task.source.path}: changed while it was read; evaluate it when it is complete")
+        content = bag_sha256.result()
         spans = judge.spans(reading.passes, frames.messages, reading.clocks, bool(frames.damage))
         judged = map(json.loads, rows), windows, task.source.name, reading.passes[0].first_ns, spans
         missed = None

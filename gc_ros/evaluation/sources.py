@@ -52,6 +52,13 @@ class Source(Clip):
         stats = [(printable(file.name), file.stat()) for file in self.files()]
         return [[name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in stats]
 
+    def unchanged(self, before: list[list[Any]]) -> bool:
+        """Whether its files are those of a `quick()` before; not where one of them went away meanwhile."""
+        try:
+            return self.quick() == before
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
     def sha256(self, stopped: threading.Event | None = None) -> str:
         """Of the content of its files and their names; `stopped` as of `file_sha256`."""
         digest = hashlib.sha256()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.running import Task, evaluate_bag, resume
 from gc_ros.evaluation.sources import find_sources
 from tests.gc_ros.evaluation.bag_files import mcap_of, write_bag
-from trt_build.bundle import LoadedBundle
-from trt_build.errors import GlimpseError
+from trt_build.bundle import LoadedBundle, file_sha256
+from trt_build.errors import DataError, GlimpseError
 
 SECOND = 1_000_000_000
 
@@ -111,6 +112,24 @@ def test_no_result_is_kept_of_content_that_was_not_read_whole(
                 except GlimpseError:
                     continue
             assert record["provenance"]["bag_sha256"] == before == find_sources([bag])[0].sha256()
+
+
+def test_files_that_go_away_before_their_checksum_are_a_change(
+    originals: Path, colours: LoadedBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bag = tmp_path / "bag"
+    shutil.copytree(originals / "a/bag", bag)
+    (source,) = find_sources([bag])
+
+    def late(file: Path, stopped: threading.Event | None = None) -> str:
+        shutil.rmtree(bag, ignore_errors=True)
+        return file_sha256(file, stopped)
+
+    monkeypatch.setattr(sources, "file_sha256", late)
+    task = Task(source, str(colours.path), Options(predictions="none", threads=1), str(tmp_path / "out"))
+    with pytest.raises(DataError, match="bag: changed while it was read"):
+        evaluate_bag(task)
+    assert resume(task, colours.info.labels) is None
 
 
 def changing(change: Callable[[], None], at: int) -> type:
