@@ -3,8 +3,9 @@
 PYTHON ?= python3
 # ROS=kilted: the wheels of that distribution, in an environment of their own. Empty: the sourced ROS, or Jazzy's wheels.
 ROS ?=
-IN_DEMO := $(PYTHON) scripts/environment.py $(if $(ROS),--ros $(ROS) )demo --
-IN_TEST := $(PYTHON) scripts/environment.py $(if $(ROS),--ros $(ROS) )test --
+ENVIRONMENT := $(PYTHON) scripts/environment.py$(if $(ROS), --ros $(ROS))
+IN_DEMO := $(ENVIRONMENT) demo --
+IN_TEST := $(ENVIRONMENT) test --
 # These plugins and no others: ROS, and the Python it uses, bring some that clash with them or with each other.
 PYTEST := python -m pytest -p timeout -p xdist -p hypothesispytest
 # No other test depends on the distribution.
@@ -26,7 +27,7 @@ help:
 	@echo "ARGS=... reaches the demo and pytest: make coverage ARGS='-m \"not slow\"'"
 
 env:
-	@$(PYTHON) scripts/environment.py test
+	@$(ENVIRONMENT) test
 
 demo:
 	@$(IN_DEMO) python scripts/demo.py $(ARGS)

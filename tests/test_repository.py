@@ -36,14 +36,14 @@ def targets() -> set[str]:
     return set(phony[1].split())
 
 
-def recipe(target: str) -> list[str]:
+def recipe(target: str, *variables: str) -> list[str]:
     """The shell lines of a target, with variables as `make` would put them in."""
     # Not those of a `make test PYTHON=...` around these tests.
     env = {
         name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "PYTHON"))
     }
     done = subprocess.run(
-        ["make", "-n", target], cwd=ROOT, env=env, capture_output=True, text=True, check=True
+        ["make", "-n", target, *variables], cwd=ROOT, env=env, capture_output=True, text=True, check=True
     )
     return done.stdout.splitlines()
 
@@ -72,6 +72,16 @@ def test_the_help_of_the_makefile_names_every_target_and_no_other() -> None:
     assert described == targets() - {"help"}
     defined = {name for line in re.findall(r"^([\w -]+):(?!=)", MAKEFILE, re.M) for name in line.split()}
     assert targets() <= defined
+
+
+@pytest.mark.parametrize("target", ["env", "demo", "lint", "test", "test-fast", "coverage"])
+def test_a_distribution_that_is_asked_for_is_the_one_that_is_prepared(target: str) -> None:
+    for ros, named in (("", None), ("kilted", "kilted")):
+        calls = [line for line in recipe(target, f"ROS={ros}") if "environment.py" in line]
+        assert calls
+        for call in calls:
+            found = re.search(r"environment\.py --ros (\S+)", call)
+            assert (found and found[1]) == named, call
 
 
 def test_the_workflow_calls_what_exists_and_reads_only() -> None:
