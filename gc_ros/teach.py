@@ -56,7 +56,7 @@ def teach(
     """
     from gc_ros.media.clips import find_recordings
     from gc_ros.recognition.footage import read_footage
-    from gc_ros.recognition.kept_clips import forget_clips
+    from gc_ros.recognition.kept_clips import check_clips, forget_clips
     from gc_ros.recognition.kept_clips import keep_clips as keep
     from gc_ros.recognition.showing import examples_from_clips
     from gc_ros.recognition.taught import Lessons, check_name, space_of
@@ -76,14 +76,18 @@ def teach(
     began = time.perf_counter()
     with locked(where):
         taught = read_taught(where, loaded.info.model_id)
-        if replace and name in taught.activities:
+        replaced = replace and name in taught.activities
+        if replaced:
             taught = taught.forgotten(name)
-            forget_clips(where, name)
+        if replaced or pictures:
+            check_clips(where)
         taught = taught.taught(name, shown)
         if others is not None:
             taught = taught.with_none(others)
         lessons = Lessons(loaded, space, taught)
         write_taught(where, taught)
+        if replaced:
+            forget_clips(where, name)
         if pictures:
             keep(where, name, pictures, loaded.info.rate_hz)
     examples, remarks = taught.activities[name], lessons.remarks(name, taught)
@@ -115,11 +119,12 @@ def forget(
     folder: Folder = None,
 ) -> None:
     """Forget a taught activity; its examples are removed, and its clips where they were kept."""
-    from gc_ros.recognition.kept_clips import forget_clips
+    from gc_ros.recognition.kept_clips import check_clips, forget_clips
     from gc_ros.recognition.taught_file import folder_of, locked, read_taught, write_taught
 
     info, where = load_bundle(bundle).info, folder or folder_of(bundle)
     with locked(where):
+        check_clips(where)
         write_taught(where, read_taught(where, info.model_id).forgotten(name))
         forget_clips(where, name)
     typer.echo(f"{name}: forgotten")
@@ -137,7 +142,7 @@ def taught(
     as_json: Json = False,
 ) -> None:
     """List what a bundle was taught; rename one, or add what another robot was taught."""
-    from gc_ros.recognition.kept_clips import rename_clips
+    from gc_ros.recognition.kept_clips import check_clips, rename_clips
     from gc_ros.recognition.taught import check_name
     from gc_ros.recognition.taught_file import NAME, folder_of, locked, read_taught, write_taught
 
@@ -150,6 +155,7 @@ def taught(
                 old, equals, new = rename.partition("=")
                 if not equals:
                     raise DataError(f"--rename {rename!r} must be OLD=NEW")
+                check_clips(where)
                 found = found.renamed(old, check_name(new, loaded))
             if merge is not None:
                 if not (merge / NAME).exists():

@@ -18,6 +18,7 @@ from gc_ros.media.video import cause
 from gc_ros.stamps import NS
 from trt_build.errors import DataError
 
+PART = ".*.part.*"  # names of files that are being written, as a pattern
 _CLOCK = 90_000  # ticks a second of written files: exact enough for every camera rate
 
 
@@ -82,14 +83,15 @@ class VideoWriter:
         return stream
 
     def close(self) -> None:
-        """Finish the file and give it its name."""
-        if self._stream is not None:
-            for packet in self._stream.encode():
-                self._container.mux(packet)
-        self._container.close()
-        if self._stream is not None:
-            os.replace(self._part, self.path)
-        else:
+        """Finish the file and give it its name. Raises OSError where it cannot be written; nothing is left then."""
+        try:
+            if self._stream is not None:
+                for packet in self._stream.encode():
+                    self._container.mux(packet)
+            self._container.close()
+            if self._stream is not None:
+                os.replace(self._part, self.path)
+        finally:
             self._part.unlink(missing_ok=True)
 
     def __enter__(self) -> VideoWriter:

@@ -64,7 +64,7 @@ class ActivityRecognition(LifecycleNode):
         # In a group of its own: while an activity is shown, others run, and another request is refused at once.
         shared = ReentrantCallbackGroup()
         self._teach = self.create_service(gc_srv.Teach, "~/teach", self._on_teach, callback_group=shared)
-        self._forget = self.create_service(gc_srv.Forget, "~/forget", self._on_forget)
+        self._forget = self.create_service(gc_srv.Forget, "~/forget", self._on_forget, callback_group=shared)
         self._failed = self.create_guard_condition(self._on_failed)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._reporter = self.create_timer(1.0, self._report, clock=steady)
@@ -173,6 +173,8 @@ class ActivityRecognition(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _stop(self, reason: str) -> None:
+        if self._model is not None:
+            self._model.teaching.end("the node was deactivated")
         for camera in self._cameras:
             camera.stop(reason)
         inference, self._inference = self._inference, None
@@ -294,6 +296,8 @@ class ActivityRecognition(LifecycleNode):
             return response
         for camera in self._cameras:
             camera.enable(request.data)
+        if self._model is not None and not request.data:
+            self._model.teaching.end("the node was disabled")
         response.success, response.message = (
             True,
             "enabled" if request.data else "disabled, images are not taken",
@@ -315,11 +319,11 @@ class ActivityRecognition(LifecycleNode):
             return response
         return await self._model.teaching.teach(request, response, self._cameras)
 
-    def _on_forget(self, request: Any, response: Any) -> Any:
+    async def _on_forget(self, request: Any, response: Any) -> Any:
         if self._model is None:
             response.success, response.message = False, f"the node is {self.state}; configure it first"
             return response
-        return self._model.teaching.forget(request, response, self._cameras)
+        return await self._model.teaching.forget(request, response, self._cameras)
 
     def _apply_settings(self, told: bool) -> None:
         if self._model is not None:

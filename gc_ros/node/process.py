@@ -70,6 +70,7 @@ def _run(arguments: Sequence[str], signalled: threading.Event) -> int:
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.utilities import get_default_context, try_shutdown
 
+    from gc_ros.node import worker
     from gc_ros.node.lifecycle import NODE_NAME, ActivityRecognition, spin
 
     try:
@@ -110,7 +111,7 @@ def _run(arguments: Sequence[str], signalled: threading.Event) -> int:
             try_shutdown()
         except RCLError:  # the context went away under us
             pass
-        if not any(thread.name in ("inference", "decoding") for thread in threading.enumerate()):
+        if not any(thread.name in worker.NAMES for thread in threading.enumerate()):
             ended.set()
     if not ended.is_set():
         os._exit(code)  # a native call that still runs would crash the interpreter's own end

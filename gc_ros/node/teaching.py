@@ -8,8 +8,7 @@ made in a thread of its own, and the executor's thread waits for neither.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gc_ros.node.camera import Camera
+from gc_ros.node.worker import Worker
 from gc_ros.recognition.activity import Activity
 from gc_ros.recognition.intake import StepFrame
-from gc_ros.recognition.kept_clips import forget_clips, keep_clips
+from gc_ros.recognition.kept_clips import check_clips, forget_clips, keep_clips
 from gc_ros.recognition.recognizer import Recognizer
 from gc_ros.recognition.region import Person
 from gc_ros.recognition.showing import Showing
 from gc_ros.recognition.space import Space
-from gc_ros.recognition.taught import Lessons, Taught, check_name, space_of
+from gc_ros.recognition.taught import MAX_WINDOWS, Lessons, Taught, check_name, space_of
 from gc_ros.recognition.taught_file import NAME, folder_of, load_lessons, locked, read_taught, write_taught
 from trt_build.bundle import LoadedBundle
-from trt_build.errors import DataError, GlimpseError
+from trt_build.errors import DataError, one_line
 
-SECONDS = 10.0  # of showing, where a request says nothing
+SECONDS, SECONDS_MOST = 10.0, 600.0  # of showing, where a request says nothing; and whatever it says
 _PATIENCE = 30.0  # s, and three times what the windows last: so long a request for windows waits
+_CLOSING_S = 2.0  # what is under way when the node is cleaned up is waited for so long
 
 
 class Teaching:
@@ -49,67 +50,95 @@ class Teaching:
         self._space: Space | None = None
         # A folder that is named need not be there yet: teaching makes it.
         named = where if self._off or (self.folder / NAME).exists() else ""
-        self.lessons = load_lessons(bundle, named or ("none" if where else None))
-        self.taught = (
-            Taught(bundle.info.model_id) if self._off else read_taught(self.folder, bundle.info.model_id)
-        )
+        lessons = load_lessons(bundle, named or ("none" if where else None))
+        taught = Taught(bundle.info.model_id) if self._off else read_taught(self.folder, bundle.info.model_id)
+        # One value: the worker's thread exchanges it, the executor's reads it.
+        self._known: tuple[Taught, Lessons | None] = taught, lessons
+        self._name = ""  # of what is being taught, from the request to its answer
         self._showing: Showing | None = None
-        self._worker = ThreadPoolExecutor(1, "teaching")
-        self._closed = False
+        self._ended = ""  # why what was being shown no longer is
+        self._closed_s: float | None = None
+        self._worker = Worker("teaching")
+
+    @property
+    def taught(self) -> Taught:
+        """What is taught now."""
+        return self._known[0]
+
+    @property
+    def lessons(self) -> Lessons | None:
+        """The same as recognisers take it; None: nothing."""
+        return self._known[1]
 
     @property
     def progress(self) -> str:
         """For /diagnostics."""
         now = self._showing
         if now is None:
-            return "none"
+            return f"{self._name}: being learned" if self._name else "none"
         of = f" of {now.windows}" if now.windows < _ENDLESS else ""
         return f"{now.name}: {now.taken}{of} windows"
 
     async def teach(self, request: Any, response: Any, cameras: Sequence[Camera]) -> Any:
         """Answer ~/teach once the activity was shown and the recognisers know it."""
+        return await _answered(response, self._teach(request, response, cameras))
+
+    async def forget(self, request: Any, response: Any, cameras: Sequence[Camera]) -> Any:
+        """Answer ~/forget once the recognisers no longer know it."""
+        return await _answered(response, self._forget(request, response, cameras))
+
+    def end(self, why: str) -> None:
+        """Let what is being shown go; its request is answered that it was not taught, and why."""
+        self._ended = why
+
+    def close(self) -> None:
+        """Let what is being taught go, as far as it is not kept yet."""
+        self.end("the node was cleaned up")
+        self._closed_s = time.monotonic()
+        self._worker.close()
+
+    async def _teach(self, request: Any, response: Any, cameras: Sequence[Camera]) -> None:
+        camera = self._camera(cameras, request.camera)
+        shower = _shower(camera, request.person)
+        name = "none of these" if request.none else check_name(request.name, self._bundle)
+        self._check_on()
+        if self._name:
+            raise DataError(f'"{self._name}" is being taught; wait until that is done')
+        if not 0 <= request.seconds <= SECONDS_MOST:
+            raise DataError(
+                f"seconds is {request.seconds:g}; show an activity for at most {SECONDS_MOST:g} s"
+            )
+        if request.windows > MAX_WINDOWS:
+            raise DataError(
+                f"windows is {request.windows}; of an activity at most {MAX_WINDOWS} are kept: ask for fewer"
+            )
+        # Before anything is waited for: another request is refused from now on.
+        self._name, self._ended = name, ""
         try:
-            camera = self._camera(cameras, request.camera)
-            shower = _shower(camera, request.person)
-            name = "none of these" if request.none else check_name(request.name, self._bundle)
-            if self._off:
-                raise DataError("teaching is off: the parameter taught is none")
-            if self._showing is not None:
-                raise DataError(f'"{self._showing.name}" is being taught; wait until that is done')
-            if not 0 <= request.seconds <= 600:
-                raise DataError(f"seconds is {request.seconds:g}; show an activity for at most 600 s")
-            space_of_bundle = self._space or await self._work(lambda: space_of(self._bundle))
-            self._space = space_of_bundle
+            space = self._space = self._space or await self._work(lambda: space_of(self._bundle))
             showing = await self._watch(name, camera, shower, request)
-            count = await self._work(lambda: self._learn(name, showing, bool(request.none), space_of_bundle))
+            count = await self._work(lambda: self._learn(name, showing, bool(request.none), space))
             self._apply(cameras)
             pictures = [] if request.none else showing.pictures()
             remark = await self._work(lambda: self._keep(name, pictures)) if pictures else ""
-            response.success, response.message = True, count[2] + remark
-            response.clips, response.windows = count[0], count[1]
-        except GlimpseError as error:
-            response.success, response.message = False, str(error)
-        return response
+        finally:
+            self._name = ""
+        response.success, response.message = True, count[2] + remark
+        response.clips, response.windows = count[0], count[1]
 
-    def forget(self, request: Any, response: Any, cameras: Sequence[Camera]) -> Any:
-        """Answer ~/forget."""
+    async def _forget(self, request: Any, response: Any, cameras: Sequence[Camera]) -> None:
+        self._check_on()
+        before = self._known
         try:
-            with locked(self.folder):
-                after = read_taught(self.folder, self._bundle.info.model_id).forgotten(request.name)
-                lessons = self._lessons(after, self._space or space_of(self._bundle))
-                write_taught(self.folder, after)
-                forget_clips(self.folder, request.name)
-            self.taught, self.lessons = after, lessons
-            self._apply(cameras)
-            response.success, response.message = True, f"{request.name}: forgotten"
-        except GlimpseError as error:
-            response.success, response.message = False, str(error)
-        return response
+            await self._work(lambda: self._unlearn(request.name))
+        finally:
+            if self._known is not before:  # also where its clips could not be removed
+                self._apply(cameras)
+        response.success, response.message = True, f"{request.name}: forgotten"
 
-    def close(self) -> None:
-        """Let what is being taught go; its request is answered that it was not."""
-        self._closed = True
-        self._worker.shutdown(wait=False)
+    def _check_on(self) -> None:
+        if self._off:
+            raise DataError("teaching is off: the parameter taught is none")
 
     def _camera(self, cameras: Sequence[Camera], name: str) -> Camera:
         known = {camera.name: camera for camera in cameras}
@@ -127,7 +156,9 @@ class Teaching:
         windows = int(request.windows) or _ENDLESS
         info = self._bundle.info
         seconds = request.seconds or (
-            _PATIENCE + 3 * info.window_s * windows if request.windows else max(SECONDS, 2 * info.window_s)
+            min(_PATIENCE + 3 * info.window_s * windows, SECONDS_MOST)
+            if request.windows
+            else max(SECONDS, 2 * info.window_s)
         )
         showing = Showing(name, windows, recognizers[0].max_frame_gap_s)
 
@@ -148,14 +179,14 @@ class Teaching:
                 recognizer.watch(see_frame)
         deadline = time.monotonic() + seconds
         try:
-            while not showing.complete and time.monotonic() < deadline and not self._closed:
+            while not showing.complete and time.monotonic() < deadline and not self._ended:
                 await _Later()
         finally:
             self._showing, camera.watching = None, None
             for recognizer in recognizers:
                 recognizer.watch(None)
-        if self._closed:
-            raise DataError(f'the node stopped while "{name}" was shown; nothing was taught')
+        if self._ended:
+            raise DataError(f'{self._ended} while "{name}" was shown; nothing was taught')
         return showing
 
     def _learn(self, name: str, showing: Showing, none: bool, space: Space) -> tuple[int, int, str]:
@@ -165,13 +196,25 @@ class Teaching:
             before = read_taught(self.folder, self._bundle.info.model_id)
             after = before.with_none(examples) if none else before.taught(name, examples)
             lessons = self._lessons(after, space)
+            if self._closed_s is not None:
+                raise DataError(f'the node was cleaned up before "{name}" was learned; nothing was taught')
             write_taught(self.folder, after)
-        self.taught, self.lessons = after, lessons
+        self._known = after, lessons
         kept = after.none if none else after.activities[name]
         assert kept is not None
         remarks = [] if none or lessons is None else lessons.remarks(name, after)
         text = "; ".join([f"{name}: {kept.count} clips, {len(kept)} windows", *remarks])
         return kept.count, len(kept), text
+
+    def _unlearn(self, name: str) -> None:
+        """Forget an activity, and its clips."""
+        with locked(self.folder):
+            check_clips(self.folder)
+            after = read_taught(self.folder, self._bundle.info.model_id).forgotten(name)
+            lessons = self._lessons(after, self._space or space_of(self._bundle))
+            write_taught(self.folder, after)
+            self._known = after, lessons
+            forget_clips(self.folder, name)
 
     def _keep(self, name: str, pictures: Sequence[NDArray[np.uint8]]) -> str:
         """Keep the clips of an activity that was learned; returns what is to be said about it."""
@@ -180,7 +223,7 @@ class Teaching:
                 # Somebody may have had it forgotten since.
                 if name in read_taught(self.folder, self._bundle.info.model_id).activities:
                     keep_clips(self.folder, name, pictures, self._bundle.info.rate_hz)
-        except GlimpseError as error:
+        except DataError as error:
             return f"; its clips were not kept: {error}"
         return ""
 
@@ -188,6 +231,9 @@ class Teaching:
         return Lessons(self._bundle, space, taught) if taught.activities else None
 
     def _apply(self, cameras: Sequence[Camera]) -> None:
+        """Let the recognisers know. After `close` there are none: they read it when the node is configured again."""
+        if self._closed_s is not None:
+            return
         for camera in cameras:
             camera.recognizer.lessons = self.lessons
             if camera.people is not None:
@@ -195,14 +241,28 @@ class Teaching:
         self._told()
 
     async def _work(self, job: Callable[[], Any]) -> Any:
-        """The result of a job that would hold the executor's thread up."""
+        """The result of a job that would hold the executor's thread up. Raises DataError after `close`."""
         running = self._worker.submit(job)
         while not running.done():
+            if self._closed_s is not None and time.monotonic() > self._closed_s + _CLOSING_S:
+                raise DataError(
+                    "the node was cleaned up before that was done; ~/taught lists what is known when it is "
+                    "configured again"
+                )
             await _Later()
         return running.result()
 
 
 _ENDLESS = 1 << 20
+
+
+async def _answered(response: Any, work: Coroutine[Any, Any, None]) -> Any:
+    """The response once `work` has filled it in, or with what it raised: no request ends the node."""
+    try:
+        await work
+    except Exception as error:
+        response.success, response.message = False, one_line(error)
+    return response
 
 
 def _shower(camera: Camera, person: str) -> list[Recognizer]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gc_ros.media.video_writer import VideoWriter
+from gc_ros.media.video_writer import PART, VideoWriter
 from gc_ros.stamps import NS
 from trt_build.errors import DataError
 from trt_build.files import write_atomically
@@ -53,6 +53,7 @@ def keep_clips(taught: Path, name: str, clips: Sequence[NDArray[np.uint8]], rate
     rows = _read(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _remove_parts(folder)
         for frames in clips:
             small = np.ascontiguousarray(frames[:MOST])
             file = f"{hashlib.sha256(small.data).hexdigest()[:16]}.mp4"
@@ -69,14 +70,23 @@ def keep_clips(taught: Path, name: str, clips: Sequence[NDArray[np.uint8]], rate
         ) from None
 
 
+def check_clips(taught: Path) -> None:
+    """Raise DataError where the table of kept clips cannot be read: before what it belongs to is changed."""
+    _read(clips_of(taught))
+
+
 def forget_clips(taught: Path, name: str) -> None:
-    """Remove the clips of an activity. Raises DataError where they cannot be removed."""
+    """Remove the clips of an activity. Call it with the folder locked.
+
+    Raises DataError where they cannot be removed.
+    """
     folder = clips_of(taught)
     rows = _read(folder)
     kept = [row for row in rows if row[1] != name]
-    if kept == rows:
-        return
     try:
+        _remove_parts(folder)
+        if kept == rows:
+            return
         for file in {file for file, _ in rows} - {file for file, _ in kept}:
             # The table may have been edited: nothing outside the folder is removed.
             (folder / Path(file).name).unlink(missing_ok=True)
@@ -99,6 +109,12 @@ def rename_clips(taught: Path, old: str, new: str) -> None:
         _write(clips_of(taught), [(file, new if name == old else name) for file, name in rows])
 
 
+def _remove_parts(folder: Path) -> None:
+    """Remove what a process that was killed, or a full disk, left of a clip: it shows people too."""
+    for part in folder.glob(PART):
+        part.unlink(missing_ok=True)
+
+
 def _read(folder: Path) -> list[tuple[str, str]]:
     """(file, activity) of the table; nothing where there is none."""
     try:
@@ -106,7 +122,7 @@ def _read(folder: Path) -> list[tuple[str, str]]:
             return [(row["path"], row["class"]) for row in csv.DictReader(file)]
     except FileNotFoundError:
         return []
-    except (OSError, KeyError, UnicodeError) as error:
+    except (OSError, KeyError, UnicodeError, csv.Error) as error:
         raise DataError(f"{folder / TABLE}: not a table path,class ({error}); correct or remove it") from None
 
 

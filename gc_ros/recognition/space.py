@@ -38,9 +38,8 @@ class Examples:
     def clip_means(self) -> NDArray[np.float64]:
         """The mean of each clip's windows (count, F)."""
         _, clip, windows = np.unique(self.clips, return_inverse=True, return_counts=True)
-        sums = np.zeros((len(windows), self.features.shape[1]))
-        np.add.at(sums, clip, self.features)
-        return sums / windows[:, None]
+        of_clip = np.arange(len(windows))[:, None] == clip
+        return (of_clip / windows[:, None]) @ self.features.astype(np.float64)
 
     def joined(self, other: Examples) -> Examples:
         """Both, the clips of the other with numbers of their own; windows that both have, once."""

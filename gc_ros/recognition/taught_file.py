@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ from trt_build.untrusted import read_regular
 
 NAME = "taught.json"
 MAX_JSON, MAX_ARRAYS = 1 << 20, 1 << 30
+PATIENCE_S = 30.0  # for another process that changes a folder
 _HASH = r"^[0-9a-f]{64}$"
 
 
@@ -154,17 +156,39 @@ def taught_digest(folder: Path) -> str:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Alone with a folder: from reading over changing to writing it, nobody else does. Raises DataError."""
+    """Alone with a folder: from reading over changing to writing it, nobody else does.
+
+    Raises DataError, also where somebody else is alone with it for longer than `PATIENCE_S`.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror}); name a writable folder") from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _lock(descriptor, folder)
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise DataError(
+                    f"{folder}: another process has been changing it for {PATIENCE_S:g} s; end that, or wait for it, "
+                    "and try again"
+                ) from None
+        except OSError as error:
+            raise DataError(
+                f"{folder}: cannot be locked ({error.strerror}); name a folder on a disk of this machine"
+            ) from None
+        time.sleep(0.02)
 
 
 def _arrays_name(digest: str) -> str:

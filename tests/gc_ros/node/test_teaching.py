@@ -5,9 +5,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +14,10 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 
 from tests.gc_ros.node.harness import LATCHED, NAME, Peer, load_info, running, wait_until  # isort: skip
+from tests.gc_ros.node.showing import RED, YELLOW, next_labels, seen, teach  # isort: skip
 
 from glimpse_clouds.msg import TaughtActivities
-from glimpse_clouds.srv import Forget, Teach
+from glimpse_clouds.srv import Forget
 
 from gc_ros.media.clips import find_clips
 from gc_ros.media.video import read_video
@@ -32,29 +30,6 @@ __all__ = ["carrier"]  # a fixture
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 
-YELLOW, RED = (200, 200, 40), (200, 40, 40)
-_stamps = itertools.count(1_000_000_000_000, 62_500_000)
-
-
-@contextmanager
-def seen(peer: Peer, rgb: tuple[int, int, int]) -> Iterator[None]:
-    """A camera sees one colour that flickers, faster than real time: 16 Hz by its stamps."""
-    stop, rng = threading.Event(), np.random.default_rng(sum(rgb))
-
-    def show() -> None:
-        while not stop.is_set():
-            colour = np.clip(np.array(rgb) + rng.normal(0, 4, 3), 0, 255).astype(np.uint8)
-            peer.publish(np.full((8, 8, 3), colour), next(_stamps))
-            time.sleep(0.02)
-
-    thread = threading.Thread(target=show, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
@@ -65,18 +40,6 @@ def taught_of(peer: Peer) -> list[TaughtActivities]:
     found: list[TaughtActivities] = []
     peer.node.create_subscription(TaughtActivities, f"{NAME}/taught", found.append, LATCHED)
     return found
-
-
-def teach(peer: Peer, name: str = "yellow", **request: Any) -> Any:
-    # A second request while the first is served would be refused.
-    return peer.call(Teach, f"{NAME}/teach", Teach.Request(name=name, **request), timeout_s=60, again_s=25)
-
-
-def next_labels(peer: Peer, count: int) -> list[str]:
-    """Of results from now on, without those of windows that were under way."""
-    begin = len(peer.activities) + 1
-    wait_until(lambda: len(peer.activities) >= begin + count, "results", 30)
-    return [activity.label for activity in peer.activities[begin : begin + count]]
 
 
 def test_what_is_shown_is_recognised_within_two_windows_and_kept_over_a_restart(bundle: Path) -> None:

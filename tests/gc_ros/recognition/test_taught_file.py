@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gc_ros.recognition import taught_file
 from gc_ros.recognition.space import Examples
 from gc_ros.recognition.taught import Taught
 from gc_ros.recognition.taught_file import (
@@ -183,6 +185,29 @@ def test_two_writers_wait_for_each_other(tmp_path):
     with locked(tmp_path):
         assert time.monotonic() - began > 0.2
     held.wait()
+
+
+def test_who_waits_too_long_for_another_process_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(taught_file, "PATIENCE_S", 0.2)
+    with locked(tmp_path):
+        began = time.monotonic()
+        with (
+            pytest.raises(DataError, match=r"another process has been changing it for 0\.2 s; end that"),
+            locked(tmp_path),
+        ):
+            pass
+        assert 0.2 <= time.monotonic() - began < 5
+    with locked(tmp_path):
+        pass
+
+
+def test_a_disk_without_locks_is_said(tmp_path, monkeypatch):
+    def without(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(taught_file.fcntl, "flock", without)
+    with pytest.raises(DataError, match="cannot be locked"), locked(tmp_path):
+        pass
 
 
 def test_what_was_taught_is_loaded_from_beside_the_bundle_or_from_where_it_is_named(tmp_path):

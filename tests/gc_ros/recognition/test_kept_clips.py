@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kept clips of what was shown: a table that is read before it is changed, and no picture that is left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from gc_ros.media.video_writer import VideoWriter
+from gc_ros.recognition import kept_clips
+from gc_ros.recognition.kept_clips import TABLE, check_clips, clips_of, forget_clips, keep_clips, rename_clips
+from trt_build.errors import DataError
+
+
+def frames(value: int, n: int = 4) -> np.ndarray:
+    return np.full((n, 32, 32, 3), value, np.uint8)
+
+
+def files(taught: Path) -> list[str]:
+    folder = clips_of(taught)
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def test_clips_of_an_activity_are_kept_once_renamed_and_removed_with_it(tmp_path: Path) -> None:
+    for _ in range(2):
+        keep_clips(tmp_path, "bow", [frames(20), frames(200)], 8.0)
+    keep_clips(tmp_path, "wave", [frames(90)], 8.0)
+    assert len(files(tmp_path)) == 4
+    rename_clips(tmp_path, "bow", "greet")
+    forget_clips(tmp_path, "bow")
+    assert len(files(tmp_path)) == 4
+    forget_clips(tmp_path, "greet")
+    assert len(files(tmp_path)) == 2
+    forget_clips(tmp_path, "wave")
+    assert not clips_of(tmp_path).exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ['"' + "x" * 200_000, "name,label\na,b\n"],
+    ids=["field without an end", "other columns"],
+)
+def test_a_damaged_table_is_said_and_nothing_is_changed(tmp_path: Path, damage: str) -> None:
+    keep_clips(tmp_path, "bow", [frames(20)], 8.0)
+    table = clips_of(tmp_path) / TABLE
+    table.write_text(damage if "," in damage else table.read_text() + damage)
+    before = table.read_bytes(), files(tmp_path)
+    for use in (check_clips, lambda taught: forget_clips(taught, "bow")):
+        with pytest.raises(DataError, match="not a table path,class"):
+            use(tmp_path)
+    with pytest.raises(DataError, match="correct or remove it"):
+        keep_clips(tmp_path, "bow", [frames(60)], 8.0)
+    assert (table.read_bytes(), files(tmp_path)) == before
+
+
+def test_what_a_killed_process_left_of_a_clip_goes_with_the_next_change(tmp_path: Path) -> None:
+    keep_clips(tmp_path, "bow", [frames(20)], 8.0)
+    (clips_of(tmp_path) / ".0123456789abcdef.part.mp4").write_bytes(b"half of a person")
+    keep_clips(tmp_path, "wave", [frames(90)], 8.0)
+    assert not [name for name in files(tmp_path) if "part" in name]
+    (clips_of(tmp_path) / ".0123456789abcdef.part.mp4").write_bytes(b"half of a person")
+    forget_clips(tmp_path, "jump")
+    assert not [name for name in files(tmp_path) if "part" in name]
+
+
+def test_a_clip_that_cannot_be_written_leaves_nothing_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(VideoWriter):
+        def close(self) -> None:
+            self._container = _Full(self._container)
+            super().close()
+
+    monkeypatch.setattr(kept_clips, "VideoWriter", Full)
+    with pytest.raises(DataError, match="clips cannot be kept"):
+        keep_clips(tmp_path, "bow", [frames(20)], 8.0)
+    assert files(tmp_path) == []
+
+
+class _Full:
+    """A container on a disk that is full."""
+
+    def __init__(self, container: av.container.OutputContainer) -> None:
+        self._container = container
+
+    def mux(self, packet: av.Packet) -> None:
+        raise OSError(28, "No space left on device")
+
+    def close(self) -> None:
+        self._container.close()
