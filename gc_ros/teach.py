@@ -65,6 +65,7 @@ def teach(
 
     loaded = load_bundle(bundle)
     name, space, where = check_name(name, loaded), space_of(loaded), folder or folder_of(bundle)
+    read_taught(where, loaded.info.model_id).check(loaded.info.model_id, where)  # before minutes of clips
     mode = mode or loaded.info.default_mode
     engine = open_engine(loaded, mode, backend=backend, precision=precision, device=device, threads=threads)
     try:
@@ -84,7 +85,7 @@ def teach(
         taught = taught.taught(name, shown)
         if others is not None:
             taught = taught.with_none(others)
-        lessons = Lessons(loaded, space, taught)
+        lessons = Lessons(loaded, space, taught, where)
         write_taught(where, taught)
         if replaced:
             forget_clips(where, name)
@@ -123,7 +124,7 @@ def forget(
     from gc_ros.recognition.taught_file import folder_of, locked, read_taught, write_taught
 
     info, where = load_bundle(bundle).info, folder or folder_of(bundle)
-    with locked(where):
+    with locked(where, make=False):
         check_clips(where)
         write_taught(where, read_taught(where, info.model_id).forgotten(name))
         forget_clips(where, name)
@@ -144,27 +145,24 @@ def taught(
     """List what a bundle was taught; rename one, or add what another robot was taught."""
     from gc_ros.recognition.kept_clips import check_clips, rename_clips
     from gc_ros.recognition.taught import check_name
-    from gc_ros.recognition.taught_file import NAME, folder_of, locked, read_taught, write_taught
+    from gc_ros.recognition.taught_file import folder_of, locked, must_hold, read_taught, write_taught
 
     loaded, where = load_bundle(bundle), folder or folder_of(bundle)
     found = read_taught(where, loaded.info.model_id)
     if rename is not None or merge is not None:
-        with locked(where):
+        with locked(where, make=merge is not None):
             found = read_taught(where, loaded.info.model_id)
             if rename is not None:
-                old, equals, new = rename.partition("=")
-                if not equals:
-                    raise DataError(f"--rename {rename!r} must be OLD=NEW")
+                old, new = _renaming(rename, found)
                 check_clips(where)
                 found = found.renamed(old, check_name(new, loaded))
             if merge is not None:
-                if not (merge / NAME).exists():
-                    raise DataError(f"{merge}: holds no {NAME}; name the folder that gc-ros teach wrote")
+                must_hold(merge)
                 found = found.merged(read_taught(merge, loaded.info.model_id))
             write_taught(where, found)
             if rename is not None:
                 rename_clips(where, old, check_name(new, loaded))
-    rows = _rows(loaded, found)
+    rows = _rows(loaded, found, where)
     if as_json:
         print_json({"model_id": found.model_id, "folder": str(where), "activities": rows})
         return
@@ -180,12 +178,20 @@ def taught(
             typer.echo(f"  {remark}")
 
 
-def _rows(loaded: LoadedBundle, found: Any) -> list[dict[str, Any]]:
+def _renaming(text: str, found: Any) -> tuple[str, str]:
+    """The two names of OLD=NEW, either of which may hold a "=". Raises DataError."""
+    ways = [(text[:i], text[i + 1 :]) for i, character in enumerate(text) if character == "="]
+    if not ways:
+        raise DataError(f"--rename {text!r} must be OLD=NEW")
+    return next((way for way in ways if way[0] in found.activities), ways[0])
+
+
+def _rows(loaded: LoadedBundle, found: Any, where: Path) -> list[dict[str, Any]]:
     from gc_ros.recognition.taught import Lessons, space_of
 
     if not found.activities:
         return []
-    lessons = Lessons(loaded, space_of(loaded), found)
+    lessons = Lessons(loaded, space_of(loaded), found, where)
     assert lessons.discriminant is not None
     rows = []
     for j, (name, examples) in enumerate(found.activities.items()):

@@ -33,6 +33,11 @@ def clean(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip().strip("\ufeff\u200b").strip()
 
 
+def plain(text: str) -> str:
+    """What two spellings of one name have in common: letter case, blanks, underscores and hyphens aside."""
+    return re.sub(r"[\s_\-]+", "", clean(text)).lower()
+
+
 def printable(text: str | os.PathLike[str]) -> str:
     """A file name with bytes that are not UTF-8, and control characters, as %XX: it can be printed and written."""
     text = _ESCAPED.sub(lambda m: f"%{ord(m[0]) & 0xFF:02X}", os.fspath(text))

@@ -208,7 +208,7 @@ class Teaching:
 
     def _unlearn(self, name: str) -> None:
         """Forget an activity, and its clips."""
-        with locked(self.folder):
+        with locked(self.folder, make=False):
             check_clips(self.folder)
             after = read_taught(self.folder, self._bundle.info.model_id).forgotten(name)
             lessons = self._lessons(after, self._space or space_of(self._bundle))
@@ -228,7 +228,7 @@ class Teaching:
         return ""
 
     def _lessons(self, taught: Taught, space: Space) -> Lessons | None:
-        return Lessons(self._bundle, space, taught) if taught.activities else None
+        return Lessons(self._bundle, space, taught, self.folder) if taught.activities else None
 
     def _apply(self, cameras: Sequence[Camera]) -> None:
         """Let the recognisers know. After `close` there are none: they read it when the node is configured again."""

@@ -10,18 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gc_ros.media.kinds import plain
 from gc_ros.recognition.discriminant import Discriminant
 from gc_ros.recognition.space import Examples, Space
-from trt_build.bundle import MAX_LABEL_LENGTH, LoadedBundle, printable
+from trt_build.bundle import IDLE_LABELS, MAX_LABEL_LENGTH, LoadedBundle, printable
 from trt_build.classes import read_classes
 from trt_build.errors import BundleError, DataError
 from trt_build.readout import POOLED
 
 MAX_ACTIVITIES, MAX_WINDOWS = 64, 128  # taught to one bundle; kept of one activity
+_NOTHING = ("unknown", "none", *IDLE_LABELS)
 FEW, SCATTERED, CLOSE = 3, 0.6, 0.1
 
 
@@ -39,6 +42,14 @@ class Taught:
     def __post_init__(self) -> None:
         if len(self.activities) > MAX_ACTIVITIES:
             raise DataError(f"{MAX_ACTIVITIES} activities are taught already; forget one: gc-ros forget NAME")
+
+    def check(self, model_id: str, folder: Path | None = None) -> None:
+        """Raise DataError unless the bundle in use has the model that it was taught to. folder: where it lies."""
+        if self.model_id != model_id:
+            raise DataError(
+                f"{folder or 'this'} was taught to {self.model_id}, but the bundle is {model_id}: use the bundle that "
+                "it was taught to; or move it away, or name another folder, and teach again"
+            )
 
     def taught(self, name: str, examples: Examples) -> Taught:
         """With an activity, or more examples of one that is there."""
@@ -89,9 +100,14 @@ def check_name(name: str, bundle: LoadedBundle) -> str:
         raise DataError(f"{error}") from None
     if not name or len(name) > MAX_LABEL_LENGTH:
         raise DataError(f"an activity needs a name of 1 to {MAX_LABEL_LENGTH} characters")
-    if name in bundle.info.labels:
+    if plain(name) in _NOTHING:
         raise DataError(
-            f'"{name}" is an activity of {bundle.info.model_id} itself; choose another name, or train with more clips'
+            f'"{name}" is what results and tables say of no activity; choose another name, or show such clips as none '
+            "of the activities"
+        )
+    if own := [label for label in bundle.info.labels if plain(label) == plain(name)]:
+        raise DataError(
+            f'"{own[0]}" is an activity of {bundle.info.model_id} itself; choose another name, or train with more clips'
         )
     return name
 
@@ -125,16 +141,15 @@ def space_of(bundle: LoadedBundle) -> Space:
 class Lessons:
     """What a recogniser needs to know of a `Taught`: its labels, and how a window's scores come about.
 
-    space: of the bundle, made once. Raises DataError where it was taught to another model, or its features do not fit.
+    space: of the bundle, made once. folder: where it lies. Raises DataError where it was taught to another model, or
+    its features do not fit.
     """
 
-    def __init__(self, bundle: LoadedBundle, space: Space, taught: Taught) -> None:
+    def __init__(
+        self, bundle: LoadedBundle, space: Space, taught: Taught, folder: Path | None = None
+    ) -> None:
         info = bundle.info
-        if taught.model_id != info.model_id:
-            raise DataError(
-                f"this was taught to {taught.model_id}, but the bundle is {info.model_id}: teach it again, "
-                "or use the bundle that it was taught to"
-            )
+        taught.check(info.model_id, folder)
         for name, examples in {**taught.activities, "none": taught.none}.items():
             if examples is not None and examples.features.shape[1] != POOLED * info.embedding:
                 raise DataError(f'the examples of "{name}" do not fit {info.model_id}; teach it again')

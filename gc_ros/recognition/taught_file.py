@@ -70,7 +70,7 @@ def folder_of(bundle: Path) -> Path:
 def read_taught(folder: Path, model_id: str) -> Taught:
     """What is taught in a folder; nothing where there is no `taught.json`. Raises DataError for one that was changed.
 
-    model_id: of the bundle in use, for a folder without the file.
+    model_id: of the bundle in use, for a folder that holds nothing.
     """
     try:
         text = read_regular(folder, NAME, MAX_JSON)
@@ -92,7 +92,8 @@ def read_taught(folder: Path, model_id: str) -> Taught:
         none = _examples(found, "none", file.none, None) if file.none else None
         if len(activities) < len(file.activities):
             raise ValueError("a name is listed twice")
-        return Taught(file.model_id, activities, none)
+        # Where everything was forgotten, another model may be taught.
+        return Taught(file.model_id if activities or none is not None else model_id, activities, none)
     except (OSError, ValueError) as error:
         why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise DataError(
@@ -140,10 +141,9 @@ def load_lessons(bundle: LoadedBundle, where: str | None = None) -> Lessons | No
     folder = folder_of(bundle.path) if not where else Path(where)
     if where == "none" or (not where and not (folder / NAME).exists()):
         return None
-    if not (folder / NAME).exists():
-        raise DataError(f"{folder}: holds no {NAME}; name the folder that gc-ros teach wrote, or none")
+    must_hold(folder)
     taught = read_taught(folder, bundle.info.model_id)
-    return Lessons(bundle, space_of(bundle), taught) if taught.activities else None
+    return Lessons(bundle, space_of(bundle), taught, folder) if taught.activities else None
 
 
 def taught_digest(folder: Path) -> str:
@@ -155,11 +155,14 @@ def taught_digest(folder: Path) -> str:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, make: bool = True) -> Iterator[None]:
     """Alone with a folder: from reading over changing to writing it, nobody else does.
 
-    Raises DataError, also where somebody else is alone with it for longer than `PATIENCE_S`.
+    make: the folder, where it does not exist. Raises DataError, also where somebody else is alone with it for longer
+    than `PATIENCE_S`.
     """
+    if not make:
+        must_hold(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
@@ -170,6 +173,12 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def must_hold(folder: Path) -> None:
+    """Raise DataError unless something was taught into a folder."""
+    if not (folder / NAME).exists():
+        raise DataError(f"{folder}: holds no {NAME}; name the folder that gc-ros teach wrote")
 
 
 def _lock(descriptor: int, folder: Path) -> None:

@@ -121,6 +121,9 @@ def test_evaluate_scores_what_was_taught(clips: Path, bundle: Path, tmp_path: Pa
     ("arguments", "words"),
     [
         (("red", "yellow0.mp4"), ("is an activity of toy-colours itself",)),
+        (("RED", "yellow0.mp4"), ('"red" is an activity of toy-colours itself',)),
+        (("Unknown", "yellow0.mp4"), ("of no activity",)),
+        (("none", "yellow0.mp4"), ("of no activity",)),
         (("a\nb", "yellow0.mp4"), ("control characters",)),
         (("x", "missing.mp4"), ("no such clip",)),
     ],
@@ -139,6 +142,42 @@ def test_a_bundle_exchanged_underneath_is_noticed(clips: Path, bundle: Path) -> 
     run("teach", "yellow", *shown(clips), "-b", bundle, "--threads", 1)
     toy_bundle(bundle, "colours", embedding=True, model_id="another")
     fails("video", clips / "yellow9.mp4", "-b", bundle, words=("taught to toy-colours", "another"))
+
+
+def test_a_bundle_exchanged_underneath_loses_nothing_and_can_be_taught_again(
+    clips: Path, bundle: Path
+) -> None:
+    keep = ("-b", bundle, "--threads", 1, "--keep-clips")
+    assert run("teach", "yellow", *shown(clips)[:3], *keep)[0] == 0
+    folder = bundle.parent / "b.taught"
+    before = sorted(folder.rglob("*"))
+    toy_bundle(bundle, "colours", embedding=True, model_id="another")
+    remedy = (str(folder), "taught to toy-colours", "another", "move it away")
+    for arguments in (("teach", "yellow", *shown(clips)[:3], *keep, "--replace"), ("taught", "-b", bundle)):
+        fails(*arguments, words=remedy)
+    assert sorted(folder.rglob("*")) == before
+    folder.rename(folder.with_name("kept"))
+    assert run("teach", "yellow", *shown(clips)[:3], "-b", bundle, "--threads", 1)[0] == 0
+    # Or with all of the old forgotten.
+    toy_bundle(bundle, "colours", embedding=True, model_id="a third")
+    assert run("forget", "yellow", "-b", bundle)[0] == 0
+    assert run("teach", "yellow", *shown(clips)[:3], "-b", bundle, "--threads", 1)[0] == 0
+    assert json.loads(run("taught", "-b", bundle, "--json")[1])["model_id"] == "a third"
+
+
+def test_names_with_an_equals_sign_are_renamed(clips: Path, bundle: Path) -> None:
+    assert run("teach", "a=b", *shown(clips)[:3], "-b", bundle, "--threads", 1)[0] == 0
+    code, out, _ = run("taught", "-b", bundle, "--rename", "a=b=c=d")
+    assert code == 0 and "c=d: 3 clips" in out
+    fails("taught", "-b", bundle, "--rename", "x=y", words=('"x" was not taught',))
+
+
+def test_a_folder_that_is_not_there_is_said_and_not_made(bundle: Path, tmp_path: Path) -> None:
+    for arguments in (("forget", "yellow"), ("taught", "--rename", "yellow=sun")):
+        fails(
+            *arguments, "-b", bundle, "--taught", tmp_path / "nosuch", words=("nosuch: holds no taught.json",)
+        )
+    assert not (tmp_path / "nosuch").exists()
 
 
 def test_clips_are_kept_where_that_is_asked_for_and_go_with_the_activity(clips: Path, bundle: Path) -> None:
