@@ -20,6 +20,7 @@ from gc_ros.node import ros_messages
 from gc_ros.node.diagnostics import Latencies
 from gc_ros.node.results import Results
 from gc_ros.node.ros_messages import gc_msg
+from gc_ros.recognition.activity import Activity
 from gc_ros.recognition.people import PersonActivity
 from gc_ros.recognition.smoothing import ActivityEvent
 from gc_ros.stamps import NS
@@ -60,7 +61,8 @@ class PeopleResults:
         self._gestures: dict[str, Any] = {}  # publishers by body
         self._newest: dict[str, PersonActivity] = {}
         self._on: dict[str, ActivityEvent] = {}  # the onset of what each is doing
-        self._told: list[str] = []  # who was in the last message
+        self._said: set[str] = set()  # everybody whom the last message named, in whatever list
+        self._last: Activity | None = None  # the result that it was about
         self.latencies = Latencies()
         self._lock = threading.RLock()  # results come from the inference thread, goings from the executor's
 
@@ -71,11 +73,13 @@ class PeopleResults:
         self._gestures.clear()
 
     def forget(self) -> None:
-        """Drop all results; the next message holds what comes after."""
-        with self._lock:
+        """Drop all results, and say that nobody is there any more."""
+        with self._lock, self._results.guarded():
             self._newest.clear()
             self._on.clear()
-            self._told.clear()
+            last, self._last = self._last, None
+            if last is not None and self._said:
+                self._say(last, Present())
 
     def publish(self, results: Sequence[PersonActivity]) -> None:
         """New results of one or more people, from one engine call."""
@@ -83,7 +87,7 @@ class PeopleResults:
             for result in results:
                 self._newest[result.person_id] = result
                 self.publish_events(result.person_id, result.activity.events, result.activity.stamp_ns)
-            self._publish(max(results, key=lambda result: result.activity.stamp_ns))
+            self._publish(max((r.activity for r in results), key=lambda activity: activity.stamp_ns))
             now_ns = int(self._node.get_clock().now().nanoseconds)
             for result in results:
                 self._publish_gesture(result)
@@ -105,12 +109,16 @@ class PeopleResults:
     def settle(self) -> None:
         """Somebody may have come or gone: say so at once where it changes who is told of."""
         with self._lock, self._results.guarded():
-            here = set(self._present().ids)
-            if any(who not in here for who in self._told) and self._newest:
-                self._publish(max(self._newest.values(), key=lambda result: result.activity.stamp_ns))
+            present = self._present()
+            if self._last is not None and self._said - {*present.ids, *present.left_out}:
+                newest = [result.activity for result in self._newest.values()]
+                self._publish(max([self._last, *newest], key=lambda activity: activity.stamp_ns))
 
-    def _publish(self, newest: PersonActivity) -> None:
-        present = self._present()
+    def _publish(self, newest: Activity) -> None:
+        self._results.show_people(self._say(newest, self._present()), newest)
+
+    def _say(self, newest: Activity, present: Present) -> list[PersonActivity]:
+        """Publish the message about everybody; returns the people in it. newest: of their results, or the last one."""
         for who in set(self._newest) - set(present.ids):
             del self._newest[who]
             self._on.pop(who, None)
@@ -127,19 +135,19 @@ class PeopleResults:
                     person.person_id, person.box, person.activity, on, late=late, age_s=age_s
                 )
             )
-        self._told = [person.person_id for person in people]
-        activity = newest.activity
+        self._last = newest
+        self._said = {*self._newest, *present.warming_up, *present.left_out}
         message = gc_msg.PersonActivities(
-            header=ros_messages.to_header(activity.stamp_ns, self._results.frame_id),
-            image_width=activity.width,
-            image_height=activity.height,
+            header=ros_messages.to_header(newest.stamp_ns, self._results.frame_id),
+            image_width=newest.width,
+            image_height=newest.height,
             people=told,
             warming_up=sorted(present.warming_up),
             left_out=sorted(present.left_out),
-            model_id=activity.model_id,
+            model_id=newest.model_id,
         )
         self._publisher.publish(message)
-        self._results.show_people(people, activity)
+        return people
 
     def _publish_gesture(self, result: PersonActivity) -> None:
         number = gesture_of(self._gesture_type, result.activity.spoken)

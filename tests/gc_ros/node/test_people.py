@@ -177,6 +177,47 @@ def test_reset_and_enable_reach_the_people_too(colours: Path) -> None:
         wait_until(detector.topic.get_subscription_count, "a subscription")
 
 
+@pytest.mark.parametrize("how", ["reset", "disable", "deactivate", "stall"])
+def test_whatever_makes_the_node_forget_everybody_the_newest_message_says_that_nobody_is_there(
+    colours: Path, how: str
+) -> None:
+    people = [Drawn("a", "red", "red", x=60), Drawn("late", "blue", "blue", x=200, first=8)]
+    options = {**OPTIONS, "stall_timeout_s": 1.0} if how == "stall" else OPTIONS
+    with running(colours, **options) as (node, peer):
+        detector = Detector(node, peer)
+        peer.wait_for_camera()
+        detector.show(people, range(12))
+        wait_until(lambda: detector.messages and detector.messages[-1].warming_up == ["late"], "both people")
+        if how == "reset":
+            assert peer.call(Trigger, f"{NAME}/reset", Trigger.Request()).success
+        elif how == "disable":
+            assert peer.call(SetBool, f"{NAME}/enable", SetBool.Request(data=False)).success
+        elif how == "deactivate":
+            assert peer.transition("deactivate")
+        wait_until(
+            lambda: not detector.messages[-1].people and not detector.messages[-1].warming_up, "nobody", 5
+        )
+        count = len(detector.messages)
+        assert peer.call(Trigger, f"{NAME}/reset", Trigger.Request()).success
+        peer.state()
+        assert len(detector.messages) == count, "that nobody is there is said once"
+
+
+def test_who_leaves_last_before_a_window_was_full_is_warming_up_no_longer(colours: Path) -> None:
+    people = [
+        Drawn("a", "red", "red", x=60, last=10),
+        Drawn("short", "blue", "blue", x=200, first=12, last=13),
+    ]
+    with running(colours, person_timeout_s=0.5, **OPTIONS) as (node, peer):
+        detector = Detector(node, peer)
+        peer.wait_for_camera()
+        detector.show(people, range(16))
+        wait_until(lambda: detector.messages and not detector.messages[-1].people, "the end of a")
+        assert detector.messages[-1].warming_up == ["short"]
+        detector.show(people, range(16, 24))
+        wait_until(lambda: not detector.messages[-1].warming_up, "the end of the newcomer")
+
+
 def test_each_camera_has_people_of_its_own(colours: Path) -> None:
     opened = Opened()
     with running(colours, opened, cameras=["front", "left"], max_people=2, **OPTIONS) as (node, peer):
