@@ -296,8 +296,10 @@ def _broken(error: Exception) -> str:
 
 def _compressed_picture(message: Any, live: bool) -> Picture:
     form = str(message.format)
-    if "compressedDepth" in form:
-        raise _Refused("compressedDepth is a depth image; remap `image/compressed` to the colour camera")
+    # image_transport: the encoding of the raw image, "; ", then what was made of it.
+    kind = "compressedDepth" if "compressedDepth" in form else form.partition(";")[0].strip()
+    if kind in {"compressedDepth", *_DEPTH}:
+        raise _Refused(f"{kind} is a depth image; remap `image/compressed` to the colour camera")
     size = len(message.data)
     if size < 12:
         raise _Refused(f"compressed image of {size} bytes")

@@ -208,6 +208,14 @@ def _results(f: CameraFacts) -> Iterator[Condition]:
                 "for a bag set use_sim_time and play with --clock, or set max_age_s:=0"
             ),
         )
+    if f.max_age_s and f.age_s is not None and -f.age_s > f.max_age_s:
+        yield (
+            WARN,
+            (
+                f"images are stamped {-f.age_s:.1f} s ahead of this clock (max_age_s {f.max_age_s:g}), so no result "
+                "counts as late; set the clock of the camera's machine, or set max_age_s:=0"
+            ),
+        )
 
 
 def _hint(f: CameraFacts) -> str:

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import ReliabilityPolicy
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.utilities import get_rmw_implementation_identifier
 
 
@@ -37,6 +39,17 @@ def topic_of(node: LifecycleNode, name: str, suffix: str) -> str:
     if not suffix or node.resolve_topic_name(own) != node.resolve_topic_name(own, only_expand=True):
         return own
     return f"{node.resolve_topic_name(name)}{suffix}"
+
+
+def overridable() -> QoSOverridingOptions:
+    """Parameters may set history, depth and reliability of a subscription (`overrides.QOS`)."""
+
+    def judge(qos: QoSProfile) -> SetParametersResult:
+        # rcl's own words for it are those of an invalid allocator.
+        legal = qos.depth > 0 or qos.history == HistoryPolicy.KEEP_ALL
+        return SetParametersResult(successful=legal, reason=f"depth must be 1 or more, not {qos.depth}")
+
+    return QoSOverridingOptions.with_default_policies(callback=judge)
 
 
 def publishers_of(node: LifecycleNode, topic: str, type_name: str) -> Publishers:

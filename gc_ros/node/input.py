@@ -16,7 +16,6 @@ from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import qos_policy_name_from_kind, qos_profile_sensor_data
-from rclpy.qos_overriding_options import QoSOverridingOptions
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -98,7 +97,7 @@ class Input:
             # rclpy writes overrides into the profile it is given: without a copy one camera's would be every other's.
             copy.copy(qos_profile_sensor_data),
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            qos_overriding_options=graph.overridable(),
         )
 
     def unsubscribe(self) -> None:

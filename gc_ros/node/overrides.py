@@ -12,6 +12,14 @@ import yaml
 
 from gc_ros.node.parameters import BY_NAME
 
+QOS = ("history", "depth", "reliability")  # what parameters can set of a subscription's quality of service
+
+
+def is_qos(name: str) -> bool:
+    """Whether a parameter is one of those that a subscription declares when it is made."""
+    parts = name.split(".")
+    return len(parts) == 4 and parts[0] == "qos_overrides" and parts[2] == "subscription" and parts[3] in QOS
+
 
 def judge(unknown: Iterable[str], arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     """Why the node must not start with these parameters, or None; and those to warn about.
@@ -25,6 +33,10 @@ def judge(unknown: Iterable[str], arguments: Sequence[str]) -> tuple[str | None,
         near = get_close_matches(name, BY_NAME, 1, 0.75)
         if near or name not in shared:
             hint = f"; did you mean {near[0]}?" if near else "; docs/parameters.md lists those there are"
+            if name.startswith("qos_overrides."):
+                hint = (
+                    f"; there are qos_overrides.TOPIC.subscription.POLICY, of the policies {', '.join(QOS)}"
+                )
             return f"there is no parameter {name}{hint}", []
         foreign.append(name)
     return None, foreign

@@ -25,7 +25,7 @@ from gc_ros.node.results import Job, Results
 from gc_ros.recognition.intake import Window
 from gc_ros.recognition.people import People, PersonWork
 
-_WITHOUT = ("no detections yet", "detections too old")  # why an image shows nobody
+_WITHOUT = ("no detections yet", "detections too old", "detections too new")  # why an image shows nobody
 
 
 @dataclass(frozen=True)

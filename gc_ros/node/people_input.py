@@ -16,11 +16,10 @@ from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from gc_ros.media.detections import Detections
 from gc_ros.media.people_topics import BY_NAME, Bodies, Family, Found
-from gc_ros.node import ros_messages
+from gc_ros.node import graph, ros_messages
 from gc_ros.node.diagnostics import REFUSED_S, Recent
 from trt_build.errors import GlimpseError
 
@@ -89,11 +88,10 @@ class PeopleInput:
 
     def _create(self, message_type: Any, name: str, callback: Callable[[Any], None]) -> Any:
         # rclpy writes overrides into the profile it is given: each needs a copy.
-        options = QoSOverridingOptions.with_default_policies()
         if name != self.name:  # of a topic that comes and goes no parameters are declared
             return self._node.create_subscription(message_type, name, callback, copy.copy(_QOS))
         return self._node.create_subscription(
-            message_type, name, callback, copy.copy(_QOS), qos_overriding_options=options
+            message_type, name, callback, copy.copy(_QOS), qos_overriding_options=graph.overridable()
         )
 
     @property

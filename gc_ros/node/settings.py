@@ -9,7 +9,7 @@ from typing import Any
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode
 
-from gc_ros.node import ros_messages
+from gc_ros.node import overrides, ros_messages
 from gc_ros.node.parameter import Parameter
 from gc_ros.node.parameters import BY_NAME, PARAMETERS, refuse_all
 from gc_ros.recognition.smoothing import Smoothing
@@ -48,7 +48,7 @@ class Settings:
         self.undeclared = [
             name
             for name in getattr(node, "_parameter_overrides", {})
-            if not node.has_parameter(name) and not name.startswith("qos_overrides.")
+            if not node.has_parameter(name) and not overrides.is_qos(name)
         ]
         if self._has_post_set:
             node.add_post_set_parameters_callback(self._apply)

@@ -233,11 +233,13 @@ class People:
         return work
 
     def _usable(self, frame: _Waiting) -> dict[str, Place]:
-        newest, places = self._tracks.newest_ns, self._tracks.at(frame.stamp_ns)
-        if newest is None:
+        places, nearest = self._tracks.at(frame.stamp_ns), self._tracks.nearest_ns(frame.stamp_ns)
+        if nearest is None:
             self._left_out["no detections yet"] += 1
-        elif newest < frame.stamp_ns - self._max_age:
+        elif nearest < frame.stamp_ns - self._max_age:
             self._left_out["detections too old"] += 1
+        elif nearest > frame.stamp_ns + self._max_age:
+            self._left_out["detections too new"] += 1
         for name, place in list(places.items()):
             why = misplaced(place.box, frame.picture.width, frame.picture.height, self.margin)
             if not why and place.held and hidden(place.box, (p.box for p in places.values() if not p.held)):

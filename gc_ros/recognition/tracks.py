@@ -67,6 +67,10 @@ class Tracks:
         """Stamp of the newest message."""
         return self._stamps[-1] if self._stamps else None
 
+    def nearest_ns(self, stamp_ns: int) -> int | None:
+        """Stamp of the message that is nearest to a time; None before the first."""
+        return min(self._stamps, key=lambda each: abs(each - stamp_ns), default=None)
+
     def clear(self) -> None:
         """Forget everybody."""
         self._stamps.clear()

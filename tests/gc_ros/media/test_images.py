@@ -290,7 +290,13 @@ def test_few_bytes_that_claim_many_pixels_are_refused_and_a_flat_picture_is_not(
 
 def test_compressed_depth_and_other_formats_are_refused_by_name() -> None:
     depth = decode(compressed(coded(".png"), "16UC1; compressedDepth png"), compressed=True)
-    assert isinstance(depth, Refusal) and "depth" in depth.reason
+    assert isinstance(depth, Refusal) and "compressedDepth is a depth image" in depth.reason
+    # As image_transport's plugin `compressed` sends a topic of depth.
+    for form in ("16UC1; png compressed ", "16UC1; jpeg compressed mono16", "32FC1; png compressed"):
+        depth = decode(compressed(coded(".png"), form), compressed=True)
+        assert isinstance(depth, Refusal) and f"{form[:5]} is a depth image" in depth.reason
+    for form in ("mono16; png compressed", "bgr8; png compressed bgr8", "png"):
+        assert not isinstance(decode(compressed(coded(".png"), form), compressed=True), Refusal)
     other = decode(compressed(b"GIF89a" + bytes(40), "gif"), compressed=True)
     assert isinstance(other, Refusal) and "no JPEG, PNG, TIFF or WebP (format 'gif')" in other.reason
 

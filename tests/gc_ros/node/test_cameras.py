@@ -15,8 +15,11 @@ from std_srvs.srv import Trigger
 from gc_ros.node import ros_messages
 from gc_ros.stamps import NS
 from tests import toy
+from tests.gc_ros.node.crowd import carrier
 from tests.gc_ros.node.harness import NAME, Peer, running, wait_until
 from trt_build.engines.open import open_engine
+
+__all__ = ["carrier"]  # a fixture
 
 pytestmark = pytest.mark.ros
 PERIOD = NS // 8
@@ -136,6 +139,14 @@ def test_a_slow_camera_and_a_dead_one_hold_nobody_up(numbers: Path) -> None:
         waits = sorted(m.queue_s for m in peer.activities_of["front"])
         assert len(waits) > 20, "a result for most frames"
         assert waits[len(waits) // 2] < 0.06 and waits[-1] < 0.5
+
+
+@pytest.mark.parametrize("topic", ["image", "people"])
+def test_a_depth_that_no_queue_can_have_is_said(numbers: Path, topic: str, carrier: None) -> None:
+    overrides = {f"qos_overrides./{topic}.subscription.depth": -1}
+    with running(numbers, people="detections", **overrides) as (_, peer):
+        assert peer.state() == "inactive"
+        peer.wait_for_diagnostic("engine", "depth must be 1 or more, not -1")
 
 
 def test_qos_asked_for_one_camera_is_not_that_of_the_others(numbers: Path) -> None:

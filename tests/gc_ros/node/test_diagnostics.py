@@ -98,6 +98,9 @@ GOOD = CameraFacts(
         ({"unpublished": "no"}, ERROR, "results cannot be published: no"),
         ({"age_s": 9.0, "max_age_s": 5.0}, WARN, "max_age_s:=0"),
         ({"age_s": 9.0, "max_age_s": 0.0}, OK, "running"),
+        ({"age_s": -3600.0, "max_age_s": 5.0}, WARN, "stamped 3600.0 s ahead of this clock"),
+        ({"age_s": -3600.0, "max_age_s": 0.0}, OK, "running"),
+        ({"age_s": -0.2, "max_age_s": 5.0}, OK, "running"),
     ],
 )
 def test_a_camera_says_what_is_wrong_and_what_to_type(changes: dict[str, Any], level: int, says: str) -> None:

@@ -131,10 +131,20 @@ def test_stamps_minutes_apart_are_told(watched: tuple[Running, Peer, Detector]) 
     assert reported.level == WARN and "the detector must copy the images' stamps" in reported.message
     assert float(values(reported)["detections behind the images s"]) == pytest.approx(180, abs=1)
     assert not detector.messages and not node.errors
-    for frame in range(16, 32):  # the other way round, then mended
-        detector.send(found_message(detections([ANNA], frame, START + frame * PERIOD + 300 * NS)))
-        peer.publish(picture([ANNA], frame), START + frame * PERIOD)
     assert not node.errors and peer.state() == "active"
+
+
+def test_a_detector_whose_clock_is_ahead_is_told(watched: tuple[Running, Peer, Detector]) -> None:
+    node, peer, detector = watched
+    for frame in range(16):
+        stamp_ns = START + frame * PERIOD
+        detector.send(found_message(detections([ANNA], frame, stamp_ns + 3600 * NS)))
+        peer.publish(picture([ANNA], frame), stamp_ns)
+    reported = peer.wait_for_diagnostic("people", "images had no detections within 0.5 s by stamps")
+    assert reported.level == WARN and "the detector must copy the images' stamps" in reported.message
+    assert float(values(reported)["detections behind the images s"]) == pytest.approx(-3600, abs=1)
+    assert int(values(reported)["left out: detections too new"]) >= 15
+    assert not detector.messages and not node.errors and peer.state() == "active"
 
 
 def test_random_detections_of_any_kind_end_nothing(watched: tuple[Running, Peer, Detector]) -> None:
