@@ -151,7 +151,10 @@ class Peer:
         if self.running is not None:
             node = self.running.node
             wait_until(lambda: node.count_publishers(self.camera.topic_name), "the camera at the node")
-            time.sleep(0.1)
+            # What is published before a reader is matched is lost.
+            (results,) = [p for p in node.publishers if p.topic_name == f"{NAME}/activity"]
+            wait_until(results.get_subscription_count, "the listener at the node")
+            time.sleep(0.1)  # the image reader's half of the match cannot be asked for
         else:
             time.sleep(0.5)  # another process's half of the match cannot be seen from here
 
