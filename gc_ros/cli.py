@@ -76,7 +76,7 @@ def make_bag_command(
             frame_id=frame_id,
             width=width,
             still=still,
-            boxes=boxes or folder_of_boxes(clips),
+            boxes=boxes or folder_of_boxes(clips, found),
             people_topic=people,
             progress=step,
         )

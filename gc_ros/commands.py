@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from gc_ros.media.detections import Detections, read_csv
 from gc_ros.media.detector import Detector, Finder
 from gc_ros.media.images import Picture
+from gc_ros.media.kinds import printable
 from gc_ros.media.video import Frame, open_camera, read_video
 from gc_ros.media.video_writer import VideoWriter
 from gc_ros.recognition.activity import Activity, stream_label
@@ -26,6 +27,7 @@ from gc_ros.recognition.overlay import Banner, draw
 from gc_ros.recognition.people import PersonActivity
 from gc_ros.recognition.people_overlay import draw_people
 from gc_ros.recognition.recognizer import Recognizer
+from gc_ros.recognition.sampler import Sampler
 from gc_ros.recognition.taught_file import load_lessons
 from gc_ros.recognition.telling import (
     by_person,
@@ -93,38 +95,45 @@ def video(
     """
     if people is not None and detector is not None:
         raise DataError("--people and --detector both say who is there; give one of them")
-    loaded = load_bundle(bundle, sha256=bundle_sha256)
-    if mode not in (None, *loaded.info.modes):
-        raise DataError(f"mode {mode!r} is not in this bundle; use one of: {', '.join(loaded.info.modes)}")
-    frames = open_camera(int(source)) if source.isdigit() else read_video(source)
-    first = next(frames, None)
-    if first is None:
-        raise DataError(f"{source}: no frame can be read; check the camera or file")
-    lessons = load_lessons(loaded, taught)
-    alone = people is not None or detector is not None
-    recorded = [] if people is None else from_first(read_csv(people), first[1])
-    finder = None if detector is None else Finder(Detector(detector, threads=threads))
-    engine = open_engine(
-        loaded,
-        mode or loaded.info.default_mode,
-        backend=backend,
-        batch=max_people if alone else 1,
-        threads=threads,
-        device=device,
-        precision=precision,
-        say=lambda line: typer.echo(f"building the engine: {line}", err=True),
-    )
+    camera = int(source) if source.isascii() and source.isdigit() else None
+    if out is not None:
+        _spare(out, [Path(source), people, detector])
     watcher: _Whole | _Everybody
-    if alone:
-        following = Following(loaded, engine, recorded, mode=mode, stride=stride, lessons=lessons)
-        watcher = _Everybody(following, finder, first[1])
-    else:
-        watcher = _Whole(Recognizer(loaded, engine, mode=mode, stride=stride, lessons=lessons), first[1])
-    began = time.perf_counter()
     with ExitStack() as stack:
-        stack.callback(engine.close)
-        stack.callback(watcher.close)
+        # Before anything is read: what cannot be written is said at once.
         writer = stack.enter_context(VideoWriter(out)) if out is not None else None
+        loaded = load_bundle(bundle, sha256=bundle_sha256)
+        if mode not in (None, *loaded.info.modes):
+            raise DataError(
+                f"mode {mode!r} is not in this bundle; use one of: {', '.join(loaded.info.modes)}"
+            )
+        frames = read_video(source) if camera is None else open_camera(camera)
+        first = next(frames, None)
+        if first is None:
+            raise DataError(f"{source}: no frame can be read; check the camera or file")
+        lessons = load_lessons(loaded, taught)
+        alone = people is not None or detector is not None
+        recorded = [] if people is None else from_first(read_csv(people), first[1])
+        finder = None if detector is None else Finder(Detector(detector, threads=threads))
+        engine = open_engine(
+            loaded,
+            mode or loaded.info.default_mode,
+            backend=backend,
+            batch=max_people if alone else 1,
+            threads=threads,
+            device=device,
+            precision=precision,
+            say=lambda line: typer.echo(f"building the engine: {line}", err=True),
+        )
+        stack.callback(engine.close)
+        if alone:
+            following = Following(loaded, engine, recorded, mode=mode, stride=stride, lessons=lessons)
+            watcher = _Everybody(following, finder, first[1])
+        else:
+            recognizer = Recognizer(loaded, engine, mode=mode, stride=stride, lessons=lessons)
+            watcher = _Whole(recognizer, first[1])
+        stack.callback(watcher.close)
+        began = time.perf_counter()
         last_ns = _watch(_chain(first, frames), watcher, writer, show, as_json)
         seconds = (last_ns - first[1]) / NS
         if not watcher.results:
@@ -133,9 +142,16 @@ def video(
         print_json(watcher.as_json(source, seconds, engine.description))
     else:
         spent = time.perf_counter() - began
-        speed = f", {seconds / spent:.1f} x real time" if not source.isdigit() and spent > 0 else ""
+        speed = f", {seconds / spent:.1f} x real time" if camera is None and spent > 0 else ""
         for line in watcher.as_text(f"over {seconds:.2f} s{speed}"):
             print(line, flush=True)
+
+
+def _spare(out: Path, inputs: Iterable[Path | None]) -> None:
+    """Raise DataError where `out` is one of the files that are read, by any name: it would be lost."""
+    for file in inputs:
+        if file is not None and out.exists() and file.exists() and out.samefile(file):
+            raise DataError(f"{out}: is read here and would be overwritten; choose another --out")
 
 
 def from_first(recorded: list[Detections], first_ns: int) -> list[Detections]:
@@ -175,10 +191,17 @@ class _Whole:
 
     def why_none(self, seconds: float) -> str:
         """Why a video of this length gave no result."""
-        info, sampled = self._recognizer.info, self._recognizer.counters().frames_sampled
+        info, counts = self._recognizer.info, self._recognizer.counters()
+        needed = (
+            f"{counts.frames_sampled} frames sampled in {seconds:.2f} s, a window needs "
+            f"{info.T} frames at {info.rate_hz:g} Hz, {info.window_s:.2g} s"
+        )
+        if not counts.resets:
+            return f"{needed}; give a longer clip"
+        breaks = ", ".join(f"{reason}: {n}" for reason, n in sorted(counts.resets.items()))
         return (
-            f"{sampled} frames sampled in {seconds:.2f} s, a window needs "
-            f"{info.T} frames at {info.rate_hz:g} Hz, {info.window_s:.2g} s; give a longer clip"
+            f"{needed} without a break, but there are breaks ({breaks}); give a clip whose images are at most "
+            f"{Sampler(info.rate_hz).max_frame_gap_s:.2g} s apart, in order and of one size"
         )
 
     def as_json(self, source: str, seconds: float, engine: str) -> dict[str, Any]:
@@ -224,9 +247,9 @@ class _Everybody:
                 person_json(result, zero_ns) for result in found
             ]
         return [
-            f"{(event.stamp_ns - zero_ns) / NS:9.3f} s  {who}: <{event.kind} {event.label}>"
+            f"{(event.stamp_ns - zero_ns) / NS:9.3f} s  {printable(who)}: <{event.kind} {event.label}>"
             for who, event in ended
-        ] + [result_line(result.activity, zero_ns, f"{result.person_id}: ") for result in found]
+        ] + [result_line(result.activity, zero_ns, f"{printable(result.person_id)}: ") for result in found]
 
     def picture(self, image: NDArray[np.uint8], stamp_ns: int) -> NDArray[np.uint8]:
         """The frame with the newest result of each person in it, where the person is now."""
@@ -254,7 +277,7 @@ class _Everybody:
         lines = []
         for who, own in by_person(self.results).items():
             label, scores = stream_label(own)
-            lines.append(f"{who}: {label} {float(scores.max()):.1%} (mean of {len(own)} results)")
+            lines.append(f"{printable(who)}: {label} {float(scores.max()):.1%} (mean of {len(own)} results)")
         left_out = sorted(self._following.people.counters().left_out.items())
         lines += [f"left out: {reason}: {n}" for reason, n in left_out]
         return [

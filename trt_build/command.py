@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,7 +32,19 @@ Stride = Annotated[int, typer.Option(min=1, help="Sampled frames between two res
 Backend = Annotated[str, typer.Option(help="onnxruntime, openvino, tensorrt, or auto.")]
 Precision = Annotated[str, typer.Option(help="fp32, fp16, bf16, int8, or auto.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: the backend's choice.")]
+
+
+def at_most_cores(threads: int | None) -> int | None:
+    """More threads than cores wait for one another, and a call takes many times as long."""
+    return threads and min(threads, os.cpu_count() or threads)
+
+
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1, callback=at_most_cores, help="CPU threads, at most one a core; default: the backend's choice."
+    ),
+]
 
 
 _REMEDIES = {

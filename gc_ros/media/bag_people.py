@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from gc_ros.stamps import NS
 from trt_build.errors import DataError
 
 VISION = BY_NAME["detections"]
+_TOPIC = re.compile(r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,46 @@ class Row:
     label: str
 
 
-def folder_of_boxes(sources: Iterable[str | os.PathLike[str]]) -> Path | None:
-    """The folder `boxes` that comes with the only folder or table of clips, None where there is none."""
+def has_boxes(folder: Path, clips: Iterable[Clip]) -> bool:
+    """Whether the folder holds the boxes of one of the clips at least."""
+    return any(boxes_of(folder, clip.name).is_file() for clip in clips)
+
+
+def folder_of_boxes(sources: Iterable[str | os.PathLike[str]], clips: Iterable[Clip]) -> Path | None:
+    """The folder `boxes` that comes with the only folder or table of clips, None where none has boxes of these.
+
+    Raises DataError where several folders have one.
+    """
     roots = {Path(s) if Path(s).is_dir() else Path(s).parent for s in sources}
     found = [root / "boxes" for root in sorted(roots) if (root / "boxes").is_dir()]
     if len(found) > 1:
         raise DataError(f"{found[0]} and {found[1]}: boxes of several data sets; say which with --boxes")
-    return found[0] if found else None
+    return found[0] if found and has_boxes(found[0], clips) else None
+
+
+def check_boxes(folder: Path, clips: Sequence[Clip]) -> None:
+    """Raise DataError where the folder is none, or holds boxes of none of the clips."""
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: no such folder; name one that has boxes of the clips, class/clip.boxes.csv"
+        )
+    if not has_boxes(folder, clips):
+        first = boxes_of(folder, clips[0].name)
+        raise DataError(f"{folder}: no boxes of these clips, {first} for one; name the folder that has them")
+
+
+def check_topics(*names: str) -> None:
+    """Raise DataError for a name that ROS takes for no topic, and where two are one."""
+    for name in names:
+        if not _TOPIC.fullmatch(name):
+            raise DataError(
+                f"{name!r} is no name of a ROS topic; give letters, digits and _ in parts that begin with no digit, "
+                "such as /camera/image"
+            )
+    if len({name.lstrip("/") for name in names}) < len(names):
+        raise DataError(
+            f"{names[-1]}: a topic for images and people, too; give the people another with --people"
+        )
 
 
 class PeopleWriter:

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from gc_ros.media.bag_people import PeopleWriter
+from gc_ros.media.bag_people import PeopleWriter, check_boxes, check_topics
 from gc_ros.media.clips import Clip
-from gc_ros.media.images import Picture, Refusal
+from gc_ros.media.images import MAX_PIXELS, Picture, Refusal
 from gc_ros.media.kinds import printable
 from gc_ros.media.recording import Recording
 from gc_ros.media.transports import BY_NAME, BY_TYPE, TRANSPORTS, Reader, Transport
@@ -34,6 +34,7 @@ from trt_build.errors import DataError, ImageError
 
 START_NS = 1_700_000_000 * NS  # a fixed start, so that the same clips always give the same bag
 IMAGE, COMPRESSED = (BY_NAME[name].type_name for name in ("raw", "compressed"))
+_LONGEST_GAP_S = 86_400  # a day: stamps of messages end in 2038
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def make_bag(
     `people_topic`. progress is called before each clip.
     The CSV has start_s, end_s (first and last image, relative to the first of the bag), label, clip; with `boxes`
     also id, and a row for each person and what they do.
-    Raises DataError; nothing is left of a bag that could not be finished.
+    Raises DataError; nothing is left of a bag that could not be finished. It has its name only when it is whole: until
+    then it is in a hidden folder beside it, and what a killed run left there is replaced.
     """
     out = Path(out)
     truth = out.with_name(out.name + ".truth.csv")
@@ -80,18 +82,37 @@ def make_bag(
         raise DataError("no clips to make a bag of; give files, folders or a CSV file")
     if compressed not in (None, "jpeg", "png"):
         raise DataError(f"unknown compression {compressed!r}; use jpeg or png")
-    if gap_s < 0 or (width is not None and width < 2):
-        raise DataError(f"gap of {gap_s} s or width of {width} pixels is not possible; give positive values")
-    if out.exists():
+    if not 0 <= gap_s <= _LONGEST_GAP_S:
+        raise DataError(f"a gap of {gap_s} s is not possible; give 0 to {_LONGEST_GAP_S} s")
+    if width is not None and width < 2:
+        raise DataError(f"a width of {width} pixels is not possible; give 2 or more")
+    if os.path.lexists(out):
         raise DataError(f"{out}: exists already; remove it or choose another name")
     if compressed and not topic.endswith("/compressed"):
         topic += "/compressed"
+    check_topics(topic, *([] if boxes is None else [people_topic]))
+    if boxes is not None:
+        check_boxes(boxes, clips)
+    part = out.with_name(f".{out.name}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        # A folder in it has the bag's name, which its files and its metadata repeat.
         images, last, rows = _write(
-            clips, out, compressed, topic, gap_s, frame_id, width, still, boxes, people_topic, progress
+            clips,
+            part / out.name,
+            compressed,
+            topic,
+            gap_s,
+            frame_id,
+            width,
+            still,
+            boxes,
+            people_topic,
+            progress,
         )
-        with open(truth, "w", newline="", encoding="utf-8") as file:
+        with open(part / truth.name, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             known = boxes is not None
             writer.writerow([*(["id"] if known else []), "start_s", "end_s", "label", "clip"])
@@ -100,12 +121,12 @@ def make_bag(
                 seconds = (f"{(stamp - START_NS) / NS:.9f}" for stamp in (row.start_ns, row.end_ns))
                 cells = [*seconds, row.label, printable(row.clip.path.name)]
                 writer.writerow([row.who, *cells] if known else cells)
-    except BaseException as error:
-        shutil.rmtree(out, ignore_errors=True)
-        truth.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise DataError(f"{out}: cannot be written ({error.strerror or error})") from None
-        raise
+        os.replace(part / truth.name, truth)  # first: a bag without its truth would be taken for whole
+        os.rename(part / out.name, out)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written ({error.strerror or error})") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     people = len({row.who for row in rows} - {""})
     return BagSummary(out, truth, topic, len(clips), images, (last - START_NS) / NS, people)
 
@@ -160,7 +181,7 @@ def _write(
                 offset = at - time_ns if offset is None else offset
                 period = time_ns + offset - stamp or period
                 stamp = time_ns + offset
-                image = _bgr(frame, width)
+                image = _bgr(clip, frame, width)
                 write(image, stamp)
                 stamps.append(stamp)
             who = people.clip(clip, number) if people is not None else None
@@ -178,10 +199,14 @@ def _write(
     return images, last, rows
 
 
-def _bgr(frame: NDArray[np.uint8], width: int | None) -> NDArray[np.uint8]:
+def _bgr(clip: Clip, frame: NDArray[np.uint8], width: int | None) -> NDArray[np.uint8]:
     image = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
     if width is not None and width != image.shape[1]:
         height = max(round(image.shape[0] * width / image.shape[1]), 1)
+        if width * height > MAX_PIXELS:
+            raise DataError(
+                f"{clip.path}: {width}x{height} pixels are more than any reader takes; give a smaller width"
+            )
         method = cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_LINEAR
         image = cv2.resize(image, (width, height), interpolation=method)
     return np.asarray(image, np.uint8)

@@ -27,6 +27,7 @@ from trt_build.files import replacing
 _COLUMNS = ("time_s", "id", "x_min", "y_min", "x_max", "y_max")
 MAX_ID_LENGTH = 128
 _LARGEST = 1e7  # pixels: no image is wider, and float32 still tells half pixels apart
+_SHARES = 2.0  # a share of the image is hardly more than 1, beyond whose edges a box may reach
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,10 @@ def boxes_of(folder: Path, name: str) -> Path:
 
 
 def read_csv(file: Path) -> list[Detections]:
-    """The detections of a CSV by time, oldest first. Raises DataError with the row that cannot be used."""
+    """The detections of a CSV by time, oldest first.
+
+    Raises DataError with the row that cannot be used, and where the boxes are shares of the image.
+    """
     _, rows = read_rows(file, _COLUMNS)
     found: list[tuple[int, Detection | None]] = []
     for number, row in rows:
@@ -110,6 +114,12 @@ def read_csv(file: Path) -> list[Detections]:
         except (ValueError, OverflowError, InvalidOperation, DataError) as error:
             raise DataError(f"{file}: row {number}: {error}") from None
         found.append((stamp_ns, person))
+    boxes = [person.box for _, person in found if person is not None]
+    if boxes and all(max(b.x_max - b.x_min, b.y_max - b.y_min) <= _SHARES for b in boxes):
+        raise DataError(
+            f"{file}: no box is larger than {_SHARES:g} pixels, so they are shares of the image (0 to 1); multiply x "
+            "by its width and y by its height, in pixels"
+        )
     found.sort(key=lambda item: item[0])
     return [
         Detections(stamp_ns, tuple(person for _, person in group if person is not None))

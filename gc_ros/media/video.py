@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
@@ -37,6 +38,7 @@ _MOST_FAILURES = 64  # of a container in a row
 # AVColorSpace of the matrices that are not BT.601's: BT.709, FCC, SMPTE 240M, BT.2020 in both forms.
 _OTHER_MATRICES = (1, 4, 7, 9, 10)
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a path has lost the second slash
 
 # No log callback into Python: it takes the GIL in a decoder's thread, and a decoder that is freed meanwhile waits for
 # that thread with the GIL held, for ever. Silent, too: libav's lines would surround our one line an error.
@@ -61,7 +63,12 @@ def read_pictures(
     the log counts them. Raises DataError when the file cannot be opened, when nothing in it decodes, and when its end
     is missing: what is before that has been yielded by then.
     """
-    path = Path(path)
+    given, path = os.fspath(path), Path(path)
+    if not path.is_file() and _URL.match(given):
+        raise DataError(
+            f"{given}: URLs are not read; download it and give the file, or for a stream start a ROS driver and "
+            "gc-ros node"
+        )
     if not path.is_file():
         raise DataError(f"{path}: no such video file")
     if lfs_pointer(path):
@@ -258,10 +265,12 @@ def cause(error: Exception) -> str:
 def open_camera(index: int) -> Iterator[Frame]:
     """Yield (frame, stamp) of a camera of this machine until it ends; stamps are arrival times (monotonic
     clock)."""
-    if hasattr(cv2, "setLogLevel"):
-        cv2.setLogLevel(2)  # OpenCV's warnings about backends it tried would surround our one line
-    capture = cv2.VideoCapture(index)
+    if hasattr(cv2.utils, "logging"):  # OpenCV's warnings about backends it tried would surround our one line
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    capture = cv2.VideoCapture()
     try:
+        with suppress(cv2.error):  # of a number that is no C integer
+            capture.open(index)
         if not capture.isOpened():
             raise DataError(f"camera {index} cannot be opened; see which exist with: ls /dev/video*")
         while True:

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -20,42 +23,58 @@ from trt_build.errors import DataError
 
 PART = ".*.part.*"  # names of files that are being written, as a pattern
 _CLOCK = 90_000  # ticks a second of written files: exact enough for every camera rate
+# Of libav, by its names. Others refuse the codec, some only when the first frame comes, or are many files (hls, dash).
+_FORMATS = frozenset({
+    "3g2", "3gp", "asf", "avi", "f4v", "flv", "h264", "ipod", "matroska", "mov", "mp4", "mpeg", "mpegts", "mxf", "nut",
+    "svcd",
+})  # fmt: skip
+_ERRORS = (av.error.FFmpegError, OSError)
 
 
 class VideoWriter:
     """Writes RGB frames with their stamps to an H.264 file (MPEG-4 where libav has no x264).
 
     The size is that of the first frame, cut to even numbers. The file appears under its name when closed
-    without an error; use it in a `with` block. Raises DataError.
+    without an error; use it in a `with` block. Raises DataError where no such file can be written, before the first
+    frame, and OSError that names the file where writing fails; nothing is left then.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        if self.path.is_dir():
+            raise DataError(
+                f"{path}: is a directory; give the name of a video file, such as {self.path / 'out.mp4'}"
+            )
         if not self.path.suffix:
             raise DataError(f"{path}: give the video file an extension, such as {path}.mp4")
         if not self.path.parent.is_dir():
             raise DataError(f"{self.path.parent}: no such directory to write {self.path.name} into")
-        self._part = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
+        # Short, whatever the name: what is legal as a name shall not be too long as that of the part.
+        digest = hashlib.sha256(os.fsencode(self.path.name)).hexdigest()[:8]
+        self._part = self.path.with_name(f".{self.path.stem[:40]}.{digest}.part{self.path.suffix}")
         try:
             self._container = av.open(str(self._part), "w")
-        except (OSError, ValueError) as error:
+            self._stream = self._open_stream()
+            self._part.touch()  # libav does so at the first frame only
+        except (*_ERRORS, ValueError) as error:
+            with suppress(OSError):
+                self._part.unlink(missing_ok=True)
             raise DataError(
                 f"{path}: cannot write a video here ({cause(error)}); try a name ending in .mp4"
             ) from None
-        self._stream: av.VideoStream | None = None
         self._first = 0
         self._last = -1
 
     def write(self, frame: NDArray[np.uint8], stamp_ns: int) -> None:
         """Append a frame (H, W, 3) RGB; frames whose stamp is not newer than the last one's are left out."""
-        if self._stream is None:
-            self._stream = self._open_stream(frame.shape[1] // 2 * 2, frame.shape[0] // 2 * 2)
+        stream = self._stream
+        if self._last < 0:
+            stream.height, stream.width = (side // 2 * 2 for side in frame.shape[:2])
             self._first = stamp_ns
         pts = round((stamp_ns - self._first) * _CLOCK / NS)
         if pts <= self._last:
             return
         self._last = pts
-        stream = self._stream
         cut = np.ascontiguousarray(frame[: stream.height, : stream.width])
         if cut.shape[:2] != (stream.height, stream.width):
             size = (stream.width, stream.height)
@@ -64,13 +83,15 @@ class VideoWriter:
             format="yuv420p", dst_colorspace="ITU709"
         )
         picture.pts, picture.time_base = pts, Fraction(1, _CLOCK)
-        for packet in stream.encode(picture):
-            self._container.mux(packet)
+        with self._named():
+            self._container.mux(stream.encode(picture))
 
-    def _open_stream(self, width: int, height: int) -> av.VideoStream:
+    def _open_stream(self) -> av.VideoStream:
+        if self._container.format.name not in _FORMATS:
+            raise ValueError(f"H.264 does not go into {self._container.format.name}")
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
         stream = cast("av.VideoStream", self._container.add_stream(codec, rate=30))
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.pix_fmt = "yuv420p"
         context = stream.codec_context
         context.time_base = Fraction(1, _CLOCK)
         # Written as BT.709 and tagged so, or players would guess the matrix from the size.
@@ -85,14 +106,28 @@ class VideoWriter:
     def close(self) -> None:
         """Finish the file and give it its name. Raises OSError where it cannot be written; nothing is left then."""
         try:
-            if self._stream is not None:
-                for packet in self._stream.encode():
-                    self._container.mux(packet)
-            self._container.close()
-            if self._stream is not None:
-                os.replace(self._part, self.path)
+            with self._named():
+                if self._last >= 0:
+                    self._container.mux(self._stream.encode())
+                self._container.close()
+                if self._last >= 0:
+                    os.replace(self._part, self.path)
         finally:
+            self._discard()
+
+    def _discard(self) -> None:
+        with suppress(*_ERRORS):  # the error at hand says more; closed already, this does nothing
+            self._container.close()
+        with suppress(OSError):
             self._part.unlink(missing_ok=True)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """What fails inside names the file that was asked for, not the hidden one."""
+        try:
+            yield
+        except _ERRORS as error:
+            raise OSError(error.errno, error.strerror, os.fspath(self.path)) from error
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -104,5 +139,4 @@ class VideoWriter:
         if kind is None or issubclass(kind, DataError):
             self.close()
         else:
-            self._container.close()
-            self._part.unlink(missing_ok=True)
+            self._discard()

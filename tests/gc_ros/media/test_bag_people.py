@@ -135,6 +135,32 @@ def test_the_command_takes_the_boxes_beside_the_clips(clips: Path, tmp_path: Pat
     assert result.exit_code == 0, result.output
 
 
+def test_a_folder_without_boxes_of_the_clips_is_refused_where_it_was_named(
+    clips: Path, tmp_path: Path
+) -> None:
+    out = ("--out", tmp_path / "bag")
+    assert_one_line(call(app, "make-bag", clips, *out, "--boxes", clips / "nosuch"), "nosuch: no such folder")
+    other = ("--boxes", clips / "wave")
+    assert_one_line(
+        call(app, "make-bag", clips, *out, *other), "wave: no boxes of these clips", "bow/b.boxes.csv"
+    )
+    # Boxes that only lie beside the clips, of others, are not asked for: a bag without people.
+    result = call(app, "make-bag", clips / "walk" / "c.mp4", *out)
+    assert result.exit_code == 0, result.output
+    (clips / "walk" / "boxes").mkdir()
+    result = call(app, "make-bag", clips / "walk" / "c.mp4", "--out", tmp_path / "beside")
+    assert result.exit_code == 0, result.output
+    with Recording(tmp_path / "beside") as recording:
+        assert list(recording.topics) == ["/image"]
+
+
+@pytest.mark.parametrize("topic", ["/image", "image", "two words"])
+def test_people_need_a_topic_of_their_own_that_ros_can_have(clips: Path, tmp_path: Path, topic: str) -> None:
+    result = call(app, "make-bag", clips, "--out", tmp_path / "bag", "--people", topic)
+    assert_one_line(result, topic, "topic")
+    assert not (tmp_path / "bag").exists()
+
+
 def test_a_label_is_about_who_is_seen_large_and_long() -> None:
     def seen(*people: Detection) -> Detections:
         return Detections(0, people)

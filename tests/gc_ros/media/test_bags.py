@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 import csv
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,7 +19,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from gc_ros.media.bags import IMAGE, START_NS, make_bag, read_bag_images, read_bag_messages
-from gc_ros.media.clips import Clip, find_clips
+from gc_ros.media.clips import Clip, find_clips, find_recordings
 from gc_ros.media.video import read_video
 from gc_ros.recognition.recognizer import Recognizer, stream_label
 from tests.videos import flat, truncated, write_clip
@@ -171,6 +175,52 @@ def test_nothing_is_overwritten_and_nothing_half_made_is_left(folder: Path, tmp_
             make_bag([Clip(whole, whole.name, "red")], tmp_path / "other", **options)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="no clips"):
         make_bag([], tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"gap_s": float("nan")}, "gap of nan s"),
+        ({"gap_s": float("inf")}, "gap of inf s"),
+        ({"gap_s": 1e300}, "give 0 to 86400 s"),
+        ({"width": 1_000_000}, "give a smaller width"),
+        ({"topic": "foo bar"}, "'foo bar' is no name of a ROS topic"),
+        ({"topic": ""}, "no name of a ROS topic"),
+        ({"topic": "/a//b"}, "no name of a ROS topic"),
+        ({"topic": "/a/"}, "no name of a ROS topic"),
+        ({"topic": "/1st"}, "no name of a ROS topic"),
+        ({"topic": "/größe"}, "no name of a ROS topic"),
+    ],
+)
+def test_what_no_bag_can_hold_is_refused_and_leaves_nothing(
+    folder: Path, tmp_path: Path, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(DataError, match=said):
+        make_bag(find_clips([folder / "red"]), tmp_path / "bag", **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
+def test_a_killed_run_leaves_no_bag_under_the_name_and_the_next_one_makes_it(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    program = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from gc_ros.media.bags import make_bag; from gc_ros.media.clips import find_clips\n"
+        f"kill = lambda clip: clip.name.startswith('1') and os.kill(os.getpid(), signal.{name})\n"
+        "make_bag(find_clips([Path(sys.argv[1])]), sys.argv[2], progress=kill)"
+    )
+    out = tmp_path / "bag"
+    done = subprocess.run([sys.executable, "-c", program, folder / "red", out], timeout=120, check=False)
+    assert done.returncode == -getattr(signal, name)
+    assert [p.name for p in tmp_path.iterdir()] == [".bag.part"]
+    with pytest.raises(DataError):  # nor is what is left taken for a recording
+        find_recordings([tmp_path])
+    make_bag(find_clips([folder / "red"]), out)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bag", "bag.truth.csv"]
+    assert sorted(p.name for p in out.iterdir()) == ["bag.mcap", "metadata.yaml"]
+    metadata = (out / "metadata.yaml").read_text()
+    assert "- bag.mcap" in metadata and ".part" not in metadata
 
 
 def test_played_through_the_recogniser_each_clip_is_a_stream_of_its_own(

@@ -14,7 +14,7 @@ from trt_build.errors import DataError
 
 HEADER = "time_s,id,x_min,y_min,x_max,y_max,score\n"
 _edges = st.integers(-5000, 5000).map(lambda v: v / 4)
-_boxes = st.tuples(_edges, _edges, st.integers(1, 4000), st.integers(1, 4000)).map(
+_boxes = st.tuples(_edges, _edges, st.integers(1, 4000), st.integers(9, 4000)).map(
     lambda e: Box(e[0], e[1], e[0] + e[2] / 4, e[1] + e[3] / 4)
 )
 _ids = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=12).filter(
@@ -69,3 +69,20 @@ def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
     file.write_text("time_s,id\n1,a\n")
     with pytest.raises(DataError, match="x_min"):
         read_csv(file)
+
+
+@pytest.mark.parametrize(
+    "rows", ["0,a,0.1,0.2,0.4,0.9\n", "0,a,0,0,1,1\n", "0,a,-0.02,0.1,1.01,1.02\n1,,,,,\n"]
+)
+def test_boxes_in_shares_of_the_image_are_refused(tmp_path: Path, rows: str) -> None:
+    file = tmp_path / "people.csv"
+    file.write_text(HEADER.replace(",score", "") + rows)
+    with pytest.raises(DataError, match=r"people\.csv: no box is larger .* multiply x by its width"):
+        read_csv(file)
+    file.write_text(file.read_text() + "2,b,10,20,30,80\n")  # a box in pixels: so are the others
+    assert read_csv(file)[-1].people[0].box == Box(10, 20, 30, 80)
+
+
+def test_a_table_without_anybody_is_no_table_of_shares(tmp_path: Path) -> None:
+    write_csv(tmp_path / "people.csv", [Detections(0, ())])
+    assert read_csv(tmp_path / "people.csv") == [Detections(0, ())]

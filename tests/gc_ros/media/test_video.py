@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from gc_ros.media.video import open_camera, read_video, upright
-from gc_ros.media.video_writer import VideoWriter
+from gc_ros.media.video_writer import PART, VideoWriter
 from tests.videos import BT709, BT2020, centres, flat, patches, rotated, truncated, write_clip
 from trt_build.errors import DataError
 
@@ -106,6 +107,20 @@ def test_missing_files_and_cameras_are_one_line(tmp_path: Path) -> None:
         next(read_video(tmp_path / "none.mp4"))
     with pytest.raises(DataError, match="camera 97"):
         next(open_camera(97))
+    with pytest.raises(DataError, match="camera 99999999999999999999 cannot be opened"):
+        next(open_camera(99999999999999999999))
+
+
+def test_opencv_says_nothing_of_its_own_where_a_camera_is_missing(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DataError, match="camera 97"):
+        next(open_camera(97))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("url", ["http://host/x.mp4", "rtsp://host:554/live"])
+def test_a_url_is_named_as_it_was_given_and_its_remedy(url: str) -> None:
+    with pytest.raises(DataError, match=f"{url}: URLs are not read; download it .* ROS driver"):
+        next(read_video(url))
 
 
 def test_what_is_written_reads_back_in_colour_and_time(tmp_path: Path) -> None:
@@ -147,6 +162,49 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     for name in ("none/out.mp4", "out", "out.xyz"):
         with pytest.raises(DataError):
             VideoWriter(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["o.gif", "o.webm", "o.mp3", "o.png", "o.ogv", "o.y4m", "o.m3u8"])
+def test_a_kind_of_file_that_takes_no_such_video_is_refused_before_the_first_frame(
+    tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(DataError, match=rf"{name}: cannot write .* a name ending in \.mp4"):
+        VideoWriter(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_of_that_name_is_named_before_the_first_frame(tmp_path: Path) -> None:
+    (tmp_path / "dir.mp4").mkdir()
+    with pytest.raises(DataError, match=r"dir\.mp4: is a directory"):
+        VideoWriter(tmp_path / "dir.mp4")
+    assert [p.name for p in tmp_path.rglob("*")] == ["dir.mp4"]
+
+
+@pytest.mark.parametrize("frames", [1, 200])
+def test_a_full_disk_leaves_nothing_and_names_the_file_that_was_asked_for(
+    tmp_path: Path, frames: int
+) -> None:
+    noise = np.random.default_rng(0)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError) as caught, VideoWriter(tmp_path / "full.mp4") as writer:
+            for i in range(frames):
+                writer.write(noise.integers(0, 256, (96, 128, 3), dtype=np.uint8), i * NS // 30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.filename == str(tmp_path / "full.mp4") and not list(tmp_path.iterdir())
+
+
+def test_the_longest_legal_name_is_written_under_a_hidden_one_that_matches_the_pattern_of_parts(
+    tmp_path: Path,
+) -> None:
+    for name in ("n" * 251 + ".mp4", "é" * 125 + ".mkv", "a.mp4"):
+        with VideoWriter(tmp_path / name) as writer:
+            writer.write(flat((9, 9, 9)), 0)
+            assert len(list(tmp_path.glob(PART))) == 1
+        assert [p.name for p in tmp_path.iterdir()] == [name]
+        (tmp_path / name).unlink()
 
 
 @pytest.mark.clips
