@@ -19,7 +19,7 @@ from gc_ros.media.detections import Detections, read_csv
 from gc_ros.media.detector import Detector, Finder
 from gc_ros.media.images import Picture
 from gc_ros.media.kinds import printable
-from gc_ros.media.video import Frame, open_camera, read_video
+from gc_ros.media.video import Frame, camera_number, open_camera, read_video
 from gc_ros.media.video_writer import VideoWriter
 from gc_ros.recognition.activity import Activity, stream_label
 from gc_ros.recognition.following import Following
@@ -95,7 +95,7 @@ def video(
     """
     if people is not None and detector is not None:
         raise DataError("--people and --detector both say who is there; give one of them")
-    camera = int(source) if source.isascii() and source.isdigit() else None
+    camera = camera_number(source)
     if out is not None:
         _spare(out, [Path(source), people, detector])
     watcher: _Whole | _Everybody

@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from demo_node import Robot, from_message, say_event, status_of, to_event
 
-from gc_ros.media.video import open_camera, read_video
+from gc_ros.media.video import camera_number, open_camera, read_video
 from gc_ros.media.video_writer import VideoWriter
 from gc_ros.recognition import overlay
 from gc_ros.recognition.activity import Activity
@@ -39,7 +39,7 @@ class CameraDemo:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.source: str = options.camera
-        self.live = self.source.isdigit()
+        self.camera = camera_number(self.source)
         self.out: Path = options.out
         self.bundle = load_bundle(options.bundle)
         self.newest: Activity | None = None
@@ -53,7 +53,7 @@ class CameraDemo:
 
     def run(self) -> int:
         self.out.mkdir(parents=True, exist_ok=True)
-        frames = open_camera(int(self.source)) if self.live else read_video(self.source)
+        frames = read_video(self.source) if self.camera is None else open_camera(self.camera)
         first = next(frames, None)
         if first is None:
             raise DataError(f"{self.source}: no frame can be read; check the camera or file")
@@ -102,7 +102,7 @@ class CameraDemo:
                     raise DataError(f"the node did not subscribe within {WAIT_S:g} s")
             began = time.monotonic()
             for image, stamp in chain([first], frames):
-                if not self.live:  # a file gives frames as fast as they are read
+                if self.camera is None:  # a file gives frames as fast as they are read
                     self.stopped.wait(max(began + (stamp - first[1]) / NS - time.monotonic(), 0.0))
                 if self.stopped.is_set():
                     return

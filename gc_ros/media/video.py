@@ -262,6 +262,11 @@ def cause(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
+def camera_number(source: str) -> int | None:
+    """The number of the camera that a source names, None for a file."""
+    return int(source) if source.isascii() and source.isdigit() else None
+
+
 def open_camera(index: int) -> Iterator[Frame]:
     """Yield (frame, stamp) of a camera of this machine until it ends; stamps are arrival times (monotonic
     clock)."""
