@@ -90,8 +90,9 @@ def synth(
 
     Example: gc-model synth clips --classes drink,phone_call,wave,salute --subjects 12 --clips-per-class 60
 
-    The same command always gives the same clips. A test set of other people: --first-subject 101. Layout scenes:
-    videos of several people who do different things, each with a table of boxes and one of who does what when.
+    The same command always gives the same clips, and adds them where there are others. A test set of other people:
+    --first-subject 101. Layout scenes: videos of several people who do different things, each with a table of boxes
+    and one of who does what when.
     """
     try:
         given: dict[str, Any] = {"fps": fps, "duration_s": duration, "size": _size(size) if size else None}

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +20,13 @@ from gc_model.synth.clip import ClipSpec, check, render
 from gc_model.synth.jobs import cannot_write, processes, run_jobs
 from gc_model.synth.skeleton import joint_table, skeleton_text, write_skeleton
 from gc_model.synth.video import write_video
+from gc_ros.media.clips import VIDEO_SUFFIXES
 from gc_ros.media.detections import boxes_of, write_csv
+from gc_ros.media.tables import read_rows
 from trt_build.errors import DataError
+from trt_build.files import write_atomically
 
+_COLUMNS = ("path", "class", "subject", "camera", "width", "height", "fps", "frames")
 LAYOUTS = ("folder", "ntu", "nucla", "nucla-frames")
 NUCLA_CLASSES = (1, 2, 3, 4, 5, 6, 8, 9, 11, 12)
 # Yaw of camera 1, 2, 3. NTU: the middle camera and the two sides; a person faces one of the sides, so that camera 1
@@ -40,6 +46,18 @@ class Job:
     skeleton: bool = True  # False: bodies were lost, as in 302 clips of NTU
     joints: bool = False  # folder: also a table of joints
     boxes: bool = False  # also a table of boxes
+
+    @property
+    def drawn_as(self) -> str:
+        """What its files depend on, whether or not there are tables beside it."""
+        return f"{self.spec} {self.skeleton}"
+
+    @property
+    def row(self) -> dict[str, str]:
+        """Its row of clips.csv."""
+        s = self.spec
+        cells = (self.file, self.label, s.subject, s.camera, *s.size, f"{s.fps:g}", s.frames)
+        return dict(zip(_COLUMNS, map(str, cells), strict=True))
 
 
 def plan(
@@ -209,7 +227,8 @@ def synthesize(
     boxes/class/clip.boxes.csv), "ntu" (NTU RGB+D names, .avi and .skeleton), "nucla" (N-UCLA videos) or "nucla-frames"
     (N-UCLA pictures); all but the last have clips.csv and all but the first classes.csv. Scenes: see `scenes`.
     The result depends on every argument except `workers` and `progress`. Subjects are `first_subject` and the
-    following; those of different numbers are different people. Raises DataError.
+    following; those of different numbers are different people. Clips that are there stay, also in the tables: the same
+    call draws its own again, another one adds to them. Raises DataError, also where it would replace another's clip.
     """
     jobs = plan(
         layout, classes=classes, subjects=subjects, first_subject=first_subject, clips_per_class=clips_per_class,
@@ -217,11 +236,13 @@ def synthesize(
         noise=noise, missing_skeletons=missing_skeletons, joints=joints, boxes=boxes,
     )  # fmt: skip
     workers, root = processes(workers), Path(out)
+    _tables(root, jobs)  # one that cannot be added to is no reason to draw first
     start = time.perf_counter()
     frames = run_jobs(root, jobs, make, workers, progress)
     seconds = time.perf_counter() - start
     try:
-        _write_tables(root, jobs)
+        for path, text in _tables(root, jobs).items():
+            write_atomically(path, text)
     except OSError as error:
         raise cannot_write(root, error) from error
     return {
@@ -239,20 +260,49 @@ def synthesize(
     }
 
 
-def _write_tables(root: Path, jobs: list[Job]) -> None:
+def _tables(root: Path, jobs: list[Job]) -> dict[Path, str]:
+    """The data set's tables with these clips, and with all others that they hold already. Raises DataError."""
+    tables = {}
     if jobs[0].layout != "nucla-frames":  # whose clips are folders, which no reader of clips.csv expects
-        with (root / "clips.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["path", "class", "subject", "camera", "width", "height", "fps", "frames"])
-            for job in jobs:
-                s = job.spec
-                writer.writerow([job.file, job.label, s.subject, s.camera, *s.size, f"{s.fps:g}", s.frames])
+        path = root / "clips.csv"
+        columns, rows = _rows(path, ("path", "class"))
+        drawn = {job.file for job in jobs}
+        if not path.exists():
+            for video in sorted(p for p in root.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES):
+                if video.relative_to(root).as_posix() not in drawn:
+                    raise DataError(
+                        f"{video}: clips.csv would lack it and so hide it; draw into another folder"
+                    )
+        kept = [row for row in rows if os.path.normpath(row["path"]) not in drawn]
+        tables[path] = _text([*_COLUMNS, *columns], [*kept, *(job.row for job in jobs)])
     if jobs[0].layout != "folder":
-        numbers = {job.label: _class_number(job) for job in jobs}
-        with (root / "classes.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["number", "class"])
-            writer.writerows([number, label] for label, number in numbers.items())
+        path = root / "classes.csv"
+        columns, rows = _rows(path, ("number", "class"))
+        numbers = {row["number"]: row["class"] for row in rows}
+        for number, label in {str(_class_number(job)): job.label for job in jobs}.items():
+            if numbers.setdefault(number, label) != label:
+                raise DataError(
+                    f"{path}: {number} is {numbers[number]}, not {label}; draw into another folder"
+                )
+        tables[path] = _text(["number", "class"], [{"number": n, "class": c} for n, c in numbers.items()])
+    return tables
+
+
+def _rows(path: Path, columns: Sequence[str]) -> tuple[list[str], list[dict[str, str]]]:
+    if not path.exists():
+        return [], []
+    names, rows = read_rows(path, columns)
+    return names, [row for _, row in rows]
+
+
+def _text(columns: Sequence[str], rows: Sequence[dict[str, str]]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(
+        text, list(dict.fromkeys(filter(None, columns))), restval="", extrasaction="ignore"
+    )
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _class_number(job: Job) -> int:

@@ -1,20 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drawing many clips at once: a process a core, each of which writes its own files."""
+"""Drawing many clips at once: a process a core, each of which writes its own files.
+
+DATA_SET/.synth.json says which clips of a data set were drawn here and as what, so that the same command may draw them
+again, another one adds to them, and none replaces a clip that is not its own.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import cv2
 
 from trt_build.command import progress_bar
 from trt_build.errors import DataError
+from trt_build.files import write_atomically
 
-J = TypeVar("J")
+_DRAWN = ".synth.json"
+
+
+class Drawing(Protocol):
+    """A clip to draw.
+
+    file: what it becomes, relative to the data set's root. drawn_as: all that its pictures depend on.
+    """
+
+    @property
+    def file(self) -> str: ...
+
+    @property
+    def drawn_as(self) -> str: ...
+
+
+J = TypeVar("J", bound=Drawing)
 
 
 def processes(workers: int | None) -> int:
@@ -30,16 +53,35 @@ def run_jobs(
 ) -> int:
     """Call make(root, job), which writes a clip and returns its number of frames, for each job; the sum of these.
 
-    make: a function of a module, for other processes find it by name. Raises DataError where nothing can be written.
+    make: a function of a module, for other processes find it by name. Raises DataError where nothing can be written,
+    and where a clip of another command, or somebody else's, would be replaced.
     """
     # Small batches: a process is asked seldom, yet the last one does not keep the others waiting.
     step = max(1, min(8, len(jobs) // (workers * 4)))
     batches = [(root, jobs[i : i + step], make) for i in range(0, len(jobs), step)]
     try:
         root.mkdir(parents=True, exist_ok=True)
+        _claim(root, jobs)
         return sum(_run(batches, min(workers, len(batches)), progress, len(jobs), step))
     except OSError as error:
         raise cannot_write(root, error) from error
+
+
+def _claim(root: Path, jobs: Sequence[J]) -> None:
+    """Note that these clips are drawn here, before the first is: a run that is cut short can then be begun again."""
+    ours = {job.file: hashlib.sha256(job.drawn_as.encode()).hexdigest()[:16] for job in jobs}
+    noted = root / _DRAWN
+    try:
+        drawn = dict(json.loads(noted.read_text())) if noted.exists() else {}
+    except (TypeError, ValueError):
+        raise DataError(f"{noted}: damaged; draw into another folder, or remove this one first") from None
+    for file, digest in ours.items():
+        if (root / file).exists() and drawn.get(file) != digest:
+            raise DataError(
+                f"{root / file}: there already, and not drawn by this command; draw into another folder, "
+                "or remove it first"
+            )
+    write_atomically(noted, json.dumps(drawn | ours, indent=0))
 
 
 def cannot_write(root: Path, error: OSError) -> DataError:

@@ -35,6 +35,10 @@ class SceneJob:
     spec: SceneSpec
     file: str
 
+    @property
+    def drawn_as(self) -> str:
+        return str(self.spec)
+
 
 def plan_scenes(
     scenes: int,

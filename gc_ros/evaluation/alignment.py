@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a ground truth fits a recording, or has times in another unit, of another clock, or of another bag."""
+"""Whether a ground truth fits a recording, or has times in another unit, of another clock, or of another bag.
+
+And whether its rows fit together.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +44,33 @@ def misfit(
         remark += f", these look like {unit}"
     mistaken = bool(unit) and not damaged and 2 * (outside + late) > len(spans)
     return remark, not mistaken and outside < len(spans)
+
+
+def overlaps(truth: Truth, apart: bool) -> str:
+    """A remark on rows that begin before one of the same person has ended, "" where none does.
+
+    apart: whether people are told apart; else all rows are about the same picture.
+    """
+    longest: dict[str, Segment] = {}  # by person, the row so far that ends last
+    found: list[tuple[Segment, Segment]] = []
+    for row in truth.segments:
+        who = row.who if apart else ""
+        # A row of nobody in particular is about everybody.
+        others = [other for name, other in longest.items() if not who or name in (who, "")]
+        other = max(others, key=lambda s: s.end, default=None)
+        if other is not None and row.start < other.end:
+            found.append((other, row))
+        if who not in longest or row.end > longest[who].end:
+            longest[who] = row
+    if not found:
+        return ""
+    first = " and ".join(
+        f"{row.label or 'idle'} {_short(row.start)} to {_short(row.end)} s" for row in found[0]
+    )
+    told = any(row.who for row in truth.segments) and not apart
+    remedy = "--people tells people apart" if told else "let one row end where the next begins"
+    rows = f"{len(found)} of {len(truth.segments)} rows of {truth.origin}"
+    return f"{rows} overlap one before, first {first}; what covers more of a window counts; {remedy}"
 
 
 def _short(seconds: float) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,12 +21,14 @@ from trt_build.command import (
     Precision,
     Sha256,
     Stride,
+    at_most_cores,
     print_json,
     progress_bar,
 )
 from trt_build.errors import DataError
 
 _SMOOTHING = Smoothing()  # the node's defaults
+_MOST = 1e9  # of every number; as seconds they never pass
 
 
 def evaluate(
@@ -64,13 +67,19 @@ def evaluate(
     precision: Precision = "auto",
     device: Device = "cpu",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of an engine; default: one where several jobs run.")
+        int | None,
+        typer.Option(
+            min=1,
+            callback=at_most_cores,
+            help="CPU threads of an engine, at most one a core; default: one where several jobs run.",
+        ),
     ] = None,
     unknown_threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Scores below it are unknown; default: the bundle's.")
     ] = None,
     max_frame_gap_s: Annotated[
-        float | None, typer.Option(min=0.001, help="A longer time between two images is a break, s.")
+        float | None,
+        typer.Option(min=0.001, help="A longer time between two images is a break, s; 1e9: never."),
     ] = None,
     smoothing_tau_s: Annotated[
         float, typer.Option(min=0, help="As the node's parameter.")
@@ -134,6 +143,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json.")] = False,
 ) -> None:
     """Evaluate bags and videos with the robot's recogniser: figures, report, predictions. Needs no ROS."""
+    _usable(locals())
     from gc_ros.evaluation.many import check_tools, evaluate_many
     from gc_ros.evaluation.options import Options
     from gc_ros.evaluation.sources import find_sources
@@ -207,6 +217,14 @@ def _taught(bundle: Path, sha256: str | None, where: str | None) -> dict[str, An
         return {}
     folder = Path(where) if where else folder_of(bundle)
     return {"taught": str(folder), "taught_sha256": taught_digest(folder), "taught_labels": lessons.names}
+
+
+def _usable(options: Mapping[str, Any]) -> None:
+    """Check that no option is a number that nothing can calculate with. Raises DataError."""
+    for name, value in options.items():
+        if isinstance(value, float) and not abs(value) <= _MOST:
+            option = f"--{name.replace('_', '-')}"
+            raise DataError(f"{option} {value:g} is too much; the most is {option} {_MOST:g}")
 
 
 def _one_of(option: str, value: str, *choices: str) -> None:

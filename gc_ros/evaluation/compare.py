@@ -17,18 +17,19 @@ def compare(a: Path, b: Path) -> dict[str, Any]:
     """Compare two result directories, B against A, over the windows that both scored.
 
     Windows are paired by bag, pass, end and person. The interval of the difference resamples bags, since McNemar's
-    test assumes independent windows and neighbouring ones are not. Raises DataError where nothing can be paired.
+    test assumes independent windows and neighbouring ones are not. Raises DataError where nothing can be paired, and
+    for what is no result.
     """
-    summaries = [results.read_json(folder / results.SUMMARY) for folder in (a, b)]
-    bags = [{bag["name"]: bag["bag_sha256"] for bag in summary["bags"]} for summary in summaries]
+    summaries = [results.read_summary(folder) for folder in (a, b)]
+    bags = [summary.bags for summary in summaries]
     shared = sorted(name for name, digest in bags[0].items() if bags[1].get(name) == digest)
     if not shared:
         raise DataError(f"{a} and {b} have no bag in common (same name and content); evaluate the same bags")
     left, right = (
         {
-            (row["bag"], row["pass"], row["end_ns"], row.get("person", "")): row
-            for row in results.read_windows(folder / results.WINDOWS)
-            if row["truth_kind"] == "label" and row["bag"] in shared
+            (row.bag, row.in_pass, row.end_ns, row.person): row
+            for row in results.scored_windows(folder)
+            if row.bag in shared
         }
         for folder in (a, b)
     )
@@ -43,28 +44,28 @@ def compare(a: Path, b: Path) -> dict[str, Any]:
     changed = []
     for key in keys:
         p, q = left[key], right[key]
-        if p["truth"] != q["truth"]:
+        if p.truth != q.truth:
             raise DataError(
-                f"{key[0]}: the ground truth differs between the results; evaluate both with the same"
+                f"{p.bag}: the ground truth differs between the results; evaluate both with the same"
             )
-        hits = p["label"] == p["truth"], q["label"] == q["truth"]
-        for count in (counts[key[0]], classes.setdefault(p["truth"], [0, 0, 0])):
+        hits = p.label == p.truth, q.label == q.truth
+        for count in (counts[p.bag], classes.setdefault(p.truth, [0, 0, 0])):
             for i, n in enumerate((1, *hits)):
                 count[i] += n
         fixed += hits[1] and not hits[0]
         broken += hits[0] and not hits[1]
-        if p["label"] != q["label"]:
+        if p.label != q.label:
             kind = "fixed" if hits[1] else "broken" if hits[0] else "still wrong"
-            where = {"bag": key[0], "pass": key[1], "start_s": p["start_s"], "end_s": p["end_s"]}
-            changed.append({**where, "truth": p["truth"], "a": p["label"], "b": q["label"], "kind": kind})
+            where = {"bag": p.bag, "pass": p.in_pass, "start_s": p.start_s, "end_s": p.end_s}
+            changed.append({**where, "truth": p.truth, "a": p.label, "b": q.label, "kind": kind})
     n = len(keys)
     used = [count for count in counts.values() if count[0]]
     difference = (fixed - broken) / n
     spread = interval(used, lambda c: sum(x[2] - x[1] for x in c) / sum(x[0] for x in c))
     p_value, test = _mcnemar(fixed, broken)
     return {
-        "models": [summary["provenance"]["model_id"] for summary in summaries],
-        "engines": [", ".join(summary["provenance"]["engines"]) for summary in summaries],
+        "models": [summary.model_id for summary in summaries],
+        "engines": [summary.engines for summary in summaries],
         "bags": len(used),
         "left_out": sorted(
             bags[0].keys() ^ bags[1].keys() | {x for x in bags[0] if x in bags[1] and x not in shared}

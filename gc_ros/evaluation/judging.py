@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gc_ros.evaluation.alignment import misfit
+from gc_ros.evaluation.alignment import misfit, overlaps
 from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.truth import (
     IDLE,
@@ -111,6 +111,8 @@ class Judge:
         spans = self._spans(passes, messages, clocks)
         first_ns, last_ns = min(p.first_ns for p in passes), max(p.last_ns for p in passes)
         remark, serves = misfit(self.truth, spans, first_ns, last_ns, len(clocks), damaged)
+        if serves:
+            remark = "; ".join(filter(None, (remark, overlaps(self.truth, self._options.people is not None))))
         if not remark:
             return spans
         self.truth = replace(self.truth, remark=remark, kind=self.truth.kind if serves else "none")

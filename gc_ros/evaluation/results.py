@@ -15,6 +15,8 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -85,22 +87,81 @@ def dump(value: Any) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
+@dataclass(frozen=True)
+class Summary:
+    """What a comparison needs of summary.json. bags: their sha256 by name."""
+
+    bags: dict[str, str]
+    model_id: str
+    engines: str
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a comparison needs of a line of windows.jsonl whose truth is a label."""
+
+    bag: str
+    in_pass: int
+    start_s: float
+    end_s: float
+    end_ns: int
+    person: str
+    label: str
+    truth: str
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file. Raises DataError."""
-    try:
+    with _reading(path):
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a readable result ({error}); evaluate again") from None
 
 
 def read_windows(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of windows.jsonl. Raises DataError."""
+    with _reading(path), path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def read_summary(folder: Path) -> Summary:
+    """Read summary.json. Raises DataError."""
+    found = read_json(folder / SUMMARY)
+    with _reading(folder / SUMMARY):
+        bags = {str(bag["name"]): str(bag["bag_sha256"]) for bag in found["bags"]}
+        made = found["provenance"]
+        return Summary(bags, str(made["model_id"]), ", ".join(made["engines"]))
+
+
+def scored_windows(folder: Path) -> Iterator[Window]:
+    """Yield the windows of windows.jsonl whose truth is a label. Raises DataError."""
+    for row in read_windows(folder / WINDOWS):
+        with _reading(folder / WINDOWS):
+            if row["truth_kind"] != "label":
+                continue
+            window = Window(
+                bag=str(row["bag"]),
+                in_pass=int(row["pass"]),
+                start_s=float(row["start_s"]),
+                end_s=float(row["end_s"]),
+                end_ns=int(row["end_ns"]),
+                person=str(row.get("person", "")),
+                label=str(row["label"]),
+                truth=str(row["truth"]),
+            )
+        yield window
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Raises DataError for a file that cannot be read, or is none of a result."""
     try:
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                yield json.loads(line)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a readable result ({error}); evaluate again") from None
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        why = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise DataError(
+            f"{path}: not a readable result ({why}); evaluate again with: "
+            "gc-ros evaluate BAGS --bundle BUNDLE --out OUT"
+        ) from None
 
 
 def finished(folder: Path) -> dict[str, Any] | None:

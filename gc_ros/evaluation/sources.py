@@ -25,6 +25,7 @@ from trt_build.bundle import file_sha256
 from trt_build.errors import DataError, ImageError
 
 _KEPT = 64  # messages of a stream between two frames; what a decoder holds back, and some that it refuses
+_AHEAD = 8  # images with a stamp of 0 that are held until one with another says what 0 means
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,8 @@ class FrameReader:
         with self._recording as recording:
             transport = BY_TYPE[recording.topics[self.topic]]
             reader, since = transport.reader(False), deque[Message](maxlen=_KEPT if transport.stateful else 1)
-            for item in recording.messages([self.topic, *self._others, *self.people_topics]):
+            items = recording.messages([self.topic, *self._others, *self.people_topics])
+            for item, stamp_ns in self._stamped(transport, items):
                 if item.topic in self.people_topics:
                     self.rest.append(item)
                     continue
@@ -157,23 +159,53 @@ class FrameReader:
                     continue
                 self.images += 1
                 since.append(item)
-                for source, found in reader.read(item.message, item):
-                    yield from self._frame(transport, source, found, since)
-            for source, found in reader.finish():
-                yield from self._frame(transport, source, found, since)
+                for (source, stamp), found in reader.read(item.message, (item, stamp_ns)):
+                    yield from self._frame(transport, source, stamp, found, since)
+            for (source, stamp), found in reader.finish():
+                yield from self._frame(transport, source, stamp, found, since)
             self.damage = list(recording.damage)
 
+    def _stamped(
+        self, transport: Transport, items: Iterable[Message]
+    ) -> Iterator[tuple[Message, int | None]]:
+        """The messages in their order, images with their stamp; None where that is 0 and means that there is none.
+
+        Simulated time begins at 0. So what 0 means is said by the next image with another stamp.
+        """
+        held: list[Message] = []
+        zeros = 0  # images among them
+        for item in items:
+            stamp_ns = transport.stamp_ns(item.message) if item.topic == self.topic else None
+            if stamp_ns == 0 and zeros < _AHEAD:
+                zeros += 1
+            elif stamp_ns is not None and held:
+                late_ns = item.log_ns - stamp_ns
+                # At 0 on the clock of this image, or at the time of recording: which is nearer to when it came?
+                yield from (
+                    (old, 0 if stamp_ns and abs(old.log_ns - late_ns) <= abs(late_ns) else None)
+                    for old in held
+                )
+                held, zeros = [], 0
+            if zeros:
+                held.append(item)
+            else:
+                yield item, stamp_ns or None
+        yield from ((old, None) for old in held)
+
     def _frame(
-        self, transport: Transport, item: Message, picture: Picture | Refusal, since: deque[Message]
+        self,
+        transport: Transport,
+        item: Message,
+        stamp_ns: int | None,
+        picture: Picture | Refusal,
+        since: deque[Message],
     ) -> Iterator[Frame]:
         if isinstance(picture, Refusal):
             self.refused[picture.reason] += 1
             return
         message = item.message
-        stamp = transport.stamp_ns(message)
-        zero = stamp == 0
-        if zero or self.stamps == "log":
-            stamp = item.log_ns
+        zero = stamp_ns is None
+        stamp = item.log_ns if stamp_ns is None or self.stamps == "log" else stamp_ns
         encoding = transport.encoding(message)
         usable, made = self._foresee(picture, stamp, encoding)
         if not usable:

@@ -9,7 +9,6 @@ nothing of interest is done.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from gc_ros.evaluation.sources import Source
-from gc_ros.media.clips import VIDEO_SUFFIXES, clean
-from gc_ros.media.kinds import BAG_SUFFIXES
+from gc_ros.media.clips import VIDEO_SUFFIXES
+from gc_ros.media.kinds import BAG_SUFFIXES, clean, plain
 from gc_ros.media.recording import Message
 from gc_ros.media.tables import read_rows
 from gc_ros.stamps import NS
@@ -28,6 +27,7 @@ from trt_build.errors import DataError
 IDLE = ""  # what idle time maps to: no label of a bundle is empty, while one may be called "idle"
 _IDLE_NAMES = {"idle", "none", "background", "nothing", "noactivity", "null", ""}
 ABSOLUTE_S = 1e8
+_MOST_S = 1e20  # more than nanoseconds since 1970, the largest that is taken for seconds by mistake
 
 
 @dataclass(frozen=True)
@@ -136,15 +136,18 @@ def read_segments(path: Path, names: Sequence[str] = ()) -> tuple[list[Segment],
             start, end = _seconds(row["start_s"]), _seconds(row["end_s"])
         except ValueError:
             raise DataError(f"{path}: line {number}: start_s and end_s must be numbers of seconds") from None
-        if not (math.isfinite(start) and math.isfinite(end) and start <= end):
+        if start > end:
             raise DataError(f"{path}: line {number}: needs start_s <= end_s")
         segments.append(Segment(start, end, clean(row["label"]), row.get("id", "")))
     return sorted(segments, key=lambda s: s.start), [name for name in bags if name != bag]
 
 
 def _seconds(cell: str) -> float:
-    """A number as spreadsheets write it, with a point or with a comma."""
-    return float(cell.replace(",", ".") if "." not in cell else cell)
+    """A number as spreadsheets write it, with a point or with a comma. Raises ValueError where it can be no time."""
+    value = float(cell.replace(",", ".") if "." not in cell else cell)
+    if not abs(value) <= _MOST_S:  # nor is it NaN
+        raise ValueError(cell)
+    return value
 
 
 def from_table(segments: Sequence[Segment], first_ns: int) -> list[Span]:
@@ -194,15 +197,10 @@ def map_label(label: str, labels: Sequence[str], mapping: Mapping[str, str]) -> 
     label = {clean(key): value for key, value in mapping.items()}.get(label, label)
     if label in labels:
         return label
-    plain = _plain(label)
-    found = [name for name in labels if _plain(name) == plain]
+    found = [name for name in labels if plain(name) == plain(label)]
     if len(found) == 1:
         return found[0]
-    return IDLE if plain in _IDLE_NAMES else None
-
-
-def _plain(label: str) -> str:
-    return re.sub(r"[\s_\-]+", "", clean(label)).lower()
+    return IDLE if plain(label) in _IDLE_NAMES else None
 
 
 def truth_of(start_ns: int, end_ns: int, spans: Sequence[Span], min_overlap: float) -> tuple[str, str]:

@@ -13,6 +13,7 @@ import os
 import re
 import struct
 import zlib
+from array import array
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from gc_ros.media.recording.storage import (
     Damaged,
     Raw,
     expand,
+    remark_set_back,
     said,
     zstd,
 )
@@ -219,12 +221,19 @@ class McapFile:
     def messages(self, topics: Collection[str]) -> Iterator[Raw]:
         """In the order of the times of recording, chunks that overlap merged."""
         waiting: list[tuple[int, int, int, Raw]] = []
+        # By topic, where each chunk lies and its times in the order of the file.
+        times: dict[str, list[tuple[int, array[int]]]] = {topic: [] for topic in topics}
         for number, unit in enumerate([*self._units, None]):
             while waiting and (unit is None or waiting[0][0] < unit.start_ns):
                 yield heapq.heappop(waiting)[3]
             if unit is not None:
-                for i, raw in enumerate(self._load(unit, topics)):
+                raws = self._load(unit, topics)
+                for i, raw in enumerate(raws):
                     heapq.heappush(waiting, (raw[1], number, i, raw))
+                for topic, chunks in times.items():
+                    chunks.append((unit.offset, array("Q", (raw[1] for raw in raws if raw[0] == topic))))
+        in_file = ([ns for _, chunk in sorted(chunks) for ns in chunk] for chunks in times.values())
+        remark_set_back(in_file, self._damaged)
 
     def _load(self, unit: _Unit, topics: Collection[str], quiet: bool = False) -> list[Raw]:
         self._file.seek(unit.offset)

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from gc_ros.media.recording.storage import Connection, Damaged, Raw, said
+from gc_ros.media.recording.storage import Connection, Damaged, Raw, remark_set_back, said
 
 _MAGIC = b"SQLite format 3\0"
 _MAX_LOST_ROWS = 4096
@@ -98,15 +98,18 @@ class SqliteFile:
     def _shuffled(self, keys: list[int]) -> list[int] | None:
         """Rows by their time; None where they are in order, or where the file does not tell."""
         rows, stamps = array("q"), array("q")
+        times = {key: array("q") for key in keys}
         try:
-            query = f"SELECT id, timestamp FROM messages WHERE topic_id IN ({_marks(keys)})"
-            for row, stamp in self._db.execute(f"{query} ORDER BY id", keys):
+            query = f"SELECT id, topic_id, timestamp FROM messages WHERE topic_id IN ({_marks(keys)})"
+            for row, key, stamp in self._db.execute(f"{query} ORDER BY id", keys):
                 rows.append(row)
                 stamps.append(stamp)
+                times[key].append(stamp)
         except (sqlite3.Error, TypeError, OverflowError):
             return None
         if all(stamps[i] <= stamps[i + 1] for i in range(len(stamps) - 1)):
             return None
+        remark_set_back(times.values(), self._damaged)
         return [rows[i] for i in sorted(range(len(rows)), key=lambda i: stamps[i])]
 
     def _by_time(self, rows: list[int]) -> Iterator[Raw]:

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 if sys.version_info >= (3, 14):
@@ -22,6 +23,7 @@ __all__ = [
     "Raw",
     "Storage",
     "expand",
+    "remark_set_back",
     "said",
     "zstd",
 ]
@@ -31,6 +33,8 @@ Damaged = Callable[[str], None]  # called with a line for each place that cannot
 CDR, ROS1 = "cdr", "ros1"
 # Of one chunk or message: four times the largest image that is accepted.
 EXPANDED_LIMIT = 1 << 30
+_SET_BACK_NS = 1_000_000_000  # what a clock that is slowed down does not go back by
+_SET_SELDOM = 16  # messages to each time at least that a clock was set; rows in no order go back all the time
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,18 @@ def expand(data: Any, limit: int = EXPANDED_LIMIT) -> bytes:
     if not decompressor.eof:
         raise EOFError("compressed data ends too early")
     return content
+
+
+def remark_set_back(topics: Iterable[Sequence[int]], damaged: Damaged) -> None:
+    """Remark on a clock that was set back: by the times of recording of each topic, in the order of the file."""
+    for times in topics:
+        back = [a - b for a, b in pairwise(times) if a - b > _SET_BACK_NS]
+        if back and len(back) * _SET_SELDOM <= len(times):
+            damaged(
+                f"times of recording go back by {max(back) / 1e9:.1f} s: the clock was set; "
+                "what was recorded before and after comes mixed"
+            )
+            return
 
 
 def said(error: Exception) -> str:

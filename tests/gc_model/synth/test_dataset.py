@@ -264,3 +264,88 @@ def test_tables_of_joints_are_where_training_finds_them_and_hold_the_drawn_place
     assert len(clips(tmp_path / "drawn")) == 2  # the tables are no clips and no class
     with pytest.raises(DataError, match="layout folder"):
         plan("ntu", joints=True)
+
+
+# -- into a folder that holds something --------------------------------------------------------------------------------
+
+ONE = {**SMALL, "subjects": 1, "clips_per_class": 1}
+
+
+def listed(root: Path) -> list[str]:
+    return [row["path"] for row in csv.DictReader((root / "clips.csv").open())]
+
+
+def test_another_command_adds_to_the_table_and_the_same_one_changes_nothing(tmp_path):
+    synthesize(tmp_path, classes=["wave"], **ONE)
+    table = (tmp_path / "clips.csv").read_text()
+    (tmp_path / "clips.csv").write_text(f"{table}mine/a.mp4,clap,anna,,,,,\n")
+    for _ in range(2):
+        synthesize(tmp_path, classes=["kick"], **ONE)
+        assert listed(tmp_path) == ["wave/s001_c1_r01.mp4", "mine/a.mp4", "kick/s001_c1_r01.mp4"]
+    before = digest(tmp_path)
+    synthesize(tmp_path, classes=["kick"], **ONE)
+    assert digest(tmp_path) == before
+    synthesize(tmp_path, classes=["wave"], boxes=True, **ONE)  # the clip as it was, with a table more
+    assert {k: v for k, v in digest(tmp_path).items() if k in before} | {"clips.csv": ""} == before | {
+        "clips.csv": ""
+    }
+    assert len(listed(tmp_path)) == 3 and (tmp_path / "boxes/wave/s001_c1_r01.boxes.csv").is_file()
+
+
+def test_columns_that_somebody_added_to_the_table_stay(tmp_path):
+    (tmp_path / "clips.csv").write_text("path;class;room\nmine/a.mp4;clap;kitchen\n")
+    synthesize(tmp_path, classes=["wave"], **ONE)
+    rows = list(csv.DictReader((tmp_path / "clips.csv").open()))
+    assert [(row["path"], row["room"]) for row in rows] == [
+        ("mine/a.mp4", "kitchen"),
+        ("wave/s001_c1_r01.mp4", ""),
+    ]
+
+
+@pytest.mark.parametrize("layout", ["folder", "nucla-frames"])
+def test_a_clip_of_another_command_is_not_replaced(tmp_path, layout):
+    synthesize(tmp_path, layout, classes=["wave"], **ONE)
+    before = digest(tmp_path)
+    with pytest.raises(DataError, match="not drawn by this command"):
+        synthesize(tmp_path, layout, classes=["wave"], seed=1, **ONE)
+    assert digest(tmp_path) == before
+
+
+def test_a_video_of_somebody_else_is_neither_replaced_nor_hidden(tmp_path):
+    for name, says in (("s001_c1_r01.mp4", "not drawn by this command"), ("mine.mp4", "clips.csv")):
+        root = tmp_path / name
+        (root / "wave").mkdir(parents=True)
+        (root / "wave" / name).write_text("mine")
+        with pytest.raises(DataError, match=says):
+            synthesize(root, classes=["wave"], **ONE)
+        assert list(digest(root)) == [f"wave/{name}"] and (root / "wave" / name).read_text() == "mine"
+
+
+def test_a_run_that_was_cut_short_can_be_begun_again(tmp_path, monkeypatch):
+    from gc_model.synth import dataset
+
+    made = []
+
+    def dies(root: Path, job: dataset.Job) -> int:
+        if made:
+            raise KeyboardInterrupt
+        made.append(job)
+        return drawn(root, job)
+
+    drawn = dataset.make
+    monkeypatch.setattr(dataset, "make", dies)
+    with pytest.raises(KeyboardInterrupt):
+        synthesize(tmp_path / "a", classes=["wave", "kick"], **ONE)
+    monkeypatch.undo()
+    for name in "ab":
+        synthesize(tmp_path / name, classes=["wave", "kick"], **ONE)
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+
+
+def test_a_number_of_nucla_stands_for_one_class(tmp_path):
+    synthesize(tmp_path, "nucla", classes=["drink"], **ONE)
+    with pytest.raises(DataError, match="1 is drink, not wave"):
+        synthesize(tmp_path, "nucla", classes=["wave"], first_subject=2, **ONE)
+    synthesize(tmp_path, "nucla", classes=["drink", "wave"], first_subject=2, **ONE)
+    numbers = list(csv.reader((tmp_path / "classes.csv").open()))
+    assert numbers == [["number", "class"], ["1", "drink"], ["2", "wave"]] and len(listed(tmp_path)) == 3

@@ -224,3 +224,12 @@ def test_the_command_writes_scenes(tmp_path):
     assert said["people"] == 4 and set(said["classes"]) == set(STANDING)
     assert len(list((tmp_path / "s" / "boxes").iterdir())) == 2
     assert_one_line(call(app, "synth", tmp_path / "t", "--layout", "scenes", "--people", "few"), "2-4")
+
+
+def test_a_scene_of_another_command_is_not_replaced(tmp_path):
+    synthesize_scenes(tmp_path, 1, **SMALL)
+    before = (tmp_path / "scene_0001.mp4").read_bytes()
+    with pytest.raises(DataError, match="not drawn by this command"):
+        synthesize_scenes(tmp_path, 1, seed=1, **SMALL)
+    synthesize_scenes(tmp_path, 2, **SMALL)
+    assert (tmp_path / "scene_0001.mp4").read_bytes() == before and (tmp_path / "scene_0002.mp4").is_file()

@@ -16,7 +16,7 @@ NS = 1_000_000_000
 START = 1_700_000_000 * NS
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 30), "blue": (10, 20, 230), "grey": (90, 90, 90)}
 IMAGE, COMPRESSED, STRING = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "std_msgs/msg/String"
-Piece = tuple[str, float]  # colour and seconds; "gap" and "loop" are breaks
+Piece = tuple[str, float]  # colour and seconds; "gap", "loop" and "set back" are breaks
 
 
 def write_bag(
@@ -31,11 +31,13 @@ def write_bag(
     other_topic: bool = False,
     log_shift_ns: int = 0,
     zero_stamps: bool = False,
+    first_ns: int = START,
     size: tuple[int, int] = (64, 48),
 ) -> list[tuple[float, float, str]]:
     """Frames of one colour a piece; truth as (start_s, end_s, colour) of all pieces but grey ones.
 
-    A "gap" of s seconds has no images; a "loop" starts again at the first stamp. Each frame has a noise of its own.
+    A "gap" of s seconds has no images; a "loop" starts again at the first stamp; where the clock is "set back" by s
+    seconds, so are the times of recording. Each frame has a noise of its own. first_ns: the first stamp.
     """
     store = get_typestore(Stores.ROS2_JAZZY)
     types = store.types
@@ -52,6 +54,9 @@ def write_bag(
             if colour == "gap":
                 at, log = at + seconds, log + round(seconds * NS)
                 continue
+            if colour == "set back":
+                at, log = at - seconds, log - round(seconds * NS)
+                continue
             if colour == "loop":
                 at = 0.0
                 continue
@@ -60,7 +65,7 @@ def write_bag(
                 writer.write(strings, log, store.serialize_cdr(text, STRING))
             begin = at
             for _ in range(round(seconds * hz)):
-                stamp = 0 if zero_stamps else START + round(at * NS)
+                stamp = 0 if zero_stamps else first_ns + round(at * NS)
                 header = types["std_msgs/msg/Header"](
                     types["builtin_interfaces/msg/Time"](stamp // NS, stamp % NS), "camera"
                 )

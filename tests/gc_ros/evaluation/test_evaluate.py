@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import pytest
 from gc_ros.evaluation import results, sources
 from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.running import Task, evaluate_bag
-from gc_ros.evaluation.sources import Source
+from gc_ros.evaluation.sources import FrameReader, Source, find_sources
 from gc_ros.media.bags import make_bag
 from gc_ros.media.clips import find_clips
 from gc_ros.media.images import Picture
+from gc_ros.media.recording import Recording
 from gc_ros.recognition.intake import Intake
 from gc_ros.recognition.sampler import Sampler
 from tests.gc_ros.evaluation.bag_files import START, write_bag, write_truth
@@ -276,6 +278,53 @@ def test_zero_stamps_and_log_time_are_counted_and_used(tmp_path: Path, colours: 
     shifted = make(tmp_path, "late", log_shift_ns=NS)
     run(colours, tmp_path / "log", shifted, "--stamps", "log")
     assert next(results.read_windows(tmp_path / "log/windows.jsonl"))["start_ns"] == START + NS
+
+
+def test_simulated_time_that_begins_at_zero_is_scored(tmp_path: Path, colours: LoadedBundle) -> None:
+    result = run(colours, tmp_path / "out", make(tmp_path, first_ns=0))
+    (found,) = result["bags"]
+    assert (
+        found["counts"]["zero_stamps"] == 0
+        and found["counts"]["resets"] == {}
+        and "stamp" not in result["said"]
+    )
+    assert found["passes"] == [{"start_s": 0, "end_s": 95 / 16}] and found["truth_remark"] == ""
+    assert result["result"]["windows"]["accuracy"] == 1
+
+
+_LOG = START / NS
+
+
+@pytest.mark.parametrize(
+    ("stamps_s", "used_s"),
+    [
+        ([0, 0.125, 0.25], [0, 0.125, 0.25]),
+        ([0, 0, 0, 0.125], [0, 0, 0, 0.125]),  # the simulation stood before it ran
+        ([0.125, 0.25, 0, 0.125], [0.125, 0.25, 0, 0.125]),  # it began again
+        ([_LOG + 9, 0, _LOG + 11], [_LOG + 9, _LOG + 1, _LOG + 11]),
+        ([0, _LOG - 9], [_LOG, _LOG - 9]),
+        ([0.125, 0], [0.125, _LOG + 1]),  # nothing follows that would tell
+        ([0] * 20, [_LOG + i for i in range(20)]),
+    ],
+)
+def test_what_a_stamp_of_zero_means_is_said_by_the_next_other_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stamps_s: list[float], used_s: list[float]
+) -> None:
+    """One image a second by the recorder's clock."""
+    write_bag(tmp_path / "bag", [("red", len(stamps_s))], hz=1)
+    messages = Recording.messages
+
+    def other(self: Recording, topics: list[str]) -> Any:
+        for item, s in zip(messages(self, topics), stamps_s, strict=True):
+            header = item.message.header
+            stamp = replace(header.stamp, sec=int(s), nanosec=round(s % 1 * NS))
+            yield replace(item, message=replace(item.message, header=replace(header, stamp=stamp)))
+
+    monkeypatch.setattr(Recording, "messages", other)
+    (source,) = find_sources([tmp_path / "bag"])
+    reader = FrameReader(source, None, "header")
+    assert [frame.stamp_ns / NS for frame in reader] == used_s
+    assert reader.zero_stamps == sum(a != b for a, b in zip(stamps_s, used_s, strict=True))
 
 
 @pytest.mark.clips

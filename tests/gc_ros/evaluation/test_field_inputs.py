@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rosbags.rosbag2 import StoragePlugin
 
 from gc_ros import cli
 from gc_ros.media import recording
@@ -248,6 +249,89 @@ def test_stamps_that_come_again_are_counted_aloud(
     assert f"{64 - kept} of 64 images dropped because their stamp came already" in found["said"]
     found = run(colours, tmp_path / "out", tmp_path / "bag", "--stamps", "log")
     assert found["bags"][0]["counts"]["windows"] > 20 and "stamp" not in found["said"]
+
+
+@pytest.mark.parametrize("plugin", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+def test_a_clock_that_was_set_back_while_recording_is_said(
+    tmp_path: Path, colours: LoadedBundle, plugin: StoragePlugin
+) -> None:
+    pieces = [("red", 4.0), ("set back", 2.5), ("green", 4.0)]
+    write_bag(tmp_path / "bag", pieces, plugin=plugin, compression=None, labels=True)
+    found = run(colours, tmp_path / "out", tmp_path / "bag")
+    (line,) = found["bags"][0]["damage"]
+    assert "times of recording go back by 2.4 s: the clock was set" in line and line in found["said"]
+    write_bag(tmp_path / "slowed", [("red", 4.0), ("set back", 0.5), ("red", 4.0)], plugin=plugin)
+    assert run(colours, tmp_path / "out", tmp_path / "slowed")["bags"][0]["damage"] == []
+
+
+# -- options and times that nothing can calculate with ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["inf", "1e300"])
+@pytest.mark.parametrize(
+    "option", ["--max-frame-gap-s", "--simulate-latency", "--smoothing-tau-s", "--min-duration-s"]
+)
+def test_a_number_that_nothing_can_calculate_with_is_one_line_with_the_most(
+    tmp_path: Path, colours: LoadedBundle, option: str, value: str
+) -> None:
+    for name in ("a", "b"):
+        write_clip(tmp_path / f"{name}.mp4", frames=4)
+    common = (tmp_path / "a.mp4", tmp_path / "b.mp4", "-b", colours.path, "--out", tmp_path / "out")
+    found = call(cli.app, "evaluate", *common, option, value)
+    assert_one_line(found, option, "the most is", "1e+09")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("people", [False, True])
+def test_the_largest_frame_gap_is_never_a_break(tmp_path: Path, colours: LoadedBundle, people: bool) -> None:
+    write_bag(tmp_path / "bag", [("red", 2.0), ("gap", 60.0), ("red", 2.0)])
+    boxes = tmp_path / "bag.people.csv"
+    boxes.write_text("time_s,id,x_min,y_min,x_max,y_max\n0,1,1,1,40,40\n")
+    extra = ("--people", "auto") if people else ()
+    found = run(colours, tmp_path / "out", tmp_path / "bag", "--max-frame-gap-s", "1e9", *extra)
+    assert "gap" not in found["bags"][0]["counts"]["resets"] and not found["failed"]
+
+
+@pytest.mark.parametrize("time", ["1e300", "1e21", "inf", "nan", "-1e300"])
+def test_a_time_that_is_none_is_refused_with_its_line(
+    tmp_path: Path, colours: LoadedBundle, time: str
+) -> None:
+    write_clip(tmp_path / "a.mp4")
+    (tmp_path / "t.csv").write_text(f"start_s,end_s,label\n0,1,red\n0,{time},red\n")
+    common = (tmp_path / "a.mp4", "-b", colours.path, "--out", tmp_path / "out", "--jobs", 1)
+    found = call(cli.app, "evaluate", *common, "--truth", tmp_path / "t.csv")
+    assert_one_line(found, "t.csv: line 3", "numbers of seconds")
+
+
+# -- rows that overlap ---------------------------------------------------------------------------------------------
+
+
+def overlap_said(bundle: LoadedBundle, folder: Path, table: str, *arguments: object) -> str:
+    write_bag(folder / "bag", SIMPLE)
+    (folder / "bag.truth.csv").write_text(table)
+    found = run(bundle, folder / "out", folder / "bag", *arguments)
+    assert found["result"]["windows"]["accuracy"] is not None and found["bags"][0]["truth"] == "csv"
+    return str(found["bags"][0]["truth_remark"])
+
+
+def test_rows_that_overlap_are_remarked_on_and_scored(tmp_path: Path, colours: LoadedBundle) -> None:
+    said = overlap_said(colours, tmp_path, "start_s,end_s,label\n0,2,red\n1.5,4,green\n0,5,blue\n5,5.5,red\n")
+    assert said.startswith(
+        "2 of 4 rows of bag.truth.csv overlap one before, first red 0 to 2 s and blue 0 to 5 s"
+    )
+    assert said.endswith("let one row end where the next begins")
+
+
+def test_rows_of_people_may_overlap_where_they_are_told_apart(tmp_path: Path, colours: LoadedBundle) -> None:
+    boxes = tmp_path / "boxes.csv"
+    rows = [f"{t / 10},{who},1,1,40,40" for t in range(60) for who in "ab"]
+    boxes.write_text("\n".join(["time_s,id,x_min,y_min,x_max,y_max", *rows]))
+    table = "id,start_s,end_s,label\na,0,3,red\nb,0,3,green\na,3,6,red\n"
+    assert overlap_said(colours, tmp_path / "apart", table, "--people", boxes) == ""
+    said = overlap_said(colours, tmp_path / "both", f"{table},2,4,blue\n", "--people", boxes)
+    assert said.startswith("2 of 4 rows") and "first red 0 to 3 s and blue 2 to 4 s" in said
+    said = overlap_said(colours, tmp_path / "whole", table)
+    assert said.startswith("1 of 3 rows") and said.endswith("--people tells people apart")
 
 
 # -- terminals -----------------------------------------------------------------------------------------------------

@@ -181,3 +181,29 @@ def test_compare_pairs_windows_and_tells_which_changed(
     text = call(cli.app, "compare", folder / "a", folder / "a", "--not-worse")
     assert text.exit_code == 0 and "no difference beyond chance" in text.stdout
     assert_one_line(call(cli.app, "compare", folder / "a", folder / "none"), "none", "evaluate again")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("summary.json", "{}"),
+        ("summary.json", "[]"),
+        ("summary.json", "null"),
+        ("summary.json", '{"bags": [{"name": "bag"}], "provenance": {}}'),
+        ("windows.jsonl", "{}\n"),
+        ("windows.jsonl", "[]\n"),
+        ("windows.jsonl", '{"truth_kind": "label"}\n'),
+        ("windows.jsonl", "\n"),
+    ],
+)
+def test_compare_names_a_file_that_is_no_result(
+    folder: Path, colours: LoadedBundle, name: str, content: str
+) -> None:
+    if not (folder / "whole").exists():
+        evaluate(colours, folder, "whole")
+    shutil.rmtree(folder / "none", ignore_errors=True)
+    shutil.copytree(folder / "whole", folder / "none")
+    (folder / "none" / name).write_text(content)
+    for pair in (("whole", "none"), ("none", "whole")):
+        found = call(cli.app, "compare", *(folder / side for side in pair))
+        assert_one_line(found, f"none/{name}", "not a readable result", "gc-ros evaluate")
