@@ -9,11 +9,8 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any
 
-NAMES = (
-    "inference",
-    "decoding",
-    "teaching",
-)  # of the node's threads that the end of the process does not wait for
+# Of the node's threads that the end of the process does not wait for.
+NAMES = ("inference", "decoding", "teaching")
 
 
 class Worker:
