@@ -202,7 +202,7 @@ def glimpses(
     try:
         keep(run, found)
     except OSError as error:
-        typer.echo(f"{run}: its figures cannot be kept there ({error.strerror})", err=True)
+        typer.echo(f"{run}: its figures cannot be kept there ({error.strerror or error})", err=True)
     if as_json:
         typer.echo(json.dumps(found))
         return

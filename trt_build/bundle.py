@@ -217,7 +217,7 @@ def load_bundle(path: str | os.PathLike[str], verify: bool = True, sha256: str |
             demand(path, digest, sha256)
         text = content.decode("utf-8")
     except NotRegular as error:
-        raise BundleError(f"{path}: {INFO_NAME}: {error.strerror}; {whole(path)}") from None
+        raise BundleError(f"{path}: {INFO_NAME}: {error.strerror or error}; {whole(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"{path}: no readable {INFO_NAME} ({cause(error)}); {again(path)}") from None
     info = _parse(path, text)
@@ -264,7 +264,7 @@ def write_bundle(
     try:
         hashes = {name: sha256_regular(path, name) for name in sorted(sources)}
     except NotRegular as error:
-        raise BundleError(f"{error.filename}: {error.strerror}; {whole(path)}") from None
+        raise BundleError(f"{error.filename}: {error.strerror or error}; {whole(path)}") from None
     # Validated again from plain data: model_copy would carry over unchecked values.
     info = _parse(path, json.dumps({**info.model_dump(mode="json"), "sha256": hashes}))
     content = info.model_dump(mode="json")

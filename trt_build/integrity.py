@@ -53,7 +53,7 @@ def check_file(path: Path, name: str, expected: str | None, known: Set[str], mos
     except FileNotFoundError:
         raise BundleError(f"{path}: {name} is missing; {again(path)}") from None
     except NotRegular as error:
-        raise BundleError(f"{path}: {name}: {error.strerror}; {whole(path)}") from None
+        raise BundleError(f"{path}: {name}: {error.strerror or error}; {whole(path)}") from None
     except OSError as error:
         raise BundleError(f"{path}: {name} cannot be read ({cause(error)}); {again(path)}") from None
     found = digest.hexdigest()

@@ -125,7 +125,9 @@ class FrameCache:
             stat = clip.path.stat()
             boxes = None if clip.person is None else clip.person.file.stat()
         except OSError as error:
-            raise DataError(f"{error.filename}: cannot be read ({error.strerror}); put it back") from None
+            raise DataError(
+                f"{error.filename}: cannot be read ({error.strerror or error}); put it back"
+            ) from None
         identity: tuple[object, ...] = (
             str(clip.path.resolve()),
             stat.st_size,
@@ -158,7 +160,7 @@ class FrameCache:
             write_atomically(entry.with_suffix(".json"), json.dumps(values))
         except OSError as error:
             raise CacheError(
-                f"{self.folder}: cannot keep decoded frames ({error.strerror}); it must be writable, with room"
+                f"{self.folder}: cannot keep decoded frames ({error.strerror or error}); it must be writable, with room"
             ) from None
 
 

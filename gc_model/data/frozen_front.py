@@ -136,7 +136,7 @@ def _memmap(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap:
         if size > free:
             raise DataError(
                 f"{path.parent}: the cached features of the frozen trunk take {size / 1e9:.1f} GB, {free / 1e9:.1f} "
-                "are free; take fewer --set views=, or a --out on a larger disk"
+                "are free; choose another --out, with fewer --set views= or on a larger disk"
             )
         with path.open("wb") as file:
             file.truncate(size)

@@ -89,7 +89,7 @@ def prepare(
                         _note(out, {"damaged": damaged})
     except OSError as error:
         raise CacheError(
-            f"{out} cannot be written ({error.strerror}): it needs room, and to be yours"
+            f"{out} cannot be written ({error.strerror or error}): it needs room, and to be yours"
         ) from None
     result = {"clips": len(jobs), "made": len(missing), "kept": len(jobs) - len(missing), "damaged": damaged}
     _note(out, result)

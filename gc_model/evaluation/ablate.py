@@ -14,7 +14,8 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,9 +150,10 @@ def _check(base: TrainOptions, out: Path, test: dict[str, Any]) -> None:
     path = out / "ablation.json"
     asked = {"options": base.model_dump(mode="json"), "test": test}
     if path.is_file():
-        before = json.loads(path.read_text())
+        before = _read(path)
         # Through the options of today: what was begun before an option existed has its default.
-        before["options"] = TrainOptions.model_validate(before["options"]).model_dump(mode="json")
+        with _undamaged(path):
+            before["options"] = TrainOptions.model_validate(before["options"]).model_dump(mode="json")
         if before != asked:
             raise DataError(
                 f"{out} was begun with other options or test people: repeat those, or choose another --out"
@@ -162,8 +164,27 @@ def _check(base: TrainOptions, out: Path, test: dict[str, Any]) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{out} cannot be written ({error.strerror}): choose another --out") from None
+        raise DataError(
+            f"{out} cannot be written ({error.strerror or error}): choose another --out"
+        ) from None
     write_atomically(path, json.dumps(asked, indent=1))
+
+
+def _read(path: Path) -> Any:
+    with _undamaged(path):
+        return json.loads(path.read_text())
+
+
+@contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    """Raises DataError for a file of a run that is not what was written."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError) as error:
+        raise DataError(
+            f"{path} is damaged ({' '.join(str(error).split())[:160]}): delete it to repeat its part, or choose "
+            "another --out"
+        ) from None
 
 
 def table(out: Path, layout: str) -> dict[str, Any]:
@@ -175,10 +196,11 @@ def table(out: Path, layout: str) -> dict[str, Any]:
         minutes = 0.0
         clips: dict[str, int] = {}
         for path in sorted((out / name).glob("*/report.json")):
-            report = json.loads(path.read_text())
             key = path.parent.name.rpartition("-")[0]
-            results.setdefault(key, []).append(100 * report["accuracy"])
-            clips[key], minutes = report["clips"], minutes + report["minutes"]
+            with _undamaged(path):
+                report = _read(path)
+                results.setdefault(key, []).append(100 * report["accuracy"])
+                clips[key], minutes = report["clips"], minutes + report["minutes"]
         if not results:
             continue
         splits += [p for p in results if p not in splits]

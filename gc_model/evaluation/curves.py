@@ -74,5 +74,7 @@ def draw_curves(runs: Sequence[Path], path: Path) -> dict[str, dict[str, dict[st
     try:
         figure.savefig(path, dpi=110, format="png")
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror or error}); choose another --out"
+        ) from None
     return curves

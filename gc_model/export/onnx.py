@@ -126,7 +126,9 @@ def export_bundle(
         try:
             write_bundle(out, info, {name: folder / name for name in names})
         except OSError as error:
-            raise BundleError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
+            raise BundleError(
+                f"{out}: cannot be written ({error.strerror or error}); choose another --out"
+            ) from None
     return load_bundle(out)
 
 

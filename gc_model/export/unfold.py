@@ -45,7 +45,9 @@ def unpack(bundle: Path, out: Path) -> LoadedBundle:
     try:
         checkpoint.save(out, model, recipe)
     except OSError as error:
-        raise DataError(f"{out} cannot be written ({error.strerror}): choose another --out") from None
+        raise DataError(
+            f"{out} cannot be written ({error.strerror or error}): choose another --out"
+        ) from None
     return loaded
 
 

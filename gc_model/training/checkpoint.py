@@ -63,7 +63,8 @@ def load(run: Path) -> tuple[Network, Recipe]:
     config, recipe = read_description(run)
     model = build(config)
     try:
-        model.load_state_dict(complete(load_file(run / "model.safetensors"), model))
+        weights = complete(load_file(run / "model.safetensors"), model)
+        model.load_state_dict(weights)
     except FileNotFoundError as error:
         raise DataError(f"{run} has no model.safetensors: train with `gc-model train --out {run}`") from error
     except (SafetensorError, RuntimeError, OSError) as error:
@@ -71,6 +72,10 @@ def load(run: Path) -> tuple[Network, Recipe]:
         raise DataError(
             f"{run}/model.safetensors does not fit model.json, restore or train again: {first}"
         ) from error
+    if broken := [name for name, value in weights.items() if not torch.isfinite(value).all()]:
+        raise DataError(
+            f"{run}/model.safetensors: {broken[0]} is not finite: restore it, or train again into another --out"
+        )
     return model.eval(), recipe
 
 
@@ -98,6 +103,9 @@ def read_description(run: Path) -> tuple[Config, Recipe]:
         values = json.loads(path.read_text())
         if values["schema"] != SCHEMA:
             raise DataError(f"{path} has schema {values['schema']}, this version reads {SCHEMA}: train again")
-        return Config.from_json(values["config"]), Recipe(**values["recipe"])
+        config, recipe = Config.from_json(values["config"]), Recipe(**values["recipe"])
+        if len(recipe.labels) != config.classes:
+            raise ValueError(f"{len(recipe.labels)} labels of {config.classes} classes")
+        return config, recipe
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged ({error}): train again, or restore it") from error

@@ -43,7 +43,9 @@ def confusion_png(report: Mapping[str, Any], path: Path) -> None:
     try:
         figure.savefig(path, dpi=120, format="png")
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror}); choose another --confusion") from None
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror or error}); choose another --confusion"
+        ) from None
 
 
 def glimpse_strip(clip: NDArray[np.uint8], l: NDArray[np.floating[Any]], scale: int = 2) -> NDArray[np.uint8]:

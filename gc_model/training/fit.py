@@ -21,8 +21,11 @@ from gc_model.training.processes import accelerator
 from gc_model.training.stages import Stage
 
 
-def fit(stage: Stage, data: Loaders, folder: Path, options: TrainOptions, progress: bool) -> None:
-    """Run one stage to its end, from its last checkpoint if there is one; its model ends with the best weights."""
+def fit(stage: Stage, data: Loaders, folder: Path, options: TrainOptions, progress: bool) -> bool:
+    """Run one stage to its end, from its last checkpoint if there is one; its model ends with the best weights.
+
+    False where the stage had come to its end before.
+    """
     validation = data.validation()
     stage.shown = data.shown()
     callbacks: list[pl.Callback] = [RichProgressBar()] if progress else []
@@ -30,7 +33,8 @@ def fit(stage: Stage, data: Loaders, folder: Path, options: TrainOptions, progre
     callbacks += [stopping] if stopping else []
     if options.ema:
         callbacks.append(EMAWeightAveraging(decay=options.ema))
-    callbacks.append(Keep(folder, stopping))
+    keep = Keep(folder, stopping)
+    callbacks.append(keep)
     trainer = pl.Trainer(
         max_epochs=stage.epochs,
         accelerator="auto",
@@ -60,6 +64,7 @@ def fit(stage: Stage, data: Loaders, folder: Path, options: TrainOptions, progre
     stage.model.to(accelerator())  # Lightning leaves it on the CPU
     if validation:
         stage.load_state_dict(SafetensorsIO().load_checkpoint(folder / "best.ckpt")["state_dict"])
+    return keep.epochs > 0
 
 
 class Keep(Checkpoint):
@@ -71,8 +76,10 @@ class Keep(Checkpoint):
 
     def __init__(self, folder: Path, stopping: EarlyStopping | None):
         self.folder, self.stopping = folder, stopping
+        self.epochs = 0  # of this process
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.epochs += 1
         # Checkpoints come after early stopping, whose count is zero where this epoch is the best.
         if self.stopping is not None and self.stopping.wait_count == 0:
             trainer.save_checkpoint(self.folder / "best.ckpt")

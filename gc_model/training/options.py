@@ -21,7 +21,7 @@ LAST_STAGE_ONLY = 4
 class TrainOptions(BaseModel):
     """Options of a training. The defaults suit some hundred clips and a CPU; the paper's values are noted."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     data: Path
     layout: Literal["clips", "ntu", "nucla"] = "clips"
@@ -62,7 +62,9 @@ class TrainOptions(BaseModel):
     glimpses: int | None = None
     workers: int | None = None
     start: Path | None = None  # a run to start from: its network, and its weights where classes agree
-    window_s: float = Field(default=4.0, gt=0)
+    window_s: float = Field(
+        default=4.0, ge=0.1, le=600
+    )  # T frames in it are 0.01 to 1000 Hz, as bundles have it
     epochs1: int = Field(default=20, ge=0)
     epochs2: int = Field(default=20, ge=0)
     epochs3: int = Field(default=0, ge=0)  # on streams; after them the state is carried on (reset_after=0)

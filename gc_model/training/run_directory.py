@@ -7,7 +7,8 @@ Every file has its name only when it is whole.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -17,12 +18,16 @@ from torch import Tensor
 from gc_model.data.clip import LabelledClip
 from gc_model.paper.network import Network
 from gc_model.training.options import TrainOptions
+from trt_build.bundle import INFO_NAME
 from trt_build.errors import DataError
 from trt_build.files import replacing, write_atomically
 
 
 def check_run(options: TrainOptions, out: Path, resume: bool) -> None:
-    """Raise DataError unless `out` may be written to: new without `resume`, with it started with the same options."""
+    """Raise DataError unless `out` may be written to: new without `resume`, with it started with the same options.
+
+    Decoded frames alone are no run yet: whoever was interrupted among them starts with `resume` as well as without.
+    """
     path = out / "options.json"
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file: choose another --out")
@@ -39,7 +44,9 @@ def check_run(options: TrainOptions, out: Path, resume: bool) -> None:
                 f"{out} was started with other options ({', '.join(changed)}): resume with the same"
             )
         return
-    if resume:
+    if any((out / name).exists() for name in ("model.json", INFO_NAME)):
+        raise DataError(f"{out} holds a trained network: choose another --out")
+    if resume and not (out / "cache").is_dir():
         raise DataError(f"{out} holds no run to resume: leave out --resume to start one")
 
 
@@ -56,7 +63,10 @@ def start_run(
     path = out / "clips.json"
     names = {"training": [c.name for c in training], "validation": [c.name for c in validation]}
     if path.is_file():
-        before = json.loads(path.read_text())
+        try:
+            before = {part: list(map(str, of)) for part, of in json.loads(path.read_text()).items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise DataError(f"{path} is damaged ({error}): restore it, or choose another --out") from None
         if before != names:
             found, known = ({n for part in of.values() for n in part} for of in (names, before))
             which = next(iter(sorted(found ^ known)), "another split")
@@ -68,7 +78,9 @@ def start_run(
         write_atomically(path, json.dumps(names, indent=1))
         write_atomically(out / "options.json", options.model_dump_json(indent=1))
     except OSError as error:
-        raise DataError(f"{out} cannot be written ({error.strerror}): choose another --out") from None
+        raise DataError(
+            f"{out} cannot be written ({error.strerror or error}): choose another --out"
+        ) from None
 
 
 def save_part(model: Network, path: Path, also: Mapping[str, Tensor] | None = None) -> None:
@@ -78,18 +90,25 @@ def save_part(model: Network, path: Path, also: Mapping[str, Tensor] | None = No
 
 
 def load_front(model: Network, path: Path) -> None:
-    """Load what stage 1 trains from the weights of another run."""
+    """Load what stage 1 trains from the weights of another run. Raises DataError for a damaged file."""
     kept = ("trunk.", "pose.", "global_head.")
-    values = {k: v for k, v in load_file(path).items() if k.startswith(kept)}
-    model.load_state_dict({k: v for k, v in values.items() if k in model.state_dict()}, strict=False)
+    with _whole(path):
+        values = {k: v for k, v in load_file(path).items() if k.startswith(kept)}
+        model.load_state_dict({k: v for k, v in values.items() if k in model.state_dict()}, strict=False)
 
 
 def load_part(model: Network, path: Path) -> bool:
     """Load the weights of `path` into `model`; False if there is no such file. Raises DataError for a damaged one."""
     if not path.is_file():
         return False
-    try:
+    with _whole(path):
         model.load_state_dict(load_file(path))
+    return True
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (SafetensorError, RuntimeError) as error:
         raise DataError(f"{path} is damaged ({error}): delete it to repeat this stage") from None
-    return True

@@ -116,7 +116,7 @@ class Stage(pl.LightningModule):
             if loss is not None and not torch.isfinite(loss):
                 raise DataError(
                     f"training diverged: {name} of epoch {self.current_epoch + 1} is {float(loss)}; "
-                    f"start again with a smaller --set lr= (it was {self.options.lr:g})"
+                    f"start again with a smaller --set lr= (it was {self.options.lr:g}) and another --out"
                 )
         self.show()
 

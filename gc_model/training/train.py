@@ -87,7 +87,8 @@ def train(
     run.start_of_D()
     run.stage2()
     carried = run.stage3()
-    if first:
+    # A run that was finished before may have been calibrated since.
+    if first and (run.trained or not (out / "model.json").is_file()):
         checkpoint.save(out, model, run.recipe(carried))
     return run.summary(carried) | {"minutes": round((time.monotonic() - started) / 60, 2)}
 
@@ -210,6 +211,7 @@ class _Run:
     ):
         self.out, self.model, self.samples = out, model, samples
         self.weights, self.first, self.progress = weights, first, progress
+        self.trained = False  # anything that was not found finished
         if samples.config.model == "c3d":  # has no resolutions to freeze
             options = options.model_copy(update={"freeze_stages": 0, "freeze_stages2": None})
         self.options, self.later = options, options.after_stage1
@@ -230,12 +232,14 @@ class _Run:
         if self.weights and self.options.standardise and not self._load("standardised"):
             standardise_trunk(self.model, self.data.start_clips(STANDARDISE_CLIPS))
             self._save("standardised")
+            self.trained = True
         self.data.freeze_front(self.options)  # before any stage trains: a resumed run finds what it computed
 
     def stage1(self, shared: Path | None) -> None:
         """f alone; from `shared` if that is there, into it otherwise."""
         if self._load("stage1"):
             return
+        self.trained = True
         options, model = self.options, self.model
         classifier: dict[str, Tensor] = {}
         if shared is not None and shared.is_file():
@@ -258,6 +262,7 @@ class _Run:
             self.data.freeze_front(self.later)  # of the trunk as stage 1 left it
         if there:
             return
+        self.trained = True
         # A run that starts from another has its D, unless the trunk before it or the glimpses' places changed.
         start = self.options.start
         wanted = start is None or self.options.epochs1
@@ -273,14 +278,15 @@ class _Run:
         """Everything end to end."""
         if self.options.epochs2:
             stage = CloudStage(self.model, self.later)
-            fit(stage, self.data, self.out / "stage2", self.later, self.progress)
+            self.trained |= fit(stage, self.data, self.out / "stage2", self.later, self.progress)
 
     def stage3(self) -> dict[str, Any] | None:
         """Streams of several clips; accuracy of the held-out clips in one stream, if there are any."""
         if not self.options.epochs3:
             return None
         streams = self.data.streams()
-        fit(StreamStage(self.model, self.later), streams, self.out / "stage3", self.later, self.progress)
+        stage = StreamStage(self.model, self.later)
+        self.trained |= fit(stage, streams, self.out / "stage3", self.later, self.progress)
         return stream_accuracy(self.model, streams.continuous()) if self.samples.validation else None
 
     def summary(self, carried: dict[str, Any] | None) -> dict[str, Any]:

@@ -100,9 +100,9 @@ class _Search:
         except OSError as error:
             if not parts:
                 raise DataError(
-                    f"{path}: cannot be listed ({error.strerror}); check its permissions"
+                    f"{path}: cannot be listed ({error.strerror or error}); check its permissions"
                 ) from None
-            self._pass(path, f"cannot be read ({error.strerror})")
+            self._pass(path, f"cannot be read ({error.strerror or error})")
             return
         names = [item.name for item in items]
         if parts and (written := next((why for marks, why in _WRITTEN if marks <= set(names)), "")):
@@ -134,7 +134,7 @@ class _Search:
             try:
                 items.extend(listing)
             except OSError as error:  # a disk that fails in the middle: what was listed counts
-                self._pass(path, f"cannot be read to its end ({error.strerror})")
+                self._pass(path, f"cannot be read to its end ({error.strerror or error})")
         return sorted(items, key=lambda item: item.name)
 
     def follow(self, path: Path, parts: tuple[str, ...]) -> None:
@@ -172,7 +172,7 @@ class _Search:
         try:
             key = kinds.identity(entry.path)
         except OSError as error:  # a folder that may be listed and not entered
-            self._pass(entry.path, f"cannot be read ({error.strerror})")
+            self._pass(entry.path, f"cannot be read ({error.strerror or error})")
             return
         if key in self._seen:
             self._pass(entry.path, "found already")

@@ -66,7 +66,7 @@ def keep_clips(taught: Path, name: str, clips: Sequence[NDArray[np.uint8]], rate
         _write(folder, rows)
     except OSError as error:
         raise DataError(
-            f"{folder}: clips cannot be kept ({error.strerror}); name a writable folder"
+            f"{folder}: clips cannot be kept ({error.strerror or error}); name a writable folder"
         ) from None
 
 
@@ -98,7 +98,7 @@ def forget_clips(taught: Path, name: str) -> None:
             folder.rmdir()
     except OSError as error:
         raise DataError(
-            f"{folder}: clips of {name} cannot be removed ({error.strerror}); remove them"
+            f"{folder}: clips of {name} cannot be removed ({error.strerror or error}); remove them"
         ) from None
 
 

@@ -77,7 +77,7 @@ def read_taught(folder: Path, model_id: str) -> Taught:
     except FileNotFoundError:
         return Taught(model_id)
     except OSError as error:
-        raise DataError(f"{folder / NAME}: {error.strerror}") from None
+        raise DataError(f"{folder / NAME}: {error.strerror or error}") from None
     try:
         file = _File.model_validate_json(text)
         if file.sha256 != file.digest():
@@ -129,7 +129,7 @@ def write_taught(folder: Path, taught: Taught) -> None:
                     old.unlink()
     except OSError as error:
         raise DataError(
-            f"{folder}: what was taught cannot be kept ({error.strerror}); name a writable folder"
+            f"{folder}: what was taught cannot be kept ({error.strerror or error}); name a writable folder"
         ) from None
 
 
@@ -167,7 +167,9 @@ def locked(folder: Path, *, make: bool = True) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     except OSError as error:
-        raise DataError(f"{folder}: cannot be written ({error.strerror}); name a writable folder") from None
+        raise DataError(
+            f"{folder}: cannot be written ({error.strerror or error}); name a writable folder"
+        ) from None
     try:
         _lock(descriptor, folder)
         yield
@@ -195,7 +197,7 @@ def _lock(descriptor: int, folder: Path) -> None:
                 ) from None
         except OSError as error:
             raise DataError(
-                f"{folder}: cannot be locked ({error.strerror}); name a folder on a disk of this machine"
+                f"{folder}: cannot be locked ({error.strerror or error}); name a folder on a disk of this machine"
             ) from None
         time.sleep(0.02)
 

@@ -79,7 +79,7 @@ def open_plan(
     try:
         plan = read_engine_file(path, MAX_PLAN_BYTES)
     except OSError as error:
-        raise EngineError(f"{path}: cannot be read ({error.strerror}); build it again") from None
+        raise EngineError(f"{path}: cannot be read ({error.strerror or error}); build it again") from None
     # What is deserialised is what was checked, whoever has written in between.
     if hashlib.sha256(plan).hexdigest() != sidecar.plan_sha256:
         raise EngineError(f"{path}: the engine was changed while it was opened; build it again")

@@ -137,7 +137,7 @@ def check_plan(path: Path, wanted: Wanted) -> Sidecar:
     try:
         sidecar = Sidecar.model_validate_json(read_engine_file(side, MAX_SIDECAR_BYTES))
     except NotRegular as error:
-        raise EngineRefused(f"{side}: {error.strerror}; remove it, then {hint}") from None
+        raise EngineRefused(f"{side}: {error.strerror or error}; remove it, then {hint}") from None
     except OSError:
         raise EngineRefused(f"{path}: the engine has no sidecar {side.name}; {hint}") from None
     except (ValidationError, ValueError):
@@ -165,7 +165,7 @@ def check_plan(path: Path, wanted: Wanted) -> Sidecar:
             )
         digest = sha256_regular(path.parent.parent, f"{ENGINES}/{path.name}")
     except OSError as error:
-        raise EngineRefused(f"{path}: cannot be read ({error.strerror}); {hint}") from None
+        raise EngineRefused(f"{path}: cannot be read ({error.strerror or error}); {hint}") from None
     if digest != sidecar.plan_sha256:
         raise EngineRefused(f"{path}: the engine was changed after it was built; {hint}")
     return sidecar
@@ -217,7 +217,7 @@ def write_pair(path: Path, data: bytes | memoryview, side: Path, record: str) ->
         write_atomically(side, record, durable=True)
     except OSError as error:
         raise EngineError(
-            f"{path}: cannot be written ({error.strerror}); free space or choose another disk"
+            f"{path}: cannot be written ({error.strerror or error}); free space or choose another disk"
         ) from None
 
 
@@ -234,11 +234,11 @@ def locked(folder: Path, on_wait: Callable[[float], None]) -> Iterator[None]:
         file = open_regular(folder.parent, f"{folder.name}/.lock", os.O_RDWR | os.O_CREAT)
     except NotRegular as error:
         raise EngineError(
-            f"{error.filename}: {error.strerror}; nothing is written through it: remove it, then build again"
+            f"{error.filename}: {error.strerror or error}; nothing is written through it: remove it, then build again"
         ) from None
     except OSError as error:
         raise EngineError(
-            f"{folder}: cannot be written ({error.strerror}); copy the bundle to a writable folder"
+            f"{folder}: cannot be written ({error.strerror or error}); copy the bundle to a writable folder"
         ) from None
     with file:
         start = time.monotonic()

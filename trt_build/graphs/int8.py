@@ -248,6 +248,6 @@ def quantize_bundle(
             write_bundle(bundle.path, info, kept | made)
         except OSError as error:
             raise BundleError(
-                f"{bundle.path}: cannot be written ({error.strerror}); copy the bundle to a writable folder"
+                f"{bundle.path}: cannot be written ({error.strerror or error}); copy the bundle to a writable folder"
             ) from None
     return load_bundle(bundle.path)

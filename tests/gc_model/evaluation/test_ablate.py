@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
 pytest.importorskip("gc_model.training.train", reason="pip install -e '.[train]'", exc_type=ImportError)
 
-from gc_model.evaluation.ablate import ROWS, ablate, markdown
+from gc_model.evaluation.ablate import ROWS, ablate, markdown, table
 from gc_model.evaluation.evaluate import EvaluateOptions, evaluate
 from tests.gc_model.runs import ntu_people, tiny_options
 from trt_build.errors import DataError
@@ -49,6 +49,22 @@ def test_the_ablation_runs_rows_resumes_and_sets_the_papers_figures_beside_ours(
         ablate(tiny_options(ntu_people(), epochs1=2), tmp_path / "out", **asked)
     with pytest.raises(DataError, match="clouds_LD_LG"):
         ablate(base, tmp_path / "out", rows=["mlp"])
+
+
+@pytest.mark.parametrize("text", ['{"options"', "[]", '{"options": {"lr": "fast"}, "test": {}}'])
+def test_a_damaged_description_of_an_ablation_is_one_line(tmp_path, text):
+    (tmp_path / "ablation.json").write_text(text)
+    with pytest.raises(DataError, match=r"ablation\.json is damaged \(.*choose another --out") as error:
+        ablate(tiny_options(ntu_people()), tmp_path, splits=["cross_subject"])
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_report_is_named_when_the_table_is_made(tmp_path):
+    run = tmp_path / "clouds" / "cross_subject-0"
+    run.mkdir(parents=True)
+    (run / "report.json").write_text('{"accuracy": 0.5}')
+    with pytest.raises(DataError, match=r"report\.json is damaged"):
+        table(tmp_path, "ntu")
 
 
 @pytest.mark.slow

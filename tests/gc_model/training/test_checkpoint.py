@@ -65,6 +65,23 @@ def test_an_incomplete_or_damaged_run_is_one_line_with_a_remedy(copy, name, cont
     assert all(word in str(error.value) for word in [*words, str(copy)]) and "\n" not in str(error.value)
 
 
+def test_weights_that_are_not_finite_are_named(copy):
+    model, recipe = checkpoint.load(copy)
+    with torch.no_grad():
+        model.readout.bias[0] = float("nan")
+    checkpoint.save(copy, model, recipe)
+    with pytest.raises(DataError, match=r"readout\.bias is not finite.*train again"):
+        checkpoint.load(copy)
+
+
+def test_labels_that_are_not_as_many_as_the_classes_are_damage(copy):
+    values = json.loads((copy / "model.json").read_text())
+    values["recipe"]["labels"].append("one more")
+    (copy / "model.json").write_text(json.dumps(values))
+    with pytest.raises(DataError, match=r"model\.json is damaged .*labels of .* classes"):
+        checkpoint.read_description(copy)
+
+
 def test_weights_of_another_model_do_not_fit(copy, tmp_path):
     checkpoint.save(tmp_path / "other", build(G=2, classes=9), checkpoint.Recipe(["x"] * 9))
     shutil.copy(tmp_path / "other" / "model.safetensors", copy)

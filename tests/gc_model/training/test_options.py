@@ -72,6 +72,15 @@ def test_a_range_that_is_none_is_told_the_default_as_one_types_it(setting):
     assert options(default).scale == TrainOptions.model_fields["scale"].default
 
 
+@pytest.mark.parametrize(
+    "setting",
+    ["window_s=inf", "window_s=nan", "window_s=100000", "window_s=0.0001", "lr=inf", "weight_decay=inf"],
+)
+def test_numbers_that_no_run_can_have_are_refused(setting):
+    with pytest.raises(DataError, match=f"^{setting.partition('=')[0]}: "):
+        options(setting)
+
+
 def test_a_rule_over_several_options_is_one_sentence():
     with pytest.raises(DataError, match=r"^shares: give one for data"):
         options("shares=1,2")

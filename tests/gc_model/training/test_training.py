@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -305,7 +306,7 @@ def test_an_occupied_directory_is_not_trained_over(tmp_path):
     with pytest.raises(DataError, match="--resume"):
         train(uninterrupted())
     with pytest.raises(DataError, match=r"leave out --resume"):
-        train(tmp_path / "new", resume=True)
+        train_module.train(options(), tmp_path / "new", resume=True, progress=False)
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="another --out"):
         train_module.train(options(), tmp_path / "file", progress=False)
@@ -321,6 +322,52 @@ def test_a_damaged_options_file_is_one_line(tmp_path):
     (tmp_path / "run" / "options.json").write_text("{")
     with pytest.raises(DataError, match=r"options\.json is damaged"):
         train(tmp_path / "run", resume=True)
+
+
+def test_a_trained_network_without_options_is_not_trained_over(tmp_path):
+    # As `gc-model unpack` and `average` leave one, and a bundle.
+    for name in ("model.json", "bundle.json"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("{}")
+        for resume in (False, True):
+            with pytest.raises(DataError, match="holds a trained network: choose another --out"):
+                train(tmp_path / name, resume=resume)
+
+
+def test_a_finished_run_that_is_resumed_keeps_its_calibration(tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted(), run)
+    model, recipe = checkpoint.load(run)
+    checkpoint.save(run, model, replace(recipe, temperature=0.5, unknown_threshold=0.25))
+    train(run, resume=True)
+    recipe = checkpoint.load(run)[1]
+    assert (recipe.temperature, recipe.unknown_threshold) == (0.5, 0.25)
+    (run / "stage2" / "last.ckpt").unlink()  # a part that is repeated makes another network
+    train(run, resume=True)
+    assert checkpoint.load(run)[1].temperature == 1.0
+    assert_same_weights(run, uninterrupted())
+
+
+def test_a_run_interrupted_while_decoding_is_started_with_and_without_resume(tmp_path):
+    for resume in (False, True):
+        (tmp_path / f"{resume}" / "cache").mkdir(parents=True)
+        train(tmp_path / f"{resume}", resume=resume, epochs1=0, epochs2=0)
+        assert (tmp_path / f"{resume}" / "model.json").is_file()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"training": 3}'])
+def test_a_damaged_list_of_clips_is_one_line(tmp_path, text):
+    shutil.copytree(uninterrupted(), tmp_path / "run")
+    (tmp_path / "run" / "clips.json").write_text(text)
+    with pytest.raises(DataError, match=r"clips\.json is damaged"):
+        train(tmp_path / "run", resume=True)
+
+
+def test_a_damaged_shared_stage_is_named_with_the_remedy(tmp_path):
+    path = tmp_path / "shared.safetensors"
+    path.write_bytes((uninterrupted() / "stage1.safetensors").read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"shared\.safetensors is damaged .*delete it"):
+        train_module.train(options(), tmp_path / "run", progress=False, first_stage=path)
 
 
 @pytest.mark.parametrize("part", ["stage1.safetensors", "stage2/last.ckpt"])
