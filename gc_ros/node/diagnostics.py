@@ -212,8 +212,8 @@ def _results(f: CameraFacts) -> Iterator[Condition]:
         yield (
             WARN,
             (
-                f"images are stamped {-f.age_s:.1f} s ahead of this clock (max_age_s {f.max_age_s:g}), so no result "
-                "counts as late; set the clock of the camera's machine, or set max_age_s:=0"
+                f"images are stamped {-f.age_s:.1f} s ahead of this clock, so that no result counts as late; set the "
+                "clock of the camera's machine, or set max_age_s:=0"
             ),
         )
 
