@@ -45,26 +45,25 @@ def peak_from_here() -> int:
 def least_seconds(data: bytes, bound: float) -> float:
     """Processor time of decoding, the least of up to six times: a loaded machine has slow moments, not slow images.
 
-    Above `bound` it is that of a machine on which a plain picture takes what `Extent.seconds` says, where this one is
-    slower: a virtual one may take half as long again for fresh memory alone.
+    Above `bound` it is that of a machine on which a plain picture of the kind takes what `Extent.seconds` says, where
+    this one is slower at that moment: a virtual one may take half as long again for fresh memory alone, and more while
+    another process uses the memory, too.
     """
-    least = _least_seconds(data, bound)
-    if least < bound:
-        return least
-    plain = cv2.imencode(".jpg", natural(1920, 1080))[1].tobytes()
-    wanted = jpeg_extent(memoryview(plain)).seconds
-    return least / max(_least_seconds(plain, wanted) / wanted, 1.0)
-
-
-def _least_seconds(data: bytes, bound: float) -> float:
     least = float("inf")
     for _ in range(6):
-        began = time.thread_time()
-        decoded(data)
-        least = min(least, time.thread_time() - began)
+        least = min(least, _seconds(data))
         if least < bound:
-            break
-    return least
+            return least
+    suffix, extent = (".png", png_extent) if data.startswith(b"\x89PNG") else (".jpg", jpeg_extent)
+    plain = cv2.imencode(suffix, natural(1280, 720))[1].tobytes()
+    wanted = extent(memoryview(plain)).seconds
+    return min(_seconds(data) / max(_seconds(plain) / wanted, 1.0) for _ in range(6))
+
+
+def _seconds(data: bytes) -> float:
+    began = time.thread_time()
+    decoded(data)
+    return time.thread_time() - began
 
 
 def check(data: bytes) -> bool:
