@@ -90,7 +90,9 @@ def test_maps_survive_the_process_and_do_not_mix_with_those_of_validation(front,
 
 def test_a_disk_that_cannot_hold_the_features_is_said_before_anything_is_computed(front, monkeypatch):
     monkeypatch.setattr(frozen_front.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(DataError, match=r"take .* GB, 0\.0 are free; choose another --out, with fewer --set views="):
+    with pytest.raises(
+        DataError, match=r"take .* GB, 0\.0 are free; choose another --out, with fewer --set views="
+    ):
         front()
 
 
