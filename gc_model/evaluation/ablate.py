@@ -150,9 +150,9 @@ def _check(base: TrainOptions, out: Path, test: dict[str, Any]) -> None:
     path = out / "ablation.json"
     asked = {"options": base.model_dump(mode="json"), "test": test}
     if path.is_file():
-        before = _read(path)
-        # Through the options of today: what was begun before an option existed has its default.
         with _undamaged(path):
+            before = json.loads(path.read_text())
+            # Through the options of today: what was begun before an option existed has its default.
             before["options"] = TrainOptions.model_validate(before["options"]).model_dump(mode="json")
         if before != asked:
             raise DataError(
@@ -168,11 +168,6 @@ def _check(base: TrainOptions, out: Path, test: dict[str, Any]) -> None:
             f"{out} cannot be written ({error.strerror or error}): choose another --out"
         ) from None
     write_atomically(path, json.dumps(asked, indent=1))
-
-
-def _read(path: Path) -> Any:
-    with _undamaged(path):
-        return json.loads(path.read_text())
 
 
 @contextmanager
@@ -198,7 +193,7 @@ def table(out: Path, layout: str) -> dict[str, Any]:
         for path in sorted((out / name).glob("*/report.json")):
             key = path.parent.name.rpartition("-")[0]
             with _undamaged(path):
-                report = _read(path)
+                report = json.loads(path.read_text())
                 results.setdefault(key, []).append(100 * report["accuracy"])
                 clips[key], minutes = report["clips"], minutes + report["minutes"]
         if not results:

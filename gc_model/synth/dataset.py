@@ -236,12 +236,12 @@ def synthesize(
         noise=noise, missing_skeletons=missing_skeletons, joints=joints, boxes=boxes,
     )  # fmt: skip
     workers, root = processes(workers), Path(out)
-    _tables(root, jobs)  # one that cannot be added to is no reason to draw first
+    tables = _tables(root, jobs)  # one that cannot be added to is no reason to draw first
     start = time.perf_counter()
     frames = run_jobs(root, jobs, make, workers, progress)
     seconds = time.perf_counter() - start
     try:
-        for path, text in _tables(root, jobs).items():
+        for path, text in tables.items():
             write_atomically(path, text)
     except OSError as error:
         raise cannot_write(root, error) from error

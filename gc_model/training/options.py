@@ -62,9 +62,8 @@ class TrainOptions(BaseModel):
     glimpses: int | None = None
     workers: int | None = None
     start: Path | None = None  # a run to start from: its network, and its weights where classes agree
-    window_s: float = Field(
-        default=4.0, ge=0.1, le=600
-    )  # T frames in it are 0.01 to 1000 Hz, as bundles have it
+    # T frames in it are 0.01 to 1000 Hz, as bundles have it.
+    window_s: float = Field(default=4.0, ge=0.1, le=600)
     epochs1: int = Field(default=20, ge=0)
     epochs2: int = Field(default=20, ge=0)
     epochs3: int = Field(default=0, ge=0)  # on streams; after them the state is carried on (reset_after=0)
