@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that appear under their name only when they are whole: write to a neighbour, then rename."""
+"""Files that appear under their name only when they are whole, written to a neighbour and renamed; and their locks."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -62,3 +64,20 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def lock(descriptor: int, on_wait: Callable[[float], None], every_s: float) -> None:
+    """Lock an open file for this process alone; the kernel releases it when the file is closed.
+
+    on_wait: called every `every_s` seconds, while another process holds it, with the seconds waited so far; what it
+    raises ends the wait. Raises OSError where the disk has no locks.
+    """
+    start = time.monotonic()
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            pass
+        on_wait(time.monotonic() - start)
+        time.sleep(every_s)

@@ -8,11 +8,9 @@ in `taught.json`, that by the hash of its own content.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,7 +24,7 @@ from gc_ros.recognition.taught import MAX_ACTIVITIES, MAX_WINDOWS, Lessons, Taug
 from trt_build import tensors
 from trt_build.bundle import MAX_LABEL_LENGTH, LoadedBundle
 from trt_build.errors import DataError
-from trt_build.files import write_atomically
+from trt_build.files import lock, write_atomically
 from trt_build.untrusted import read_regular
 
 NAME = "taught.json"
@@ -184,22 +182,19 @@ def must_hold(folder: Path) -> None:
 
 
 def _lock(descriptor: int, folder: Path) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise DataError(
-                    f"{folder}: another process has been changing it for {PATIENCE_S:g} s; end that, or wait for it, "
-                    "and try again"
-                ) from None
-        except OSError as error:
+    def on_wait(waited_s: float) -> None:
+        if waited_s > PATIENCE_S:
             raise DataError(
-                f"{folder}: cannot be locked ({error.strerror or error}); name a folder on a disk of this machine"
-            ) from None
-        time.sleep(0.02)
+                f"{folder}: another process has been changing it for {PATIENCE_S:g} s; end that, or wait for it, "
+                "and try again"
+            )
+
+    try:
+        lock(descriptor, on_wait, every_s=0.02)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be locked ({error.strerror or error}); name a folder on a disk of this machine"
+        ) from None
 
 
 def _arrays_name(digest: str) -> str:

@@ -9,10 +9,8 @@ without a sidecar is refused.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trt_build.bundle import WEIGHTS_NAME, LoadedBundle
 from trt_build.errors import EngineError
-from trt_build.files import write_atomically
+from trt_build.files import lock, write_atomically
 from trt_build.untrusted import NotRegular, open_regular, read_regular, sha256_regular
 
 ENGINES = "engines"
@@ -241,14 +239,7 @@ def locked(folder: Path, on_wait: Callable[[float], None]) -> Iterator[None]:
             f"{folder}: cannot be written ({error.strerror or error}); copy the bundle to a writable folder"
         ) from None
     with file:
-        start = time.monotonic()
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                on_wait(time.monotonic() - start)
-                time.sleep(0.2)
+        lock(file.fileno(), on_wait, every_s=0.2)
         yield  # closing the file releases it
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -205,7 +206,7 @@ def test_a_disk_without_locks_is_said(tmp_path, monkeypatch):
     def without(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(taught_file.fcntl, "flock", without)
+    monkeypatch.setattr(fcntl, "flock", without)
     with pytest.raises(DataError, match="cannot be locked"), locked(tmp_path):
         pass
 
