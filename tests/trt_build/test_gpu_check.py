@@ -127,15 +127,25 @@ def test_engines_are_opened_side_by_side_each_in_a_copy_of_its_own(
         script.open_all(check, cases[:2], tmp_path)
 
 
+def test_on_a_stand_in_a_slow_step_has_the_time_of_the_whole(script: ModuleType, tmp_path: Path) -> None:
+    slow = [sys.executable, "-c", "import time; time.sleep(0.5); print('done')"]
+    check = script.Check(dict(NO_GPU), tmp_path / "found.json", 60, True)
+    assert check.run(slow, 0.1) == "done\n"
+    with pytest.raises(RuntimeError, match="stopped after 0 s"):
+        check_of(script, tmp_path / "found.json").run(slow, 0.1)
+    with pytest.raises(RuntimeError, match="stopped after 1 s"):
+        script.Check(dict(NO_GPU), None, 1, True).run(["sleep", "60"], 90)
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_the_whole_script_on_a_stand_in(make_bundle: Callable[..., LoadedBundle], tmp_path: Path) -> None:
     bundle = make_bundle("colours")
     out = tmp_path / "found.json"
     command = [str(SCRIPT), "--stand-in", "--bundle", str(bundle.path), "--preset", "", "--out", str(out)]
     environment = {"PYTHON": sys.executable, "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-    command += ["--calls", "5", "--seconds", "360"]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=390)
+    command += ["--calls", "5", "--seconds", "800"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=850)
     found = json.loads(out.read_text())
     steps, name = found["steps"], bundle.path.name
     assert done.returncode == 0, (done.stderr, steps)
