@@ -7,9 +7,11 @@ times are exact, which clips of varying frame rate need.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
@@ -22,7 +24,8 @@ from typing import Any, cast
 import av
 import cv2
 import numpy as np
-from av.sidedata.sidedata import Type
+from av.sidedata.sidedata import SideDataContainer, Type
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from gc_ros.media.images import Picture
@@ -39,6 +42,7 @@ _MOST_FAILURES = 64  # of a container in a row
 _OTHER_MATRICES = (1, 4, 7, 9, 10)
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a path has lost the second slash
+_LOCAL = threading.local()
 
 # No log callback into Python: it takes the GIL in a decoder's thread, and a decoder that is freed meanwhile waits for
 # that thread with the GIL held, for ever. Silent, too: libav's lines would surround our one line an error.
@@ -230,15 +234,32 @@ def _rgb(frame: av.VideoFrame) -> NDArray[np.uint8]:
     PyAV before 17 takes them for that whatever their tags say, which is up to 40 of 255 off, unless it is told.
     """
     tagged = frame.colorspace in _OTHER_MATRICES or frame.color_range == _FULL_RANGE
+    colours: dict[str, Any] = {}
     if tagged and not frame.format.is_rgb and len(frame.format.components) > 2:
-        frame = frame.reformat(
-            format="rgb24",
-            src_colorspace=frame.colorspace,
-            dst_colorspace="ITU601",  # of no meaning for RGB, but PyAV converts by a matrix only if the two differ
-            src_color_range=frame.color_range,
-            dst_color_range=_FULL_RANGE,
-        )
-    return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+        colours = {
+            "src_colorspace": frame.colorspace,
+            "dst_colorspace": "ITU601",  # of no meaning for RGB, but PyAV converts by a matrix only if the two differ
+            "src_color_range": frame.color_range,
+            "dst_color_range": _FULL_RANGE,
+        }
+    return np.asarray(reformat(frame, format="rgb24", **colours).to_ndarray(), np.uint8)
+
+
+def reformat(frame: av.VideoFrame, **options: Any) -> av.VideoFrame:
+    """`frame.reformat(**options)`, which would start as many threads as there are processors, for each frame."""
+    if not hasattr(_LOCAL, "reformatter"):
+        _LOCAL.reformatter = VideoReformatter()
+    return cast("av.VideoFrame", _LOCAL.reformatter.reformat(frame, **options, **_one_thread()))
+
+
+@functools.cache
+def _one_thread() -> dict[str, int]:
+    """The option of `reformat` that keeps it in one thread; older PyAV has none, and one thread."""
+    try:
+        VideoReformatter().reformat(av.VideoFrame(2, 2, "rgb24"), format="bgr24", threads=1)
+    except TypeError:
+        return {}
+    return {"threads": 1}
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
@@ -246,7 +267,8 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
 
     A point (x, y) of the frame is shown at (a x + c y, b x + d y).
     """
-    data: Any = cast(Any, frame.side_data).get(Type.DISPLAYMATRIX)
+    # The frame keeps what its property makes, which keeps the frame: both would stay until the next garbage collection.
+    data: Any = cast(Any, SideDataContainer(frame)).get(Type.DISPLAYMATRIX)
     matrix = np.frombuffer(bytes(data), np.int32).astype(float) if data else np.zeros(0)
     if len(matrix) != 9:
         return False, False, False

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gc_ros.media.video import cause
+from gc_ros.media.video import cause, reformat
 from gc_ros.stamps import NS
 from trt_build.errors import DataError
 
@@ -79,9 +79,8 @@ class VideoWriter:
         if cut.shape[:2] != (stream.height, stream.width):
             size = (stream.width, stream.height)
             cut = np.asarray(cv2.resize(cut, size, interpolation=cv2.INTER_AREA), np.uint8)
-        picture = av.VideoFrame.from_ndarray(cut, format="rgb24").reformat(
-            format="yuv420p", dst_colorspace="ITU709"
-        )
+        whole = av.VideoFrame.from_ndarray(cut, format="rgb24")
+        picture = reformat(whole, format="yuv420p", dst_colorspace="ITU709")
         picture.pts, picture.time_base = pts, Fraction(1, _CLOCK)
         with self._named():
             self._container.mux(stream.encode(picture))

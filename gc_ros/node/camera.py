@@ -137,6 +137,7 @@ class Camera:
         """Give the recogniser an image. In the executor's thread, or that which decodes."""
         message, stamp_ns = arrived.message, arrived.stamp_ns
         encoding = self.input.transport.encoding(message)
+        self.results.saw(stamp_ns, self.input.transport.frame_id(message))  # before a result may come
         try:
             window = self.recognizer.offer(picture, stamp_ns, encoding=encoding, asked=arrived.asked)
         except ImageError as error:
@@ -145,7 +146,6 @@ class Camera:
         if arrived.asked != self.recognizer.asked:
             return
         decode_s += picture.decode_s
-        self.results.frame_id = self.input.transport.frame_id(message)
         if self.recognizer.epoch != self._epoch:
             self._after_reset(stamp_ns)
         self._stamps.append(stamp_ns)

@@ -27,6 +27,7 @@ from gc_ros.media.transports import BY_NAME, Transport
 from gc_ros.node import graph, ros_messages
 from gc_ros.node.decoding import PACKETS, WAITING, Decoding
 from gc_ros.node.diagnostics import REFUSED_S, STAMPS_S, Recent
+from gc_ros.stamps import NS
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Input:
         self.received = self.refused = self.unusable = self.zero_stamps = 0
         self.waiting_since: float | None = None  # for a key frame, by time.monotonic
         self.first_refusal: str | None = None
+        self._unstamped = False  # whether the last image had no stamp
         self.lately = {
             "received": Recent(REFUSED_S),
             "refused": Recent(REFUSED_S),
@@ -192,8 +194,12 @@ class Input:
 
     def _stamp(self, message: Any) -> int:
         stamp_ns = self.transport.stamp_ns(message)
+        alone, self._unstamped = not self._unstamped, stamp_ns == 0
         if stamp_ns != 0:
             return stamp_ns
+        now_ns = int(self._node.get_clock().now().nanoseconds)
+        if alone and now_ns < NS and self._node.get_parameter("use_sim_time").value:
+            return 0  # a simulation begins at zero, also again
         if not self.zero_stamps:
             self._node.get_logger().warning(
                 f"images on {self.topic} have no stamp; their arrival time is used"
@@ -201,7 +207,7 @@ class Input:
         self.zero_stamps += 1
         self.lately["zero stamp"].add()
         # Under simulated time without /clock the node's clock stands at zero.
-        return int(self._node.get_clock().now().nanoseconds) or time.time_ns()
+        return now_ns or time.time_ns()
 
     def _miss(self, reason: str) -> None:
         """A message is passed over, so those that build on it are of no use."""

@@ -290,9 +290,14 @@ class ActivityRecognition(LifecycleNode):
 
     # -- services --------------------------------------------------------------------------------------------
 
+    def _not_so_far(self, transition: str) -> str:
+        """Why a service must wait for a transition."""
+        remedy = "start it again" if self.state == "finalized" else f"{transition} it first"
+        return f"the node is {self.state}; {remedy}"
+
     def _on_enable(self, request: Any, response: Any) -> Any:
         if not self._cameras:
-            response.success, response.message = False, f"the node is {self.state}; configure it first"
+            response.success, response.message = False, self._not_so_far("configure")
             return response
         for camera in self._cameras:
             camera.enable(request.data)
@@ -306,7 +311,7 @@ class ActivityRecognition(LifecycleNode):
 
     def _on_reset(self, request: Any, response: Any) -> Any:
         if not self._cameras:
-            response.success, response.message = False, f"the node is {self.state}; configure it first"
+            response.success, response.message = False, self._not_so_far("configure")
             return response
         for camera in self._cameras:
             camera.reset("service")
@@ -315,13 +320,13 @@ class ActivityRecognition(LifecycleNode):
 
     async def _on_teach(self, request: Any, response: Any) -> Any:
         if self._model is None or self.state != "active":
-            response.success, response.message = False, f"the node is {self.state}; activate it first"
+            response.success, response.message = False, self._not_so_far("activate")
             return response
         return await self._model.teaching.teach(request, response, self._cameras)
 
     async def _on_forget(self, request: Any, response: Any) -> Any:
         if self._model is None:
-            response.success, response.message = False, f"the node is {self.state}; configure it first"
+            response.success, response.message = False, self._not_so_far("configure")
             return response
         return await self._model.teaching.forget(request, response, self._cameras)
 

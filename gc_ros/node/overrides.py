@@ -55,23 +55,31 @@ def _files(arguments: Sequence[str]) -> Iterator[str]:
 
 def _shared_names(arguments: Sequence[str]) -> Iterator[str]:
     for path in _files(arguments):
-        yield from _under(yaml.safe_load(Path(path).read_text()), "")
+        try:
+            # Names alone are wanted: nothing is made of tags, dates and what else only ROS needs to understand.
+            for tree in yaml.compose_all(Path(path).read_bytes(), yaml.SafeLoader):
+                yield from _under(tree, "")
+        except (OSError, ValueError, yaml.YAMLError):
+            continue  # ROS took it
 
 
 def _under(tree: Any, node: str) -> Iterator[str]:
     """Parameters of a file that are given to nodes of any name."""
-    if not isinstance(tree, dict):
-        return
-    for key, value in tree.items():
+    for key, value in _pairs(tree):
         if key != "ros__parameters":
-            yield from _under(value, str(key))
+            yield from _under(value, key)
         elif node.rsplit("/", 1)[-1] in ("*", "**"):
             yield from _flat(value, "")
 
 
 def _flat(tree: Any, prefix: str) -> Iterator[str]:
-    for key, value in tree.items() if isinstance(tree, dict) else ():
-        if isinstance(value, dict):
+    for key, value in _pairs(tree):
+        if isinstance(value, yaml.MappingNode):
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"
+
+
+def _pairs(tree: Any) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.value if isinstance(tree, yaml.MappingNode) else ():
+        yield str(key.value), value

@@ -138,7 +138,7 @@ class PeopleResults:
         self._last = newest
         self._said = {*self._newest, *present.warming_up, *present.left_out}
         message = gc_msg.PersonActivities(
-            header=ros_messages.to_header(newest.stamp_ns, self._results.frame_id),
+            header=ros_messages.to_header(newest.stamp_ns, self._results.frame_id_of(newest.stamp_ns)),
             image_width=newest.width,
             image_height=newest.height,
             people=told,
@@ -159,7 +159,8 @@ class PeopleResults:
         if body not in self._gestures:
             topic = Bodies.gesture_topic(body)
             self._gestures[body] = self._node.create_publisher(self._gesture_type, topic, 10)
-        header = ros_messages.to_header(result.activity.stamp_ns, self._results.frame_id)
+        stamp_ns = result.activity.stamp_ns
+        header = ros_messages.to_header(stamp_ns, self._results.frame_id_of(stamp_ns))
         self._gestures[body].publish(self._gesture_type(header=header, gesture=number))
 
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from gc_ros.recognition.people import PersonActivity
 from gc_ros.recognition.smoothing import ActivityEvent
 from gc_ros.stamps import NS
 
+_FRAME_IDS = 256  # changes of a camera's frame_id that are remembered
 _WATCHED = 16  # images kept for the overlay, while somebody watches
 
 
@@ -76,7 +77,7 @@ class Results:
         self.latencies = Latencies()
         self.age = Recent(AGE_S)  # the newest remark is the age of the newest result, seconds
         self.unpublished = Recent(AGE_S)
-        self.frame_id = ""  # of the newest image
+        self._frame_ids: deque[tuple[int, str]] = deque(maxlen=_FRAME_IDS)  # each since its stamp
 
     def _create(self, message_type: Any, topic: str, qos: Any) -> Any:
         if message_type is None:
@@ -90,6 +91,21 @@ class Results:
         for publisher in self._publishers:
             self._node.destroy_publisher(publisher)
         self._publishers.clear()
+
+    def saw(self, stamp_ns: int, frame_id: str) -> None:
+        """An image came, of which a result may be."""
+        if frame_id != self.frame_id:
+            self._frame_ids.append((stamp_ns, frame_id))
+
+    @property
+    def frame_id(self) -> str:
+        """Of the newest image."""
+        return self._frame_ids[-1][1] if self._frame_ids else ""
+
+    def frame_id_of(self, stamp_ns: int) -> str:
+        """Of the image with this stamp: results come later, and cameras change theirs."""
+        changes = list(self._frame_ids)
+        return next((name for since, name in reversed(changes) if since <= stamp_ns), self.frame_id)
 
     def publish(self, activity: Activity, job: Job, began: float) -> None:
         """All messages of a result. began: time.perf_counter before its first engine call."""
@@ -118,7 +134,7 @@ class Results:
         self._activity.publish(
             ros_messages.to_activity(
                 activity,
-                self.frame_id,
+                self.frame_id_of(activity.stamp_ns),
                 late=bool(max_age_s) and age_s > max_age_s,
                 age_s=age_s,
                 decode_s=job.decode_s,
@@ -129,7 +145,8 @@ class Results:
         )
         self.publish_events(activity.events, activity.stamp_ns)
         if self._classification is not None:
-            self._classification.publish(ros_messages.to_classification(activity, self.frame_id))
+            frame_id = self.frame_id_of(activity.stamp_ns)
+            self._classification.publish(ros_messages.to_classification(activity, frame_id))
         self.age.add(remark=age_s)
         self.latencies.add(
             age=age_s,
@@ -147,7 +164,8 @@ class Results:
             self._annotations.publish(foxglove.to_annotations(activity, stamp, event))
         if self._markers is not None and self._markers.get_subscription_count():
             fov_deg = float(self._setting("marker_fov_deg"))
-            self._markers.publish(rviz.to_markers(activity, self.frame_id, fov_deg))
+            frame_id = self.frame_id_of(activity.stamp_ns)
+            self._markers.publish(rviz.to_markers(activity, frame_id, fov_deg))
         self._draw(activity)
 
     def show_people(self, people: Sequence[PersonActivity], newest: Activity) -> None:
@@ -161,9 +179,8 @@ class Results:
             self._annotations.publish(foxglove.to_people_annotations(people, self._scene, stamp, size[1]))
         if self._markers is not None and self._markers.get_subscription_count():
             fov_deg = float(self._setting("marker_fov_deg"))
-            self._markers.publish(
-                rviz.to_people_markers(people, size, newest.stamp_ns, self.frame_id, fov_deg)
-            )
+            frame_id = self.frame_id_of(newest.stamp_ns)
+            self._markers.publish(rviz.to_people_markers(people, size, newest.stamp_ns, frame_id, fov_deg))
         # The frames of the people are chosen apart from those of the picture, which are kept.
         image = self._kept(newest.stamp_ns, NS // 4)
         if image is not None:
@@ -179,9 +196,8 @@ class Results:
         for event in events:
             decided = event.stamp_ns if decided_ns is None else decided_ns
             with self.guarded():
-                self._events.publish(
-                    ros_messages.to_event(event, decided, self.frame_id, self._model_id, person)
-                )
+                frame_id = self.frame_id_of(decided)
+                self._events.publish(ros_messages.to_event(event, decided, frame_id, self._model_id, person))
         if events and not person:
             self._banner.add(events, decided)
 
@@ -220,7 +236,7 @@ class Results:
             self._publish_drawn(picture, activity.stamp_ns)
 
     def _publish_drawn(self, picture: np.ndarray, stamp_ns: int) -> None:
-        header = ros_messages.to_header(stamp_ns, self.frame_id)
+        header = ros_messages.to_header(stamp_ns, self.frame_id_of(stamp_ns))
         if self._debug.get_subscription_count():
             self._debug.publish(ros_messages.to_image(picture, header, "rgb8"))
         if self._debug_jpeg.get_subscription_count():

@@ -160,7 +160,11 @@ class Teaching:
             if request.windows
             else max(SECONDS, 2 * info.window_s)
         )
-        showing = Showing(name, windows, recognizers[0].max_frame_gap_s)
+        if seconds < info.window_s:
+            raise DataError(f"a window of this model takes {info.window_s:g} s: give at least these seconds")
+        # Frames show people: they are kept where that was asked for alone.
+        keep = bool(self._setting("keep_clips"))
+        showing = Showing(name, windows, recognizers[0].max_frame_gap_s, keep)
 
         def is_shower(person: Person | None) -> bool:
             return (person.id if person is not None else "") == request.person
@@ -174,9 +178,8 @@ class Teaching:
                 showing.see_frame(frame)
 
         self._showing, camera.watching = showing, see
-        if self._setting("keep_clips"):
-            for recognizer in recognizers:
-                recognizer.watch(see_frame)
+        for recognizer in recognizers:
+            recognizer.watch(see_frame)
         deadline = time.monotonic() + seconds
         try:
             while not showing.complete and time.monotonic() < deadline and not self._ended:

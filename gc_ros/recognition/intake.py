@@ -170,14 +170,11 @@ class Intake:
         return Window(self.epoch, self._due, stamps, frames, width, height, frame.preprocess_s, frame.person)
 
     def watch(self, see: Callable[[StepFrame], None] | None) -> None:
-        """Give `see` the newest T frames, then each that is sampled; None: no longer.
+        """Give `see` each frame that is sampled from now on; None: no longer.
 
         Call under the lock; `see` is called under it, too.
         """
         self._watch = see
-        if see is not None:
-            for frame in self._frames:
-                see(frame)
 
     @property
     def waiting(self) -> int:

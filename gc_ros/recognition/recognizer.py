@@ -160,7 +160,7 @@ class Recognizer:
         return self.info.labels if self._lessons is None else self._lessons.labels
 
     def watch(self, see: Callable[[StepFrame], None] | None) -> None:
-        """Give `see` the newest T frames now, then each that is sampled, in the thread of `offer`; None: no longer."""
+        """Give `see` each frame that is sampled from now on, in the thread of `offer`; None: no longer."""
         with self._lock:
             self._intake.watch(see)
 
@@ -314,12 +314,14 @@ class Recognizer:
             )
             self._intake.results += 1
             counters = self._intake.counters()
-            events = self._take_events() + self._detector.update(scores, reading.end_ns)
-        best = top_k(scores, labels, self.top_k)
-        label, index, score = best[0]
-        # The threshold is calibrated for the network's own scores; taught activities have limits of their own.
-        weak = index < len(info.labels) and score < self.unknown_threshold
-        unknown = strange or weak or label in info.idle
+            best = top_k(scores, labels, self.top_k)
+            label, index, score = best[0]
+            # The threshold is calibrated for the network's own scores; taught activities have limits of their own.
+            weak = index < len(info.labels) and score < self.unknown_threshold
+            unknown = strange or weak or label in info.idle
+            # What is like nothing that was taught or trained counts for no activity, however sure its scores are.
+            counted = np.zeros_like(scores) if strange else scores
+            events = self._take_events() + self._detector.update(counted, reading.end_ns)
         return Activity(
             stamp_ns=reading.end_ns,
             window_start_ns=reading.start_ns,

@@ -77,16 +77,17 @@ def _features(
 class Showing:
     """Windows that a running recogniser sees while somebody shows an activity; a clip of them for every pause.
 
-    name: of the activity. windows: how many to take. `see` belongs to the inference thread, `see_frame` to that of the
-    images, what comes after to whoever has stopped both.
+    name: of the activity. windows: how many to take. keep: whether frames are kept, too. `see` belongs to the inference
+    thread, `see_frame` to that of the images, what comes after to whoever has stopped both.
     """
 
-    def __init__(self, name: str, windows: int, gap_s: float) -> None:
-        self.name, self.windows = name, windows
+    def __init__(self, name: str, windows: int, gap_s: float, keep: bool = False) -> None:
+        self.name, self.windows, self._keep = name, windows, keep
         self._gap = round(gap_s * NS)
         self._clips: list[list[NDArray[np.float32]]] = []
         self._spans: list[tuple[int, int]] = []  # of each clip, the stamps of its first and last frame
         self._frames: dict[int, NDArray[np.uint8]] = {}  # by stamp
+        self._shown: set[int] = set()  # stamps of the frames since it began
         self._last_ns: int | None = None
 
     @property
@@ -99,8 +100,12 @@ class Showing:
         return self.taken >= self.windows
 
     def see(self, features: NDArray[np.float32], start_ns: int, end_ns: int) -> None:
-        """A result of the recogniser. Windows that overlap the last one by more than half say nothing new."""
-        if self.complete:
+        """A result of the recogniser, of a window from its first to its last frame.
+
+        Windows that began before the showing hold something else; those that overlap the last one by more than half say
+        nothing new.
+        """
+        if self.complete or start_ns not in self._shown:
             return
         last = self._last_ns
         # Results may lie a whole window apart: a pause is between the frames.
@@ -114,8 +119,9 @@ class Showing:
         self._last_ns = end_ns
 
     def see_frame(self, frame: StepFrame) -> None:
-        """A frame as the network sees it; the first `MOST` are kept."""
-        if len(self._frames) < MOST:
+        """A frame as the network sees it, before any result that it is part of; the first `MOST` may be kept."""
+        self._shown.add(frame.stamp_ns)
+        if self._keep and len(self._frames) < MOST:
             self._frames[frame.stamp_ns] = frame.image
 
     def pictures(self) -> list[NDArray[np.uint8]]:
@@ -127,7 +133,9 @@ class Showing:
         """What was seen. Raises DataError where nothing was."""
         clips = [np.stack(clip) for clip in self._clips if clip]
         if not clips:
-            raise DataError("no window was seen; show the activity in front of the camera while it is taught")
+            raise DataError(
+                "no whole window was seen; show the activity in front of the camera while it is taught"
+            )
         # What goes on without a pause counts as clips of three windows, so that there is something to leave out.
         parts = [clip[i : i + 3] for clip in clips for i in range(0, len(clip), 3)]
         return examples_of(parts)

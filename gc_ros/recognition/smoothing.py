@@ -72,7 +72,7 @@ class EventDetector:
         self._clear()
 
     def _clear(self) -> None:
-        self.scores: NDArray[Any] | None = None  # smoothed, (K,), sums to 1
+        self.scores: NDArray[Any] | None = None  # smoothed, (K,), sums to 1 at most
         self._stamp = 0
         self._active: int | None = None
         self._candidate: tuple[int, int, float] | None = None  # index, since (ns), score then
@@ -83,7 +83,10 @@ class EventDetector:
         return None if self._active is None else self._labels[self._active]
 
     def update(self, scores: NDArray[Any], stamp_ns: int) -> list[ActivityEvent]:
-        """Take the scores (K,) of the window that ends at `stamp_ns`; return what began or ended, in order."""
+        """Take the scores (K,) of the window that ends at `stamp_ns`; return what began or ended, in order.
+
+        All zero: of a window that shows no activity at all.
+        """
         s = self.smoothing
         if self.scores is None or s.tau_s == 0:
             self.scores = np.asarray(scores, np.float64).copy()

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+import gc
 import resource
+import weakref
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 
-from gc_ros.media.video import open_camera, read_video, upright
+from gc_ros.media import video
+from gc_ros.media.video import open_camera, read_pictures, read_video, upright
 from gc_ros.media.video_writer import PART, VideoWriter
 from tests.videos import BT709, BT2020, centres, flat, patches, rotated, truncated, write_clip
 from trt_build.errors import DataError
@@ -39,30 +41,26 @@ def test_colours_are_decoded_by_the_matrix_of_the_stream(
 
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("matrix", [1, 6, 9])
-def test_a_frames_matrix_and_range_reach_every_release_of_pyav(matrix: int, full: bool) -> None:
+def test_a_frames_matrix_and_range_reach_every_release_of_pyav(
+    matrix: int, full: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """PyAV 14 to 16 convert by BT.601 in limited range whatever a frame says of itself, unless they are told."""
     told: dict[str, Any] = {}
 
-    class Frame:
-        """What a release that must be told gets to hear."""
+    def reformat(frame: av.VideoFrame, **options: Any) -> av.VideoFrame:
+        told.update(options)
+        return av.VideoFrame(frame.width, frame.height, "rgb24")
 
-        width, height, side_data = 64, 48, MappingProxyType({})
-        colorspace, color_range = matrix, 2 if full else 1
-        format = av.VideoFormat("yuv420p")
-
-        def reformat(self, **options: Any) -> Frame:
-            told.update(options)
-            return self
-
-        def to_ndarray(self, format: str) -> np.ndarray:
-            return np.zeros((48, 64, 3), np.uint8)
-
-    upright(cast(av.VideoFrame, Frame())).pixels()
+    monkeypatch.setattr(video, "reformat", reformat)
+    frame = av.VideoFrame(64, 48, "yuv420p")
+    frame.colorspace, frame.color_range = matrix, 2 if full else 1
+    upright(frame).pixels()
+    assert told.pop("format") == "rgb24"
     if (matrix, full) == (6, False):
         assert not told, "its default"
     else:
         assert (told["src_colorspace"], told["src_color_range"]) == (matrix, 2 if full else 1)
-        assert told["format"] == "rgb24" and told["dst_color_range"] == 2
+        assert told["dst_color_range"] == 2
         assert told["dst_colorspace"] == "ITU601", (
             "another than the frame's: else they leave the matrix as it is"
         )
@@ -221,3 +219,30 @@ def test_every_recorded_clip_decodes_whole_with_rising_stamps(clips: Path) -> No
         assert stamps == sorted(set(stamps))
         seconds = (stamps[-1] - stamps[0]) / NS
         assert seconds == pytest.approx((len(stamps) - 1) / float(row["fps"]), rel=0.1)
+
+
+def test_frames_and_their_threads_go_with_them_and_wait_for_no_garbage_collection(tmp_path: Path) -> None:
+    threads = Path("/proc/self/task")
+    if not threads.exists():
+        pytest.skip("threads are counted in /proc")
+    path = tmp_path / "clip.mp4"
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(list(threads.iterdir()))
+        with VideoWriter(path) as writer:
+            for i in range(30):
+                writer.write(np.full((64, 64, 3), 8 * i, np.uint8), i * NS // 10)
+                # The encoder has threads of its own.
+                assert i == 0 or len(list(threads.iterdir())) == encoding
+                encoding = len(list(threads.iterdir()))
+        alive = []
+        for picture, _ in read_pictures(path):
+            picture.pixels()
+            alive.append(weakref.ref(picture))
+        del picture
+        assert len(alive) == 30 and not any(ref() for ref in alive)
+        assert not [o for o in gc.get_objects() if isinstance(o, av.VideoFrame)]
+        assert len(list(threads.iterdir())) <= before
+    finally:
+        gc.enable()

@@ -173,10 +173,17 @@ class Peer:
                 wait_until(count, f"{camera.topic_name} at the node")
         time.sleep(0.2)
 
-    def publish(self, image: np.ndarray, stamp_ns: int, encoding: str = "rgb8", camera: str = "") -> None:
+    def publish(
+        self,
+        image: np.ndarray,
+        stamp_ns: int,
+        encoding: str = "rgb8",
+        camera: str = "",
+        frame_id: str = "camera",
+    ) -> None:
         """Publish an image and, where the node is in this process, wait until it has been taken: the queue of a
         best-effort subscription is short, and a loaded machine would lose what a test counts on."""
-        message = ros_messages.to_image(image, ros_messages.to_header(stamp_ns, "camera"), encoding)
+        message = ros_messages.to_image(image, ros_messages.to_header(stamp_ns, frame_id), encoding)
         cameras = self.running.node._cameras if self.running is not None else []
         cameras = [one for one in cameras if one.name == camera]
         before = cameras[0].input.received if cameras else 0

@@ -19,6 +19,7 @@ from trt_build.engines.open import open_engine
 # After the harness, which skips this module where ROS is missing.
 from builtin_interfaces.msg import Time  # isort: skip
 from diagnostic_msgs.msg import DiagnosticArray  # isort: skip
+from rosgraph_msgs.msg import Clock  # isort: skip
 from rclpy.parameter import Parameter  # isort: skip
 from rclpy.qos import qos_profile_sensor_data  # isort: skip
 from sensor_msgs.msg import Image  # isort: skip
@@ -67,6 +68,38 @@ def test_an_image_without_a_stamp_is_told_and_hides_the_warming_up_no_longer_tha
             peer.publish(toy.number_image(number), 1000 * NS + number * PERIOD)
         status = peer.wait_for_diagnostic("camera", "warming up, 3 of 8", 12)
         assert status.level == OK and {v.key: v.value for v in status.values}["images with zero stamp"] == "1"
+
+
+@pytest.mark.slow
+def test_a_simulation_begins_at_zero_and_begins_again(numbers: Path) -> None:
+    with running(numbers, stall_timeout_s=60.0, use_sim_time=True) as (node, peer):
+        clock = peer.node.create_publisher(Clock, "/clock", 10)
+        peer.wait_for_camera()
+        wait_until(lambda: clock.get_subscription_count() > 0, "the clock's listener")
+        for turn in (1, 2):
+            for number in range(10):
+                now = number * PERIOD
+                clock.publish(Clock(clock=ros_messages.to_time(now)))
+                wait_until(lambda: node.node.get_clock().now().nanoseconds == now, "the time")
+                peer.publish(toy.number_image(number), number * PERIOD)
+            wait_until(lambda: len(peer.activities) == 3 * turn, "three results of ten images")
+            first = peer.activities[-3]
+            assert first.window_start.sec == first.window_start.nanosec == 0
+        status = wait_until(lambda: peer.diagnostics.get("camera"), "diagnostics")
+        assert "no stamp" not in status.message
+
+
+def test_the_frame_id_of_a_result_is_that_of_its_own_image(numbers: Path) -> None:
+    with running(numbers) as (_, peer):
+        peer.wait_for_camera()
+        for number in range(24):
+            stamp_ns = 1000 * NS + number * PERIOD
+            peer.publish(toy.number_image(number), stamp_ns, frame_id=f"camera{number}")
+        wait_until(lambda: len(peer.activities) > 10, "results")
+        for activity in peer.activities:
+            stamp = activity.header.stamp
+            number = ((stamp.sec - 1000) * NS + stamp.nanosec) // PERIOD
+            assert activity.header.frame_id == f"camera{number}"
 
 
 def test_two_publishers_on_one_topic_are_named(numbers: Path) -> None:

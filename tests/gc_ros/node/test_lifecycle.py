@@ -247,9 +247,15 @@ def test_a_second_signal_while_the_interpreter_ends_changes_nothing(bundle: Path
         process.close()
 
 
-def test_a_shared_parameter_file_may_hold_what_is_meant_for_others(bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_shared_parameter_file_may_hold_what_is_meant_for_others(
+    bundle: Path, tmp_path: Path, encoding: str
+) -> None:
     shared = tmp_path / "robot.yaml"
-    shared.write_text("/**:\n  ros__parameters:\n    wheel_radius: 0.1\n    top_k: 2\n")
+    # Tags and dates are ROS's and other nodes' affair.
+    others = "motor:\n  ros__parameters:\n    built: 2026-99-99\n    angle: !degrees 90\n"
+    text = f"{others}/**:\n  ros__parameters:\n    wheel_radius: !unit 0.1\n    top_k: 2\n"
+    shared.write_text(text, encoding=encoding)
     process = Process("--ros-args", "--params-file", str(shared), "-p", f"bundle:={bundle}")
     try:
         wait_until(lambda: "active, waiting" in process.output, "activation", 20)

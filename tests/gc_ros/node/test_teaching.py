@@ -12,16 +12,18 @@ import numpy as np
 import pytest
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
+from std_srvs.srv import Trigger
 
 from tests.gc_ros.node.harness import LATCHED, NAME, Peer, load_info, running, wait_until  # isort: skip
 from tests.gc_ros.node.showing import RED, YELLOW, next_labels, seen, teach  # isort: skip
 
-from glimpse_clouds.msg import TaughtActivities
+from glimpse_clouds.msg import Activity, ActivityEvent, TaughtActivities
 from glimpse_clouds.srv import Forget
 
 from gc_ros.media.clips import find_clips
 from gc_ros.media.video import read_video
 from gc_ros.recognition.kept_clips import kept_clips
+from gc_ros.recognition.taught_file import read_taught
 from tests.gc_ros.node import crowd
 from tests.gc_ros.node.crowd import Detector, Drawn, carrier
 from tests.toy import toy_bundle
@@ -105,6 +107,52 @@ def test_what_cannot_be_taught_is_answered_with_the_reason(bundle: Path, request
         assert not answer.success and words in answer.message
 
 
+def test_what_was_seen_before_the_request_is_no_part_of_what_is_taught(bundle: Path) -> None:
+    with running(bundle, keep_clips=True) as (_, peer):
+        with seen(peer, RED):
+            next_labels(peer, 10)
+        with seen(peer, YELLOW):
+            assert teach(peer, windows=3).success
+    features = read_taught(bundle.with_name("b.taught"), "toy-colours").activities["yellow"].features
+    # The toy's features begin with the mean colour of the window.
+    assert np.abs(features[:, :3] - YELLOW).max() < 20
+    (clip,) = find_clips([kept_clips(bundle.with_name("b.taught"))])
+    assert all(np.allclose(image.mean(axis=(0, 1)), YELLOW, atol=20) for image, _ in read_video(clip.path))
+
+
+def test_what_is_like_nothing_taught_is_no_event(bundle: Path) -> None:
+    with running(bundle, max_age_s=0.0) as (_, peer):
+        with seen(peer, YELLOW):
+            next_labels(peer, 9)
+            assert teach(peer, windows=9).success
+            wait_until(lambda: any(e.label == "yellow" for e in peer.events), "the onset")
+        with seen(peer, RED):
+            next_labels(peer, 30)
+        begin = len(peer.events)
+        with seen(peer, (255, 255, 100)):
+            next_labels(peer, 12)
+            shown = len(peer.activities)
+            next_labels(peer, 20)
+        unknown = peer.activities[shown:]
+        shows = {(a.label, a.status) for a in unknown}
+        assert shows == {("yellow", Activity.STATUS_UNKNOWN)}, "the case that is tested"
+        assert max(a.score for a in unknown) > 0.9
+        assert not [e.label for e in peer.events[begin:] if e.kind == ActivityEvent.ONSET]
+
+
+def test_a_node_that_has_ended_names_a_remedy_that_works(bundle: Path) -> None:
+    with running(bundle) as (_, peer):
+        assert teach(peer, windows=1, seconds=0.1).message.startswith("a window of this model takes")
+        assert peer.transition("deactivate") and peer.transition("cleanup")
+        assert "configure it first" in peer.call(Trigger, f"{NAME}/reset", Trigger.Request()).message
+        assert peer.transition("shutdown")
+        for message in (
+            peer.call(Trigger, f"{NAME}/reset", Trigger.Request()).message,
+            teach(peer, windows=1).message,
+        ):
+            assert message == "the node is finalized; start it again"
+
+
 @pytest.mark.parametrize("mode", ["window", "step"])
 def test_what_is_shown_is_kept_as_clips_only_where_a_parameter_says_so(bundle: Path, mode: str) -> None:
     clips = bundle.with_name("b.taught") / "clips"
@@ -181,8 +229,8 @@ def test_nothing_seen_and_a_bundle_of_before_are_answered_with_the_reason(
     bundle: Path, tmp_path: Path
 ) -> None:
     with running(bundle) as (_, peer):
-        answer = teach(peer, seconds=0.5)
-        assert not answer.success and "no window was seen" in answer.message
+        answer = teach(peer, seconds=1.5)
+        assert not answer.success and "no whole window was seen" in answer.message
     old = toy_bundle(tmp_path / "old", "colours").path
     with running(old) as (_, peer):
         answer = teach(peer, seconds=0.5)

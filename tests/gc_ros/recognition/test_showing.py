@@ -25,7 +25,7 @@ def frame(stamp_s: float) -> StepFrame:
 
 def seen(*windows: tuple[float, float]) -> Showing:
     """A showing of windows from and to a second, with a picture every eighth of a second from 0 to 10."""
-    showing = Showing("x", 100, gap_s=0.5)
+    showing = Showing("x", 100, gap_s=0.5, keep=True)
     for i in range(81):
         showing.see_frame(frame(i / 8))
     for i, (start, end) in enumerate(windows):
@@ -50,13 +50,31 @@ def test_pictures_are_those_of_the_windows_and_no_more_than_fit(monkeypatch: pyt
     assert clip[:, 0, 0, 0].tolist() == [8, 9, 10, 11]
 
 
+def test_a_window_that_began_before_the_showing_is_none_of_it() -> None:
+    showing = Showing("x", 100, gap_s=0.5, keep=True)
+    for i in range(8, 24):  # from the first second on
+        showing.see_frame(frame(i / 8))
+    for start in (0.875, 1, 0.5, 2):
+        showing.see(FEATURES + start, round(start * NS), round((start + 0.875) * NS))
+    assert showing.taken == 2 and [len(clip) for clip in showing.pictures()] == [16]
+    assert np.array_equal(showing.examples().features, [FEATURES + 1, FEATURES + 2])
+
+
+def test_frames_are_kept_only_where_that_was_asked_for() -> None:
+    showing = Showing("x", 100, gap_s=0.5)
+    for i in range(16):
+        showing.see_frame(frame(i / 8))
+    showing.see(FEATURES, 0, NS)
+    assert showing.taken == 1 and not showing.pictures()
+
+
 def test_without_a_window_there_is_nothing_to_learn_from() -> None:
-    with pytest.raises(DataError, match="no window was seen"):
+    with pytest.raises(DataError, match="no whole window was seen"):
         seen().examples()
 
 
 @pytest.mark.parametrize("mode", ["window", "step"])
-def test_who_watches_a_recogniser_sees_the_frames_of_its_window_and_those_that_come(tmp_path, mode) -> None:
+def test_who_watches_a_recogniser_sees_the_frames_that_come_and_none_from_before(tmp_path, mode) -> None:
     bundle = load_bundle(toy_bundle(tmp_path / "b", "colours", embedding=True).path)
     recognizer = Recognizer(bundle, open_engine(bundle, mode, threads=1), mode=mode)
     stamps: list[int] = []
@@ -67,4 +85,4 @@ def test_who_watches_a_recogniser_sees_the_frames_of_its_window_and_those_that_c
             recognizer.watch(None)
         recognizer.push(np.zeros((8, 8, 3), np.uint8), round(i * NS / bundle.info.rate_hz))
     recognizer.close()
-    assert stamps == [round(i * NS / bundle.info.rate_hz) for i in range(12 - bundle.info.T, 16)]
+    assert stamps == [round(i * NS / bundle.info.rate_hz) for i in range(12, 16)]
