@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -95,7 +96,7 @@ def train(
         f"trained on {summary['clips']} clips of {len(summary['labels'])} classes in {summary['minutes']} min: {out}"
     )
     tell_rest(summary, options.window_s)
-    typer.echo(f"next: trt-build export {out} --out BUNDLE")
+    typer.echo(f"next: trt-build export {quote(str(out))} --out BUNDLE")
 
 
 @app.command(epilog="Example: gc-model evaluate run --data clips --subjects p3")
@@ -324,7 +325,9 @@ def average(
     from gc_model.training.average import average as between
 
     between(start, tuned, share, out)
-    typer.echo(f"{100 * share:g} % of {tuned}, the rest of {start}: {out}; next: gc-model calibrate {out}")
+    typer.echo(
+        f"{100 * share:g} % of {tuned}, the rest of {start}: {out}; next: gc-model calibrate {quote(str(out))}"
+    )
 
 
 def main() -> None:

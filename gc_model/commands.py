@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -67,7 +68,7 @@ def finetune(
         f"{summary['minutes']} min: {out}"
     )
     tell_rest(summary, options.window_s)
-    typer.echo(f"next: trt-build export {out} --out BUNDLE")
+    typer.echo(f"next: trt-build export {quote(str(out))} --out BUNDLE")
 
 
 def unpack(
@@ -79,7 +80,8 @@ def unpack(
 
     info = unpacked(bundle, out).info
     typer.echo(
-        f"{info.model_id}, {len(info.labels)} classes: {out}; next: gc-model finetune {out} --data CLIPS --out mine"
+        f"{info.model_id}, {len(info.labels)} classes: {out}; next: gc-model finetune {quote(str(out))} --data CLIPS "
+        "--out mine"
     )
 
 
@@ -128,6 +130,8 @@ def calibrate(
         like and (subjects or boxes or (unknown is not None and unknown_labelled is None))
     ):
         raise DataError("give either --data (with --subjects and --unknown, where wanted) or --like RUN")
+    if data is not None and threshold is not None:
+        raise DataError("--threshold goes with --like; from --data the threshold is measured")
     if data is None:
         found = calibrate_like(run, like or [], threshold=threshold)
     else:
@@ -214,7 +218,8 @@ def glimpses(
         cells = [cell.ljust(width) for cell, width in zip(line, (*widths, 0), strict=True)]
         typer.echo("  ".join(cells))
     typer.echo(
-        f"{found['clips']} clips of {found['data']}; {out}: {rows} of them, glimpse 1 red, 2 green, 3 blue, 4 yellow"
+        f"{found['clips']} clips of {found['data']}; {out}: {found['rows']} of them, "
+        "glimpse 1 red, 2 green, 3 blue, 4 yellow"
     )
 
 

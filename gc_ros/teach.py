@@ -126,7 +126,9 @@ def forget(
     info, where = load_bundle(bundle).info, folder or folder_of(bundle)
     with locked(where, make=False):
         check_clips(where)
-        write_taught(where, read_taught(where, info.model_id).forgotten(name))
+        before = read_taught(where, info.model_id)
+        name = before.spelled(name)
+        write_taught(where, before.forgotten(name))
         forget_clips(where, name)
     typer.echo(f"{name}: forgotten")
 
@@ -144,7 +146,7 @@ def taught(
 ) -> None:
     """List what a bundle was taught; rename one, or add what another robot was taught."""
     from gc_ros.recognition.kept_clips import check_clips, rename_clips
-    from gc_ros.recognition.taught import check_name
+    from gc_ros.recognition.taught import check_name, space_of
     from gc_ros.recognition.taught_file import folder_of, locked, must_hold, read_taught, write_taught
 
     loaded, where = load_bundle(bundle), folder or folder_of(bundle)
@@ -155,6 +157,7 @@ def taught(
             if rename is not None:
                 old, new = _renaming(rename, found)
                 check_clips(where)
+                old = found.spelled(old)
                 found = found.renamed(old, check_name(new, loaded))
             if merge is not None:
                 must_hold(merge)
@@ -167,6 +170,7 @@ def taught(
         print_json({"model_id": found.model_id, "folder": str(where), "activities": rows})
         return
     if not rows:
+        space_of(loaded)  # else the remedy would be none
         typer.echo(
             f"nothing was taught to {loaded.info.model_id}; teach it: gc-ros teach NAME CLIP... -b {bundle}"
         )
@@ -210,7 +214,7 @@ def _rows(loaded: LoadedBundle, found: Any, where: Path) -> list[dict[str, Any]]
 
 def add_to(app: typer.Typer) -> None:
     """Give a command line these commands."""
-    teach_example = "Example: gc-ros teach wave_both_arms a.mp4 b.mp4 c.mp4 --bundle bundles/people"
+    teach_example = "Example: gc-ros teach wave_both_arms a.mp4 b.mp4 c.mp4 --bundle bundles/everyday"
     app.command("teach", epilog=teach_example)(teach)
-    app.command("forget", epilog="Example: gc-ros forget wave_both_arms --bundle bundles/people")(forget)
-    app.command("taught", epilog="Example: gc-ros taught --bundle bundles/people")(taught)
+    app.command("forget", epilog="Example: gc-ros forget wave_both_arms --bundle bundles/everyday")(forget)
+    app.command("taught", epilog="Example: gc-ros taught --bundle bundles/everyday")(taught)

@@ -21,6 +21,7 @@ hash, `LoadedBundle.sha256`, stands for all of them: who knows it out of band ca
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -29,14 +30,15 @@ import threading
 import unicodedata
 from collections.abc import Iterable, Mapping
 from concurrent.futures import CancelledError
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from trt_build.errors import BundleError
-from trt_build.files import replacing, write_atomically
+from trt_build.files import replacing
 from trt_build.integrity import MAX_BYTES, again, cause, check_file, demand, depth, whole
 from trt_build.untrusted import NotRegular, read_regular, sha256_regular
 
@@ -235,13 +237,16 @@ def write_bundle(
     info: Bundle,
     files: Mapping[str, bytes | os.PathLike[str] | str] | Iterable[str],
 ) -> LoadedBundle:
-    """Write a bundle: the files first, bundle.json last and atomically, so that a half-written bundle never loads.
+    """Write a bundle whole: what `path` held before stays usable until everything new is on the disk.
+
+    New files lie hidden beside the old ones until then. They are renamed within milliseconds, bundle.json last, so that
+    a half-written bundle never loads.
 
     files: name inside the bundle -> its content (bytes) or a file to copy; or only the names of files that are in
         `path` already. Graphs and weights of an older bundle in `path` that are not among them are removed.
 
     Returns the bundle as written, with `sha256` computed here. Raises BundleError where a required graph is not among
-    the files or a file cannot be copied.
+    the files or a file cannot be read, OSError where one cannot be written.
     """
     path = Path(path)
     sources: dict[str, bytes | os.PathLike[str] | str]
@@ -255,24 +260,33 @@ def write_bundle(
     if missing:
         raise BundleError(f"{path}: modes {info.modes} need {', '.join(missing)} among the files to write")
     path.mkdir(parents=True, exist_ok=True)
-    (path / INFO_NAME).unlink(missing_ok=True)
+    with ExitStack() as waiting:  # what is entered first is renamed last
+        info_part = waiting.enter_context(replacing(path / INFO_NAME))
+        hashes: dict[str, str] = {}
+        for name, source in sorted(sources.items()):
+            there = path / name
+            if not isinstance(source, bytes) and Path(source).resolve() == there.resolve():
+                if not there.is_file():
+                    raise BundleError(f"{there}: this file should be part of the bundle, but does not exist")
+            else:
+                there.parent.mkdir(parents=True, exist_ok=True)
+                there = waiting.enter_context(replacing(there))
+                _put(there, source)
+            try:
+                hashes[name] = sha256_regular(path, there.relative_to(path).as_posix())
+            except NotRegular as error:
+                raise BundleError(f"{error.filename}: {error.strerror or error}; {whole(path)}") from None
+        # Validated again from plain data: model_copy would carry over unchecked values.
+        info = _parse(path, json.dumps({**info.model_dump(mode="json"), "sha256": hashes}))
+        content = info.model_dump(mode="json")
+        # A bundle without such a class stays one that programs read which do not know the field.
+        if not content["idle"]:
+            del content["idle"]
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        _put(info_part, text.encode("utf-8"))
     variants = {graph_name(mode, INT8) for mode in GRAPHS} | {INT8_WEIGHTS_NAME}
     for stale in {*GRAPHS.values(), WEIGHTS_NAME, CLASSES_NAME, *variants} - sources.keys():
         (path / stale).unlink(missing_ok=True)
-    for name, source in sources.items():
-        _put(path / name, source)
-    try:
-        hashes = {name: sha256_regular(path, name) for name in sorted(sources)}
-    except NotRegular as error:
-        raise BundleError(f"{error.filename}: {error.strerror or error}; {whole(path)}") from None
-    # Validated again from plain data: model_copy would carry over unchecked values.
-    info = _parse(path, json.dumps({**info.model_dump(mode="json"), "sha256": hashes}))
-    content = info.model_dump(mode="json")
-    # A bundle without such a class stays one that programs read which do not know the field.
-    if not content["idle"]:
-        del content["idle"]
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    _put(path / INFO_NAME, text.encode("utf-8"))
     return LoadedBundle(path, info, hashlib.sha256(text.encode("utf-8")).hexdigest())
 
 
@@ -327,18 +341,16 @@ def _parse(path: Path, text: str) -> Bundle:
 
 
 def _put(target: Path, source: bytes | os.PathLike[str] | str) -> None:
-    """Write or copy to `target`. Raises BundleError for a file that cannot be copied, OSError where it cannot write."""
-    if not isinstance(source, bytes) and Path(source).resolve() == target.resolve():
-        if not target.is_file():
-            raise BundleError(f"{target}: this file should be part of the bundle, but does not exist")
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """Write or copy to a new file. Raises BundleError for what cannot be read, OSError of what cannot be written."""
     if isinstance(source, bytes):
-        write_atomically(target, source)
-        return
-    with replacing(target) as part:
+        old: IO[bytes] = io.BytesIO(source)
+    else:
         try:
-            with open(source, "rb") as old, part.open("xb") as new:
-                shutil.copyfileobj(old, new)
+            old = open(source, "rb")  # noqa: SIM115
         except OSError as error:
-            raise BundleError(f"{target.name}: cannot copy {os.fspath(source)} ({cause(error)})") from None
+            raise BundleError(f"{os.fspath(source)}: cannot be read ({cause(error)})") from None
+    try:
+        with old, target.open("xb") as new:
+            shutil.copyfileobj(old, new)
+    except OSError as error:  # writing does not name the file
+        raise OSError(error.errno, error.strerror, error.filename or os.fspath(target)) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -44,8 +45,8 @@ def export(
         typer.Option(
             min=0,
             max=24,
-            help="Significant bits of what lies behind the trunk; 0: as --weight-bits. Where a training changed the "
-            "head alone, the trunk's part of weights.bin stays the same to the byte.",
+            help="Significant bits of what lies behind the trunk, 12 or more; 0: as --weight-bits. Where a training "
+            "changed the head alone, the trunk's part of weights.bin stays the same to the byte.",
         ),
     ] = 0,
     clips: Annotated[
@@ -208,7 +209,11 @@ def quantize(
         f"{bundle}: INT8 graphs for {', '.join(made.info.modes)}, ranges measured on {note['windows']} windows"
         + (f", {len(note['sensitive'])} sensitive weights left in FP32" if note["sensitive"] else "")
     )
-    typer.echo(f"next: trt-build verify {bundle} --clips OTHER_CLIPS")
+    if note["error"] > 1:
+        typer.echo(
+            f"errors are {note['error']:.2g} times what was aimed at: labels of uncertain windows may change"
+        )
+    typer.echo(f"next: trt-build verify {quote(str(bundle))} --clips OTHER_CLIPS")
 
 
 @app.command(epilog="Example: trt-build verify bundle --clips clips.csv --subject p3 --engine openvino:int8")

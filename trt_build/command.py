@@ -50,6 +50,7 @@ Threads = Annotated[
 _REMEDIES = {
     errno.ENOSPC: "free space, or choose another disk",
     errno.EDQUOT: "free space, or choose another disk",
+    errno.EFBIG: "raise the limit (ulimit -f), or choose another disk",
     errno.EROFS: "choose a place that can be written",
     errno.EACCES: "choose a place that can be read and written, or change its rights",
     errno.EPERM: "choose a place that can be read and written, or change its rights",

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import re
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -49,6 +50,20 @@ def _about(error: OSError, path: Path) -> OSError:
     """The same error of another file. A new one: PyAV's do not let their file be changed."""
     kind = type(error) if type(error).__module__ == "builtins" else OSError
     return kind(error.errno, error.strerror, os.fspath(path))
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder for files on their way; without room for them, an OSError that names where temporary files go."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            yield Path(folder)
+        except OSError as error:
+            inside = error.filename is None or os.fspath(error.filename).startswith(folder)
+            if error.errno in NO_ROOM and inside:
+                where = f"{os.path.dirname(folder)}, where temporary files go ($TMPDIR)"
+                raise OSError(error.errno, error.strerror, where) from None
+            raise
 
 
 def write_atomically(path: Path, data: str | bytes | memoryview, *, durable: bool = False) -> None:

@@ -14,6 +14,7 @@ count in its mean over a stream; a block leaves out its worst fifth, and so does
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -71,7 +72,7 @@ def verify(
     targets: backend:precision[@device]. reference: opens the engine of a mode that the others are compared with; by
     default ONNX Runtime in FP32. frames: length of the streams. limits: by tensor, instead of `TOLERANCES`; "labels"
     for the agreement. progress: called with what is running. Raises GlimpseError where an engine cannot be opened or
-    run.
+    run, for limits that are none, and for streams shorter than a window.
     """
     for name, limit in (limits or {}).items():
         if name not in (*TOLERANCES["fp32"], "labels") or not limit >= 0:
@@ -79,6 +80,10 @@ def verify(
                 f"no tolerance {name}={limit:g}; name one of {', '.join(TOLERANCES['fp32'])} or labels, and a number "
                 "that is not negative"
             )
+        if name == "labels" and limit > 1:
+            raise GlimpseError(f"labels={limit:g} is no part of all windows: give 0 to 1, as labels=0.99")
+    if frames < bundle.info.T:
+        raise GlimpseError(f"streams of {frames} frames hold no window: give at least {bundle.info.T}")
     clips = windows(pieces, bundle.info.T, most_windows)
     reference = reference or _opener(bundle, "onnxruntime:fp32", threads)
     expected = _all_parts(
@@ -164,12 +169,15 @@ def _run_stream(
     kept: list[Tensors] = []
 
     def outputs() -> Iterable[Tensors]:
+        count = 0
         for count, image in enumerate(images, 1):
             if reset_after and count > 1 and (count - 1) % reset_after == 0:
                 engine.reset()
             yield engine.run({name: image[None]})
             if read is not None and count % BLOCK == 0:
                 kept.append(read())
+        if read is not None and count % BLOCK:
+            kept.append(read())  # what the last frame left
 
     tensors = _stacked(outputs())
     return tensors | {f"state {k}": np.concatenate([s[k] for s in kept]) for k in (kept[0] if kept else ())}
@@ -244,11 +252,17 @@ def _labels(logits: NDArray[Any], part: str, T: int) -> NDArray[np.intp]:
 
 
 def as_json(checks: Sequence[Check], bundle: LoadedBundle) -> dict[str, Any]:
-    """Everything, as plain values."""
+    """Everything, as plain values; what is no finite number is None, for which JSON has a word."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return [plain(one) for one in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
     return {
         "model_id": bundle.info.model_id,
         "ok": all(check.ok for check in checks),
-        "checks": [asdict(check) for check in checks],
+        "checks": [{name: plain(value) for name, value in asdict(check).items()} for check in checks],
     }
 
 

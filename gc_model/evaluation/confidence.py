@@ -35,6 +35,7 @@ from trt_build.files import write_atomically
 BINS = 15
 KEPT = 0.95  # share of known windows that pass the threshold where no unknown ones are given
 SURE = 0.5  # and at most this: known windows alone do not tell how sure a network is of unknown ones
+_LOWEST = 16.0  # that a logit of idle is lowered by: it never wins then
 LEAST = 0.5  # share of known windows that pass the threshold in any case
 
 
@@ -145,6 +146,12 @@ def settle_idle(run: Path, unknown: Path, share: float, *, progress: bool = True
             f"{100 * as_it_is:.1f} % of the windows of {unknown} carry a label as it is, more than {100 * share:g} %: "
             "train idle on more clips, or allow more"
         )
+    if lower >= _LOWEST:
+        without = _labelled(logits, idle, recipe.temperature, recipe.unknown_threshold, _LOWEST)
+        raise DataError(
+            f"without idle at all {100 * without:.1f} % of the windows of {unknown} carry a label: ask for less than "
+            f"that, or idle would never be said"
+        )
     for name, parameter in model.named_parameters():
         if name.startswith(CLASSIFIERS) and name.endswith("bias"):
             parameter[..., idle] -= lower
@@ -158,11 +165,14 @@ def idle_offset(
 ) -> float | None:
     """The most that the `idle` classes can be lowered by so that at most `share` of the windows carry a label.
 
-    None where more than that carry one as it is. logits: (n, classes) of windows of none of the classes.
+    None where more than that carry one as it is, `_LOWEST` where no more than that would without idle. logits:
+    (n, classes) of windows of none of the classes.
     """
     if _labelled(logits, idle, T, threshold) > share:
         return None
-    lower, upper = 0.0, 16.0
+    if _labelled(logits, idle, T, threshold, _LOWEST) <= share:
+        return _LOWEST
+    lower, upper = 0.0, _LOWEST
     for _ in range(20):
         middle = (lower + upper) / 2
         too_many = _labelled(logits, idle, T, threshold, middle) > share

@@ -135,12 +135,13 @@ def look(
     model.to(accelerator())
     if not has_glimpses(model.config):
         raise DataError(f"{run} is a {model.config.model} model, which has no glimpses: choose one that has")
-    other = None if beside is None else checkpoint.load(beside)[0].to(accelerator())
+    other = None if beside is None else _Beside(beside)
     people = list(subjects) if subjects is not None else None
     clips = spelled_as(index(layout, data, split, part="test", subjects=people, joints=joints), recipe.labels)
     # One clip of every class in turn, so that the picture shows different ones.
-    chosen = {c.name for c in _different(clips, rows)}
-    distances, strips, failed = _Distances(), [], {}
+    turn = {c.name: i for i, c in enumerate(_different(clips, len(clips)))}
+    strips: dict[int, NDArray[np.uint8]] = {}  # by turn
+    distances, failed = _Distances(), {}
     l: list[torch.Tensor] = []
     p: list[torch.Tensor] = []
     carried: list[torch.Tensor] = []
@@ -151,7 +152,8 @@ def look(
     for clip in track(clips, "looking", disable=not progress):
         try:
             with tempfile.TemporaryDirectory() as folder:  # a clip at a time: a data set's frames fill disks
-                seen = _one(model, other, FrameCache(Path(folder), squares), clip, stream)
+                seen = _one(model, FrameCache(Path(folder) / "own", squares), clip, stream)
+                theirs = None if other is None else other.label(Path(folder) / "beside", clip)
         except DataError as error:
             failed[clip.name] = str(error)
             continue
@@ -162,17 +164,21 @@ def look(
         if clip.label in recipe.labels:
             for name, logits in seen.logits.items():
                 right.setdefault(name, []).append(recipe.labels[int(logits.argmax())] == clip.label)
+            if theirs is not None:
+                right.setdefault("beside", []).append(theirs == clip.label)
         if seen.joints is not None:
             distances.add(seen.l.double().numpy(), seen.joints, rng)
-        if clip.name in chosen:
-            scale = max(1, 160 // seen.images.shape[1])
-            strips.append(glimpse_strip(seen.images, seen.l.double().numpy(), scale=scale))
+        scale = max(1, 160 // seen.images.shape[1])
+        strips[turn[clip.name]] = glimpse_strip(seen.images, seen.l.double().numpy(), scale=scale)
+        if len(strips) > rows:
+            del strips[max(strips)]
     if not strips:
         raise DataError(f"{data}: no clip decodes; the first: {next(iter(failed.values()), 'none chosen')}")
     found: dict[str, Any] = {
         "run": run.name,
         "data": data.resolve().name,
         "clips": len(clips) - len(failed),
+        "rows": len(strips),
         "left_out": failed,
         "figures": figures(l, p),
         "accuracy": {name: float(np.mean(hits)) for name, hits in right.items()},
@@ -184,20 +190,35 @@ def look(
             name: float(np.mean(getattr(distances, name))) for name in ("glimpses", "middle", "anywhere")
         }
         found["samples"] = len(distances.glimpses)
-    return found, np.concatenate(strips, 0)
+    return found, np.concatenate([strips[i] for i in sorted(strips)], 0)
 
 
 def keep(run: Path, found: dict[str, Any]) -> None:
     """Write what `look` measured into the run, so that its export carries it. Raises OSError."""
     model, recipe = checkpoint.load(run)
-    kept = {name: value for name, value in found.items() if name not in ("run", "left_out")}
+    kept = {name: value for name, value in found.items() if name not in ("run", "rows", "left_out")}
     checkpoint.save(run, model, replace(recipe, provenance=recipe.provenance | {"glimpses": kept}))
 
 
+class _Beside:
+    """Another run, which sees a clip as it was trained to, and calls it by its own labels."""
+
+    def __init__(self, run: Path) -> None:
+        model, recipe = checkpoint.load(run)
+        self._model, self._labels = model.to(accelerator()), recipe.labels
+        self._squares = bundle_info(model.config, recipe).preprocess
+
+    @torch.no_grad()
+    def label(self, folder: Path, clip: LabelledClip) -> str:
+        """What it takes a clip for. folder: for its frames. Raises DataError if the clip does not decode."""
+        images = FrameCache(folder, self._squares).read(clip).images
+        at = test_indices(len(images), self._model.config.T, 0, 1)
+        pictures = to_tensor(centre(images, self._model.config)[at])[None].to(self._model.mean.device)
+        return self._labels[int(self._model(pictures).logits[0].argmax())]
+
+
 @torch.no_grad()
-def _one(
-    model: Network, other: Network | None, cache: FrameCache, clip: LabelledClip, stream: _Stream | None
-) -> _Looked:
+def _one(model: Network, cache: FrameCache, clip: LabelledClip, stream: _Stream | None) -> _Looked:
     frames, config = cache.read(clip), model.config
     at = test_indices(len(frames.images), config.T, 0, 1)
     images = centre(frames.images, config)[at]
@@ -209,8 +230,6 @@ def _one(
     for places in ELSEWHERE:
         with attending(model, places):
             logits[places] = model.fold(Z, c)[0].logits[0].cpu()
-    if other is not None:
-        logits["beside"] = other(pictures.to(other.mean.device)).logits[0].cpu()
     joints = joints_of(clip, frames, cache)
     if clip.joints is not None and joints is not None:
         crop, mirrored = centre_matrix(config.resize, config.size), clip.joints.mirrored

@@ -30,10 +30,12 @@ from trt_build.bundle import CLASSES_NAME, Bundle, LoadedBundle, load_bundle, wr
 from trt_build.engine import Engine
 from trt_build.engines.open import open_engine
 from trt_build.errors import BundleError
+from trt_build.files import temporary_folder
 from trt_build.graphs.weights import round_weights, rounded, share_weights
 from trt_build.tolerances import EXPORT_ROUNDING, EXPORT_TOLERANCE
 
 OPSET = 18
+_ALL_BITS, _FEWEST_BITS = 24, 12  # significant bits of float32; with fewer, labels change
 STREAM = 64  # frames of `step` in one stream
 NETWORK = "network"  # in the provenance: the `Config`, from which `gc_model.export.unfold` finds the way back
 
@@ -93,14 +95,19 @@ def export_bundle(
     network, recipe = checkpoint.load(run)
     model = for_robot(network)
     if head_bits is not None:
+        if not _FEWEST_BITS <= head_bits <= _ALL_BITS:
+            raise BundleError(f"--head-bits {head_bits} is not {_FEWEST_BITS} to {_ALL_BITS}")
+        if head_bits > weight_bits:
+            raise BundleError(
+                f"--head-bits {head_bits} is more than all weights have; give --weight-bits {head_bits}, too"
+            )
         _round_head(model, head_bits)
     info = bundle_info(model.config, recipe, model.embedding_size)
     clips = np.stack([_window_of(video, model.config, info) for video in videos]) if videos else None
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+    with temporary_folder() as folder:
         names = export_graphs(model, folder, weight_bits)
         probe = write_bundle(folder / "probe", info, {name: folder / name for name in names})
-        parity = check_parity(model, probe, clips)
+        parity = check_parity(model, probe, clips, weight_bits)
         clips_of_training = training_clips(run, recipe.labels, data)
         if clips_of_training:
             statistics = class_statistics(probe, clips_of_training, progress=progress)
@@ -123,12 +130,7 @@ def export_bundle(
         # Named after the weights, so that two bundles of one recipe can be told apart in messages and reports.
         model_id = f"glimpse_clouds-{model.config.preset}-{len(recipe.labels)}-{sha256[:8]}"
         info = info.model_copy(update={"model_id": model_id, "parity": parity, "provenance": provenance})
-        try:
-            write_bundle(out, info, {name: folder / name for name in names})
-        except OSError as error:
-            raise BundleError(
-                f"{out}: cannot be written ({error.strerror or error}); choose another --out"
-            ) from None
+        write_bundle(out, info, {name: folder / name for name in names})
     return load_bundle(out)
 
 
@@ -194,14 +196,17 @@ def _to_onnx(
 
 
 def check_parity(
-    model: GlimpseClouds, bundle: LoadedBundle, clips: np.ndarray | None = None
+    model: GlimpseClouds,
+    bundle: LoadedBundle,
+    clips: np.ndarray | None = None,
+    weight_bits: int = _ALL_BITS,
 ) -> dict[str, Any]:
     """ONNX Runtime against torch: the largest difference of each output, over windows and `STREAM` frames of `step`.
 
-    clips: uint8 (n, T, S, S, 3), in addition to two of noise. Raises BundleError above `EXPORT_TOLERANCE`, unless torch
-    in float32 is itself about that far from torch in float64: a long stream of noise can amplify rounding beyond any
-    fixed bound, and then two orders of summation differ by as much. The graph may be `EXPORT_ROUNDING` times as far
-    from the exact result as torch is.
+    clips: uint8 (n, T, S, S, 3), in addition to two of noise. weight_bits: of the graph's weights. Raises BundleError
+    above `EXPORT_TOLERANCE`, unless torch in float32 is itself about that far from torch in float64: a long stream of
+    noise can amplify rounding beyond any fixed bound, and then two orders of summation differ by as much. The graph may
+    be `EXPORT_ROUNDING` times as far from the exact result as torch is.
     """
     info = bundle.info
     S, T = info.preprocess.size, info.T
@@ -222,9 +227,13 @@ def check_parity(
             ours_exact = _differences(ours, exact)
             bad = {k: v for k, v in bad.items() if not ours_exact[k] <= EXPORT_ROUNDING * allowed[k]}
         for name, value in bad.items():
-            raise BundleError(
-                f"the exported graph differs from torch: {mode}/{name} by {value:.2e}, allowed {EXPORT_TOLERANCE:.0e}"
-            )
+            said = f"{mode}/{name} by {value:.2e}, allowed {EXPORT_TOLERANCE:.0e}"
+            if weight_bits < _ALL_BITS:
+                raise BundleError(
+                    f"with weights of {weight_bits} bits the graph differs too much from torch: {said}; export it with "
+                    "a larger --weight-bits"
+                )
+            raise BundleError(f"the exported graph differs from torch: {said}")
     return {"against": "torch", "clips": len(clips), "frames": STREAM, "max_abs_difference": worst}
 
 

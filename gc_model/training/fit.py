@@ -62,8 +62,10 @@ def fit(stage: Stage, data: Loaders, folder: Path, options: TrainOptions, progre
     if trainer.interrupted:  # its older versions return
         raise KeyboardInterrupt
     stage.model.to(accelerator())  # Lightning leaves it on the CPU
-    if validation:
-        stage.load_state_dict(SafetensorsIO().load_checkpoint(folder / "best.ckpt")["state_dict"])
+    if validation or not keep.epochs:
+        # Of a stage that had come to its end, Lightning leaves the weights that it trained, not their average.
+        kept = folder / "best.ckpt" if validation else last
+        stage.load_state_dict(SafetensorsIO().load_checkpoint(kept)["state_dict"])
     return keep.epochs > 0
 
 

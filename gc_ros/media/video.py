@@ -268,7 +268,7 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     A point (x, y) of the frame is shown at (a x + c y, b x + d y).
     """
     # The frame keeps what its property makes, which keeps the frame: both would stay until the next garbage collection.
-    data: Any = cast(Any, SideDataContainer(frame)).get(Type.DISPLAYMATRIX)
+    data: Any = cast(Any, SideDataContainer)(frame).get(Type.DISPLAYMATRIX)
     matrix = np.frombuffer(bytes(data), np.int32).astype(float) if data else np.zeros(0)
     if len(matrix) != 9:
         return False, False, False

@@ -213,7 +213,9 @@ class Teaching:
         """Forget an activity, and its clips."""
         with locked(self.folder, make=False):
             check_clips(self.folder)
-            after = read_taught(self.folder, self._bundle.info.model_id).forgotten(name)
+            before = read_taught(self.folder, self._bundle.info.model_id)
+            name = before.spelled(name)
+            after = before.forgotten(name)
             lessons = self._lessons(after, self._space or space_of(self._bundle))
             write_taught(self.folder, after)
             self._known = after, lessons

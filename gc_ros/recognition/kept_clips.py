@@ -119,14 +119,23 @@ def _read(folder: Path) -> list[tuple[str, str]]:
     """(file, activity) of the table; nothing where there is none."""
     try:
         with (folder / TABLE).open(newline="", encoding="utf-8") as file:
-            return [(row["path"], row["class"]) for row in csv.DictReader(file)]
+            table = csv.DictReader(file)
+            if not {"path", "class"} <= set(table.fieldnames or ()):
+                raise KeyError("its first line names other columns")
+            rows = [(row["path"], row["class"]) for row in table]
+            if any(path is None or name is None for path, name in rows):
+                raise KeyError("a row ends early")
+            return rows
     except FileNotFoundError:
         return []
     except (OSError, KeyError, UnicodeError, csv.Error) as error:
-        raise DataError(f"{folder / TABLE}: not a table path,class ({error}); correct or remove it") from None
+        why = error.args[0] if isinstance(error, KeyError) else error
+        raise DataError(
+            f"{folder / TABLE}: not a table path,class ({why}); correct it, or remove {folder}, whose clips show people"
+        ) from None
 
 
 def _write(folder: Path, rows: list[tuple[str, str]]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([("path", "class"), *rows])
-    write_atomically(folder / TABLE, text.getvalue())
+    write_atomically(folder / TABLE, text.getvalue(), durable=True)

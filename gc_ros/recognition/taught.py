@@ -8,6 +8,7 @@ is enough to tell the activity from the others. The files are `taught_file`'s, t
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -63,12 +64,12 @@ class Taught:
 
     def forgotten(self, name: str) -> Taught:
         """Without an activity. Raises DataError where it was not taught."""
-        self._must_have(name)
+        name = self.spelled(name)
         return replace(self, activities={n: e for n, e in self.activities.items() if n != name})
 
     def renamed(self, old: str, new: str) -> Taught:
         """With another name for an activity. Raises DataError where `old` was not taught, or `new` was."""
-        self._must_have(old)
+        old = self.spelled(old)
         if new in self.activities:
             raise DataError(f'"{new}" is taught already; forget it first, or choose another name')
         return replace(self, activities={new if n == old else n: e for n, e in self.activities.items()})
@@ -85,15 +86,27 @@ class Taught:
             result = result.taught(name, examples)
         return result
 
-    def _must_have(self, name: str) -> None:
-        if name not in self.activities:
+    def spelled(self, name: str) -> str:
+        """The name of an activity as it was taught, of one that looks the same. Raises DataError where none was."""
+        if name in self.activities:
+            return name
+        same = [own for own in self.activities if _looks(own) == _looks(name)]
+        if not same:
             known = ", ".join(self.activities) or "nothing"
             raise DataError(f'"{name}" was not taught; taught is: {known}')
+        return same[0]
+
+
+def _looks(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip()
 
 
 def check_name(name: str, bundle: LoadedBundle) -> str:
-    """The name without spaces around it. Raises DataError for one that no taught activity may have."""
-    name = name.strip()
+    """The name in Unicode form NFC, without spaces around it, so that what looks alike is one name.
+
+    Raises DataError for one that no taught activity may have.
+    """
+    name = _looks(name)
     try:
         printable(name, "the name")
     except ValueError as error:

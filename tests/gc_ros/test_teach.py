@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from gc_ros.cli import app
 from gc_ros.media.clips import find_clips
 from gc_ros.recognition.footage import clip_frames
+from gc_ros.recognition.taught import space_of
 from tests.gc_ros.test_cli import fails, run
 from tests.toy import toy_bundle
 from tests.videos import write_clip
@@ -136,6 +140,14 @@ def test_mistakes_are_one_line(clips: Path, bundle: Path, arguments, words) -> N
 def test_an_old_bundle_says_that_it_cannot_be_taught(clips: Path, tmp_path: Path) -> None:
     old = toy_bundle(tmp_path / "old", "colours").path
     fails("teach", "yellow", clips / "yellow0.mp4", "-b", old, words=("cannot be taught", "trt-build export"))
+    fails("taught", "-b", old, words=("cannot be taught", "trt-build export"))
+
+
+@pytest.mark.parametrize("command", ["teach", "forget", "taught"])
+def test_the_bundle_of_the_example_can_be_taught(command: str) -> None:
+    said = CliRunner().invoke(app, [command, "--help"]).output
+    (name,) = re.findall(r"bundles/(\w+)", said)
+    space_of(load_bundle(Path(__file__).parents[2] / "bundles" / name))
 
 
 def test_a_bundle_exchanged_underneath_is_noticed(clips: Path, bundle: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -154,12 +155,55 @@ def test_writing_over_an_older_bundle_leaves_none_of_its_graphs(tmp_path: Path) 
         load_bundle(tmp_path).graph("step")
 
 
-def test_a_write_that_fails_half_way_leaves_nothing_that_loads(tmp_path: Path) -> None:
-    info = Bundle(**FIELDS)
-    write_bundle(tmp_path, info, {"window.onnx": b"1", "step.onnx": b"2"})
-    with pytest.raises(BundleError):
-        write_bundle(tmp_path, info, {"window.onnx": b"new", "step.onnx": tmp_path / "missing.onnx"})
-    refused(tmp_path, "bundle.json")
+def test_a_write_that_fails_half_way_leaves_the_bundle_that_was_there(tmp_path: Path) -> None:
+    info, path = Bundle(**FIELDS), tmp_path / "b"
+    before = write_bundle(path, info, {"window.onnx": b"1", "step.onnx": b"2", "weights.bin": b"3"})
+    with pytest.raises(BundleError, match=r"missing\.onnx: cannot be read"):
+        write_bundle(path, info, {"step.onnx": b"new", "window.onnx": tmp_path / "missing.onnx"})
+    assert load_bundle(path).sha256 == before.sha256
+    with pytest.raises(BundleError, match="does not exist"):
+        write_bundle(path, info, {"step.onnx": b"new", "window.onnx": path / "window.onnx", "x": path / "x"})
+    assert load_bundle(path).sha256 == before.sha256
+    assert sorted(p.name for p in path.iterdir()) == [
+        "bundle.json",
+        "step.onnx",
+        "weights.bin",
+        "window.onnx",
+    ]
+
+
+@pytest.mark.parametrize("room", range(4))
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_full_disk_or_an_interruption_leaves_the_bundle_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, error: BaseException
+) -> None:
+    info, path = Bundle(**FIELDS), tmp_path / "b"
+    before = write_bundle(path, info, {"window.onnx": b"1", "step.onnx": b"2", "weights.bin": b"3"})
+    written: list[Any] = []
+    copy = shutil.copyfileobj
+
+    def full(old: Any, new: Any) -> None:
+        new.write(b"part")
+        if len(written) == room:
+            raise error
+        new.seek(0)
+        copy(old, new)
+        written.append(new.name)
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    files = {"window.onnx": b"one!", "step.onnx": b"two!", "more.bin": b"more!"}
+    with pytest.raises(type(error)) as caught:
+        write_bundle(path, info, files)
+    if isinstance(caught.value, OSError):
+        place = sorted(files)[room] if room < 3 else INFO_NAME
+        assert caught.value.filename == str(path / place)
+    assert load_bundle(path).sha256 == before.sha256
+    assert sorted(p.name for p in path.iterdir()) == [
+        "bundle.json",
+        "step.onnx",
+        "weights.bin",
+        "window.onnx",
+    ]
 
 
 def test_writing_refuses_missing_graphs_and_names_outside(tmp_path: Path) -> None:

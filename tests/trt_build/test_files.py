@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from trt_build.files import replacing, write_atomically
+from trt_build.files import replacing, temporary_folder, write_atomically
 
 
 def test_the_name_is_taken_only_at_the_end(tmp_path: Path) -> None:
@@ -78,3 +79,14 @@ def test_errors_name_the_file_that_was_asked_for(tmp_path: Path, place: str) -> 
     assert str(tmp_path / place) in str(caught.value)
     assert ".part" not in str(caught.value)
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_without_room_for_temporary_files_their_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="where temporary files go") as caught, temporary_folder() as folder:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert not folder.exists() and str(caught.value.filename).startswith(str(folder.parent))
+    # Another place without room, and another error there, are what they are.
+    for errno_, place in ((errno.ENOSPC, str(tmp_path)), (errno.EACCES, None)):
+        with pytest.raises(OSError) as caught, temporary_folder():
+            raise OSError(errno_, "why", place)
+        assert caught.value.filename == place

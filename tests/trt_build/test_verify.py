@@ -85,6 +85,25 @@ def test_equal_engines_have_no_error_and_all_labels_in_common(monkeypatch):
     assert len(drift.blocks) == 3
 
 
+@pytest.mark.parametrize(("frames", "samples"), [(10, 1), (40, 2), (50, 3)])
+def test_states_are_compared_in_every_block_and_behind_the_last_frame(monkeypatch, frames, samples):
+    checks = checks_with(monkeypatch, lambda out, n: out, frames=frames)
+    states = [c for c in checks if c.part == "drift" and c.what.startswith("state ")]
+    # The past choices have one value for the whole stream.
+    assert states and {len(c.blocks) for c in states} <= {0, samples}
+    assert any(c.blocks for c in states)
+
+
+def test_json_has_no_word_for_nan(monkeypatch):
+    def broken(out, n):
+        out["logits"] = out["logits"] * np.float32(np.nan)
+        return out
+
+    answer = work.as_json(checks_with(monkeypatch, broken), load_bundle(bundle()))
+    assert not answer["ok"] and json.loads(json.dumps(answer, allow_nan=False)) == answer
+    assert [c for c in answer["checks"] if c["what"] == "logits" and c["value"] is None]
+
+
 def test_an_error_that_grows_along_the_stream_fails_the_drift(monkeypatch):
     def late(out, n):
         out["logits"] *= 1 + 1e-3 * max(n - 100, 0)  # step: 60 frames, then 60 of drift
@@ -238,6 +257,8 @@ def test_wrong_use_is_one_line(tmp_path):
     refuse(call("verify", bundle(), *CLIPS, "--engine", "onnxruntime:int8"), "trt-build quantize")
     refuse(call("verify", bundle(), *CLIPS, "--tolerance", "logits"), "--tolerance")
     refuse(call("verify", bundle(), *CLIPS, "--tolerance", "colour=1"), "colour")
+    refuse(call("verify", bundle(), *CLIPS, "--tolerance", "labels=99"), "labels=99", "0 to 1")
+    refuse(call("verify", bundle(), *CLIPS, "--frames", 7), "give at least 8")
     refuse(call("verify", bundle(), *CLIPS, "--run", tmp_path / "none"), "none")
 
 

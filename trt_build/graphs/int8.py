@@ -16,7 +16,7 @@ Weizmann's actions, 8 of 36 caused four fifths of the error. `sensitive_weights`
 
 from __future__ import annotations
 
-import tempfile
+import math
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from trt_build.bundle import INT8, INT8_WEIGHTS_NAME, LoadedBundle, graph_name, load_bundle, write_bundle
 from trt_build.errors import BundleError
+from trt_build.files import temporary_folder
 from trt_build.footage import Footage, windows
 from trt_build.graphs.qdq import PRODUCTS, Range, tensors_to_measure, write_qdq
 from trt_build.graphs.ranges import measure_ranges, run_clips, session
@@ -56,7 +57,7 @@ _DENSE = 48  # multiply-adds for each value that a convolution reads or writes, 
 # moves a glimpse, assigns another worker or changes the label.
 SENSITIVE = ("assignment", "locate", "readout", "Lambda.0")
 _MEASURED = 6  # windows on which errors are measured
-_MOST = 2  # at most one weight in this many stays in FP32; a model that needs more should not run in INT8
+_MOST = 0.75  # of the weights may stay in FP32; a model that needs more should not run in INT8
 
 
 def choose(graph: onnx.GraphProto, spared: Collection[str] = ()) -> tuple[list[str], list[str]]:
@@ -159,8 +160,8 @@ def sensitive_weights(
 ) -> tuple[list[str], float]:
     """(weights to leave in FP32, the most sensitive first, so that all outputs stay within `INT8_LIMITS`; the error).
 
-    Every weight is quantised alone. Those with the largest errors are then left out, as few as needed and at most half
-    of all weights; `trt-build verify` shows whether that was enough. The error is that of all that is then
+    Every weight is quantised alone. Those with the largest errors are then left out, as few as needed and at most three
+    quarters of all weights; `trt-build verify` shows whether that was enough. The error is that of all that is then
     quantised, in units of the limits.
 
     progress: called with (done, all).
@@ -175,7 +176,7 @@ def sensitive_weights(
         alone[weight] = trials.error(nodes)
         if progress is not None:
             progress(len(alone), len(of_weight))
-    order = sorted(alone, key=lambda weight: alone[weight], reverse=True)[: -(-len(alone) // _MOST)]
+    order = sorted(alone, key=lambda weight: alone[weight], reverse=True)[: math.ceil(len(alone) * _MOST)]
     errors: dict[int, float] = {}
 
     def enough(count: int) -> bool:
@@ -215,7 +216,8 @@ def quantize_bundle(
     spare: whether the most sensitive weights stay in FP32 where the outputs would be off by more than `INT8_LIMITS`;
         `sensitive_weights` finds them on one graph, with its `progress`; they are left out in all modes.
 
-    Raises BundleError where a graph holds nothing to quantise or the bundle cannot be written.
+    Raises BundleError where a graph holds nothing to quantise or somebody else changed the bundle meanwhile, OSError
+    where it cannot be written; then it stays as it was.
     """
     clips = windows(pieces, bundle.info.T, samples)
     # Frame by frame where the model can: the same sums as in a window, and a graph a fifth of the size.
@@ -228,8 +230,7 @@ def quantize_bundle(
         if not chosen:
             raise BundleError(f"{bundle.graph(mode)}: holds nothing to quantise; export the bundle again")
         left[mode], graphs[mode] = len(out), each.write(chosen)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+    with temporary_folder() as folder:
         files = {graph_name(mode, INT8): graph for mode, graph in graphs.items()}
         share_weights(files, folder / INT8_WEIGHTS_NAME)
         made: dict[str, Any] = {INT8_WEIGHTS_NAME: folder / INT8_WEIGHTS_NAME}
@@ -244,10 +245,7 @@ def quantize_bundle(
         }
         info = bundle.info.model_copy(update={"provenance": bundle.info.provenance | {"int8": note}})
         kept = {name: bundle.path / name for name in bundle.info.sha256 if name not in made}
-        try:
-            write_bundle(bundle.path, info, kept | made)
-        except OSError as error:
-            raise BundleError(
-                f"{bundle.path}: cannot be written ({error.strerror or error}); copy the bundle to a writable folder"
-            ) from None
+        if load_bundle(bundle.path).sha256 != bundle.sha256:
+            raise BundleError(f"{bundle.path}: was changed while it was measured; quantise it again")
+        write_bundle(bundle.path, info, kept | made)
     return load_bundle(bundle.path)

@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
 
+from gc_model.cli import app
 from gc_model.evaluation.confidence import (
     calibrate_like,
     calibrate_run,
@@ -135,6 +137,23 @@ def test_idle_is_lowered_as_far_as_the_share_allows_and_no_further(share, T):
     assert labelled(lower) <= share
     assert lower > 15.9 or labelled(lower + 0.1) > share - 1e-9
     assert idle_offset(logits - 100 * torch.eye(6)[4], [4], T, 0.3, 0.5) is None
+
+
+def test_idle_is_not_abolished_without_a_word(tmp_path):
+    run = untrained(tmp_path / "run", labels=("red", "green", "idle"))
+    before, recipe = checkpoint.load(run)
+    before.readout.bias.data[..., 2] += 8
+    checkpoint.save(run, before, recipe)
+    content = (run / "model.safetensors").read_bytes()
+    with pytest.raises(DataError, match="without idle at all"):
+        settle_idle(run, colours(), 1.0, progress=False)
+    assert (run / "model.safetensors").read_bytes() == content
+
+
+def test_the_threshold_is_given_beside_other_runs_alone(tmp_path):
+    run = untrained(tmp_path / "run")
+    said = CliRunner().invoke(app, ["calibrate", str(run), "--data", str(colours()), "--threshold", "0.9"])
+    assert said.exit_code == 2 and "--threshold goes with --like" in said.output
 
 
 def test_a_run_whose_idle_was_lowered_names_more_and_of_its_classes_the_same(tmp_path):

@@ -103,6 +103,39 @@ def test_the_table_has_a_verdict_a_row_and_the_export_carries_its_figures(tmp_pa
     assert kept["figures"] == found["figures"] and kept["clips"] == found["clips"] and "left_out" not in kept
 
 
+def test_another_run_is_asked_with_its_own_labels_and_its_own_pictures(tmp_path):
+    from gc_model.training import checkpoint
+
+    run = untrained(colours() / "clips.csv", "looking-table")
+    model, recipe = checkpoint.load(run)
+    turned = tmp_path / "turned"
+    order = [2, 0, 1]
+    for name, parameter in model.named_parameters():
+        if name.startswith("readout."):
+            parameter.data = parameter.data[..., order].contiguous()
+    labels = [recipe.labels[k] for k in order]
+    checkpoint.save(turned, model, dataclasses.replace(recipe, labels=labels))
+    ask = ("--data", colours() / "clips.csv", "--out", tmp_path / "a.png", "--json", "--beside")
+    accuracy = json.loads(call(run, *ask, turned).output)["accuracy"]
+    itself = json.loads(call(run, *ask, run).output)["accuracy"]
+    assert accuracy["beside"] == accuracy["learned"] == itself["beside"]
+
+
+def test_clips_that_do_not_decode_leave_their_places_in_the_picture_to_others(tmp_path):
+    import cv2
+
+    run = untrained(colours() / "clips.csv", "looking-table")
+    (tmp_path / "a_broken.mp4").write_bytes(b"no video")
+    rows = [f"{colours() / 'red' / f'red{i}.mp4'},red\n" for i in range(2)]
+    (tmp_path / "clips.csv").write_text("path,class\n" + "a_broken.mp4,red\n" + "".join(rows))
+    for wanted, drawn in ((1, 1), (2, 2), (4, 2)):
+        out = tmp_path / f"{wanted}.png"
+        said = call(run, "--data", tmp_path / "clips.csv", "--out", out, "--rows", wanted)
+        assert said.exit_code == 0 and f"{drawn} of them" in said.output, said.output
+        height, width = cv2.imread(str(out)).shape[:2]
+        assert width * drawn == 8 * height
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("alike", [False, True])
 def test_workers_that_become_one_in_a_stream_are_seen(tmp_path, alike):

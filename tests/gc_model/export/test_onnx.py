@@ -143,6 +143,19 @@ def test_short_weights_of_the_head_leave_the_trunks_as_they_are_and_reproduce_to
         assert (mantissa * 2.0**12 == np.round(mantissa * 2.0**12)).all()
 
 
+@pytest.mark.parametrize(
+    ("bits", "remedy"),
+    [
+        ({"head_bits": 11}, "not 12 to 24"),
+        ({"head_bits": 20, "weight_bits": 14}, "give --weight-bits 20, too"),
+    ],
+)
+def test_bits_of_the_head_that_would_not_be_kept_are_refused(tmp_path, bits, remedy):
+    with pytest.raises(BundleError, match=remedy):
+        export.export_bundle(run(), tmp_path / "b", **bits)
+    assert not (tmp_path / "b").exists()
+
+
 @pytest.mark.slow
 def test_parity_can_be_checked_on_real_clips_too(tmp_path):
     videos = [colours() / "red" / "red0.mp4", colours() / "blue" / "blue1.mp4"]
@@ -165,6 +178,8 @@ def test_a_graph_that_differs_from_torch_or_gives_nan_is_not_exported(monkeypatc
     monkeypatch.setattr(export, "open_engine", wrong)
     with pytest.raises(BundleError, match="differs from torch"):
         export.export_bundle(run(), tmp_path / "bundle")
+    with pytest.raises(BundleError, match=r"weights of 12 bits .* larger --weight-bits"):
+        export.export_bundle(run(), tmp_path / "bundle", weight_bits=12)
     assert not (tmp_path / "bundle").exists()
 
 

@@ -217,6 +217,22 @@ def test_a_run_with_every_regularisation_is_resumed_with_the_same_bits_and_ends_
     assert torch.equal(load_file(whole / "model.safetensors")[name.removeprefix("model.")], best)
 
 
+@pytest.mark.slow
+def test_a_stage_that_had_ended_is_found_with_the_mean_of_its_weights(tmp_path):
+    """Lightning takes the mean where the training ends; a process that was killed behind it finds the checkpoint."""
+    options = {"ema": 0.9, "val_fraction": 0, "epochs1": 1, "epochs2": 1}
+    whole = train(tmp_path / "whole", **options)
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    for file in ("model.json", "model.safetensors"):
+        (tmp_path / "killed" / file).unlink()
+    train(tmp_path / "killed", resume=True, **options)
+    assert_same_weights(tmp_path / "killed", tmp_path / "whole")
+    last = SafetensorsIO().load_checkpoint(tmp_path / "whole" / "stage2" / "last.ckpt")
+    name = next(n for n in last["state_dict"] if "readout" in n and n.endswith("weight"))
+    assert not torch.equal(last["state_dict"][name], last["current_model_state"][name]), "what is tested"
+    assert whole is not None
+
+
 def test_branches_are_left_out_in_training_alone_and_more_often_towards_the_end():
     trunk = build(preset("edge", classes=3)).trunk
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -80,9 +80,9 @@ def test_a_simulation_begins_at_zero_and_begins_again(numbers: Path) -> None:
             for number in range(10):
                 now = number * PERIOD
                 clock.publish(Clock(clock=ros_messages.to_time(now)))
-                wait_until(lambda: node.node.get_clock().now().nanoseconds == now, "the time")
+                wait_until(lambda now=now: node.node.get_clock().now().nanoseconds == now, "the time")
                 peer.publish(toy.number_image(number), number * PERIOD)
-            wait_until(lambda: len(peer.activities) == 3 * turn, "three results of ten images")
+            wait_until(lambda turn=turn: len(peer.activities) == 3 * turn, "three results of ten images")
             first = peer.activities[-3]
             assert first.window_start.sec == first.window_start.nanosec == 0
         status = wait_until(lambda: peer.diagnostics.get("camera"), "diagnostics")

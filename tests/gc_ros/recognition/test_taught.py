@@ -313,6 +313,18 @@ def test_names_that_no_activity_may_have_are_refused(tmp_path, name):
         check_name(name, bundle(tmp_path))
 
 
+def test_names_that_look_the_same_are_one_name(tmp_path):
+    composed, apart = "\u00fcben", "u\u0308ben"
+    assert check_name(f" {apart} ", bundle(tmp_path)) == composed
+    # Taught before names were brought to one form.
+    taught = Taught("m").taught(apart, colour_examples((250, 0, 0)))
+    assert taught.spelled(f" {composed}") == apart
+    assert list(taught.renamed(composed, "x").activities) == ["x"]
+    assert not taught.forgotten(composed).activities
+    with pytest.raises(DataError, match="was not taught"):
+        taught.spelled("uben")
+
+
 # -- the checks --------------------------------------------------------------------------------------------------
 
 

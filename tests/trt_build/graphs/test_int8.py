@@ -194,3 +194,21 @@ def test_clips_that_do_not_exist_or_do_not_decode_are_one_line(tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video" * 100)
     command_line.assert_one_line(call("quantize", path, "--clips", tmp_path / "broken.mp4"), "broken.mp4")
     assert load_bundle(path).info.sha256 == load_bundle(bundle()).info.sha256
+
+
+def test_a_bundle_that_is_changed_while_it_is_measured_stays_as_it_was_changed(tmp_path, monkeypatch):
+    nothing_to_search_for = dict.fromkeys(int8.INT8_LIMITS, math.inf)
+    monkeypatch.setattr(int8, "INT8_LIMITS", nothing_to_search_for)
+    path = Path(shutil.copytree(bundle(), tmp_path / "b"))
+    loaded = load_bundle(path)
+    share, changed = int8.share_weights, []
+
+    def meanwhile(*arguments):
+        info = loaded.info.model_copy(update={"model_id": "another"})
+        changed.append(write_bundle(path, info, list(loaded.info.sha256)))
+        return share(*arguments)
+
+    monkeypatch.setattr(int8, "share_weights", meanwhile)
+    with pytest.raises(BundleError, match="changed while it was measured; quantise it again"):
+        quantize_bundle(loaded, read_footage([colours()], loaded.info), samples=2)
+    assert load_bundle(path).sha256 == changed[0].sha256
