@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -55,11 +56,14 @@ def bench(
     batch: int = 1,
     progress: Callable[[str], None] = lambda what: None,
 ) -> list[Timing]:
-    """Time all modes of all `targets` (backend:precision[@device]) over at least `calls` calls. Raises GlimpseError."""
+    """Time all modes of all `targets` (backend:precision[@device]) over at least `calls` calls.
+
+    A target that is named twice is timed once. Raises GlimpseError.
+    """
     processes: list[_EngineProcess] = []
     try:
         for mode in bundle.info.modes:
-            for target in targets:
+            for target in dict.fromkeys(targets):
                 progress(f"opening {target}, {mode}")
                 processes.append(_EngineProcess(bundle, target, mode, threads, batch))
         times: list[list[float]] = [[] for _ in processes]
@@ -97,7 +101,7 @@ class _EngineProcess:
     """A process that runs one engine and answers each request with one line of JSON."""
 
     def __init__(self, bundle: LoadedBundle, target: str, mode: str, threads: int | None, batch: int):
-        self.target, self.mode = target, mode
+        self.target, self.mode, self._bundle = target, mode, bundle.path
         backend, precision, device = split_target(target)
         order = {
             "bundle": str(bundle.path.resolve()),
@@ -135,8 +139,8 @@ class _EngineProcess:
         if not line:
             code = self._process.wait()
             raise EngineError(
-                f"{self.target}, {self.mode}: its process ended with exit code {code}; try this engine alone with: "
-                "trt-build verify"
+                f"{self.target}, {self.mode}: its process ended with exit code {code}; see whether it runs at all: "
+                f"trt-build verify {quote(str(self._bundle))} --engine {self.target} --clips CLIPS"
             )
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
@@ -229,3 +233,5 @@ if __name__ == "__main__":
         _work(json.loads(sys.argv[1]))
     except GlimpseError as error:
         _say({"error": str(error)})
+    except MemoryError as error:
+        _say({"error": f"too little memory for this engine ({error}); give a smaller --batch"})

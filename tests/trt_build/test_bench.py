@@ -50,4 +50,14 @@ def test_engines_that_cannot_be_opened_are_one_line(tmp_path):
     command_line.assert_one_line(
         call("bench", bundle, "--engine", "onnxruntime:int8", "--calls", 1), "trt-build quantize"
     )
+    command_line.assert_one_line(
+        call("bench", bundle, "--engine", "onnxruntime", "--batch", 10**10), "too little memory", "--batch"
+    )
     load_bundle(bundle)
+
+
+def test_an_engine_that_is_named_twice_is_timed_once(tmp_path):
+    bundle = toy_bundle(tmp_path / "b").path
+    twice = ("--engine", "onnxruntime", "--engine", "onnxruntime")
+    answer = json.loads(call("bench", bundle, *twice, "--calls", 1, "--json").stdout)
+    assert [e["mode"] for e in answer["engines"]] == ["window", "step"]
