@@ -168,10 +168,11 @@ def look(
                 right.setdefault("beside", []).append(theirs == clip.label)
         if seen.joints is not None:
             distances.add(seen.l.double().numpy(), seen.joints, rng)
-        scale = max(1, 160 // seen.images.shape[1])
-        strips[turn[clip.name]] = glimpse_strip(seen.images, seen.l.double().numpy(), scale=scale)
-        if len(strips) > rows:
-            del strips[max(strips)]
+        if len(strips) < rows or turn[clip.name] < max(strips):
+            scale = max(1, 160 // seen.images.shape[1])
+            strips[turn[clip.name]] = glimpse_strip(seen.images, seen.l.double().numpy(), scale=scale)
+            if len(strips) > rows:
+                del strips[max(strips)]
     if not strips:
         raise DataError(f"{data}: no clip decodes; the first: {next(iter(failed.values()), 'none chosen')}")
     found: dict[str, Any] = {
