@@ -21,11 +21,9 @@ hash, `LoadedBundle.sha256`, stands for all of them: who knows it out of band ca
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
-import shutil
 import threading
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -33,12 +31,12 @@ from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from trt_build.errors import BundleError
-from trt_build.files import replacing
+from trt_build.files import replacing, write_new
 from trt_build.integrity import MAX_BYTES, again, cause, check_file, demand, depth, whole
 from trt_build.untrusted import NotRegular, read_regular, sha256_regular
 
@@ -246,7 +244,7 @@ def write_bundle(
         `path` already. Graphs and weights of an older bundle in `path` that are not among them are removed.
 
     Returns the bundle as written, with `sha256` computed here. Raises BundleError where a required graph is not among
-    the files or a file cannot be read, OSError where one cannot be written.
+    the files or a file is missing, OSError where one cannot be read or written.
     """
     path = Path(path)
     sources: dict[str, bytes | os.PathLike[str] | str]
@@ -265,13 +263,12 @@ def write_bundle(
         hashes: dict[str, str] = {}
         for name, source in sorted(sources.items()):
             there = path / name
-            if not isinstance(source, bytes) and Path(source).resolve() == there.resolve():
-                if not there.is_file():
-                    raise BundleError(f"{there}: this file should be part of the bundle, but does not exist")
-            else:
+            if not isinstance(source, bytes) and not Path(source).is_file():
+                raise BundleError(f"{source}: this file should be part of the bundle, but does not exist")
+            if isinstance(source, bytes) or Path(source).resolve() != there.resolve():
                 there.parent.mkdir(parents=True, exist_ok=True)
                 there = waiting.enter_context(replacing(there))
-                _put(there, source)
+                write_new(there, source)
             try:
                 hashes[name] = sha256_regular(path, there.relative_to(path).as_posix())
             except NotRegular as error:
@@ -283,7 +280,7 @@ def write_bundle(
         if not content["idle"]:
             del content["idle"]
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        _put(info_part, text.encode("utf-8"))
+        write_new(info_part, text.encode("utf-8"))
     variants = {graph_name(mode, INT8) for mode in GRAPHS} | {INT8_WEIGHTS_NAME}
     for stale in {*GRAPHS.values(), WEIGHTS_NAME, CLASSES_NAME, *variants} - sources.keys():
         (path / stale).unlink(missing_ok=True)
@@ -338,19 +335,3 @@ def _parse(path: Path, text: str) -> Bundle:
         raise BundleError(
             f"{path}: {INFO_NAME}: {where + ': ' if where else ''}{message}; {again(path)}"
         ) from None
-
-
-def _put(target: Path, source: bytes | os.PathLike[str] | str) -> None:
-    """Write or copy to a new file. Raises BundleError for what cannot be read, OSError of what cannot be written."""
-    if isinstance(source, bytes):
-        old: IO[bytes] = io.BytesIO(source)
-    else:
-        try:
-            old = open(source, "rb")  # noqa: SIM115
-        except OSError as error:
-            raise BundleError(f"{os.fspath(source)}: cannot be read ({cause(error)})") from None
-    try:
-        with old, target.open("xb") as new:
-            shutil.copyfileobj(old, new)
-    except OSError as error:  # writing does not name the file
-        raise OSError(error.errno, error.strerror, error.filename or os.fspath(target)) from None

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -71,6 +73,16 @@ def write_atomically(path: Path, data: str | bytes | memoryview, *, durable: boo
     content = data.encode() if isinstance(data, str) else data
     with replacing(path, durable=durable) as part, part.open("xb") as file:
         file.write(content)
+
+
+def write_new(target: Path, source: bytes | os.PathLike[str] | str) -> None:
+    """Write bytes, or copy a file, to one that is not there yet. Raises OSError that names the file."""
+    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as old:
+        try:
+            with target.open("xb") as new:
+                shutil.copyfileobj(old, new)
+        except OSError as error:  # writing does not name the file
+            raise OSError(error.errno, error.strerror, error.filename or os.fspath(target)) from None
 
 
 def _sync(path: Path) -> None:

@@ -407,8 +407,10 @@ def test_calibrate_says_what_it_set_and_asks_for_people_where_none_were_held_out
 @needs_torch
 def test_calibrate_says_what_the_unknown_do_after_idle_was_lowered_and_not_before(tmp_path):
     trained = untrained(tmp_path / "run", labels=("blue", "green", "idle", "red"))
-    others = ("--unknown", colours(), "--unknown-labelled", 1)
-    result = call("calibrate", trained, "--data", colours(), "--subjects", "a", *others)
+    others = ("--unknown", colours(), "--unknown-labelled")
+    result = call("calibrate", trained, "--data", colours(), "--subjects", "a", *others, 1)
+    assert_one_line(result, "without idle at all")
+    result = call("calibrate", trained, "--data", colours(), "--subjects", "a", *others, 0.6)
     assert result.exit_code == 0, result.output
     assert "idle lowered by" in result.stdout and "unknown windows carry a label" in result.stdout
     assert "calibration error" in result.stdout and "refuses" not in result.stdout
