@@ -171,3 +171,10 @@ def test_onnxruntime_computes_in_int8_what_was_chosen(tmp_path: Path) -> None:
         kinds
     )
     assert not {"Conv", "FusedConv", "Clip", "Gemm"} & set(kinds), kinds
+
+
+def test_no_processor_saturates_a_sum_of_two_products() -> None:
+    """AVX2 without VNNI adds two products of UINT8 and INT8 in 16 bits."""
+    graph = quantised("expand", "project", "last").graph
+    weights = [numpy_helper.to_array(t) for t in graph.initializer if t.name.endswith("_w_int8")]
+    assert len(weights) == 3 and max(int(np.abs(w.astype(int)).max()) for w in weights) * 255 * 2 < 2**15
