@@ -6,8 +6,8 @@ stays float32. The result of a convolution, and of what lies between convolution
 activation that follows it; all read it dequantised. So is the result of a Gemm, which ONNX Runtime computes in INT8
 only then; that of a MatMul is float32.
 
-Weights are symmetric INT8 of seven bits, one scale for each output channel. Activations are asymmetric UINT8 with one scale. Biases
-are INT32 in units of input times weight.
+Weights are symmetric INT8 of seven bits, one scale for each output channel. Activations are asymmetric UINT8 with one
+scale. Biases are INT32 in units of input times weight.
 """
 
 from __future__ import annotations
