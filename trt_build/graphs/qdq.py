@@ -6,8 +6,9 @@ stays float32. The result of a convolution, and of what lies between convolution
 activation that follows it; all read it dequantised. So is the result of a Gemm, which ONNX Runtime computes in INT8
 only then; that of a MatMul is float32.
 
-Weights are symmetric INT8 of seven bits, one scale for each output channel. Activations are asymmetric UINT8 with one
-scale. Biases are INT32 in units of input times weight.
+Weights are symmetric, one scale for each output channel, and written as UINT8 around 128: processors with AVX2 and no
+VNNI add two products of UINT8 and INT8 in 16 bits and saturate, and do not where both are UINT8. Activations are
+asymmetric UINT8 with one scale. Biases are INT32 in units of input times weight.
 """
 
 from __future__ import annotations
@@ -30,9 +31,7 @@ _MOVING = {"MaxPool", "Reshape", "Slice", "Split", "Transpose"}
 # How many inputs of a node, from the first, hold values; elsewhere all do.
 _VALUES = dict.fromkeys(("Conv", "Gemm", *_MOVING), 1)
 _LEVELS = 255
-# Of a weight. Processors with AVX2 and no VNNI add two products of UINT8 and INT8 in 16 bits, in ONNX Runtime and in
-# OpenVINO, and saturate: 2 * 255 * 63 still fits.
-_MOST = 63
+_MIDDLE = 128  # zero of a weight
 
 Range = tuple[float, float]
 
@@ -162,12 +161,12 @@ class _Writer:
             shape = [1] * values.ndim
             if axis is not None:
                 shape[axis] = -1
-            whole = np.clip(np.rint(values / scale.reshape(shape)), -_MOST, _MOST).astype(np.int8)
+            whole = np.clip(np.rint(values / scale.reshape(shape)), -127, 127) + _MIDDLE
             inputs = [
-                self._constant(f"{weight}_int8", whole),
+                self._constant(f"{weight}_int8", whole.astype(np.uint8)),
                 self._constant(f"{weight}_scale", scale),
                 # QGemm is made only with a zero point.
-                self._constant(f"{weight}_zero", np.zeros(scale.shape, np.int8)),
+                self._constant(f"{weight}_zero", np.full(scale.shape, _MIDDLE, np.uint8)),
             ]
             options: dict[str, Any] = {} if axis is None else {"axis": axis}
             self.nodes.append(
@@ -221,4 +220,4 @@ def weight_scale(values: NDArray[np.float32], axis: int | None) -> NDArray[np.fl
     others = tuple(i for i in range(values.ndim) if i != axis)
     largest = np.abs(values).max(others)
     # A channel of nearly no weights, which a training can leave, has a scale that its bias can be counted in.
-    return np.maximum(largest, max(1e-4 * float(largest.max()), 1e-8)).astype(np.float32) / np.float32(_MOST)
+    return np.maximum(largest, max(1e-4 * float(largest.max()), 1e-8)).astype(np.float32) / np.float32(127)
