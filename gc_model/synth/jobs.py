@@ -11,7 +11,10 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -100,8 +103,21 @@ def _run(batches: list, workers: int, progress: bool, total: int, step: int) -> 
         yield from _shown(map(_make_all, batches), progress, total, step)
         return
     # Spawned, not forked: the caller may hold threads (torch, ROS), which a fork copies in a locked state.
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield from _shown(pool.imap_unordered(_make_all, batches), progress, total, step)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        try:
+            running = {pool.submit(_make_all, batch): batch for batch in batches}
+            yield from _shown(map(partial(_result, running), as_completed(running)), progress, total, step)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _result(running: Mapping[Future[int], Any], done: Future[int]) -> int:
+    """Of a batch; drawn here where its process has died: a `multiprocessing.Pool` would wait for it for ever."""
+    try:
+        return done.result()
+    except BrokenProcessPool:
+        return _make_all(running[done])
 
 
 def _shown(results: Iterable[int], progress: bool, total: int, step: int) -> Iterator[int]:
