@@ -131,10 +131,11 @@ class Results:
         now_ns = int(self._node.get_clock().now().nanoseconds)
         age_s = (now_ns - activity.stamp_ns) / NS if now_ns else math.nan
         max_age_s = self._setting("max_age_s")
+        frame_id = self.frame_id_of(activity.stamp_ns)
         self._activity.publish(
             ros_messages.to_activity(
                 activity,
-                self.frame_id_of(activity.stamp_ns),
+                frame_id,
                 late=bool(max_age_s) and age_s > max_age_s,
                 age_s=age_s,
                 decode_s=job.decode_s,
@@ -145,7 +146,6 @@ class Results:
         )
         self.publish_events(activity.events, activity.stamp_ns)
         if self._classification is not None:
-            frame_id = self.frame_id_of(activity.stamp_ns)
             self._classification.publish(ros_messages.to_classification(activity, frame_id))
         self.age.add(remark=age_s)
         self.latencies.add(
@@ -164,7 +164,6 @@ class Results:
             self._annotations.publish(foxglove.to_annotations(activity, stamp, event))
         if self._markers is not None and self._markers.get_subscription_count():
             fov_deg = float(self._setting("marker_fov_deg"))
-            frame_id = self.frame_id_of(activity.stamp_ns)
             self._markers.publish(rviz.to_markers(activity, frame_id, fov_deg))
         self._draw(activity)
 

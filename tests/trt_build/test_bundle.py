@@ -155,21 +155,23 @@ def test_writing_over_an_older_bundle_leaves_none_of_its_graphs(tmp_path: Path) 
         load_bundle(tmp_path).graph("step")
 
 
+OLD_FILES = {"window.onnx": b"1", "step.onnx": b"2", "weights.bin": b"3"}
+
+
+def assert_untouched(path: Path, before: LoadedBundle) -> None:
+    assert load_bundle(path).sha256 == before.sha256
+    assert sorted(p.name for p in path.iterdir()) == sorted([INFO_NAME, *OLD_FILES])
+
+
 def test_a_write_that_fails_half_way_leaves_the_bundle_that_was_there(tmp_path: Path) -> None:
     info, path = Bundle(**FIELDS), tmp_path / "b"
-    before = write_bundle(path, info, {"window.onnx": b"1", "step.onnx": b"2", "weights.bin": b"3"})
+    before = write_bundle(path, info, OLD_FILES)
     with pytest.raises(BundleError, match=r"missing\.onnx: this file should be part"):
         write_bundle(path, info, {"step.onnx": b"new", "window.onnx": tmp_path / "missing.onnx"})
     assert load_bundle(path).sha256 == before.sha256
     with pytest.raises(BundleError, match="does not exist"):
         write_bundle(path, info, {"step.onnx": b"new", "window.onnx": path / "window.onnx", "x": path / "x"})
-    assert load_bundle(path).sha256 == before.sha256
-    assert sorted(p.name for p in path.iterdir()) == [
-        "bundle.json",
-        "step.onnx",
-        "weights.bin",
-        "window.onnx",
-    ]
+    assert_untouched(path, before)
 
 
 @pytest.mark.parametrize("room", range(4))
@@ -178,7 +180,7 @@ def test_a_full_disk_or_an_interruption_leaves_the_bundle_that_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, error: BaseException
 ) -> None:
     info, path = Bundle(**FIELDS), tmp_path / "b"
-    before = write_bundle(path, info, {"window.onnx": b"1", "step.onnx": b"2", "weights.bin": b"3"})
+    before = write_bundle(path, info, OLD_FILES)
     written: list[Any] = []
     copy = shutil.copyfileobj
 
@@ -197,13 +199,7 @@ def test_a_full_disk_or_an_interruption_leaves_the_bundle_that_was_there(
     if isinstance(caught.value, OSError):
         place = sorted(files)[room] if room < 3 else INFO_NAME
         assert caught.value.filename == str(path / place)
-    assert load_bundle(path).sha256 == before.sha256
-    assert sorted(p.name for p in path.iterdir()) == [
-        "bundle.json",
-        "step.onnx",
-        "weights.bin",
-        "window.onnx",
-    ]
+    assert_untouched(path, before)
 
 
 def test_writing_refuses_missing_graphs_and_names_outside(tmp_path: Path) -> None:
