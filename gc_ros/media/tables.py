@@ -47,6 +47,8 @@ def read_rows(
         raise DataError(
             f"{table}: needs the columns {wanted}, has {', '.join(filter(None, names)) or 'none'}{hint}"
         )
+    if twice := [name for name in columns if names.count(name) > 1]:
+        raise DataError(f"{table}: has two columns {twice[0]}; remove or rename all but one")
     rows = []
     for number, cells in enumerate(_cells(table, lines[1:], delimiter), 1):
         values = [cell.strip().strip("\ufeff").strip() for cell in cells]

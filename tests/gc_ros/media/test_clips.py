@@ -308,6 +308,15 @@ def test_a_table_that_is_wrong_says_where(tmp_path: Path, rows: str, words: tupl
     assert all(word in str(caught.value) for word in words), caught.value
 
 
+def test_two_columns_of_a_name_that_is_needed_are_refused(tmp_path: Path) -> None:
+    tree(tmp_path, "a.mp4")
+    (tmp_path / "t.csv").write_text("path,class,note,Class,note\na.mp4,wave,x,drink,y\n")
+    with pytest.raises(DataError, match="two columns class; remove or rename"):
+        find_clips([tmp_path / "t.csv"])
+    (tmp_path / "t.csv").write_text("path,class,note,note\na.mp4,wave,x,y\n")
+    assert named(find_clips([tmp_path / "t.csv"])) == [("a.mp4", "wave")]
+
+
 def test_names_of_a_table_stay_below_any_folder_and_are_distinct(tmp_path: Path) -> None:
     data = tree(tmp_path / "data", "wave/a.mp4")
     tree(tmp_path, "x/wave/a.mp4", "y/wave/a.mp4", "b.mp4")
