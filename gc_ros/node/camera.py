@@ -62,6 +62,7 @@ class Camera:
         self.topic = self.input.topic
         useless = lambda: self.input.refused + self.input.unusable
         self.results = Results(node, prefix, recognizer.info.model_id, setting, useless, people is not None)
+        recognizer.log_events(self.results.log)
         self._size: tuple[int, int] | None = None  # of the newest image
         self.people: CameraPeople | None = None
         if people is not None:
@@ -117,10 +118,10 @@ class Camera:
     def reset(self, reason: str) -> None:
         """Forget window and state: warm up again."""
         self.input.clear()
-        events = self.recognizer.reset(reason)
+        self.recognizer.reset(reason)
         self._epoch = self.recognizer.epoch
         self.results.forget()
-        self.results.publish_events(events, None)
+        self.results.publish_events()
         if self.people is not None:
             self.people.reset(reason)
 
@@ -167,7 +168,8 @@ class Camera:
             f"break in {self.topic}, window starts again; resets so far: {dict(self.recognizer.counters().resets)}",
             throttle_duration_sec=1.0,
         )
-        self.results.publish_events(self.recognizer.take_events(), stamp_ns)
+        self.recognizer.take_events()  # they are in the log of the results, too
+        self.results.publish_events(stamp_ns)
 
     # -- watchdog and diagnostics ----------------------------------------------------------------------------
 

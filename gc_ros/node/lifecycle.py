@@ -335,9 +335,9 @@ class ActivityRecognition(LifecycleNode):
             self._model.apply_settings(told)
 
 
-def spin(node: ActivityRecognition, executor: Executor) -> None:
-    """Serve the node until its context ends or it has an exit code."""
-    while node.context.ok() and node.exit_code is None:
+def spin(node: ActivityRecognition, executor: Executor, ends: Callable[[], bool] = lambda: False) -> None:
+    """Serve the node until `ends`, asked at least as often as its timers come, or until its context ends."""
+    while node.context.ok() and node.exit_code is None and not ends():
         try:
             executor.spin_once()
         except ExternalShutdownException:

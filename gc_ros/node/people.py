@@ -66,6 +66,7 @@ class CameraPeople:
         self._held: dict[str, Job] = {}  # the picture's own work, while its people are waited for
         self._lately = {name: Recent(REFUSED_S) for name in ("images", "without", "others")}
         self._before = people.counters()
+        people.log_events(self.results.log)
         self._others_before = 0
 
     # -- life ------------------------------------------------------------------------------------------------
@@ -82,9 +83,8 @@ class CameraPeople:
         """Forget everybody."""
         with self._ordered:
             self._held.clear()
-            events = self.people.reset(reason)
-        for who, event in events:
-            self.results.publish_events(who, [event])
+            self.people.reset(reason)
+        self.results.publish_events()
         self.results.forget()
 
     def destroy(self) -> None:
@@ -107,8 +107,8 @@ class CameraPeople:
             self._hand_over(self.people.detections(found))
 
     def _hand_over(self, due: Sequence[PersonWork]) -> None:
-        for who, event in self.people.take_events():
-            self.results.publish_events(who, [event])
+        self.people.take_events()  # they are in the log of the results, too
+        self.results.publish_events()
         shown, self._shown = self._shown, self.people.shown
         if shown != self._shown or not self.people.present:
             # In one engine call: apart, the people would wait for the picture's. While somebody is there, it waits.

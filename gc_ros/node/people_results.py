@@ -21,6 +21,7 @@ from gc_ros.node.diagnostics import Latencies
 from gc_ros.node.results import Results
 from gc_ros.node.ros_messages import gc_msg
 from gc_ros.recognition.activity import Activity
+from gc_ros.recognition.event_log import EventLog
 from gc_ros.recognition.people import PersonActivity
 from gc_ros.recognition.smoothing import ActivityEvent
 from gc_ros.stamps import NS
@@ -39,6 +40,11 @@ class Present:
     warming_up: Sequence[str] = ()
     left_out: Sequence[str] = ()
 
+    @property
+    def known(self) -> set[str]:
+        """Those whose window is full."""
+        return {*self.ids} - {*self.warming_up}
+
 
 class PeopleResults:
     """Publishers of the people of one camera; results: those of its picture, which own what shows them.
@@ -56,6 +62,7 @@ class PeopleResults:
         gestures: bool,
     ) -> None:
         self._node, self._results, self._setting, self._present = node, results, setting, present
+        self.log = EventLog()  # of everybody's recognisers
         self._publisher = node.create_publisher(gc_msg.PersonActivities, f"~/{prefix}people", 10)
         self._gesture_type: Any = _gesture_type() if gestures else None
         self._gestures: dict[str, Any] = {}  # publishers by body
@@ -84,9 +91,8 @@ class PeopleResults:
     def publish(self, results: Sequence[PersonActivity]) -> None:
         """New results of one or more people, from one engine call."""
         with self._lock, self._results.guarded():
-            for result in results:
-                self._newest[result.person_id] = result
-                self.publish_events(result.person_id, result.activity.events, result.activity.stamp_ns)
+            self.publish_events()
+            self._newest |= {result.person_id: result for result in results}
             self._publish(max((r.activity for r in results), key=lambda activity: activity.stamp_ns))
             now_ns = int(self._node.get_clock().now().nanoseconds)
             for result in results:
@@ -94,23 +100,25 @@ class PeopleResults:
                 age_s = (now_ns - result.activity.stamp_ns) / NS if now_ns else math.nan
                 self.latencies.add(age=age_s, inference=result.activity.inference_s)
 
-    def publish_events(
-        self, who: str, events: Sequence[ActivityEvent], decided_ns: int | None = None
-    ) -> None:
-        """Onsets and offsets of a person. decided_ns: stamp of the frame that decided them; None: each event's own."""
+    def publish_events(self) -> None:
+        """Onsets and offsets that were noted in `log`."""
+
+        def publish(who: str, event: ActivityEvent, decided_ns: int | None) -> None:
+            if event.kind == "onset":
+                self._on[who] = event
+            else:
+                self._on.pop(who, None)
+            self._results.publish_event(who, event, decided_ns)
+
         with self._lock:
-            for event in events:
-                if event.kind == "onset":
-                    self._on[who] = event
-                else:
-                    self._on.pop(who, None)
-            self._results.publish_events(events, decided_ns, who)
+            self.log.publish(publish)
 
     def settle(self) -> None:
-        """Somebody may have come or gone: say so at once where it changes who is told of."""
+        """Somebody may have come, gone or begun again: say so at once where it changes who is told of."""
         with self._lock, self._results.guarded():
             present = self._present()
-            if self._last is not None and self._said - {*present.ids, *present.left_out}:
+            changed = self._said - {*present.ids, *present.left_out} or self._newest.keys() - present.known
+            if self._last is not None and changed:
                 newest = [result.activity for result in self._newest.values()]
                 self._publish(max([self._last, *newest], key=lambda activity: activity.stamp_ns))
 
@@ -119,7 +127,8 @@ class PeopleResults:
 
     def _say(self, newest: Activity, present: Present) -> list[PersonActivity]:
         """Publish the message about everybody; returns the people in it. newest: of their results, or the last one."""
-        for who in set(self._newest) - set(present.ids):
+        # What was said of an id before its window began again may be of somebody else.
+        for who in self._newest.keys() - present.known:
             del self._newest[who]
             self._on.pop(who, None)
         people = [self._newest[who] for who in sorted(self._newest)]

@@ -24,25 +24,29 @@ WRONG_USE = 2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def _end_for_certain(context: Any, ended: threading.Event) -> None:
-    """Three seconds after a signal the process is gone, also where a native call of the engine never returns."""
-    while not ended.wait(0.2):
-        if not context.ok():
-            if not ended.wait(2.2):
-                os._exit(0)
-            return
-
-
-def _note_signals() -> threading.Event:
-    """Handlers that raise nothing; the event is set once a signal has come.
+def _note_signals(ended: threading.Event) -> threading.Event:
+    """An event that is set once a signal has come; 2.4 s later the process is gone, unless `ended` is set.
 
     Python's own handler for SIGINT raises KeyboardInterrupt wherever the main thread is: inside rclpy's native
-    conversions it comes out as some RuntimeError. rclpy's handlers, installed by `rclpy.init`, end the context and
-    call the ones of before.
+    conversions it comes out as some RuntimeError. rclpy's handlers end the context at once, and then nobody can be
+    told any more that an activity has ended. The interpreter calls these only between two steps of the main thread, but
+    writes to the pipe at once, also where a native call of the engine never returns.
     """
     signalled = threading.Event()
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
     for number in _SIGNALS:
         signal.signal(number, lambda *_: signalled.set())
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def end_for_certain() -> None:
+        while not set(os.read(reader, 1)) & set(_SIGNALS):
+            pass
+        signalled.set()
+        if not ended.wait(2.4):
+            os._exit(0)
+
+    threading.Thread(target=end_for_certain, daemon=True).start()
     return signalled
 
 
@@ -50,18 +54,20 @@ def _ignore_signals() -> None:
     """For the end of the process: the interpreter gives up our handlers before it ends, and a signal would kill it."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.set_wakeup_fd(-1)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the node until a signal; returns the exit code. argv: ROS arguments, without the program's name."""
-    signalled = _note_signals()
+    ended = threading.Event()
+    signalled = _note_signals(ended)
     try:
-        return _run(list(sys.argv[1:] if argv is None else argv), signalled)
+        return _run(list(sys.argv[1:] if argv is None else argv), signalled, ended)
     finally:
         _ignore_signals()
 
 
-def _run(arguments: Sequence[str], signalled: threading.Event) -> int:
+def _run(arguments: Sequence[str], signalled: threading.Event, ended: threading.Event) -> int:
     try:
         from gc_ros.node import ros_messages  # noqa: F401  (finds ROS, or says in one line what is missing)
     except GlimpseError as error:
@@ -83,24 +89,23 @@ def _run(arguments: Sequence[str], signalled: threading.Event) -> int:
     if rest:
         return _refuse(f"unknown argument {rest[0]}; {USAGE}")
     keep_freed_memory()
-    ended = threading.Event()
     context = get_default_context()
     node: ActivityRecognition | None = None
     executor: SingleThreadedExecutor | None = None
     code = 0
     try:
-        node = _make_node(arguments, ended)
+        node = _make_node(arguments)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        if not signalled.is_set():  # before `init`: the context knows nothing of it
+        if not signalled.is_set():
             node.start()
-            spin(node, executor)
+            spin(node, executor, signalled.is_set)
         code = node.exit_code or 0
     except GlimpseError as error:
         code = _refuse(f"{NODE_NAME}: {error}")
     except Exception:
-        # What a signal interrupts fails in whatever way.
-        if context.ok() or (node is None and not signalled.is_set()):
+        # What ends with the context fails in whatever way.
+        if not signalled.is_set() and context.ok():
             raise
     finally:
         try:
@@ -131,17 +136,16 @@ def _own_arguments(arguments: Sequence[str]) -> list[str]:
         return list(remove_ros_args(["activity_node", *arguments])[1:])
 
 
-def _make_node(arguments: Sequence[str], ended: threading.Event) -> Any:
+def _make_node(arguments: Sequence[str]) -> Any:
     """The node in the default context. Raises GlimpseError where the arguments are wrong."""
     import rclpy
+    from rclpy.signals import SignalHandlerOptions
 
     from gc_ros.node import overrides
     from gc_ros.node.lifecycle import NODE_NAME, ActivityRecognition
 
     with _arguments_checked():
-        rclpy.init(args=[NODE_NAME, *arguments])
-        context = rclpy.get_default_context()
-        threading.Thread(target=_end_for_certain, args=(context, ended), daemon=True).start()
+        rclpy.init(args=[NODE_NAME, *arguments], signal_handler_options=SignalHandlerOptions.NO)
         node = ActivityRecognition()
     refused, foreign = overrides.judge(node.undeclared, arguments)
     if refused:

@@ -22,6 +22,7 @@ from gc_ros.node.diagnostics import AGE_S, Latencies, Recent
 from gc_ros.node.ros_messages import CompressedImage, Image, gc_msg
 from gc_ros.recognition import overlay, people_overlay
 from gc_ros.recognition.activity import Activity
+from gc_ros.recognition.event_log import EventLog
 from gc_ros.recognition.intake import Window
 from gc_ros.recognition.people import PersonActivity
 from gc_ros.recognition.smoothing import ActivityEvent
@@ -59,6 +60,7 @@ class Results:
         self._node, self._model_id, self._setting, self._refused = node, model_id, setting, refused
         self._with_people = with_people
         self._publishers: list[Any] = []
+        self.log = EventLog()  # of the picture's recogniser
         # While somebody is there, what shows the picture shows the people.
         self.showing_people = False
         self._scene: Activity | None = None  # the newest result of the picture
@@ -144,7 +146,7 @@ class Results:
                 scene=self._with_people,
             )
         )
-        self.publish_events(activity.events, activity.stamp_ns)
+        self.publish_events(activity.stamp_ns)
         if self._classification is not None:
             self._classification.publish(ros_messages.to_classification(activity, frame_id))
         self.age.add(remark=age_s)
@@ -185,20 +187,25 @@ class Results:
         if image is not None:
             self._publish_drawn(people_overlay.draw_people(image, people, self._scene), newest.stamp_ns)
 
-    def publish_events(
-        self, events: Sequence[ActivityEvent], decided_ns: int | None, person: str = ""
-    ) -> None:
-        """Onsets and offsets. decided_ns: stamp of the frame that decided them; None: each event's own.
+    def publish_events(self, decided_ns: int | None = None) -> None:
+        """Onsets and offsets that were noted in `log`.
 
-        person: whose; empty: of the whole picture.
+        decided_ns: stamp of the frame that decided those of which the log does not say; None: each event's own.
         """
-        for event in events:
-            decided = event.stamp_ns if decided_ns is None else decided_ns
-            with self.guarded():
-                frame_id = self.frame_id_of(decided)
-                self._events.publish(ros_messages.to_event(event, decided, frame_id, self._model_id, person))
-        if events and not person:
-            self._banner.add(events, decided)
+
+        def publish(person: str, event: ActivityEvent, known_ns: int | None) -> None:
+            decided = self.publish_event(person, event, decided_ns if known_ns is None else known_ns)
+            self._banner.add([event], decided)
+
+        self.log.publish(publish)
+
+    def publish_event(self, person: str, event: ActivityEvent, decided_ns: int | None) -> int:
+        """One onset or offset of a person, "" for the whole picture. Returns the stamp of the frame that decided it."""
+        decided = event.stamp_ns if decided_ns is None else decided_ns
+        with self.guarded():
+            frame_id = self.frame_id_of(decided)
+            self._events.publish(ros_messages.to_event(event, decided, frame_id, self._model_id, person))
+        return decided
 
     # -- the overlay -----------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from gc_ros.media.detections import Box, Detections
 from gc_ros.media.images import Picture
+from gc_ros.recognition.event_log import EventLog
 from gc_ros.recognition.intake import Signature, signature_of
 from gc_ros.recognition.person import PeopleCounters, PersonActivity, PersonWork
 from gc_ros.recognition.recognizer import Recognizer
@@ -256,6 +257,11 @@ class People:
         """
         with self._lock:
             return self._seats.take_events()
+
+    def log_events(self, log: EventLog) -> None:
+        """Note everybody's events from now on there, too, as of `Recognizer.log_events`."""
+        for recognizer in self.recognizers.values():
+            recognizer.log_events(log)
 
     @property
     def asked(self) -> int:

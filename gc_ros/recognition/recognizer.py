@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 
 from gc_ros.media.images import Picture
 from gc_ros.recognition.activity import Activity, Glimpse, softmax, stream_label, to_glimpses, top_k
+from gc_ros.recognition.event_log import Announcer, EventLog
 from gc_ros.recognition.intake import Counters, Intake, StepFrame, Window
 from gc_ros.recognition.sampler import Sampler
-from gc_ros.recognition.smoothing import ActivityEvent, EventDetector, Smoothing
+from gc_ros.recognition.smoothing import ActivityEvent, Smoothing
 from gc_ros.recognition.taught import Lessons
 from gc_ros.recognition.turns import Outputs, Reading, StepTurns, WindowTurns
 from trt_build.bundle import LoadedBundle
@@ -91,9 +92,8 @@ class Recognizer:
         self._input: NDArray[np.uint8] | None = None  # made when `infer` first needs it
         self._active = [row == slot for row in range(engine.batch)]
         self._lessons = lessons
-        self._detector = EventDetector(self.labels, smoothing, self.info.idle)
-        self._events: list[ActivityEvent] = []
-        self._intake = Intake(self.info, self.mode, stride, max_frame_gap_s, self._end_activity, sampler)
+        self._announcer = Announcer(self.labels, smoothing, self.info.idle)
+        self._intake = Intake(self.info, self.mode, stride, max_frame_gap_s, self._announcer.end, sampler)
         self._lock = self._intake.lock
         self._engine_lock = threading.Lock()  # held while inferring
         turns = WindowTurns if self.mode == "window" else StepTurns
@@ -135,12 +135,12 @@ class Recognizer:
         A change holds from the next result on and forgets nothing: the smoothed scores, an activity that is on, and
         how long a candidate has lasted are judged by the new values.
         """
-        return self._detector.smoothing
+        return self._announcer.smoothing
 
     @smoothing.setter
     def smoothing(self, smoothing: Smoothing) -> None:
         with self._lock:
-            self._detector.smoothing = smoothing
+            self._announcer.smoothing = smoothing
 
     @property
     def lessons(self) -> Lessons | None:
@@ -150,14 +150,18 @@ class Recognizer:
     @lessons.setter
     def lessons(self, lessons: Lessons | None) -> None:
         with self._lock:
-            self._end_activity()
             self._lessons = lessons
-            self._detector = EventDetector(self.labels, self._detector.smoothing, self.info.idle)
+            self._announcer.relabel(self.labels)
 
     @property
     def labels(self) -> list[str]:
         """The bundle's, then those that were taught."""
         return self.info.labels if self._lessons is None else self._lessons.labels
+
+    def log_events(self, log: EventLog) -> None:
+        """Note every event from now on there, too, in the order in which they come about."""
+        with self._lock:
+            self._announcer.log = log
 
     def watch(self, see: Callable[[StepFrame], None] | None) -> None:
         """Give `see` each frame that is sampled from now on, in the thread of `offer`; None: no longer."""
@@ -172,19 +176,12 @@ class Recognizer:
         with self._lock:
             self._intake.asked += 1
             self._intake.reset(reason)
-            return self._take_events()
+            return self._announcer.take()
 
     def take_events(self) -> list[ActivityEvent]:
         """Events of the resets inside `offer`, which otherwise come with the next result."""
         with self._lock:
-            return self._take_events()
-
-    def _take_events(self) -> list[ActivityEvent]:
-        events, self._events = self._events, []
-        return events
-
-    def _end_activity(self) -> None:
-        self._events += self._detector.reset()
+            return self._announcer.take()
 
     @property
     def warmup(self) -> tuple[int, int]:
@@ -321,7 +318,8 @@ class Recognizer:
             unknown = strange or weak or label in info.idle
             # What is like nothing that was taught or trained counts for no activity, however sure its scores are.
             counted = np.zeros_like(scores) if strange else scores
-            events = self._take_events() + self._detector.update(counted, reading.end_ns)
+            whose = "" if reading.person is None else reading.person.id
+            events = self._announcer.update(counted, reading.end_ns, whose)
         return Activity(
             stamp_ns=reading.end_ns,
             window_start_ns=reading.start_ns,

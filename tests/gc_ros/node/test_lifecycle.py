@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests import toy
@@ -18,6 +20,7 @@ from tests.marks import first_fast
 from trt_build.bundle import LoadedBundle
 
 # After the harness, which skips this module where ROS is missing.
+from glimpse_clouds.msg import ActivityEvent  # isort: skip
 from lifecycle_msgs.msg import Transition  # isort: skip
 from lifecycle_msgs.srv import ChangeState  # isort: skip
 
@@ -85,6 +88,32 @@ def test_a_signal_while_images_stream_in_ends_with_0(sent: signal.Signals, bundl
         process.close()
     assert (code, took < 3) == (0, True), process.output
     assert "Traceback" not in process.output
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_ends_the_activity_that_is_on_for_those_who_listen(
+    sent: signal.Signals, tmp_path: Path, peer: Peer
+) -> None:
+    colours = toy.toy_bundle(tmp_path / "bundle", "colours", reset_after=0).path
+    process = Process("--ros-args", "-p", f"bundle:={colours}", "-p", "smoothing_tau_s:=0.0")
+    try:
+        peer.wait_for_camera()
+        red = np.zeros((48, 64, 3), np.uint8)
+        red[..., 0] = 250
+        numbers = itertools.count()
+
+        def begun() -> bool:
+            peer.publish(red, next(numbers) * 125_000_000 + 1)
+            return bool(peer.events)
+
+        wait_until(begun, "an activity")
+        assert process.end(sent)[0] == 0, process.output
+        wait_until(lambda: len(peer.events) == 2, "its end")
+    finally:
+        process.close()
+    assert [(e.kind, e.label) for e in peer.events] == [
+        (ActivityEvent.ONSET, "red"), (ActivityEvent.OFFSET, "red"),
+    ]  # fmt: skip
 
 
 def test_autostart_leads_to_active_and_an_impossible_transition_harms_nothing(

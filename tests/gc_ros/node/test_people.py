@@ -218,6 +218,31 @@ def test_who_leaves_last_before_a_window_was_full_is_warming_up_no_longer(colour
         wait_until(lambda: not detector.messages[-1].warming_up, "the end of the newcomer")
 
 
+def test_who_takes_over_an_id_is_not_told_of_before_his_own_window_is_full(colours: Path) -> None:
+    people = [
+        Drawn("a", "red", "red", x=60, last=15),
+        Drawn("a", "blue", "blue", x=250, y=180, first=16),
+        Drawn("b", "green", "green", x=150),
+    ]
+    with running(colours, **OPTIONS) as (node, peer):
+        detector = Detector(node, peer)
+        peer.wait_for_camera()
+        for frame in range(28):
+            detector.show(people, [frame])
+            wait_until(lambda: node.node._inference is not None and not node.node._inference.busy_s, "idle")
+        last = START + 27 * PERIOD
+        wait_until(lambda: ("a", last) in {(who, stamp) for who, stamp, _ in detector.results()}, "the end")
+        told = {
+            ros_messages.to_ns(m.header.stamp): ({p.person_id: p.label for p in m.people}, m.warming_up)
+            for m in detector.messages
+        }
+    for stamp, (labels, warming_up) in told.items():
+        frame = (stamp - START) // PERIOD
+        assert labels.get("a", "red" if frame < 16 else "blue") == ("red" if frame < 16 else "blue"), frame
+        assert not set(labels) & set(warming_up), frame
+    assert {frame for frame in range(16, 23) if "a" in told.get(START + frame * PERIOD, ({}, []))[0]} == set()
+
+
 def test_each_camera_has_people_of_its_own(colours: Path) -> None:
     opened = Opened()
     with running(colours, opened, cameras=["front", "left"], max_people=2, **OPTIONS) as (node, peer):
