@@ -21,6 +21,7 @@ from gc_ros.evaluation.processes import OutputError, run_tasks
 from gc_ros.evaluation.running import Task, resume
 from gc_ros.evaluation.scoring import EXTRA, gather, summarise
 from gc_ros.evaluation.sources import Source
+from gc_ros.evaluation.truth import map_label
 from trt_build.bundle import load_bundle
 from trt_build.command import os_error_line
 from trt_build.errors import DataError, GlimpseError, need
@@ -66,6 +67,12 @@ def evaluate_many(
     info = loaded.info
     if options.mode not in (None, *info.modes):
         raise DataError(f"mode {options.mode!r} is not in this bundle; use one of: {', '.join(info.modes)}")
+    for label, target in options.mapping.items():
+        if map_label(target, options.labels(info), {}) is None:
+            known = ", ".join(options.labels(info))
+            raise DataError(
+                f"--map {label}={target}: the bundle has no {target!r}; map to one of: {known}, idle"
+            )
     folders = results.bag_folders(out, [source.name for source in sources])
     _check_places(sources, folders)
     out.mkdir(parents=True, exist_ok=True)

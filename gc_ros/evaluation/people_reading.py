@@ -19,7 +19,7 @@ from gc_ros.evaluation.ahead import read_ahead
 from gc_ros.evaluation.judging import Judge, Pass
 from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.people_sources import PeopleReader, by_stamps, choose_topic, find_table
-from gc_ros.evaluation.reading import BagReading
+from gc_ros.evaluation.reading import BagReading, lessons_of
 from gc_ros.evaluation.sources import Frame, FrameReader, Source
 from gc_ros.evaluation.strips import Seen, WatchedSlots
 from gc_ros.media.detections import Box, Detections, read_csv
@@ -95,6 +95,7 @@ class PeopleReading(BagReading):
         assert options.people is not None
         self.options, self._path = options, source.path
         self._engine = WatchedSlots(engine, bundle.info.T)
+        self._lessons = lessons_of(bundle, options)
         # By person and stamp, of results still to be written.
         self._seen: dict[tuple[str, int], list[Seen]] = {}
         self._table = None if options.people.startswith("topic:") else find_table(source, options.people)
@@ -173,6 +174,7 @@ class PeopleReading(BagReading):
             smoothing=o.smoothing,
             max_frame_gap_s=o.max_frame_gap_s,
             unknown_threshold=o.unknown_threshold,
+            lessons=self._lessons,
         )
 
     def _looked(self, result: PersonActivity, slot: int) -> None:

@@ -49,9 +49,12 @@ def find_table(source: Source, how: str) -> Path | None:
 def by_stamps(recorded: list[Detections], first_ns: int) -> list[Detections]:
     """Detections of a CSV on the clock of images that begin at `first_ns`.
 
-    Times count from the first image, or are stamps already: those from 1e8 s on, or near those of the images.
+    Times count from the first image, or are stamps already: those from 1e8 s on, or those that begin near the first
+    image's stamp, by a tenth of what it is, as of a simulation.
     """
     if not recorded or recorded[-1].stamp_ns >= ABSOLUTE_S * NS:
+        return recorded
+    if 10 * abs(recorded[0].stamp_ns - first_ns) < recorded[0].stamp_ns:
         return recorded
     return [replace(found, stamp_ns=found.stamp_ns + first_ns) for found in recorded]
 

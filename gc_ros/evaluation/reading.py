@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from gc_ros.evaluation.predictions import Predictions
 
 
-def _lessons(bundle: LoadedBundle, options: Options) -> Lessons | None:
+def lessons_of(bundle: LoadedBundle, options: Options) -> Lessons | None:
     """What the bundle was taught when the evaluation began. Raises DataError where it was taught more since."""
     if not options.taught:
         return None
@@ -109,7 +109,7 @@ class Reading(BagReading):
             smoothing=options.smoothing,
             max_frame_gap_s=options.max_frame_gap_s,
             unknown_threshold=options.unknown_threshold,
-            lessons=_lessons(bundle, options),
+            lessons=lessons_of(bundle, options),
             owns_engine=False,
         )
         self._active: str | None = None  # the label that is on, after smoothing

@@ -154,13 +154,14 @@ def event_figures(record: dict[str, Any], late_s: float) -> dict[str, Any]:
         ]
         truth = [Segment(s["start_s"], s["end_s"], s["label"]) for s in segments if s["mapped"]]
         unmapped = [s for s in segments if not s["mapped"]]
-        # An event during an activity that the model does not know is neither right nor wrong.
+        # What begins during an activity that the model does not know is neither right nor wrong. What ends there does
+        # so late, and counts.
         events = [
             e
             for e in record["events"]
             if e["pass"] == p
             and e.get("person", "") == who
-            and not any(s["start_s"] <= e["s"] <= s["end_s"] for s in unmapped)
+            and not (e["kind"] == "onset" and any(s["start_s"] <= e["s"] <= s["end_s"] for s in unmapped))
         ]
         found = seg.predicted_segments(events)
         for overlap in seg.OVERLAPS:

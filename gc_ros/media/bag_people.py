@@ -127,10 +127,11 @@ class PeopleWriter:
             people = [_scaled(person, scale) for person in now.people]
             message = _message(self._store, people, stamp, self._frame_id)
             self._writer.write(self._connection, stamp, self._store.serialize_cdr(message, VISION.type_name))
-        return [
+        rows = [
             replace(row, start_ns=begin + row.start_ns, end_ns=min(begin + row.end_ns, stamps[-1]))
             for row in track.rows
         ]
+        return [row for row in rows if row.start_ns <= row.end_ns]  # others begin when the clip is over
 
 
 @dataclass(frozen=True)

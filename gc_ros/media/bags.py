@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +27,14 @@ from gc_ros.media.images import MAX_PIXELS, Picture, Refusal
 from gc_ros.media.kinds import printable
 from gc_ros.media.recording import Recording
 from gc_ros.media.transports import BY_NAME, BY_TYPE, TRANSPORTS, Reader, Transport
+from gc_ros.media.unfinished import unfinished
 from gc_ros.media.video import read_video
 from gc_ros.stamps import NS
 from trt_build.errors import DataError, ImageError
 
 START_NS = 1_700_000_000 * NS  # a fixed start, so that the same clips always give the same bag
 IMAGE, COMPRESSED = (BY_NAME[name].type_name for name in ("raw", "compressed"))
+_COLUMNS = ("id", "start_s", "end_s", "label", "clip")  # of the truth, the first where people are told apart
 _LONGEST_GAP_S = 86_400  # a day: stamps of messages end in 2038
 
 
@@ -86,49 +87,48 @@ def make_bag(
         raise DataError(f"a gap of {gap_s} s is not possible; give 0 to {_LONGEST_GAP_S} s")
     if width is not None and width < 2:
         raise DataError(f"a width of {width} pixels is not possible; give 2 or more")
-    if os.path.lexists(out):
-        raise DataError(f"{out}: exists already; remove it or choose another name")
+    for name in (out, truth):
+        if os.path.lexists(name) and not (name == truth and _is_ours(truth)):
+            raise DataError(f"{name}: exists already; remove it or choose another name")
     if compressed and not topic.endswith("/compressed"):
         topic += "/compressed"
     check_topics(topic, *([] if boxes is None else [people_topic]))
     if boxes is not None:
         check_boxes(boxes, clips)
-    part = out.with_name(f".{out.name}.part")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        # A folder in it has the bag's name, which its files and its metadata repeat.
-        images, last, rows = _write(
-            clips,
-            part / out.name,
-            compressed,
-            topic,
-            gap_s,
-            frame_id,
-            width,
-            still,
-            boxes,
-            people_topic,
-            progress,
-        )
-        with open(part / truth.name, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            known = boxes is not None
-            writer.writerow([*(["id"] if known else []), "start_s", "end_s", "label", "clip"])
-            for row in rows:
-                # To the nanosecond: rounded to less, a clip's last image would lie behind its end.
-                seconds = (f"{(stamp - START_NS) / NS:.9f}" for stamp in (row.start_ns, row.end_ns))
-                cells = [*seconds, row.label, printable(row.clip.path.name)]
-                writer.writerow([row.who, *cells] if known else cells)
-        os.replace(part / truth.name, truth)  # first: a bag without its truth would be taken for whole
-        os.rename(part / out.name, out)
+        with unfinished(out) as part:
+            # A folder in it has the bag's name, which its files and its metadata repeat.
+            images, last, rows = _write(
+                clips, part / out.name, compressed, topic, gap_s, frame_id, width, still, boxes, people_topic, progress
+            )  # fmt: skip
+            _write_truth(part / truth.name, rows, boxes is not None)
+            os.replace(part / truth.name, truth)  # first: a bag without its truth would be taken for whole
+            os.rename(part / out.name, out)
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error.strerror or error})") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     people = len({row.who for row in rows} - {""})
     return BagSummary(out, truth, topic, len(clips), images, (last - START_NS) / NS, people)
+
+
+def _write_truth(path: Path, rows: Sequence[_TruthRow], known: bool) -> None:
+    """known: whether people are told apart."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_COLUMNS if known else _COLUMNS[1:])
+        for row in rows:
+            # To the nanosecond: rounded to less, a clip's last image would lie behind its end.
+            seconds = (f"{(stamp - START_NS) / NS:.9f}" for stamp in (row.start_ns, row.end_ns))
+            cells = [*seconds, row.label, printable(row.clip.path.name)]
+            writer.writerow([row.who, *cells] if known else cells)
+
+
+def _is_ours(truth: Path) -> bool:
+    """Whether a table was written with a bag that is gone, and by nobody's hand."""
+    try:
+        with open(truth, encoding="utf-8") as file:
+            return file.readline().rstrip("\n") in (",".join(_COLUMNS), ",".join(_COLUMNS[1:]))
+    except (OSError, UnicodeError):
+        return False
 
 
 @dataclass(frozen=True)

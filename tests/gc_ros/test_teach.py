@@ -121,6 +121,23 @@ def test_evaluate_scores_what_was_taught(clips: Path, bundle: Path, tmp_path: Pa
     assert len(found["provenance"]["options"]["taught_sha256"]) == 64
 
 
+def test_people_are_scored_by_what_was_taught_too(clips: Path, bundle: Path, tmp_path: Path) -> None:
+    clip = flicker(tmp_path / "ann.mp4", YELLOW, 9, seconds=3)
+    boxes = "".join(f"{i / 16:.3f},ann,8,6,24,18\n" for i in range(48))
+    (tmp_path / "ann.people.csv").write_text("time_s,id,x_min,y_min,x_max,y_max\n" + boxes)
+    (tmp_path / "ann.truth.csv").write_text("id,start_s,end_s,label\nann,0,3,yellow\n")
+    run("teach", "yellow", *shown(clips), "-b", bundle, "--threads", 1)
+    out = tmp_path / "out"
+    code, text, err = run(
+        "evaluate", clip, "-b", bundle, "--people", "auto", "--jobs", 1, "--json", "--out", out
+    )
+    assert code == 0, err
+    (ann,) = json.loads(text)["result"]["people"]["persons"]
+    assert ann["person"] == "ann" and ann["accuracy"] == 1
+    rows = [json.loads(line) for line in (out / "windows.jsonl").read_text().splitlines()]
+    assert rows and all(len(row["scores"]) == 4 for row in rows)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

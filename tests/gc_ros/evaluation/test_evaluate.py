@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
+from gc_ros import cli
 from gc_ros.evaluation import results, sources
 from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.running import Task, evaluate_bag
@@ -24,6 +25,7 @@ from gc_ros.media.images import Picture
 from gc_ros.media.recording import Recording
 from gc_ros.recognition.intake import Intake
 from gc_ros.recognition.sampler import Sampler
+from tests.command_line import assert_one_line, call
 from tests.gc_ros.evaluation.bag_files import START, write_bag, write_truth
 from tests.gc_ros.evaluation.runs import SIMPLE, make, run
 from trt_build.bundle import LoadedBundle
@@ -220,6 +222,25 @@ def test_labels_that_do_not_map_are_reported_left_out_and_can_be_mapped(
     second = run(colours, tmp_path / "out", bag, "--map", "lawn=green")
     assert second["result"]["windows"]["windows"] > first["result"]["windows"]["windows"] + 10
     assert second["result"]["windows"]["accuracy"] == 1
+    # Red is left after it has ended, when what is not known has begun, and was found all the same.
+    events = first["result"]["events"]
+    assert events["segments"] == events["noticed"] == 1 and events["false_activations"] == 0
+    assert set(events["segment_f1"].values()) == {1.0} and events["edit_score"] == 1
+
+
+def test_a_label_that_the_bundle_lacks_is_nothing_to_map_to(tmp_path: Path, colours: LoadedBundle) -> None:
+    done = call(
+        cli.app,
+        "evaluate",
+        make(tmp_path),
+        "-b",
+        colours.path,
+        "--out",
+        tmp_path / "o",
+        "--map",
+        "red=purple",
+    )
+    assert_one_line(done, "--map red=purple: the bundle has no 'purple'", "map to one of: red, ")
 
 
 def test_without_labels_there_are_predictions_and_statistics(tmp_path: Path, colours: LoadedBundle) -> None:

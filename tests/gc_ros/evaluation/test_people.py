@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from hypothesis.extra.numpy import arrays
 
 from gc_ros.evaluation.options import Options, result_key
 from gc_ros.evaluation.people_scoring import average_precision
+from gc_ros.evaluation.people_sources import by_stamps
 from gc_ros.media.bags import make_bag
 from gc_ros.media.clips import find_clips
 from gc_ros.media.detections import Box, Detection, Detections, write_csv
@@ -207,6 +209,15 @@ def test_true_boxes_say_whom_a_result_is_about(clip: Path, colours: LoadedBundle
     ghost = next(row["label"] for row in rows if row["person"] == "ghost")
     assert ghost == "green" and people["frame_map"]["mean"] == pytest.approx(2 / 3)
     assert found["result"]["truth_kinds"]["nobody"] == len([r for r in rows if r["person"] == "ghost"])
+
+
+@pytest.mark.parametrize("first_s", [0.0, 12.0, 1000.0, 1.7e9])
+def test_times_of_boxes_count_from_the_first_image_or_are_its_stamps(first_s: float) -> None:
+    there = boxes({"ann": ANN})
+    first = round(first_s * NS)
+    stamps = [replace(found, stamp_ns=found.stamp_ns + first) for found in there]
+    assert by_stamps(there, first) == stamps
+    assert by_stamps(stamps, first) == stamps
 
 
 def test_who_finds_no_place_is_missed(clip: Path, colours: LoadedBundle, tmp_path: Path) -> None:

@@ -178,6 +178,10 @@ def test_compare_pairs_windows_and_tells_which_changed(
     assert found["per_class"]["blue"]["recall"] == [0, 1] and found["per_class"]["red"]["difference"] == 0
     assert {w["kind"] for w in found["changed"]} == {"fixed"} and found["verdict"] == "better"
     assert call(cli.app, "compare", folder / "b", folder / "a", "--not-worse").exit_code == 1
+    spelled = make_bundle("colours", S=224, labels=["Red", "Green", "Blue"], model_id="toy-spelled")
+    evaluate(spelled, folder, "spelled")
+    same = json.loads(call(cli.app, "compare", folder / "a", folder / "spelled", "--json").stdout)
+    assert same["windows"] == len(right[0]), "labels match whatever their case"
     text = call(cli.app, "compare", folder / "a", folder / "a", "--not-worse")
     assert text.exit_code == 0 and "no difference beyond chance" in text.stdout
     assert_one_line(call(cli.app, "compare", folder / "a", folder / "none"), "none", "evaluate again")

@@ -100,7 +100,7 @@ def test_boxes_are_scaled_as_the_images_are(clips: Path, tmp_path: Path) -> None
 
 def test_a_scene_brings_its_own_truth(clips: Path, tmp_path: Path) -> None:
     (clips / "wave" / "a.truth.csv").write_text(
-        "id,start_s,end_s,label\n1,0,0.4,wave\n2,0,9,bow\n1,0.4,0.8,bow\n"
+        "id,start_s,end_s,label\n1,0,0.4,wave\n2,0,9,bow\n1,0.4,0.8,bow\n1,2,3,late\n"
     )
     (clip,) = find_clips([clips], classes=["wave"])
     summary = make_bag([clip], tmp_path / "bag", boxes=clips / "boxes")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,6 +176,35 @@ def test_nothing_is_overwritten_and_nothing_half_made_is_left(folder: Path, tmp_
             make_bag([Clip(whole, whole.name, "red")], tmp_path / "other", **options)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="no clips"):
         make_bag([], tmp_path / "other")
+
+
+def test_a_table_by_hand_is_kept_and_that_of_a_bag_that_is_gone_replaced(
+    folder: Path, tmp_path: Path
+) -> None:
+    table, clips = tmp_path / "bag.truth.csv", find_clips([folder / "red"])
+    table.write_text("start_s,end_s,label\n0,1,HAND\n")
+    with pytest.raises(DataError, match=r"bag\.truth\.csv: exists already"):
+        make_bag(clips, tmp_path / "bag")
+    assert "HAND" in table.read_text() and not (tmp_path / "bag").exists()
+    table.unlink()
+    made = make_bag(clips, tmp_path / "bag").truth.read_text()
+    shutil.rmtree(tmp_path / "bag")
+    table.write_text("start_s,end_s,label,clip\n")
+    make_bag(clips, tmp_path / "bag")
+    assert table.read_text() == made
+
+
+def test_two_at_once_make_one_bag_and_one_clear_error(folder: Path, tmp_path: Path) -> None:
+    clips, refused = find_clips([folder / "red"]), []
+
+    def meanwhile(_: Clip) -> None:
+        with pytest.raises(DataError, match="another process is making it") as caught:
+            make_bag(clips, tmp_path / "bag")
+        refused.append(caught.value)
+
+    make_bag(clips, tmp_path / "bag", progress=meanwhile)
+    assert len(refused) == len(clips)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bag", "bag.truth.csv"]
 
 
 @pytest.mark.parametrize(
