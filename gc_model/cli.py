@@ -326,7 +326,8 @@ def average(
 
     between(start, tuned, share, out)
     typer.echo(
-        f"{100 * share:g} % of {tuned}, the rest of {start}: {out}; next: gc-model calibrate {quote(str(out))}"
+        f"{100 * share:g} % of {tuned}, the rest of {start}: {out}; next: gc-model calibrate {quote(str(out))} "
+        "--data CLIPS"
     )
 
 

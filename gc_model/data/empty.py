@@ -8,7 +8,8 @@ stands still and the people step aside, the whole picture with the place itself 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from gc_model.data import own
 from gc_model.data.clip import LabelledClip
 from gc_ros.media.detections import Box, boxes_of, read_csv
+from gc_ros.media.tables import read_rows
 from gc_ros.media.video_writer import VideoWriter
 from gc_ros.stamps import NS
 from trt_build.bundle import IDLE_LABELS
@@ -55,8 +57,9 @@ def write_empty(
             "`gc-model joints --boxes` or `gc-model boxes`"
         )
     label = IDLE_LABELS[0]
+    before = _written_before(out, label)
     (out / label).mkdir(parents=True, exist_ok=True)
-    written: list[LabelledClip] = []
+    written: dict[str, list[str]] = {}
     counts = {"clips": len(clips), "without_boxes": len(clips) - len(there), "beside": 0, "places": 0}
     damaged: dict[str, str] = {}
     for clip in track(there, "people out of the picture", disable=not progress):
@@ -66,16 +69,36 @@ def write_empty(
             damaged[clip.name] = str(error)
             continue
         for kind, frames, stamps in views:
-            name = f"{label}/{Path(clip.name).with_suffix('').as_posix().replace('/', '_')}_{kind}.mp4"
+            name = _name_of(clip, label, kind, written)
             with VideoWriter(out / name) as video:
                 for frame, stamp_ns in zip(frames, stamps, strict=True):
                     video.write(frame, stamp_ns)
-            written.append(LabelledClip(out / name, name, label, clip.subject))
+            written[name] = [name, label, clip.subject]
             counts[kind] += 1
     if not written:
         raise DataError(f"{data}: people fill every picture; none shows a place without them")
-    own.write_table(out, written)
+    own.write_table(out, [row for _, row in sorted((before | written).items())])
     return counts | {"damaged": damaged}
+
+
+def _written_before(out: Path, label: str) -> dict[str, list[str]]:
+    """The rows of an earlier run into the same folder, by path. Raises DataError for a table that no run wrote."""
+    table = out / "clips.csv"
+    if not table.is_file():
+        return {}
+    _, rows = read_rows(table, ("path", "class", "subject"))
+    found = {row["path"]: [row["path"], row["class"], row["subject"]] for _, row in rows}
+    if any(cls != label or not path.startswith(f"{label}/") for path, cls, _ in found.values()):
+        raise DataError(f"{table} lists clips of something else: give --out another folder")
+    return {path: row for path, row in found.items() if (out / path).is_file()}
+
+
+def _name_of(clip: LabelledClip, label: str, kind: str, taken: Container[str]) -> str:
+    """A name for what a clip shows of nobody; two clips whose names become one are told apart by a number."""
+    stem = f"{label}/{Path(clip.name).with_suffix('').as_posix().replace('/', '_')}"
+    numbers = itertools.chain([""], (f"_{n}" for n in itertools.count(2)))
+    names = (f"{stem}{number}_{kind}.mp4" for number in numbers)
+    return next(name for name in names if name not in taken)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from gc_model.data.clip import LabelledClip, PersonSource, ReadFrames
 from gc_model.data.people import Whereabouts
+from gc_model.data.pool import processes
 from gc_ros.media.video import read_video
 from trt_build.bundle import Preprocess
 from trt_build.errors import DataError, GlimpseError
@@ -84,9 +84,7 @@ class FrameCache:
                 failed[clip.name] = str(error)
         if not missing:
             return failed
-        # Spawned, not forked: torch's threads, which a fork would copy in a locked state, may be running.
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(max_workers=min(workers, len(missing)), mp_context=spawn) as pool:
+        with processes(workers, len(missing)) as pool:
             jobs = {pool.submit(self._fill_one, c): c for c in missing}
             for job in track(as_completed(jobs), "decoding", len(jobs), disable=not progress):
                 try:

@@ -7,6 +7,7 @@ skeleton; they stay in the splits of RGB, only their pose losses are masked.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,8 @@ def read_skeleton(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]
     """
     lines = _Lines(path)
     frames = lines.integer("the number of frames")
+    if frames > len(lines):  # each has one at least; so many joints may fit into no memory
+        raise DataError(f"{path}:1: {frames} frames in {len(lines)} lines; get the file again")
     tracks: dict[str, NDArray[np.float32]] = {}
     for t in range(frames):
         for _ in range(lines.integer("the number of bodies")):
@@ -151,6 +154,9 @@ class _Lines:
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: not a readable skeleton file ({error}); get it again") from None
 
+    def __len__(self) -> int:
+        return len(self._lines)
+
     def fields(self, count: int, what: str) -> list[str]:
         if self.number >= len(self._lines):
             raise DataError(
@@ -176,7 +182,8 @@ class _Lines:
 
     def floats(self, texts: list[str]) -> list[float]:
         try:
-            return [float(text) for text in texts]  # "NaN" and "-nan" are numbers here
+            values = [float(text) for text in texts]  # "NaN" and "-nan" are numbers here
+            return [value if math.isfinite(value) else math.nan for value in values]
         except ValueError:
             raise DataError(
                 f"{self.path}:{self.number}: {texts} are not numbers; get the file again"

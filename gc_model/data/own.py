@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import csv
 import functools
+import io
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from gc_model.data.clip import JointSource, LabelledClip, labelled
 from gc_model.data.people import with_boxes
 from gc_ros.media.clips import Clips, find_clips
 from trt_build.errors import DataError
+from trt_build.files import write_atomically
 
 
 def clips(
@@ -67,8 +70,21 @@ def with_joints(found: Sequence[LabelledClip], folder: Path) -> list[LabelledCli
     ]
 
 
-def mixed_in(folder: Path, margin: float | None = None) -> list[LabelledClip]:
-    """Clips to train on beside those of a data set; their names begin with the folder's.
+def all_mixed_in(folders: Iterable[Path], margin: float | None = None) -> list[list[LabelledClip]]:
+    """Clips to train on beside those of a data set, of each folder or table, as of `mixed_in`.
+
+    Where several have the same name, the names of the clips of the second begin with NAME_2, and so on.
+    """
+    found, names = [], Counter[str]()
+    for folder in folders:
+        name = folder.resolve().stem
+        names[name] += 1
+        found.append(mixed_in(folder, margin, f"{name}_{names[name]}" if names[name] > 1 else name))
+    return found
+
+
+def mixed_in(folder: Path, margin: float | None = None, name: str = "") -> list[LabelledClip]:
+    """Clips to train on beside those of a data set; their names begin with `name`, or with the folder's.
 
     Their joints come from `joints` in the folder if that exists, as `gc-model synth --joints` writes them; with a
     `margin` their boxes come from `boxes`. Raises DataError.
@@ -79,7 +95,7 @@ def mixed_in(folder: Path, margin: float | None = None) -> list[LabelledClip]:
     boxes = boxes_beside(folder)
     if margin is not None and boxes.is_dir():
         found = with_boxes(found, boxes, margin)
-    return [replace(c, name=f"{folder.resolve().stem}/{c.name}") for c in found]
+    return [replace(c, name=f"{name or folder.resolve().stem}/{c.name}") for c in found]
 
 
 def joints_beside(data: Path) -> Path:
@@ -92,12 +108,11 @@ def boxes_beside(data: Path) -> Path:
     return (data if data.is_dir() else data.parent) / "boxes"
 
 
-def write_table(folder: Path, found: Sequence[LabelledClip]) -> None:
-    """Write the clips as `folder`/clips.csv."""
-    with (folder / "clips.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["path", "class", "subject"])
-        table.writerows([c.name, c.label, c.subject] for c in found)
+def write_table(folder: Path, rows: Iterable[Sequence[str]]) -> None:
+    """Write path, class and subject of clips as `folder`/clips.csv."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([["path", "class", "subject"], *rows])
+    write_atomically(folder / "clips.csv", text.getvalue())
 
 
 @functools.cache  # once: an evaluation of many runs reads the same clips again and again

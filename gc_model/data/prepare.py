@@ -9,11 +9,9 @@ and evaluation on the result meet the same damage, name it and count it.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -26,6 +24,7 @@ from gc_model.data import nucla, own
 from gc_model.data.clip import LabelledClip
 from gc_model.data.datasets import DATA_SETS, OWN, index
 from gc_model.data.frames import CacheError
+from gc_model.data.pool import processes
 from gc_ros.stamps import NS
 from trt_build.bundle import Preprocess
 from trt_build.errors import DataError
@@ -77,10 +76,7 @@ def prepare(
         missing = [j for j in jobs if not j.target.is_file()]
         damaged: dict[str, str] = dict(_state(out)["damaged"])
         if missing:
-            # Spawned, not forked: the caller may hold threads, which a fork copies in a locked state.
-            spawn = multiprocessing.get_context("spawn")
-            count = min(workers or len(os.sched_getaffinity(0)), len(missing))
-            with ProcessPoolExecutor(count, mp_context=spawn) as pool:
+            with processes(workers, len(missing)) as pool:
                 running = {pool.submit(rescale, j): j for j in missing}
                 for done in track(as_completed(running), "preparing", len(running), disable=not progress):
                     if problem := done.result():
@@ -177,7 +173,7 @@ def _copy_tables(layout: str, data: Path, out: Path, clips: Sequence[LabelledCli
         with replacing(out / target) as part:
             shutil.copyfile(clip.joints.file, part)
     if layout == OWN:
-        own.write_table(out, clips)
+        own.write_table(out, [[c.name, c.label, c.subject] for c in clips])
 
 
 def _state(out: Path) -> dict[str, Any]:

@@ -1,24 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of joints or boxes made from one's own clips: the processes that make them, and what came of all clips."""
+"""Tables of joints or boxes made from one's own clips: what came of all clips."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from gc_model.data.clip import LabelledClip
 from gc_model.data.frames import CacheError
 from trt_build.errors import DataError
-
-
-def processes(workers: int | None, jobs: int) -> ProcessPoolExecutor:
-    """A pool of processes for so many jobs, by default one for each core."""
-    spawn = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(min(workers or os.cpu_count() or 1, max(jobs, 1)), spawn)
 
 
 def gather(

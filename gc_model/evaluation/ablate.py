@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gc_model.data.datasets import index
 from gc_model.evaluation.evaluate import EvaluateOptions, evaluate
 from gc_model.training.options import TrainOptions
 from gc_model.training.train import train
@@ -99,6 +100,9 @@ def ablate(
     rows = list(rows) or list(ROWS)
     if unknown := [r for r in rows if r not in ROWS]:
         raise DataError(f'unknown row "{unknown[0]}": choose from {", ".join(ROWS)}')
+    if min(seeds, default=0) < 0:
+        raise DataError(f"a seed of {min(seeds)} is not possible; give 0 or more")
+    base = _apart(base, test_subjects)
     _check(base, out, {"subjects": list(test_subjects)} if test_subjects else {})
     for row, split, seed in itertools.product(rows, splits, seeds):
         run = out / row / f"{split or 'test'}-{seed}"
@@ -114,6 +118,18 @@ def ablate(
         tell(f"{row} {split} seed {seed}: {100 * found['accuracy']:.1f} %, {found['minutes']} min")
         table(out, base.layout)
     return table(out, base.layout)
+
+
+def _apart(base: TrainOptions, test_subjects: Sequence[str] | None) -> TrainOptions:
+    """The options with nobody to train on who is tested. Raises DataError where they name one who is."""
+    if not test_subjects:
+        return base
+    if base.subjects is None:
+        people = {clip.subject for clip in index(base.layout, base.data)}
+        return base.model_copy(update={"subjects": sorted(people - {*test_subjects})})
+    if both := sorted({*base.subjects} & {*test_subjects}):
+        raise DataError(f"{', '.join(both)} would be trained on and tested: leave them out of either")
+    return base
 
 
 def _run(

@@ -8,6 +8,8 @@ expected calibration error of Guo et al. (2017), and a threshold on the best pro
 from __future__ import annotations
 
 import json
+import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -106,11 +108,13 @@ def calibrate_like(run: Path, others: Sequence[Path], *, threshold: float | None
     for other in others:
         try:
             values = json.loads((other / "confidence.json").read_text())
-            found.append((float(values["temperature"]), float(values["unknown_threshold"])))
+            temperature, limit = float(values["temperature"]), float(values["unknown_threshold"])
+            if not (0 < temperature < math.inf and 0 <= limit <= 1):
+                raise ValueError(f"a temperature of {temperature:g} and a threshold of {limit:g}")
+            found.append((temperature, limit))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{other} is not calibrated ({error}); type: gc-model calibrate {other} --data DATA --subjects OTHERS"
-            ) from None
+            again = f"gc-model calibrate {shlex.quote(str(other))} --data DATA --subjects OTHERS"
+            raise DataError(f"{other} is not calibrated ({error}); type: {again}") from None
     T = float(np.exp(np.mean([np.log(temperature) for temperature, _ in found])))
     if threshold is None:
         threshold = float(np.mean([each for _, each in found]))

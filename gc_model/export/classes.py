@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gc_model.data.clip import LabelledClip, spelled_as
 from gc_model.data.datasets import OWN, SKELETONS, index
-from gc_model.data.own import boxes_beside, mixed_in
+from gc_model.data.own import all_mixed_in, boxes_beside
 from gc_model.data.people import alone
 from gc_ros.media.clips import clean
 from gc_ros.recognition.footage import clip_frames
@@ -56,8 +56,9 @@ def training_clips(run: Path, labels: Sequence[str], data: Path | None) -> list[
         margin=margin,
     )
     clips = [*found]
-    for also in options.get("also", ()) if data is None else ():
-        clips += mixed_in(Path(also), margin if boxes else None) if Path(also).exists() else []
+    also = [Path(a) for a in options.get("also", ()) if Path(a).exists()] if data is None else []
+    for each in all_mixed_in(also, margin if boxes else None):
+        clips += each
     # Classes that counted as idle are left out: idle would lie where a robot may be taught them.
     idle = {clean(c) for c in options.get("idle_classes", ())}
     clips = [c for c in clips if c.label not in idle]

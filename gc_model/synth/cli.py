@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +32,13 @@ def _range(text: str) -> tuple[int, int]:
         return int(first), int(last if dash else first)
     except ValueError:
         raise DataError(f"people {text!r}: write a number, or from and to, e.g. 2-4") from None
+
+
+def _none_of(options: Mapping[str, object], layout: str) -> None:
+    """Raises DataError for an option that was given and says nothing to this layout."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise DataError(f"{given[0]} does not go with --layout {layout}; leave it away")
 
 
 def synth(
@@ -103,10 +111,14 @@ def synth(
             **{k: v for k, v in given.items() if v is not None},
         }  # fmt: skip
         if layout == "scenes":
+            _none_of({"--clips-per-class": clips_per_class, "--cameras": cameras, "--joints": joints,
+                      "--missing-skeletons": missing_skeletons}, layout)  # fmt: skip
             summary = synthesize_scenes(
                 out, scenes, people=_range(people), crossing=crossing, change_s=change, **how
             )
         else:
+            if layout != "ntu":
+                _none_of({"--missing-skeletons": missing_skeletons}, layout)
             summary = synthesize(
                 out, layout, clips_per_class=clips_per_class or None, cameras=cameras or None,
                 missing_skeletons=missing_skeletons, joints=joints, boxes=boxes, **how,

@@ -74,6 +74,8 @@ def plan_scenes(
     if not 0 <= crossing <= 1:
         raise DataError("crossing goes from 0 to 1")
     names = tuple(name.strip() for name in classes or () if name.strip()) or STANDING
+    if len(set(names)) < len(names):
+        raise DataError("an activity is listed twice: name each once")
     rng = np.random.default_rng([seed, first_subject, subjects])
     jobs = []
     for number in range(1, scenes + 1):

@@ -19,7 +19,7 @@ from gc_model.data.clip import LabelledClip
 from gc_model.paper.network import Network
 from gc_model.training.options import TrainOptions
 from trt_build.bundle import INFO_NAME
-from trt_build.errors import DataError
+from trt_build.errors import DataError, one_line
 from trt_build.files import replacing, write_atomically
 
 
@@ -37,7 +37,10 @@ def check_run(options: TrainOptions, out: Path, resume: bool) -> None:
         try:
             before = TrainOptions.model_validate_json(path.read_text())
         except ValueError as error:
-            raise DataError(f"{path} is damaged ({error}): restore it, or choose another --out") from None
+            reason = one_line(error)[:100]
+            raise DataError(
+                f"{path} is damaged ({reason}): restore it, remove {out}, or choose another --out"
+            ) from None
         changed = [k for k, v in before if v != getattr(options, k)]
         if changed:
             raise DataError(
@@ -45,7 +48,9 @@ def check_run(options: TrainOptions, out: Path, resume: bool) -> None:
             )
         return
     if any((out / name).exists() for name in ("model.json", INFO_NAME)):
-        raise DataError(f"{out} holds a trained network: choose another --out")
+        raise DataError(
+            f"{out} holds a trained network: choose another --out, or remove it to train it again"
+        )
     if resume and not (out / "cache").is_dir():
         raise DataError(f"{out} holds no run to resume: leave out --resume to start one")
 

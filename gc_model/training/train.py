@@ -27,7 +27,7 @@ from torch import Tensor
 from gc_model.data.clip import LabelledClip, PersonSource, as_idle, labels_of, split_validation
 from gc_model.data.datasets import index
 from gc_model.data.frames import FrameCache
-from gc_model.data.own import mixed_in
+from gc_model.data.own import all_mixed_in
 from gc_model.paper.clouds import GlimpseClouds
 from gc_model.paper.network import Network
 from gc_model.paper.presets import Config, preset
@@ -114,9 +114,9 @@ def _decode(options: TrainOptions, out: Path, folder: Path, first: bool, progres
         boxes=options.boxes, margin=options.person_margin,
     )  # fmt: skip
     classes, idle = ([clean(c) for c in names or ()] for names in (options.classes, options.idle_classes))
-    for k, also in enumerate(options.also, 1):
-        margin = options.person_margin if options.boxes is not None else None
-        clips += [replace(c, source=k) for c in mixed_in(also, margin)]
+    margin = options.person_margin if options.boxes is not None else None
+    for k, found in enumerate(all_mixed_in(options.also, margin), 1):
+        clips += [replace(c, source=k) for c in found]
     if classes:
         clips[:] = [c for c in clips if c.label in classes + idle]
     clips[:] = as_idle(clips, idle)

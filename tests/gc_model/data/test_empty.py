@@ -164,6 +164,25 @@ def test_the_subject_of_a_clip_stays_with_its_place(tmp_path: Path) -> None:
     assert [c.subject for c in own.clips(tmp_path / "out")] == ["f1"]
 
 
+def test_a_table_of_other_clips_is_never_replaced_and_one_of_its_own_grows(tmp_path: Path) -> None:
+    clip_of(tmp_path, STANDS)
+    clip_of(tmp_path, STANDS, name="walk_a/b.mp4")
+    clip_of(tmp_path, STANDS, name="walk/a_b.mp4")
+    everybody = tmp_path / "clips/clips.csv"
+    everybody.write_text(
+        "path,class,subject\nwalk/a.mp4,walk,f0\nwalk_a/b.mp4,turn,f1\nwalk/a_b.mp4,walk,f1\n"
+    )
+    before = everybody.read_text()
+    arguments = ("empty", tmp_path / "clips", "--boxes", tmp_path / "boxes", "--out")
+    assert_one_line(call(app, *arguments, tmp_path / "clips"), "clips of something else", "another folder")
+    assert everybody.read_text() == before
+    assert call(app, *arguments, tmp_path / "out", "--subjects", "f1").exit_code == 0
+    assert call(app, *arguments, tmp_path / "out", "--subjects", "f0").exit_code == 0
+    assert sorted((c.name, c.subject) for c in own.clips(tmp_path / "out")) == [
+        ("idle/walk_a_b_2_beside.mp4", "f1"), ("idle/walk_a_b_beside.mp4", "f1"), ("idle/walk_a_beside.mp4", "f0"),
+    ]  # fmt: skip
+
+
 def test_without_boxes_or_any_free_place_the_error_says_what_to_do(tmp_path: Path) -> None:
     clip_of(tmp_path, STANDS)
     arguments = ("empty", tmp_path / "clips", "--out", tmp_path / "out", "--boxes")

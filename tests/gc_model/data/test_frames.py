@@ -2,6 +2,7 @@
 """Decoded frames are the robot's own, thinned by time; the cache keeps them whole or not at all."""
 
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from gc_model.data import frames as frames_module
 from gc_model.data.clip import LabelledClip
 from gc_model.data.frames import CacheError, FrameCache, decode
+from gc_model.data.pool import processes
 from gc_ros.media.video import read_video
 from tests.gc_model.runs import COLOURS, coloured, colours, undecodable
 from tests.videos import truncated, write_clip
@@ -129,6 +131,18 @@ def test_filling_leaves_out_what_fails_with_its_reason_and_keeps_the_rest(tmp_pa
     assert set(failed) == {"b", "gone"} and "b.mp4" in failed["b"] and "gone.mp4" in failed["gone"]
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
     assert cache.fill([red(0), red(1)], workers=1, progress=False) == {}
+
+
+def test_after_an_interruption_what_waits_is_not_begun(tmp_path):
+    with pytest.raises(KeyboardInterrupt), processes(1, 100) as pool:
+        jobs = [pool.submit(time.sleep, 1.0) for _ in range(100)]
+        jobs[0].result()
+        raise KeyboardInterrupt
+    deadline = time.monotonic() + 60
+    while not all(job.done() for job in jobs):  # `wait` takes cancelled ones for pending
+        assert time.monotonic() < deadline, [job._state for job in jobs]
+        time.sleep(0.05)
+    assert sum(job.cancelled() for job in jobs) > 90
 
 
 def test_a_cache_that_cannot_be_written_is_no_fault_of_the_clip(tmp_path):

@@ -2,6 +2,7 @@
 """NTU RGB+D: names, protocols with their published sizes, skeleton files."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -115,6 +116,19 @@ def test_bodies_keep_their_place_by_identity_when_one_leaves_and_nan_stays_nan(t
     assert seen(read).tolist() == [[True, True], [True, False], [False, False]]
     assert read[1, 0, 0, 0] == pytest.approx(700 / 1920) and np.isnan(read[1, 0, 0, 1])
     assert np.isnan(read[2]).all()
+
+
+@pytest.mark.parametrize("frames", [4, 300_000_000, 900_000_000_000])
+def test_more_frames_than_lines_are_refused_before_they_need_memory(tmp_path, frames):
+    path = write(tmp_path / "a.skeleton", [])
+    path.write_text(f"{frames}\n" + path.read_text().partition("\n")[2])
+    with pytest.raises(DataError, match=rf"a\.skeleton:1: {frames} frames in \d lines; get the file again"):
+        read_skeleton(path)
+
+
+def test_an_infinite_joint_is_a_missing_one(tmp_path):
+    read, _ = read_skeleton(write(tmp_path / "a.skeleton", [body("7", math.inf, 100)], [body("7", 500, 100)]))
+    assert np.isnan(read[0, 0, :, 0]).all() and np.isfinite(read[1, 0]).all()
 
 
 def test_a_file_without_any_body_is_masked_throughout(tmp_path):

@@ -102,6 +102,16 @@ def test_the_validation_split_depends_on_names_alone_and_never_moves():
     assert split_validation(many, 0.0) == (many, [])
 
 
+def test_clips_of_two_tables_of_one_name_are_told_apart(tmp_path):
+    for folder in "abc":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.mp4").write_bytes(folder.encode())
+        table(tmp_path / folder, [["path", "class"], ["x.mp4", "wave"]])
+    tables = [tmp_path / "a/clips.csv", tmp_path / "b", tmp_path / "c/clips.csv"]
+    found = own.all_mixed_in(tables)
+    assert [[clip.name for clip in of] for of in found] == [["clips/x.mp4"], ["b/x.mp4"], ["clips_2/x.mp4"]]
+
+
 def test_what_the_finder_passed_over_reaches_the_caller_and_the_log(tmp_path, caplog):
     for name in ("wave/a.mp4", "clap/b.mp4", "clap/b.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

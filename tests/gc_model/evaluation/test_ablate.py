@@ -11,6 +11,7 @@ pytest.importorskip("gc_model.training.train", reason="pip install -e '.[train]'
 
 from gc_model.evaluation.ablate import ROWS, ablate, markdown, table
 from gc_model.evaluation.evaluate import EvaluateOptions, evaluate
+from gc_model.training.options import TrainOptions
 from tests.gc_model.runs import ntu_people, tiny_options
 from trt_build.errors import DataError
 
@@ -49,6 +50,29 @@ def test_the_ablation_runs_rows_resumes_and_sets_the_papers_figures_beside_ours(
         ablate(tiny_options(ntu_people(), epochs1=2), tmp_path / "out", **asked)
     with pytest.raises(DataError, match="clouds_LD_LG"):
         ablate(base, tmp_path / "out", rows=["mlp"])
+
+
+def test_nobody_is_trained_on_and_tested(tmp_path, monkeypatch):
+    trained = []
+
+    def train(options, run, **_):
+        trained.append(options.subjects)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gc_model.evaluation.ablate.train", train)
+    data = tmp_path / "clips.csv"
+    for who in ("ann", "bob", "cid"):
+        (tmp_path / f"{who}.mp4").write_bytes(b"a film")
+    data.write_text("path,class,subject\nann.mp4,a,ann\nbob.mp4,b,bob\ncid.mp4,a,cid\n")
+    base = TrainOptions(data=data, preset="tiny", from_scratch=True)
+    with pytest.raises(KeyboardInterrupt):
+        ablate(base, tmp_path / "out", rows=["clouds"], test_subjects=["cid"])
+    assert trained == [["ann", "bob"]]
+    overlapping = base.model_copy(update={"subjects": ["ann", "cid"]})
+    with pytest.raises(DataError, match="cid would be trained on and tested"):
+        ablate(overlapping, tmp_path / "other", rows=["clouds"], test_subjects=["bob", "cid"])
+    with pytest.raises(DataError, match="seed of -1"):
+        ablate(base, tmp_path / "other", rows=["clouds"], test_subjects=["cid"], seeds=[0, -1])
 
 
 @pytest.mark.parametrize("text", ['{"options"', "[]", '{"options": {"lr": "fast"}, "test": {}}'])

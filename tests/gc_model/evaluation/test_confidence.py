@@ -2,6 +2,7 @@
 """Temperature, calibration error and threshold: against known cases, and carried into the bundle."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -148,6 +149,16 @@ def test_idle_is_not_abolished_without_a_word(tmp_path):
     with pytest.raises(DataError, match="without idle at all"):
         settle_idle(run, colours(), 1.0, progress=False)
     assert (run / "model.safetensors").read_bytes() == content
+
+
+@pytest.mark.parametrize("temperature", [0, -3, math.nan, math.inf])
+def test_a_damaged_calibration_of_another_run_is_refused(tmp_path, temperature):
+    other = tmp_path / "r base"
+    other.mkdir()
+    values = {"temperature": temperature, "unknown_threshold": 0.5}
+    (other / "confidence.json").write_text(json.dumps(values))
+    with pytest.raises(DataError, match=r"is not calibrated .*type: gc-model calibrate '.*/r base' --data"):
+        calibrate_like(tmp_path / "run", [other])
 
 
 def test_the_threshold_is_given_beside_other_runs_alone(tmp_path):
