@@ -74,6 +74,9 @@ def _play_and_evaluate(context):
     play = _gc_ros(context, "play", bag, *recorded, *speed)
     report = ["--bundle", argument(context, "bundle"), "--out", argument(context, "out")]
     report += ["--truth", argument(context, "truth")]
+    for name in ("mode", "backend", "precision", "device", "taught"):
+        if argument(context, name) not in ("", "auto"):  # which the evaluation takes by itself
+            report += [f"--{name}", argument(context, name)]
     if argument(context, "min_accuracy"):
         report += ["--min-accuracy", argument(context, "min_accuracy")]
     evaluate = ["evaluate", bag, *recorded, *report]

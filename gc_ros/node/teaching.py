@@ -116,14 +116,14 @@ class Teaching:
         self._name, self._ended = name, ""
         try:
             space = self._space = self._space or await self._work(lambda: space_of(self._bundle))
-            showing = await self._watch(name, camera, shower, request)
+            showing, changed = await self._watch(name, camera, shower, request)
             count = await self._work(lambda: self._learn(name, showing, bool(request.none), space))
             self._apply(cameras)
             pictures = [] if request.none else showing.pictures()
             remark = await self._work(lambda: self._keep(name, pictures)) if pictures else ""
         finally:
             self._name = ""
-        response.success, response.message = True, count[2] + remark
+        response.success, response.message = True, count[2] + changed + remark
         response.clips, response.windows = count[0], count[1]
 
     async def _forget(self, request: Any, response: Any, cameras: Sequence[Camera]) -> None:
@@ -148,8 +148,8 @@ class Teaching:
 
     async def _watch(
         self, name: str, camera: Camera, recognizers: Sequence[Recognizer], request: Any
-    ) -> Showing:
-        """What the camera sees from now on, as many windows or as long as the request says.
+    ) -> tuple[Showing, str]:
+        """What the camera sees from now on, as many windows or as long as the request says; and what is to be said.
 
         recognizers: of which one sees who shows it.
         """
@@ -166,15 +166,20 @@ class Teaching:
         keep = bool(self._setting("keep_clips"))
         showing = Showing(name, windows, recognizers[0].max_frame_gap_s, keep)
 
-        def is_shower(person: Person | None) -> bool:
-            return (person.id if person is not None else "") == request.person
+        stretches: list[int] = []  # of who has the id: the first is who shows it, any other is somebody else
 
         def see(activity: Activity) -> None:
-            if activity.features is not None and is_shower(activity.person):
+            if activity.features is not None and _id_of(activity.person) == request.person:
+                # A frame of somebody else was not shown, so that no window of theirs counts.
                 showing.see(activity.features, activity.window_start_ns, activity.window_end_ns)
 
         def see_frame(frame: StepFrame) -> None:
-            if is_shower(frame.person):
+            if _id_of(frame.person) != request.person:
+                return
+            stretch = 0 if frame.person is None else frame.person.stretch
+            if stretch not in stretches:
+                stretches.append(stretch)
+            if stretch == stretches[0]:
                 showing.see_frame(frame)
 
         self._showing, camera.watching = showing, see
@@ -190,7 +195,8 @@ class Teaching:
                 recognizer.watch(None)
         if self._ended:
             raise DataError(f'{self._ended} while "{name}" was shown; nothing was taught')
-        return showing
+        remark = f"; {request.person} became somebody else, who was left out" if len(stretches) > 1 else ""
+        return showing, remark
 
     def _learn(self, name: str, showing: Showing, none: bool, space: Space) -> tuple[int, int, str]:
         """Keep what was shown; returns its clips, its windows, and what is to be said about it."""
@@ -259,6 +265,11 @@ class Teaching:
 
 
 _ENDLESS = 1 << 20
+
+
+def _id_of(person: Person | None) -> str:
+    """The id, or nothing for the whole picture."""
+    return "" if person is None else person.id
 
 
 async def _answered(response: Any, work: Coroutine[Any, Any, None]) -> Any:

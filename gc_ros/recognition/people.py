@@ -221,7 +221,7 @@ class People:
         self._left_out["too many people"] += len(self._seats.without)
         for name, seat in seated:
             box = places[name].box
-            person = Person(name, box, square(box, self.margin))
+            person = Person(name, box, square(box, self.margin), places[name].stretch)
             picture = PersonPicture(frame.picture, person)
             try:
                 window = seat.recognizer.offer(picture, frame.stamp_ns, encoding=frame.encoding)

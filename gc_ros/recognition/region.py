@@ -94,11 +94,15 @@ def misplaced(box: Box, width: int, height: int, margin: float) -> str:
 
 @dataclass(frozen=True)
 class Person:
-    """Whom a frame shows. box: where the person is. region: the square of it that the network sees."""
+    """Whom a frame shows. box: where the person is. region: the square of it that the network sees.
+
+    stretch: as of `Place`. Two frames show the same person where id and stretch are the same.
+    """
 
     id: str
     box: Box
     region: Box
+    stretch: int = 0
 
     @property
     def area(self) -> Area:

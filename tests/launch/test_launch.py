@@ -305,6 +305,21 @@ def test_truth_and_the_least_accuracy_reach_the_evaluation(tmp_path: Path) -> No
     assert launched.processes[3].words[-4:] == ["--truth", "p3.csv", "--min-accuracy", "0.8"]
 
 
+def test_the_evaluation_judges_what_the_node_runs(tmp_path: Path) -> None:
+    given = {
+        "mode": "step", "backend": "openvino", "precision": "bf16", "device": "cuda", "taught": "none",
+    }  # fmt: skip
+    launched = bag_run(tmp_path, **given)
+    launched.end(launched.processes[2])
+    check, evaluation = launched.processes[1], launched.processes[3]
+    for name, value in given.items():
+        assert launched.processes[0].parameters[name] == value
+        for words in (check.words, evaluation.words):
+            assert words[words.index(f"--{name}") + 1] == value
+    plain = bag_run(tmp_path).processes[1].words
+    assert not {f"--{name}" for name in given} & {*plain}
+
+
 def test_player_and_node_meet_on_the_compressed_topic_of_a_bag(tmp_path: Path) -> None:
     node, _, play = bag_run(tmp_path, topic="/cam", image_transport="compressed").processes
     assert (

@@ -18,7 +18,7 @@ from tests.gc_ros.node.harness import LATCHED, NAME, Peer, load_info, running, w
 from tests.gc_ros.node.showing import RED, YELLOW, next_labels, seen, teach  # isort: skip
 
 from glimpse_clouds.msg import Activity, ActivityEvent, TaughtActivities
-from glimpse_clouds.srv import Forget
+from glimpse_clouds.srv import Forget, Teach
 
 from gc_ros.media.clips import find_clips
 from gc_ros.media.video import read_video
@@ -177,6 +177,28 @@ def test_what_is_shown_is_kept_as_clips_only_where_a_parameter_says_so(bundle: P
             assert all(np.allclose(image.mean(axis=(0, 1)), YELLOW, atol=20) for image in frames)
         assert peer.call(Forget, f"{NAME}/forget", Forget.Request(name="yellow")).success
         assert not clips.exists()
+
+
+def test_who_gets_the_id_while_it_is_taught_teaches_nothing(tmp_path: Path, carrier: None) -> None:
+    people = [
+        Drawn("anna", "red", "red", x=60, y=60, last=40),
+        Drawn("anna", "blue", "blue", x=250, y=180, first=41),
+    ]
+    bundle = toy_bundle(tmp_path / "b", "colours", embedding=True).path
+    options = {"people": "detections", "max_age_s": 0.0, "stall_timeout_s": 60.0}
+    with running(bundle, **options) as (node, peer):
+        detector = Detector(node, peer)
+        peer.wait_for_camera()
+        detector.show(people, range(12), pause_s=0.02)
+        client = peer.node.create_client(Teach, f"{NAME}/teach")
+        assert client.wait_for_service(10)
+        asked = client.call_async(Teach.Request(name="waving arms", person="anna", seconds=6.0))
+        wait_until(lambda: node.node._model.teaching.progress != "none", "the showing")
+        detector.show(people, range(12, 70), pause_s=0.04)
+        answer = wait_until(lambda: asked.done() and asked.result(), "the answer", 20)
+        assert answer.success and "anna became somebody else, who was left out" in answer.message
+    kept = read_taught(tmp_path / "b.taught", "toy-colours").activities["waving arms"]
+    assert len(kept) == answer.windows > 2 and np.ptp(kept.features, axis=0).max() < 0.05, "one colour"
 
 
 def test_what_one_person_does_is_taught_while_another_does_something_else(
