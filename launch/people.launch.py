@@ -17,7 +17,7 @@ from launch.launch_description_sources import AnyLaunchDescriptionSource
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
-from gc_ros.node.launching import argument, live_arguments, live_node, node_arguments
+from gc_ros.node.launching import argument, live_arguments, live_node, node_arguments, truth
 from gc_ros.node.parameters import BY_NAME
 
 
@@ -70,7 +70,9 @@ def _chain(context):
             raise RuntimeError(f'Argument "max_people" is "{most}"; it must be {BY_NAME["max_people"].legal}')
         parameters["max_people"] = int(most)
     remappings = [("image", image), ("image/compressed", f"{image}/compressed"), ("people", detections)]
-    return [*_detector(context), *live_node(context, parameters, remappings)]
+    # A build needs no detections, and a detector would not end with it.
+    detector = [] if truth(context, "build_only") else _detector(context)
+    return [*detector, *live_node(context, parameters, remappings)]
 
 
 def _detector(context):

@@ -87,8 +87,7 @@ class PeopleReader:
         """The detections that a message makes known. size: of the images, None before the first."""
         found = self._found(item, size)
         self.refused.update(found.refused)
-        if found.detections is not None:
-            yield found.detections
+        yield from found.complete
 
     def _found(self, item: Message, size: tuple[int, int] | None) -> Found:
         if self._family.read is not None:

@@ -23,6 +23,7 @@ from gc_ros.stamps import NS
 from trt_build.errors import DataError
 
 PERSON = ("person", "0")  # names of a person: of most detectors, and the number in the 80 classes of COCO
+MOST_BODIES = 64  # of REP-155 at once: each has a topic of its own, and no node has places for more people
 LOOKED_AT = 256  # detections of one message: more are no people, and cost time at every image
 
 NO_ID = "no id; start the detector with its tracker, and subscribe to what the tracker publishes"
@@ -39,12 +40,19 @@ class Found:
     """What was read. detections: None where there are none yet, or the message is of no use.
 
     refused: detections or messages that cannot be used, by reason. others: detections of something else than people.
+    earlier: those of the image before, which is known to be complete because this one has begun.
     """
 
     detections: Detections | None
     frame_id: str = ""
     refused: Mapping[str, int] = field(default_factory=dict)
     others: int = 0
+    earlier: Detections | None = None
+
+    @property
+    def complete(self) -> tuple[Detections, ...]:
+        """All detections that are complete now, the oldest first."""
+        return tuple(found for found in (self.earlier, self.detections) if found is not None)
 
 
 @dataclass(frozen=True)
@@ -183,7 +191,9 @@ class Bodies:
                 refused[TOO_MANY] += len(message.ids) - LOOKED_AT
         except Exception as error:
             return _unreadable(error)
-        self.ids = tuple(ids)
+        if len(ids) > MOST_BODIES:
+            refused[f"more than {MOST_BODIES} bodies at once"] += len(ids) - MOST_BODIES
+        self.ids = tuple(ids)[:MOST_BODIES]
         if wrong:
             return Found(None, frame_id, {**refused, wrong: 1})
         self._jump_back(stamp_ns)
@@ -218,7 +228,8 @@ class Bodies:
         done = self._take() if self._boxes and stamp_ns > self._stamp_ns else None
         self._stamp_ns = stamp_ns
         self._boxes[body] = person
-        return Found(done or self._complete(), frame_id)
+        now = self._complete()
+        return Found(now or done, frame_id, earlier=done if now else None)
 
     def _jump_back(self, stamp_ns: int) -> None:
         """Begin again where the stamps do, as a bag that is played twice."""

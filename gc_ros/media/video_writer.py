@@ -24,9 +24,9 @@ from trt_build.errors import DataError
 PART = ".*.part.*"  # names of files that are being written, as a pattern
 _CLOCK = 90_000  # ticks a second of written files: exact enough for every camera rate
 # Of libav, by its names. Others refuse the codec, some only when the first frame comes, or are many files (hls, dash).
+# What keeps no time of each frame (avi, asf, mpeg, mxf, h264) would play at another pace, or in another order.
 _FORMATS = frozenset({
-    "3g2", "3gp", "asf", "avi", "f4v", "flv", "h264", "ipod", "matroska", "mov", "mp4", "mpeg", "mpegts", "mxf", "nut",
-    "svcd",
+    "3g2", "3gp", "f4v", "flv", "ipod", "matroska", "mov", "mp4", "mpegts", "nut",
 })  # fmt: skip
 _ERRORS = (av.error.FFmpegError, OSError)
 
@@ -87,7 +87,9 @@ class VideoWriter:
 
     def _open_stream(self) -> av.VideoStream:
         if self._container.format.name not in _FORMATS:
-            raise ValueError(f"H.264 does not go into {self._container.format.name}")
+            raise ValueError(
+                f"H.264 with a time for each frame does not go into {self._container.format.name}"
+            )
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
         stream = cast("av.VideoStream", self._container.add_stream(codec, rate=30))
         stream.pix_fmt = "yuv420p"

@@ -64,6 +64,7 @@ class Camera:
         self.results = Results(node, prefix, recognizer.info.model_id, setting, useless, people is not None)
         recognizer.log_events(self.results.log)
         self._size: tuple[int, int] | None = None  # of the newest image
+        self._taken = time.monotonic()  # when it came
         self.people: CameraPeople | None = None
         if people is not None:
             self.people = CameraPeople(
@@ -146,6 +147,7 @@ class Camera:
             return
         if arrived.asked != self.recognizer.asked:
             return
+        self._taken = time.monotonic()
         decode_s += picture.decode_s
         if self.recognizer.epoch != self._epoch:
             self._after_reset(stamp_ns)
@@ -175,12 +177,21 @@ class Camera:
 
     def watch(self) -> None:
         """Called often by a steady timer: a camera that has stopped clears its window."""
-        silent = self.input.silent_s
-        if self.input.stalled or silent is None or silent <= self._setting("stall_timeout_s"):
+        silent, limit = self.input.silent_s, self._setting("stall_timeout_s")
+        if self.input.stalled or silent is None:
+            return
+        if silent <= limit:
+            # Messages without a picture, refused or between key frames, tell nothing new either.
+            blind = time.monotonic() - self._taken
+            if blind > limit:
+                self._clear_stale(blind, "no usable image on")
             return
         self.input.stalled = True
+        self._clear_stale(silent, "no image on")
+
+    def _clear_stale(self, seconds: float, what: str) -> None:
         if self.recognizer.warmup[0]:
-            self._node.get_logger().warning(f"no image on {self.topic} for {silent:.1f} s, window cleared")
+            self._node.get_logger().warning(f"{what} {self.topic} for {seconds:.1f} s, window cleared")
             self.reset("stall")
 
     def diagnose_people(self) -> Status | None:

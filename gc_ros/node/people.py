@@ -145,6 +145,7 @@ class CameraPeople:
             enabled=enabled,
             publishers=publishers.fitting,
             other_types=publishers.other_types,
+            reliable_enough=publishers.reliable_enough,
             elsewhere=elsewhere,
             silent_s=silent,
             stall_timeout_s=self._setting("stall_timeout_s"),

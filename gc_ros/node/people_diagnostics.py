@@ -27,6 +27,7 @@ class PeopleFacts:
     enabled: bool
     publishers: int = 0  # of the right type
     other_types: Sequence[str] = ()
+    reliable_enough: bool = True  # whether any of them offers the reliability that the node asks for
     elsewhere: Sequence[str] = ()  # topics of the right type that do have publishers
     silent_s: float | None = None  # since the last message, or since activation
     stall_timeout_s: float = 2.0
@@ -102,6 +103,11 @@ def _silence(f: PeopleFacts) -> Condition:
         rows = [people_topics.BY_TYPE[name].name for name in f.other_types if name in people_topics.BY_TYPE]
         fix = f"set people:={rows[0]}" if rows else f"publish {f.type_name}"
         return ERROR, f"{f.topic} is published as {types}, this node needs {f.type_name}; {fix}"
+    if not f.reliable_enough:
+        return ERROR, (
+            f"a publisher on {f.topic} does not offer the QoS reliability this node asks for; "
+            f"start the node with -p qos_overrides.{f.topic}.subscription.reliability:=best_effort"
+        )
     if f.publishers:
         return WARN, (
             f"no detections on {f.topic} for {f.silent_s:.1f} s, though {f.publishers} publisher(s) are matched; "

@@ -24,7 +24,6 @@ from gc_ros.node.diagnostics import REFUSED_S, Recent
 from trt_build.errors import GlimpseError
 
 _QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
-_BODIES = 32  # subscriptions to the boxes of bodies at the same time
 OTHER_FRAME = "of another frame_id than the images"
 
 
@@ -113,7 +112,7 @@ class PeopleInput:
             self.lately["messages"].add()
             if self._bodies is not None:
                 found = self._bodies.tracked(message)
-                self._follow(self._bodies.ids[:_BODIES])
+                self._follow(self._bodies.ids)
             else:
                 assert self.family.read is not None
                 found = self.family.read(message, self._classes())
@@ -131,17 +130,16 @@ class PeopleInput:
     def _take_found(self, found: Found) -> None:
         self._refuse(found.refused)
         self.others += found.others
-        if found.detections is None:
-            return
-        people = len(found.detections.people)
-        self.detections += people
-        self.lately["detections"].add(people)
-        wanted = self._frame_id()
-        if wanted and found.frame_id and found.frame_id != wanted:
-            self.other_frame = found.frame_id
-            self._refuse({OTHER_FRAME: max(people, 1)})
-            return
-        self._take(found.detections)
+        for detections in found.complete:
+            people = len(detections.people)
+            self.detections += people
+            self.lately["detections"].add(people)
+            wanted = self._frame_id()
+            if wanted and found.frame_id and found.frame_id != wanted:
+                self.other_frame = found.frame_id
+                self._refuse({OTHER_FRAME: max(people, 1)})
+            else:
+                self._take(detections)
 
     def _refuse(self, reasons: Any) -> None:
         for reason, times in reasons.items():

@@ -40,6 +40,8 @@ def test_the_detector_gets_its_own_arguments_and_none_of_ours(tmp_path: Path, gr
 def test_a_detector_of_a_package_is_found_in_its_share(tmp_path: Path) -> None:
     launched = run(tmp_path, detector="glimpse_clouds/bag.launch.py", detector_args="bag:=p3")
     assert launched.context.included == [(str(ROOT / "launch" / "bag.launch.py"), {"bag": "p3"})]
+    built = run(tmp_path, detector="glimpse_clouds/bag.launch.py", detector_args="bag:=p3", build_only="true")
+    assert not built.context.included, "a detector would not end with the build"
 
 
 @pytest.mark.parametrize(

@@ -238,10 +238,20 @@ def test_rep_155_says_when_nobody_is_there_and_a_person_who_leaves_is_not_waited
     assert bodies.roi("a", roi(NS), size).detections is not None, "a bag that is played twice"
 
 
+def test_an_image_that_ends_one_and_is_complete_itself_gives_both() -> None:
+    bodies, size = Bodies(), (200, 100)
+    bodies.tracked(ids("a", "b"))
+    bodies.roi("b", roi(NS), size)
+    bodies.tracked(ids("a", stamp_ns=NS))
+    stamps = [[d.stamp_ns for d in bodies.roi("a", roi(t * NS), size).complete] for t in (2, 3, 4)]
+    assert stamps == [[NS, 2 * NS], [3 * NS], [4 * NS]], "none is an image late"
+
+
 def test_malformed_bodies_are_counted() -> None:
     bodies, size = Bodies(), (200, 100)
     found = bodies.tracked(ids("a", "", "b/../c", "7a", "x" * 129, *(f"n{i}" for i in range(300))))
-    assert sum(found.refused.values()) == 4 + 305 - people_topics.LOOKED_AT and "a" in bodies.ids
+    assert sum(found.refused.values()) == 305 - people_topics.MOST_BODIES and "a" in bodies.ids
+    assert len(bodies.ids) == people_topics.MOST_BODIES == 64
     bodies.tracked(ids("a"))
     for values in ((math.nan, 0, 1, 1, 1), (0.5, 0, 0.5, 1, 1), (0.5, 0, 0.4, 1, 1), (0, 0, 1e30, 1, 1)):
         assert bodies.roi("a", roi(5 * NS, *values), size).refused == {people_topics.BAD_BOX: 1}

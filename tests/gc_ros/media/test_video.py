@@ -162,7 +162,13 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
             VideoWriter(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["o.gif", "o.webm", "o.mp3", "o.png", "o.ogv", "o.y4m", "o.m3u8"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"o.{end}"
+        for end in ["gif", "webm", "mp3", "png", "ogv", "y4m", "m3u8", "avi", "wmv", "mpg", "mxf", "h264"]
+    ],
+)
 def test_a_kind_of_file_that_takes_no_such_video_is_refused_before_the_first_frame(
     tmp_path: Path, name: str
 ) -> None:
@@ -203,6 +209,20 @@ def test_the_longest_legal_name_is_written_under_a_hidden_one_that_matches_the_p
             assert len(list(tmp_path.glob(PART))) == 1
         assert [p.name for p in tmp_path.iterdir()] == [name]
         (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize(
+    "name", [f"o.{end}" for end in ["mp4", "mov", "m4v", "3gp", "3g2", "f4v", "flv", "mkv", "ts", "nut"]]
+)
+def test_every_kind_of_file_that_is_written_keeps_each_frame_and_its_time(tmp_path: Path, name: str) -> None:
+    stamps = [0, 60, 200, 210, 500, 540, 580, 1300, 1310, 1700, 1760, 2000]  # milliseconds, at no steady rate
+    with VideoWriter(tmp_path / name) as writer:
+        for i, stamp in enumerate(stamps):
+            writer.write(flat((20 * i, 100, 255 - 20 * i)), stamp * NS // 1000)
+    read = [(int(frame[8, 8, 0]), stamp) for frame, stamp in read_video(tmp_path / name)]
+    assert [red for red, _ in read] == pytest.approx([20 * i for i in range(len(stamps))], abs=8)
+    first = read[0][1]
+    assert [(stamp - first) / NS * 1000 for _, stamp in read] == pytest.approx(stamps, abs=1)
 
 
 @pytest.mark.clips

@@ -230,6 +230,25 @@ def test_a_stalled_camera_clears_the_window_and_recovers(numbers: Path) -> None:
         assert ros_messages.to_ns(peer.activities[0].window_start) == 1000 * NS + 7 * PERIOD
 
 
+def test_a_camera_of_which_no_image_can_be_used_clears_the_window_too(numbers: Path) -> None:
+    with running(numbers, stall_timeout_s=0.5) as (node, peer):
+        peer.wait_for_camera()
+        send(peer, 7)
+        (camera,) = node.node._cameras
+        wait_until(lambda: camera.recognizer.warmup[0] == 7, "the images")
+        nonsense = ros_messages.to_image(
+            np.zeros((8, 8, 3), np.uint8), ros_messages.to_header(1001 * NS, "camera"), "rgb8"
+        )
+        nonsense.encoding = "nonsense"
+
+        def cleared() -> bool:
+            peer.camera.publish(nonsense)
+            return camera.recognizer.warmup[0] == 0
+
+        wait_until(cleared, "the window to be cleared")
+        assert camera.recognizer.counters().resets == {"stall": 1} and not camera.input.stalled
+
+
 def test_zero_stamps_are_replaced_by_the_time_of_arrival(numbers: Path) -> None:
     with running(numbers) as (_, peer):
         peer.wait_for_camera()
