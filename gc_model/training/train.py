@@ -29,6 +29,7 @@ from gc_model.data.datasets import index
 from gc_model.data.frames import FrameCache
 from gc_model.data.own import all_mixed_in
 from gc_model.paper.clouds import GlimpseClouds
+from gc_model.paper.inflated import InflatedTrunk
 from gc_model.paper.network import Network
 from gc_model.paper.presets import Config, preset
 from gc_model.paper.variants import build
@@ -191,9 +192,19 @@ def _network(config: Config, options: TrainOptions, labels: Sequence[str]) -> tu
     weights = None if options.from_scratch or not own else options.weights or imagenet_file(config.trunk)
     if weights:
         load_imagenet(model.trunk, weights)
+    elif own and not (options.from_scratch or config.trunk_args) and isinstance(model.trunk, InflatedTrunk):
+        _without_weights(config, options)  # of an architecture as published
     if options.start:
         start_from(model, labels, options.start)
     return model, weights
+
+
+def _without_weights(config: Config, options: TrainOptions) -> None:
+    """Say that the trunk starts at random. Raises DataError where it would also stay so."""
+    remedy = f"give the ImageNet weights of {config.trunk} with --weights FILE, or --set from_scratch=true"
+    if options.freeze_stages or options.after_stage1.freeze_stages:
+        raise DataError(f"frozen stages of a trunk with random weights see nothing: {remedy}")
+    logging.getLogger(__name__).warning("the trunk starts with random weights: %s", remedy)
 
 
 class _Run:

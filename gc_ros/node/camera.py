@@ -35,6 +35,7 @@ from gc_ros.recognition.recognizer import Counters, Recognizer
 from trt_build.errors import ImageError
 
 # Resets that the images cause; the others are somebody's wish.
+_BEGINS_WITHIN_S = 1.0  # a video stream
 _BREAKS_OF_STREAM = ("gap", "backward", "size change", "encoding change")
 
 
@@ -216,6 +217,7 @@ class Camera:
         period = self.recognizer.camera_period_s
         latencies = self.results.latencies
         waiting = self.input.waiting_since
+        waited_s = 0.0 if waiting is None else time.monotonic() - waiting
         facts = CameraFacts(
             topic=self.topic,
             remap=self.input.remap,
@@ -245,7 +247,8 @@ class Camera:
             image_bytes=self.input.image_bytes,
             big_segment=graph.carries_large_images(),
             warmup=self.recognizer.warmup,
-            waiting_s=None if waiting is None else time.monotonic() - waiting,
+            # A stream with B-frames begins with some packets that have no image yet.
+            waiting_s=None if waited_s < _BEGINS_WITHIN_S else waited_s,
             zero_stamps=self.input.zero_stamps,
             waiting_for_clock=waiting_for_clock,
             age_s=self.results.age.remark,

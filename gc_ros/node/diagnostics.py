@@ -157,7 +157,8 @@ def _images(f: CameraFacts) -> Iterator[Condition]:
             WARN,
             (
                 f"waiting for a key frame of the video on {f.topic} for {f.waiting_s:.1f} s; "
-                "let the encoder send one every second (keyint, gop_size, idr_interval)"
+                "let the encoder send one every second (keyint, gop_size, idr_interval); if it does, the packets "
+                "are of another codec than they say, or not in Annex B form"
             ),
         )
     if len(f.publisher_names) > 1:

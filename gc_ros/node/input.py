@@ -183,13 +183,12 @@ class Input:
                 self.refuse(picture.reason)
             else:
                 self._offer(source, picture, decode_s)
-        if not self._reader.waiting:
-            self.waiting_since = None
+        # Not once a packet is given up: a decoder may hold many before it is known that they give no image.
+        self.waiting_since = (self.waiting_since or time.monotonic()) if self._reader.waiting else None
 
     def _wait(self, reason: str) -> None:
         """A packet came that is of no use before the next key frame."""
         self.unusable += 1
-        self.waiting_since = self.waiting_since or time.monotonic()
         self._node.get_logger().warning(f"{self.topic}: {reason}", throttle_duration_sec=10.0)
 
     def _stamp(self, message: Any) -> int:

@@ -8,7 +8,8 @@
 Each returns the work that it makes due, for the `Batch` that runs the recognisers. One sampler chooses the frames for
 everybody, so that everybody's work is due at once and shares an engine call. A chosen frame waits until detections at
 or after its stamp have come, but no longer than `max_age_s` of the stream; as long as detections come within that time,
-a robot gives the results that a file gives.
+what a robot gives is what a file gives. Of several frames that one message of detections releases the node recognises
+the newest, as of any work that waits.
 
 A frame carries whom it shows (`Person`), from the box to the result. A recogniser is reset before it sees the first
 frame of somebody else, and work from before a reset is void: no window holds two people.

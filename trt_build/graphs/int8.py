@@ -32,7 +32,7 @@ from trt_build.bundle import INT8, INT8_WEIGHTS_NAME, LoadedBundle, graph_name, 
 from trt_build.errors import BundleError
 from trt_build.files import temporary_folder
 from trt_build.footage import Footage, windows
-from trt_build.graphs.qdq import PRODUCTS, Range, tensors_to_measure, write_qdq
+from trt_build.graphs.qdq import PRODUCTS, Range, node_values, tensors_to_measure, write_qdq
 from trt_build.graphs.ranges import measure_ranges, run_clips, session
 from trt_build.graphs.weights import share_weights
 from trt_build.tolerances import INT8_LIMITS, error_of
@@ -76,7 +76,9 @@ def choose(graph: onnx.GraphProto, spared: Collection[str] = ()) -> tuple[list[s
     sizes = {name: int(np.prod(shape)) for name, shape in dims.items()}
     chosen: list[str] = []
     left: list[str] = []
+    made: set[str] = set()  # tensors that a chosen node makes
     for node in graph.node:
+        before = len(chosen)
         weights = [name for name in node.input if name in sizes]
         kept = any(name in spared for name in weights)
         if node.op_type == "Conv":
@@ -85,8 +87,16 @@ def choose(graph: onnx.GraphProto, spared: Collection[str] = ()) -> tuple[list[s
             sensitive = any(part in name for part in SENSITIVE for name in (node.name, *weights))
             small = max(sizes[name] for name in weights) < _LARGE
             (left if kept or sensitive or small else chosen).append(node.name)
-        elif node.op_type in _TRUNK and node.name in between:
+        # An Add of what convolutions in FP32 make gains nothing in INT8, and ONNX Runtime's optimiser (1.32) computes
+        # it wrongly.
+        elif (
+            node.op_type in _TRUNK
+            and node.name in between
+            and made.issuperset(name for name in node_values(node) if name not in sizes)
+        ):
             chosen.append(node.name)
+        if len(chosen) > before:
+            made.update(node.output)
     return chosen, left
 
 

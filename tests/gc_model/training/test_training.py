@@ -425,6 +425,10 @@ def test_clips_that_do_not_decode_are_left_out_named_and_counted(tmp_path):
         ({"preset": "huge"}, "huge"),
         ({"weights": Path("gone.pth"), "from_scratch": False}, r"gone\.pth"),
         ({"val_fraction": 0.999}, "val_fraction"),
+        (
+            {"preset": "paper", "from_scratch": False, "epochs1": 0, "freeze_stages": 5, "views": 1},
+            "random weights see nothing: give the ImageNet weights of resnet50 with --weights FILE",
+        ),
     ],
 )
 def test_a_run_that_cannot_start_leaves_its_directory_free(tmp_path, changes, words):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train,export]'")
@@ -24,6 +25,7 @@ from trt_build.errors import BundleError
 from trt_build.footage import Footage, stream, windows
 from trt_build.graphs import int8
 from trt_build.graphs.int8 import SENSITIVE, choose, quantize_bundle
+from trt_build.graphs.qdq import tensors_to_measure, write_qdq
 
 call = functools.partial(command_line.call, app)
 
@@ -38,6 +40,59 @@ def quantised() -> LoadedBundle:
 
 def graph(mode: str, precision: str = "int8") -> "onnx.GraphProto":
     return onnx.load(quantised().graph(mode, precision), load_external_data=False).graph
+
+
+def residual() -> "onnx.ModelProto":
+    """Two residual blocks: stem -> a, b -> Add -> Relu -> c -> Add with what was before c -> Relu -> d."""
+    helper, rng = onnx.helper, np.random.default_rng(0)
+    nodes, tensors = [], []
+
+    def conv(name: str, source: str) -> None:
+        weight = rng.normal(0, 0.3, (8, 8, 1, 1)).astype(np.float32)
+        tensors.append(onnx.numpy_helper.from_array(weight, f"{name}_w"))
+        nodes.append(helper.make_node("Conv", [source, f"{name}_w"], [name], name))
+
+    conv("stem", "x")
+    conv("a", "stem")
+    conv("b", "stem")
+    nodes.append(helper.make_node("Add", ["a", "b"], ["sum1"], "Add1"))
+    nodes.append(helper.make_node("Relu", ["sum1"], ["relu1"], "Relu1"))
+    conv("c", "relu1")
+    nodes.append(helper.make_node("Add", ["c", "relu1"], ["sum2"], "Add2"))
+    nodes.append(helper.make_node("Relu", ["sum2"], ["relu2"], "Relu2"))
+    conv("d", "relu2")
+    ends = [helper.make_tensor_value_info(name, 1, [1, 8, 6, 6]) for name in ("x", "d")]
+    made = helper.make_graph(nodes, "residual", ends[:1], ends[1:], tensors)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.mark.parametrize(
+    ("spared", "in_int8"),
+    [
+        ((), {"a", "b", "Add1", "Relu1", "c", "Add2", "Relu2", "d"}),
+        (("a_w", "b_w"), {"c", "d"}),
+        (("b_w",), {"a", "c", "d"}),
+        (("c_w",), {"a", "b", "Add1", "Relu1", "d"}),
+    ],
+)
+def test_a_sum_of_what_is_not_in_int8_is_not_either(spared: tuple[str, ...], in_int8: set[str]) -> None:
+    model = residual()
+    chosen, left = choose(model.graph, spared)
+    assert set(chosen) == in_int8
+    assert {"stem", *(name[0] for name in spared)} == set(left)
+    x = np.random.default_rng(1).normal(0, 1, (1, 8, 6, 6)).astype(np.float32)
+    (expected,) = ort.InferenceSession(model.SerializeToString()).run(None, {"x": x})
+    names = tensors_to_measure(model.graph, chosen)
+    model.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in names)
+    values = ort.InferenceSession(model.SerializeToString()).run(names, {"x": x}) if names else []
+    del model.graph.output[1:]
+    ranges = {n: (min(float(v.min()), 0.0), float(v.max())) for n, v in zip(names, values, strict=True)}
+    write_qdq(model, chosen, ranges)
+    for level in (ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel.ORT_ENABLE_ALL):
+        options = ort.SessionOptions()
+        options.graph_optimization_level = level
+        (found,) = ort.InferenceSession(model.SerializeToString(), options).run(None, {"x": x})
+        assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max(), level
 
 
 @pytest.mark.slow
