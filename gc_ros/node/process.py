@@ -104,8 +104,8 @@ def _run(arguments: Sequence[str], signalled: threading.Event, ended: threading.
     except GlimpseError as error:
         code = _refuse(f"{NODE_NAME}: {error}")
     except Exception:
-        # What ends with the context fails in whatever way.
-        if not signalled.is_set() and context.ok():
+        # What a signal interrupts, or ends with the context, fails in whatever way.
+        if not signalled.is_set() and (context.ok() or node is None):
             raise
     finally:
         try:
