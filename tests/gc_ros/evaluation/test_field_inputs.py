@@ -337,6 +337,7 @@ def test_rows_of_people_may_overlap_where_they_are_told_apart(tmp_path: Path, co
 # -- terminals -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_terminal_without_the_letters_of_a_label(tmp_path: Path) -> None:
     bundle = named(tmp_path, "öffnen", "开门", "blue")
     clip = tmp_path / "clip.mp4"

@@ -15,6 +15,7 @@ from trt_build.bundle import load_bundle
 from trt_build.errors import DataError
 
 
+@pytest.mark.slow
 def test_footage_is_what_the_robot_samples_from_videos_and_bags(tmp_path):
     info = load_bundle(bundle()).info
     chosen = find_clips([colours() / "red"])[:2]

@@ -112,7 +112,7 @@ rates, every = st.sampled_from([8.0, 10.0, 15.0]), st.sampled_from([1, 1, 2])
 wrongs = st.lists(happenings, max_size=8)
 modes = st.sampled_from(["window", "step"])
 delays = st.lists(st.floats(0, 1), min_size=1, max_size=5)
-quick = settings(max_examples=150, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=40, suppress_health_check=list(HealthCheck))
 # HISTORIES=5000 was run before a release; the suite has 40 minutes for everything.
 thorough = settings(
     max_examples=int(os.environ.get("HISTORIES", "1000")), suppress_health_check=list(HealthCheck)
