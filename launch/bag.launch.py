@@ -21,6 +21,7 @@ from launch_ros.substitutions import ExecutableInPackage
 
 from gc_ros.media.transports import BY_NAME
 from gc_ros.node.launching import (
+    JUDGED,
     PACKAGE,
     activity_node,
     argument,
@@ -74,7 +75,7 @@ def _play_and_evaluate(context):
     play = _gc_ros(context, "play", bag, *recorded, *speed)
     report = ["--bundle", argument(context, "bundle"), "--out", argument(context, "out")]
     report += ["--truth", argument(context, "truth")]
-    for name in ("mode", "backend", "precision", "device", "taught"):
+    for name in JUDGED:
         if argument(context, name) not in ("", "auto"):  # which the evaluation takes by itself
             report += [f"--{name}", argument(context, name)]
     if argument(context, "min_accuracy"):

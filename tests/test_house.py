@@ -28,6 +28,7 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
             {
                 "footage",
                 "files",
+                "pool",
                 "readout",
                 "untrusted",
                 "references",

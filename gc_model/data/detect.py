@@ -11,10 +11,10 @@ import cv2
 
 from gc_model.data import own
 from gc_model.data.clip import LabelledClip
-from gc_model.data.pool import processes
 from gc_model.data.tables import gather
 from gc_ros.media.detections import Detections, boxes_of, write_csv
 from gc_ros.media.detector import Detector, Finder
+from trt_build.pool import processes
 
 
 def detect(

@@ -22,12 +22,12 @@ from gc_model.data import own
 from gc_model.data.clip import LabelledClip
 from gc_model.data.joint_tables import joint_names, read_table, table_of, write_table
 from gc_model.data.people import boxes_of_joints
-from gc_model.data.pool import processes
 from gc_model.data.tables import gather
 from gc_ros.media.detections import Box, Detections, boxes_of, write_csv
 from gc_ros.media.tracker import Tracker
 from trt_build.errors import DataError, GlimpseError
 from trt_build.install import extra
+from trt_build.pool import processes
 
 FINGERS = ("thumb", "index", "middle", "ring", "pinky")
 # MediaPipe's 21, in its order.

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from gc_model.data.clip import LabelledClip, PersonSource, ReadFrames
 from gc_model.data.people import Whereabouts
-from gc_model.data.pool import processes
 from gc_ros.media.video import read_video
 from trt_build.bundle import Preprocess
 from trt_build.errors import DataError, GlimpseError
 from trt_build.files import replacing, write_atomically
+from trt_build.pool import processes
 from trt_build.preprocess import model_input
 
 

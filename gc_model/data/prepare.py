@@ -24,11 +24,11 @@ from gc_model.data import nucla, own
 from gc_model.data.clip import LabelledClip
 from gc_model.data.datasets import DATA_SETS, OWN, index
 from gc_model.data.frames import CacheError
-from gc_model.data.pool import processes
 from gc_ros.stamps import NS
 from trt_build.bundle import Preprocess
 from trt_build.errors import DataError
 from trt_build.files import replacing, write_atomically
+from trt_build.pool import processes
 from trt_build.preprocess import model_input
 
 CLOCK = 90_000  # ticks a second: the presentation times of the original are kept

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 import cv2
 
+from trt_build import pool
 from trt_build.command import progress_bar
 from trt_build.errors import DataError
 from trt_build.files import write_atomically
@@ -102,14 +102,9 @@ def _run(batches: list, workers: int, progress: bool, total: int, step: int) -> 
     if workers == 1:
         yield from _shown(map(_make_all, batches), progress, total, step)
         return
-    # Spawned, not forked: the caller may hold threads (torch, ROS), which a fork copies in a locked state.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        try:
-            running = {pool.submit(_make_all, batch): batch for batch in batches}
-            yield from _shown(map(partial(_result, running), as_completed(running)), progress, total, step)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with pool.processes(workers, len(batches)) as started:
+        running = {started.submit(_make_all, batch): batch for batch in batches}
+        yield from _shown(map(partial(_result, running), as_completed(running)), progress, total, step)
 
 
 def _result(running: Mapping[Future[int], Any], done: Future[int]) -> int:

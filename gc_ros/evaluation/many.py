@@ -67,11 +67,11 @@ def evaluate_many(
     info = loaded.info
     if options.mode not in (None, *info.modes):
         raise DataError(f"mode {options.mode!r} is not in this bundle; use one of: {', '.join(info.modes)}")
+    labels = options.labels(info)
     for label, target in options.mapping.items():
-        if map_label(target, options.labels(info), {}) is None:
-            known = ", ".join(options.labels(info))
+        if map_label(target, labels, {}) is None:
             raise DataError(
-                f"--map {label}={target}: the bundle has no {target!r}; map to one of: {known}, idle"
+                f"--map {label}={target}: the bundle has no {target!r}; map to one of: {', '.join(labels)}, idle"
             )
     folders = results.bag_folders(out, [source.name for source in sources])
     _check_places(sources, folders)
@@ -87,7 +87,7 @@ def evaluate_many(
     for i, task in enumerate(tasks):
         if not again:
             try:
-                found = resume(task, options.labels(info))
+                found = resume(task, labels)
             except (GlimpseError, OSError):
                 found = None  # the evaluation below fails for the same reason and reports it
             if found is not None:

@@ -38,8 +38,10 @@ _SPELLINGS = {
     "no": False,
     "off": False,
 }
+# What an evaluation must have as the node has it.
+JUDGED = ("backend", "device", "mode", "precision", "taught")
 # Parameters that are arguments too, and left to the parameter file where they are not given.
-_PASSED_ON = ("autostart", "backend", "device", "mode", "precision", "taught")
+_PASSED_ON = ("autostart", *JUDGED)
 
 
 def share(*parts: str) -> PathJoinSubstitution:

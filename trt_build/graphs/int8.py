@@ -78,7 +78,6 @@ def choose(graph: onnx.GraphProto, spared: Collection[str] = ()) -> tuple[list[s
     left: list[str] = []
     made: set[str] = set()  # tensors that a chosen node makes
     for node in graph.node:
-        before = len(chosen)
         weights = [name for name in node.input if name in sizes]
         kept = any(name in spared for name in weights)
         if node.op_type == "Conv":
@@ -95,7 +94,7 @@ def choose(graph: onnx.GraphProto, spared: Collection[str] = ()) -> tuple[list[s
             and made.issuperset(name for name in node_values(node) if name not in sizes)
         ):
             chosen.append(node.name)
-        if len(chosen) > before:
+        if chosen[-1:] == [node.name]:
             made.update(node.output)
     return chosen, left
 

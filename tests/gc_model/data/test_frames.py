@@ -11,12 +11,12 @@ import pytest
 from gc_model.data import frames as frames_module
 from gc_model.data.clip import LabelledClip
 from gc_model.data.frames import CacheError, FrameCache, decode
-from gc_model.data.pool import processes
 from gc_ros.media.video import read_video
 from tests.gc_model.runs import COLOURS, coloured, colours, undecodable
 from tests.videos import truncated, write_clip
 from trt_build.bundle import Preprocess
 from trt_build.errors import DataError
+from trt_build.pool import processes
 from trt_build.preprocess import model_input
 
 SMALL = Preprocess(size=64, resize=72)
