@@ -7,14 +7,18 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+
+from trt_build.errors import DataError
 
 
 @contextmanager
 def processes(workers: int | None, jobs: int) -> Iterator[ProcessPoolExecutor]:
     """A pool of `workers` processes, None: one for each core, but no more than jobs.
 
-    After an exception, Ctrl-C too, the jobs that wait are not begun; those that run end by themselves.
+    After an exception, Ctrl-C too, the jobs that wait are not begun; those that run end by themselves. Raises DataError
+    where no process starts.
     """
     # Spawned, not forked: the caller may hold threads, torch's for one, which a fork copies in a locked state.
     spawn = multiprocessing.get_context("spawn")
@@ -22,8 +26,23 @@ def processes(workers: int | None, jobs: int) -> Iterator[ProcessPoolExecutor]:
     # No `with`: its second call of `shutdown` would take the jobs up again.
     pool = ProcessPoolExecutor(count, mp_context=spawn)
     try:
+        check_start(pool)
         yield pool
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     pool.shutdown()
+
+
+def check_start(pool: ProcessPoolExecutor) -> None:
+    """Wait for the first process of a spawned pool. Raises DataError where it does not start.
+
+    A spawned process imports the script that it was started from; one that calls us where it is imported ends there.
+    """
+    try:
+        pool.submit(os.getpid).result()
+    except BrokenProcessPool:
+        raise DataError(
+            'no process can be started; a script of one\'s own must call this below `if __name__ == "__main__":`, '
+            "since every process imports it"
+        ) from None

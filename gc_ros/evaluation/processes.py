@@ -21,6 +21,7 @@ from trt_build.command import os_error_line
 from trt_build.errors import DataError, GlimpseError, need
 from trt_build.files import NO_ROOM
 from trt_build.install import extra
+from trt_build.pool import check_start
 
 Outcome = tuple[int, dict[str, Any] | None, str]  # number of the task, bag.json or None, what went wrong
 _TRIES = 2  # of a bag whose process was killed
@@ -73,6 +74,8 @@ def _in_processes(todo: Sequence[tuple[int, Task]], jobs: int) -> Iterator[Outco
             jobs if tries == 0 else 1, mp_context=context, initializer=_end_with_parent
         )
         try:
+            if tries == 0:
+                check_start(pool)
             futures = {pool.submit(attempt, task): i for i, task in waiting.items()}
             for future in as_completed(futures):
                 record, problem = future.result()

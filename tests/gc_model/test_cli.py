@@ -150,6 +150,7 @@ def test_evaluate_prints_recalls_and_accuracy_and_writes_the_report(tmp_path):
     assert json.loads(data.stdout) == json.loads((tmp_path / "report.json").read_text())
 
 
+@pytest.mark.slow
 @needs_torch
 @pytest.mark.parametrize("judge, before", [("sub-sequences", "clips"), ("stream", "stream")])
 def test_judge_is_a_name_for_what_protocol_was(judge, before):
@@ -328,6 +329,7 @@ def test_training_says_how_many_clips_are_too_short_for_the_robot(tmp_path):
     assert "shorter" not in call("train", "--data", data, "--out", tmp_path / "run", *TINY).stdout
 
 
+@pytest.mark.slow
 @needs_torch
 def test_finetune_names_new_classes_and_keeps_the_network_and_window_of_its_start(tmp_path):
     data = coloured_clips(tmp_path / "data", per_class=1)
@@ -347,6 +349,7 @@ def test_finetune_names_new_classes_and_keeps_the_network_and_window_of_its_star
     assert_one_line(call("finetune", scratch(), "--data", data, "--out", tmp_path / "x"), "gc-model train")
 
 
+@pytest.mark.slow
 @needs_torch
 def test_finetune_trains_on_the_clips_that_were_kept_of_what_a_robot_was_taught(tmp_path):
     taught = tmp_path / "b.taught"
@@ -416,6 +419,7 @@ def test_calibrate_says_what_the_unknown_do_after_idle_was_lowered_and_not_befor
     assert "calibration error" in result.stdout and "refuses" not in result.stdout
 
 
+@pytest.mark.slow
 @needs_torch
 def test_evaluate_draws_the_confusion_matrix(tmp_path):
     ask = ("evaluate", run(), "--data", colours(), "--subjects", "a", "--confusion")

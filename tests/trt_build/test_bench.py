@@ -43,6 +43,7 @@ def test_every_engine_and_mode_is_timed_by_itself(tmp_path):
     assert answer["window_to_step"]["onnxruntime"] > 0 and answer["threads"] == 1
 
 
+@pytest.mark.slow
 def test_engines_that_cannot_be_opened_are_one_line(tmp_path):
     bundle = toy_bundle(tmp_path / "b").path
     command_line.assert_one_line(call("bench", bundle, "--engine", "magic", "--calls", 1), "magic")

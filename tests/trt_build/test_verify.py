@@ -104,6 +104,7 @@ def test_json_has_no_word_for_nan(monkeypatch):
     assert [c for c in answer["checks"] if c["what"] == "logits" and c["value"] is None]
 
 
+@pytest.mark.slow
 def test_an_error_that_grows_along_the_stream_fails_the_drift(monkeypatch):
     def late(out, n):
         out["logits"] *= 1 + 1e-3 * max(n - 100, 0)  # step: 60 frames, then 60 of drift
@@ -115,6 +116,7 @@ def test_an_error_that_grows_along_the_stream_fails_the_drift(monkeypatch):
     assert blocks[0] == blocks[1] == 0 and blocks[2] > 2e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tensor", ["logits", "embedding", "glimpses", "assignment"])
 def test_each_tensor_has_its_own_tolerance(monkeypatch, tensor):
     def shifted(out, n):
@@ -250,6 +252,7 @@ def test_a_failed_check_is_exit_code_1_and_marked_in_the_table():
     assert "logits" in result.stdout and "labels" in result.stdout and "%" in result.stdout
 
 
+@pytest.mark.slow
 def test_wrong_use_is_one_line(tmp_path):
     refuse = command_line.assert_one_line
     refuse(call("verify", bundle(), "--clips", tmp_path / "none"), "no such clip")

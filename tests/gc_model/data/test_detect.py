@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from gc_model.cli import app
 from gc_model.data import own
@@ -17,6 +18,7 @@ from tests.detectors import people_picture, person_detector
 from tests.videos import write_clip
 
 
+@pytest.mark.slow
 def test_people_are_found_followed_and_shown_to_training(tmp_path: Path) -> None:
     size = (96, 96)
     walk = [people_picture(size, [(6 + 6 * k, 20, 16, 40)]) for k in range(8)]

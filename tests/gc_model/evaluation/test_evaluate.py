@@ -100,6 +100,7 @@ def test_groups_must_partition_the_labels_and_are_checked_before_the_judging(mon
         evaluate(run(), EvaluateOptions(colours(), groups=groups), progress=False)
 
 
+@pytest.mark.slow
 def test_the_clips_judge_averages_the_logits_of_five_fixed_sub_sequences():
     result = evaluate(run(), EvaluateOptions(colours(), subjects=["a"]), progress=False)
     model, recipe = checkpoint.load(run())

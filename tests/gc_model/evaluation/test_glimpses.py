@@ -66,6 +66,7 @@ def call(*words):
     return CliRunner().invoke(app, ["glimpses", *map(str, words)])
 
 
+@pytest.mark.slow
 def test_the_command_measures_against_joints_and_draws_three_colours(tmp_path):
     import cv2
 
@@ -103,6 +104,7 @@ def test_the_table_has_a_verdict_a_row_and_the_export_carries_its_figures(tmp_pa
     assert kept["figures"] == found["figures"] and kept["clips"] == found["clips"] and "left_out" not in kept
 
 
+@pytest.mark.slow
 def test_another_run_is_asked_with_its_own_labels_and_its_own_pictures(tmp_path):
     from gc_model.training import checkpoint
 

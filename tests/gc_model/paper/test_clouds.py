@@ -27,6 +27,7 @@ def streamed(model, clip, chunks):
     return results, state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*SIZES])
 @torch.no_grad()
 def test_forward_equals_the_steps_for_every_preset(name):

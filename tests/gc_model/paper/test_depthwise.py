@@ -57,6 +57,7 @@ def test_a_gradient_that_is_not_wanted_is_not_computed():
     assert x.grad is not None
 
 
+@pytest.mark.slow
 def test_a_trunk_in_mixed_precision_errs_no_more_than_with_conv3d_in_its_place(monkeypatch):
     torch.manual_seed(0)
     model = build(preset("edge", classes=3))

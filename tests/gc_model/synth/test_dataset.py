@@ -210,6 +210,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         synthesize(tmp_path / "file", classes=["wave"], subjects=1, clips_per_class=1, **SMALL)
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path):
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "gc_model.synth", *arguments]

@@ -19,6 +19,7 @@ def clips(n: int = 6) -> list:
     return [noise(2, 8, 64, seed=i) for i in range(n)]
 
 
+@pytest.mark.slow
 def test_D_is_the_inverse_of_the_shrunk_covariance_of_v():
     model = build()
     features = [model.features(clip) for clip in clips()]
@@ -71,6 +72,7 @@ def test_the_min_max_constants_are_the_tails_of_the_distances_under_the_new_L():
     assert 0 < float(metric.phi_min) < float(metric.phi_max)
 
 
+@pytest.mark.slow
 def test_the_start_of_D_is_deterministic_and_moves_nothing_else():
     one, other, before = build(), build(), build()
     assert start_metric(one, map(one.features, clips())) == start_metric(other, map(other.features, clips()))

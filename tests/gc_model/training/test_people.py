@@ -70,6 +70,7 @@ def test_a_run_says_that_it_was_trained_on_people_and_no_place_of_this_machine()
     assert checkpoint.Recipe(["a"]).person_margin == 0.15
 
 
+@pytest.mark.slow
 def test_the_bundle_carries_it():
     assert bundle_info(*checkpoint.read_description(trained())).provenance["people"]["margin"] == 0.2
 

@@ -99,6 +99,7 @@ def kill_at(monkeypatch, stage: type, call: int, before: Callable = lambda *_: N
     monkeypatch.setattr(stage, "training_step", dying)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_complete_directory_and_a_model_that_loads():
     out = uninterrupted()
     there = {p.name for p in out.iterdir()}
@@ -417,6 +418,7 @@ def test_clips_that_do_not_decode_are_left_out_named_and_counted(tmp_path):
     assert summary["clips"] == 6 and summary["labels"] == list(COLOURS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes, words",
     [

@@ -148,6 +148,7 @@ def named(tmp_path: Path, *labels: str, idle: Sequence[str] = ()) -> LoadedBundl
     )
 
 
+@pytest.mark.slow
 def test_recorded_clips_of_classes_called_idle_and_background(tmp_path: Path) -> None:
     clips = case("18-class-named-idle") / "clips"
     figures = []
@@ -322,6 +323,7 @@ def test_rows_that_overlap_are_remarked_on_and_scored(tmp_path: Path, colours: L
     assert said.endswith("let one row end where the next begins")
 
 
+@pytest.mark.slow
 def test_rows_of_people_may_overlap_where_they_are_told_apart(tmp_path: Path, colours: LoadedBundle) -> None:
     boxes = tmp_path / "boxes.csv"
     rows = [f"{t / 10},{who},1,1,40,40" for t in range(60) for who in "ab"]
@@ -369,6 +371,7 @@ def test_a_terminal_without_the_letters_of_a_label(tmp_path: Path) -> None:
 MOUNTS = ("mount --bind ro ro && mount -o remount,ro,bind ro", "mount -t tmpfs -o size=16k none ro")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mount", MOUNTS, ids=["read-only", "full"])
 @pytest.mark.parametrize(
     "command", first_fast("evaluate", "make-bag", "evaluate-two", "video", "synth", "prepare", "train")

@@ -238,6 +238,7 @@ def test_who_is_not_in_the_truth_counts_nowhere(clip: Path, colours: LoadedBundl
     assert found["result"]["events"]["false_activations"] == 0
 
 
+@pytest.mark.slow
 def test_a_bag_brings_its_detections(clip: Path, colours: LoadedBundle, tmp_path: Path) -> None:
     root = tmp_path / "clips"
     (root / "red").mkdir(parents=True)

@@ -158,6 +158,7 @@ def test_predictions_are_read_by_rosbags_and_mcap_and_hold_images_where_asked(
         assert "/camera/compressed" not in beside.topics
 
 
+@pytest.mark.slow
 def test_compare_pairs_windows_and_tells_which_changed(
     folder: Path, colours: LoadedBundle, make_bundle: Any
 ) -> None:

@@ -225,6 +225,7 @@ def test_21_every_suffix_is_found(case: Any, bundle: LoadedBundle, tmp_path: Pat
     assert bags["a.3gp"]["counts"]["images"] == 52
 
 
+@pytest.mark.slow
 def test_22_the_first_folder_is_the_class_however_deep_a_clip_lies(
     case: Any, bundle: LoadedBundle, tmp_path: Path
 ) -> None:

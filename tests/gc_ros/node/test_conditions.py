@@ -203,6 +203,7 @@ def test_names_in_diagnostics_have_the_namespace_and_hardware_is_the_camera(numb
         peer.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("remappings", "topic"),
     first_fast(

@@ -47,6 +47,7 @@ def peer() -> Iterator[Peer]:
     peer.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("state", first_fast("active", *(s for s in STATES if s != "active")))
 def test_a_signal_in_any_state_ends_with_0_within_3_seconds(
@@ -65,6 +66,7 @@ def test_a_signal_in_any_state_ends_with_0_within_3_seconds(
     assert "Traceback" not in process.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_a_signal_while_images_stream_in_ends_with_0(sent: signal.Signals, bundle: Path, peer: Peer) -> None:
     process = Process("--ros-args", "-p", f"bundle:={bundle}")
@@ -147,6 +149,7 @@ def _edit(bundle: Path) -> None:
     weights.write_bytes(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "says"),
     first_fast(
@@ -199,6 +202,7 @@ def test_exit_on_failure_exits_with_3_when_there_is_no_bundle(tmp_path: Path) ->
     assert "Traceback" not in process.output and "trt-build export" in process.output
 
 
+@pytest.mark.slow
 def test_build_only_opens_the_engine_and_exits(numbers: LoadedBundle) -> None:
     """With 0 where it is there or could be built, with 3 and the reason where not; never a node left running."""
     for backend, code, says in (("onnxruntime", 0, "ready in"), ("tensorrt", 3, "")):
@@ -246,6 +250,7 @@ sys.exit(process.main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("also", first_fast([], ["-p", "exit_on_failure:=true"], ["-p", "build_only:=true"]))
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_a_signal_while_it_configures_ends_with_0(
@@ -276,6 +281,7 @@ def test_a_second_signal_while_the_interpreter_ends_changes_nothing(bundle: Path
         process.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_a_shared_parameter_file_may_hold_what_is_meant_for_others(
     bundle: Path, tmp_path: Path, encoding: str
@@ -302,6 +308,7 @@ _FILES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "says"),
     [
@@ -323,6 +330,7 @@ def test_a_wrong_parameter_file_exits_with_2_and_one_line(name: str, says: str, 
     assert says in process.output and len(process.lines) == 1, process.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

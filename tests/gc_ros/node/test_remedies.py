@@ -124,6 +124,7 @@ def test_a_bad_image_is_refused_with_the_reason_and_good_ones_go_on(
         assert peer.activities[-1].frames_dropped == own.input.refused
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exit_on_failure", [False, True])
 def test_an_engine_that_gives_nan_ends_the_process_with_3_only_where_asked(
     tmp_path: Path, exit_on_failure: bool

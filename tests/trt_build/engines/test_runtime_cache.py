@@ -68,6 +68,7 @@ def test_a_second_start_takes_the_kernels_of_the_first(rig: Rig, graph: bool) ->
     assert ("no CUDA graph" in told) != graph
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("file", ["kernels", "record"])
 @pytest.mark.parametrize("kind", ["link", "fifo"])
@@ -89,6 +90,7 @@ def test_kept_kernels_are_read_without_following_links_and_no_fifo_stops_a_start
     assert "kernels from the cache" in rig.start()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "word"),
     [
@@ -126,6 +128,7 @@ def test_kernels_that_do_not_fit_never_reach_the_deserialiser_and_are_replaced(
     assert "kernels from the cache" in rig.start()[0]
 
 
+@pytest.mark.slow
 def test_kernels_that_tensorrt_refuses_are_compiled_and_replaced(rig: Rig) -> None:
     rig.start()
     rig.trt.refuses.add("deserialize")

@@ -251,6 +251,7 @@ def test_clips_that_do_not_exist_or_do_not_decode_are_one_line(tmp_path):
     assert load_bundle(path).info.sha256 == load_bundle(bundle()).info.sha256
 
 
+@pytest.mark.slow
 def test_a_bundle_that_is_changed_while_it_is_measured_stays_as_it_was_changed(tmp_path, monkeypatch):
     nothing_to_search_for = dict.fromkeys(int8.INT8_LIMITS, math.inf)
     monkeypatch.setattr(int8, "INT8_LIMITS", nothing_to_search_for)

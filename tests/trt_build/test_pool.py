@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pools of processes: what a script of one's own is told that starts them where it is imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TASK = "with processes(2, 2) as pool:\n    print(sum(pool.map(abs, [-1, -2])))\n"
+GUARD = 'if __name__ == "__main__":\n'
+
+
+def run(script: Path, text: str) -> subprocess.CompletedProcess[str]:
+    script.write_text("from trt_build.pool import processes\n" + text)
+    return subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+
+
+def indented(text: str) -> str:
+    return "".join(f"    {line}\n" for line in text.splitlines())
+
+
+@pytest.mark.timeout(120)
+def test_a_script_that_starts_processes_where_it_is_imported_is_told_what_it_lacks(tmp_path: Path) -> None:
+    wrong = run(tmp_path / "wrong.py", TASK)
+    assert wrong.returncode != 0
+    assert wrong.stderr.splitlines()[-1].startswith(
+        "trt_build.errors.DataError: no process can be started"
+    ), wrong
+    assert GUARD.strip() in wrong.stderr.splitlines()[-1]
+    right = run(tmp_path / "right.py", GUARD + indented(TASK))
+    assert (right.returncode, right.stdout) == (0, "3\n"), right
