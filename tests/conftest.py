@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # isort: split
 import importlib
+import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +31,10 @@ hypothesis.settings.load_profile("repository")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # the processes that tests are spread over inherit it
+        folder = tempfile.TemporaryDirectory(prefix="glimpse_clouds_tests_")
+        os.environ["GLIMPSE_CLOUDS_SHARED_TESTS"] = folder.name
+        config.add_cleanup(folder.cleanup)
     if getattr(config.option, "numprocesses", None) and find_spec("torch") and find_spec("lightning"):
         # Where tests are spread over processes, this one imports the module of every warning it is told of.
         importlib.import_module("gc_model.torchvision_guard")

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets and runs that several test files share: made once, at most tiny, never edited by a test."""
+"""Data sets and runs that several test files share: made once, at most tiny, never edited by a test.
+
+Once for all processes that the tests are spread over: `tests.conftest` names the folder, the first that asks makes it.
+"""
 
 from __future__ import annotations
 
 import atexit
 import csv
+import fcntl
+import os
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +29,18 @@ def scratch() -> Path:
     folder = tempfile.TemporaryDirectory()
     atexit.register(folder.cleanup)
     return Path(folder.name)
+
+
+def shared(name: str, make: Callable[[Path], Any]) -> Path:
+    """The folder `name` that all processes of this test run share, made by the first that asks for it."""
+    root = Path(os.environ["GLIMPSE_CLOUDS_SHARED_TESTS"])
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = root / f"{name}.made"
+        if not made.exists():
+            make(root / name)
+            made.touch()
+    return root / name
 
 
 def coloured(seed: int, colour: tuple[int, int, int], frames: int) -> list[np.ndarray]:
@@ -54,7 +72,7 @@ def coloured_clips(folder: Path, per_class: int = 4, frames: int = 20, fps: int 
 @cache
 def colours() -> Path:
     """Twelve clips of 5 s at 4 Hz: a data set that anything can learn."""
-    return coloured_clips(scratch() / "colours")
+    return shared("colours", coloured_clips)
 
 
 @cache
@@ -62,11 +80,10 @@ def people() -> Path:
     """Twelve clips of synthetic people: three activities by four people, 4.5 s at 4 Hz."""
     from gc_model.synth import synthesize
 
-    synthesize(
-        scratch() / "people", classes=["jump", "bow", "cheer"], subjects=4, clips_per_class=4, size=(96, 96),
+    return shared("people", lambda folder: synthesize(
+        folder, classes=["jump", "bow", "cheer"], subjects=4, clips_per_class=4, size=(96, 96),
         clutter=0, occlusion=0, noise=0, workers=1, progress=False,
-    )  # fmt: skip
-    return scratch() / "people"
+    ))  # fmt: skip
 
 
 @cache
@@ -74,11 +91,10 @@ def ntu_people() -> Path:
     """NTU layout: two activities by performers 1 and 2 (training) and 3 (test), cameras 1 and 2."""
     from gc_model.synth import synthesize
 
-    synthesize(
-        scratch() / "ntu", "ntu", classes=["jump", "bow"], subjects=3, clips_per_class=6, cameras=2, size=(64, 64),
+    return shared("ntu", lambda folder: synthesize(
+        folder, "ntu", classes=["jump", "bow"], subjects=3, clips_per_class=6, cameras=2, size=(64, 64),
         clutter=0, occlusion=0, noise=0, workers=1, progress=False,
-    )  # fmt: skip
-    return scratch() / "ntu"
+    ))  # fmt: skip
 
 
 def undecodable(path: Path) -> Path:
@@ -114,7 +130,7 @@ def untrained(folder: Path, *, labels: tuple[str, ...] = tuple(COLOURS), **chang
 @cache
 def run() -> Path:
     """`untrained` with its defaults; shared, do not edit its files."""
-    return untrained(scratch() / "run")
+    return shared("run", untrained)
 
 
 @cache
@@ -122,8 +138,7 @@ def bundle() -> Path:
     """The bundle exported from `run`; shared, do not edit its files."""
     from gc_model.export.onnx import export_bundle
 
-    export_bundle(run(), scratch() / "bundle")
-    return scratch() / "bundle"
+    return shared("bundle", lambda folder: export_bundle(run(), folder))
 
 
 def tiny_options(data: Path, **changes: Any) -> Any:
