@@ -171,7 +171,6 @@ class Camera:
             f"break in {self.topic}, window starts again; resets so far: {dict(self.recognizer.counters().resets)}",
             throttle_duration_sec=1.0,
         )
-        self.recognizer.take_events()  # they are in the log of the results, too
         self.results.publish_events(stamp_ns)
 
     # -- watchdog and diagnostics ----------------------------------------------------------------------------

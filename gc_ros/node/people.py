@@ -107,7 +107,6 @@ class CameraPeople:
             self._hand_over(self.people.detections(found))
 
     def _hand_over(self, due: Sequence[PersonWork]) -> None:
-        self.people.take_events()  # they are in the log of the results, too
         self.results.publish_events()
         shown, self._shown = self._shown, self.people.shown
         if shown != self._shown or not self.people.present:

@@ -39,7 +39,8 @@ class EventLog:
 class Announcer:
     """What begins and ends in one recogniser's results, until its user takes it. Not thread-safe.
 
-    log: where every event is noted, too. The others are those of `EventDetector`.
+    log: where events are noted instead, for users who publish from several threads. The others are those of
+    `EventDetector`.
     """
 
     def __init__(self, labels: list[str], smoothing: Smoothing | None, idle: Collection[str]) -> None:
@@ -80,6 +81,7 @@ class Announcer:
         return events
 
     def _keep(self, events: list[ActivityEvent], decided_ns: int | None) -> None:
-        self._events += events
-        if self.log is not None:
+        if self.log is None:
+            self._events += events
+        else:
             self.log.note(events, decided_ns, self._person)

@@ -260,7 +260,7 @@ class People:
             return self._seats.take_events()
 
     def log_events(self, log: EventLog) -> None:
-        """Note everybody's events from now on there, too, as of `Recognizer.log_events`."""
+        """Note everybody's events from now on there, as of `Recognizer.log_events`."""
         for recognizer in self.recognizers.values():
             recognizer.log_events(log)
 

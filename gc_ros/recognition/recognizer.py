@@ -159,7 +159,7 @@ class Recognizer:
         return self.info.labels if self._lessons is None else self._lessons.labels
 
     def log_events(self, log: EventLog) -> None:
-        """Note every event from now on there, too, in the order in which they come about."""
+        """Note every event from now on there, and nowhere else, in the order in which they come about."""
         with self._lock:
             self._announcer.log = log
 

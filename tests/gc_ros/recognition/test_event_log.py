@@ -61,9 +61,10 @@ def test_results_and_breaks_in_two_threads_are_published_in_pairs() -> None:
 def test_what_decided_an_event_and_who_did_it_are_kept() -> None:
     log = EventLog()
     announcer = Announcer(LABELS, Smoothing(tau_s=0, min_duration_s=0), ())
-    announcer.update([1.0, 0.0], 1, "")  # before anybody asked for a log
+    before = announcer.update([1.0, 0.0], 1, "")
+    assert [event.kind for event in before] == ["onset"], "nobody had asked for a log"
     announcer.log = log
-    announcer.update([0.0, 1.0], 2, "anna")
+    assert announcer.update([0.0, 1.0], 2, "anna") == []
     announcer.relabel(["wave", "drink", "taught"])
     found: list[tuple[str, str, str, int | None]] = []
     log.publish(lambda person, event, decided: found.append((person, event.kind, event.label, decided)))
@@ -71,4 +72,4 @@ def test_what_decided_an_event_and_who_did_it_are_kept() -> None:
         ("anna", "offset", "wave", 2), ("anna", "onset", "drink", 2), ("anna", "offset", "drink", None),
     ]  # fmt: skip
     log.publish(lambda *_: pytest.fail("published twice"))
-    assert [event.kind for event in announcer.take()] == ["offset"], "update had taken the others"
+    assert announcer.take() == [], "what is in the log comes once"
