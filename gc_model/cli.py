@@ -17,6 +17,7 @@ from gc_model.clip_commands import boxes, empty, joints
 from gc_model.commands import (
     People,
     calibrate,
+    continued,
     curves,
     finetune,
     glimpses,
@@ -271,16 +272,17 @@ def ablate(
         import torch
 
         torch.set_num_threads(threads)
-    result = run_ablation(
-        base,
-        out,
-        rows=names(rows) or [],
-        splits=names(splits) or [""],
-        seeds=numbers,
-        test_subjects=people,
-        progress=not quiet,
-        tell=lambda line: typer.echo(line, err=True),
-    )
+    with continued(out):
+        result = run_ablation(
+            base,
+            out,
+            rows=names(rows) or [],
+            splits=names(splits) or [""],
+            seeds=numbers,
+            test_subjects=people,
+            progress=not quiet,
+            tell=lambda line: typer.echo(line, err=True),
+        )
     typer.echo(json.dumps(result) if as_json else markdown(result))
 
 
@@ -300,9 +302,9 @@ def prepare(
     """Rescale a data set once, in parallel. Damaged clips are named, counted and kept as they are."""
     from gc_model.data.prepare import prepare as rescale
 
-    result = rescale(
-        data, out, layout=layout, size=size, fit=fit, workers=workers or None, progress=not (quiet or as_json)
-    )
+    loud = not (quiet or as_json)
+    with continued(out):
+        result = rescale(data, out, layout=layout, size=size, fit=fit, workers=workers or None, progress=loud)
     if as_json:
         typer.echo(json.dumps(result))
         return

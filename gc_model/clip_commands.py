@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gc_model.commands import People, names
+from gc_model.commands import People, continued, names
 from trt_build.command import Json
 
 Data = Annotated[Path, typer.Argument(help="Folder class/clip, or a CSV with path,class[,subject].")]
@@ -33,9 +33,11 @@ def joints(
     from gc_model.data.estimate import estimate
 
     shown = not (quiet or as_json)
-    result = estimate(
-        data, out, what=what, boxes=boxes, subjects=names(subjects), workers=workers or None, progress=shown
-    )
+    people = names(subjects)
+    with continued(out):
+        result = estimate(
+            data, out, what=what, boxes=boxes, subjects=people, workers=workers or None, progress=shown
+        )
     _say_tables(result, out, as_json, tables="joints", seen="seen", what=what)
     if boxes is not None and not as_json:
         typer.echo(f"boxes of {result['boxes']} clips made: {boxes}")
@@ -56,7 +58,9 @@ def boxes(
     from gc_model.data.detect import detect
 
     shown = not (quiet or as_json)
-    result = detect(data, out, detector, subjects=names(subjects), workers=workers or None, progress=shown)
+    people = names(subjects)
+    with continued(out):
+        result = detect(data, out, detector, subjects=people, workers=workers or None, progress=shown)
     _say_tables(result, out, as_json, tables="boxes", seen="found", what="people")
 
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any
@@ -250,6 +252,16 @@ def names(text: str) -> list[str] | None:
     return [part.strip() for part in text.split(",") if part.strip()] or None
 
 
+@contextmanager
+def continued(out: Path, by: str = "the same command") -> Iterator[None]:
+    """Where Ctrl-C ends the block: exit code 130, and a line that says what goes on with `out`."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted; {by} continues {out}", err=True)
+        raise typer.Exit(130) from None
+
+
 def run_training(options: Any, out: Path, resume: bool, threads: int, quiet: bool) -> dict[str, Any]:
     """Train; after an interruption end with exit code 130 and the next command."""
     from gc_model.training.train import train
@@ -258,11 +270,8 @@ def run_training(options: Any, out: Path, resume: bool, threads: int, quiet: boo
         import torch
 
         torch.set_num_threads(threads)
-    try:
+    with continued(out, "the same command with --resume"):
         return train(options, out, resume=resume, progress=not quiet)
-    except KeyboardInterrupt:
-        typer.echo(f"interrupted; the same command with --resume continues {out}", err=True)
-        raise typer.Exit(130) from None
 
 
 def tell_rest(summary: dict[str, Any], window_s: float) -> None:

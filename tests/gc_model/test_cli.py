@@ -141,6 +141,31 @@ def test_an_interrupted_training_says_how_to_go_on(tmp_path, monkeypatch):
 
 
 @needs_torch
+@pytest.mark.parametrize(
+    "works, command",
+    [
+        ("gc_model.evaluation.ablate.ablate", ["ablate", "--data", "D", "--test-subjects", "b"]),
+        ("gc_model.data.prepare.prepare", ["prepare", "D"]),
+        ("gc_model.data.estimate.estimate", ["joints", "D"]),
+        ("gc_model.data.detect.detect", ["boxes", "D", "--detector", "yolo.onnx"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_the_same_command_continues_says_so_where_it_is_interrupted(
+    tmp_path, monkeypatch, works, command
+):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(works, interrupted)
+    data = str(coloured_clips(tmp_path / "data", per_class=1, frames=4))
+    out = [tmp_path / "out"] if command[0] == "prepare" else ["--out", tmp_path / "out"]
+    result = call(*[data if word == "D" else word for word in command], *out)
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1] == f"interrupted; the same command continues {tmp_path / 'out'}"
+
+
+@needs_torch
 def test_evaluate_prints_recalls_and_accuracy_and_writes_the_report(tmp_path):
     arguments = ("evaluate", run(), "--data", colours(), "--subjects", "a", "--protocol", "stream")
     text = call(*arguments, "--out", tmp_path / "report.json")
