@@ -56,13 +56,19 @@ def finetune(
     if data is None and shown is None:
         raise DataError("nothing to train on; give clips by --data, or what was taught by --taught")
     values: dict[str, Any] = {
-        "data": data or shown, "also": [shown] if data and shown else [], "start": run,
+        "data": data or shown, "start": run,
         "subjects": names(subjects), "seed": seed, "window_s": recipe.window_s,
         "boxes": boxes, "person_margin": recipe.person_margin,
         "preset": config.preset, "temporal": config.temporal, "fit": config.fit,
         "epochs1": 0, "epochs2": epochs, "epochs3": stream_epochs,
     }  # fmt: skip
-    options = training_options(values, option)
+    options = training_options(values, option, also=[shown] if data and shown else [])
+    for name in ("preset", "temporal", "fit"):
+        if getattr(options, name) != getattr(config, name):
+            raise DataError(
+                f"--set {name}={getattr(options, name)}: the network of {run} keeps its own, "
+                f"{getattr(config, name)}; leave it away, or train a new one: gc-model train"
+            )
     summary = run_training(options, out, resume, threads, quiet)
     new = [label for label in summary["labels"] if spelled(label, recipe.labels) not in recipe.labels]
     typer.echo(
@@ -136,14 +142,13 @@ def calibrate(
         raise DataError("--threshold goes with --like; from --data the threshold is measured")
     if data is None:
         found = calibrate_like(run, like or [], threshold=threshold)
+        if unknown_labelled is not None and unknown is not None:
+            found |= settle_idle(run, unknown, unknown_labelled, progress=not as_json)
     else:
         found = calibrate_run(
-            run, data, subjects=names(subjects), unknown=unknown, boxes=boxes, progress=not as_json
-        )
-    if unknown_labelled is not None and unknown is not None:
-        # What was refused before idle was lowered is not what is refused now.
-        found.pop("unknown_refused", None)
-        found |= settle_idle(run, unknown, unknown_labelled, progress=not as_json)
+            run, data, subjects=names(subjects), unknown=unknown, unknown_labelled=unknown_labelled, boxes=boxes,
+            progress=not as_json,
+        )  # fmt: skip
     _tell_calibration(found, as_json)
 
 

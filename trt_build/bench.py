@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -66,6 +68,7 @@ def bench(
             for target in dict.fromkeys(targets):
                 progress(f"opening {target}, {mode}")
                 processes.append(_EngineProcess(bundle, target, mode, threads, batch))
+                processes[-1].open()
         times: list[list[float]] = [[] for _ in processes]
         for turn in range(-(-calls // CALLS)):
             progress(f"round {turn + 1} of {-(-calls // CALLS)}")
@@ -122,6 +125,10 @@ class _EngineProcess:
             text=True,
             env=os.environ | {"PYTHONPATH": paths},
         )
+        self.opened: dict[str, Any] = {}
+
+    def open(self) -> None:
+        """Wait until the engine is open."""
         self.opened = self._answer()
 
     def ask(self, what: str) -> dict[str, Any]:
@@ -161,7 +168,21 @@ def _resident() -> int:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmRSS:"))
 
 
+def _requests() -> queue.Queue[str]:
+    """The lines of stdin. Where it ends, the process that measures has ended, in whatever way, and so does this one."""
+    lines: queue.Queue[str] = queue.Queue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            lines.put(line)
+        os._exit(0)  # the engine may still be opening
+
+    threading.Thread(target=read, daemon=True).start()
+    return lines
+
+
 def _work(order: dict[str, Any]) -> None:
+    requests = _requests()
     bundle = load_bundle(order.pop("bundle"))  # checks the hashes, which brings all files into the page cache
     mode = order.pop("mode")
     before = _resident()
@@ -172,7 +193,7 @@ def _work(order: dict[str, Any]) -> None:
     engine.run(inputs)
     start = time.perf_counter() - began
     _say({"start_s": start, "before": before, "description": engine.description})
-    for line in sys.stdin:
+    while line := requests.get():
         if line.strip() == "end":
             _say({"resident": _resident()})
             continue

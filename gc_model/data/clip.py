@@ -132,6 +132,13 @@ def idle_of(labels: Container[str]) -> str | None:
     return next((label for label in IDLE_LABELS if label in labels), None)
 
 
+def check_named(clips: Sequence[LabelledClip], classes: Sequence[str]) -> None:
+    """Raise DataError for a class that no clip is of."""
+    there = labels_of(clips)
+    if unknown := sorted({clean(c) for c in classes} - set(there)):
+        raise DataError(f'no class "{unknown[0]}" among the clips; there are {", ".join(there)}')
+
+
 def as_idle(clips: Sequence[LabelledClip], classes: Sequence[str]) -> list[LabelledClip]:
     """The clips, those of some classes as clips of nothing that the model shall name, `IDLE_LABELS`.
 

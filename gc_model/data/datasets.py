@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gc_model.data import ntu, nucla, own
-from gc_model.data.clip import LabelledClip
+from gc_model.data.clip import LabelledClip, check_named
 from gc_model.data.people import with_boxes, with_skeletons
 from gc_ros.media.clips import Clips, clean
 from gc_ros.recognition.region import MARGIN
@@ -70,9 +70,8 @@ def index(
     # The people of a scene have classes of their own, which no folder is named after.
     found = _index(layout, data, split, part, subjects, classes if layout != OWN else None, joints)
     found[:] = with_boxes(found, boxes, margin)
-    wanted, there = {clean(c) for c in classes or ()}, {c.label for c in found}
-    if unknown := sorted(wanted - there):
-        raise DataError(f'no class "{unknown[0]}" among the clips; there are {", ".join(sorted(there))}')
+    check_named(found, classes or ())
+    wanted = {clean(c) for c in classes or ()}
     found[:] = [c for c in found if not wanted or c.label in wanted]
     return found
 

@@ -12,6 +12,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -83,6 +84,11 @@ def prepare(
                         damaged[running[done].clip.name] = problem
                         # Noted at once: a run that is killed must not forget what it found.
                         _note(out, {"damaged": damaged})
+    except BrokenProcessPool:
+        raise CacheError(
+            f"a process that wrote below {out} was killed, often because memory ran out: the same command with "
+            "--workers 1 continues"
+        ) from None
     except OSError as error:
         raise CacheError(
             f"{out} cannot be written ({error.strerror or error}): it needs room, and to be yours"

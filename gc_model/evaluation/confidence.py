@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_curve
 from torch import Tensor
 
-from gc_model.data.clip import LabelledClip, spelled_as
+from gc_model.data.clip import LabelledClip
 from gc_model.data.datasets import index
 from gc_model.data.frames import decode
 from gc_model.data.samples import sub_sequences
@@ -47,6 +47,7 @@ def calibrate_run(
     *,
     subjects: Sequence[str] | None = None,
     unknown: Path | None = None,
+    unknown_labelled: float | None = None,
     boxes: Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -55,7 +56,8 @@ def calibrate_run(
     Of `data` the clips are used that the run held out from training, or those of `subjects`; with `boxes` the people in
     them, as for training. unknown: clips of none of the classes; with them the threshold is where most windows of
     either kind are told apart while `LEAST` of the known pass, without them one that `KEPT` of the known windows or
-    more pass, never above `SURE`. Raises DataError where no clip is left or none decodes.
+    more pass, never above `SURE`. unknown_labelled: see `settle_idle`; it comes last, and the figures are those of the
+    network after it. Raises DataError where no clip is left or none decodes.
     """
     model, recipe = checkpoint.load(run)
     model.to(accelerator())
@@ -66,33 +68,57 @@ def calibrate_run(
             f"{data}: none of the {len(clips)} validation clips gives a window; look at the first: {left_out}"
         )
     T = temperature(logits, labels)
-    before, after = torch.softmax(logits, 1), torch.softmax(logits / T, 1)
-    known = after.amax(1)
+    strange = None
+    if unknown is not None:
+        strange = _windows(model, recipe, index("clips", unknown), progress, labelled=False)[0]
+        if not len(strange):
+            raise DataError(
+                f"{unknown}: no clip gives a window; give some that decode, or leave --unknown away"
+            )
+    threshold = open_set_threshold(_sureness(logits, T), None if strange is None else _sureness(strange, T))
+    recipe = replace(recipe, temperature=T, unknown_threshold=threshold)
+    checkpoint.save(run, model, recipe)
     found: dict[str, Any] = {
         "source": source,
         "clips": len(clips),
         "windows": len(labels),
         "left_out": left_out,
+    }
+    found |= _figures(logits, labels, strange, recipe)
+    write_atomically(run / "confidence.json", json.dumps(found, indent=1))
+    if unknown is not None and strange is not None and unknown_labelled is not None:
+        settled = settle_idle(run, unknown, unknown_labelled, progress=progress)
+        for each in (logits, strange):
+            each[:, _idle(recipe)] -= settled[
+                "idle_lowered"
+            ]  # a bias of the classifiers is one of the logits
+        found |= _figures(logits, labels, strange, recipe) | settled
+        write_atomically(run / "confidence.json", json.dumps(found, indent=1))
+    return found
+
+
+def _sureness(logits: Tensor, T: float) -> Tensor:
+    """The best probability of each window."""
+    return torch.softmax(logits / T, 1).amax(1)
+
+
+def _figures(
+    logits: Tensor, labels: Tensor, strange: Tensor | None, recipe: checkpoint.Recipe
+) -> dict[str, Any]:
+    """How well the temperature and the threshold of `recipe` do. strange: logits of windows of none of the classes."""
+    T, threshold = recipe.temperature, recipe.unknown_threshold
+    before, after = torch.softmax(logits, 1), torch.softmax(logits / T, 1)
+    found: dict[str, Any] = {
         "temperature": T,
         "accuracy": float((logits.argmax(1) == labels).double().mean()),
         "nll": [float(F.cross_entropy(logits, labels)), float(F.cross_entropy(logits / T, labels))],
         "ece": [calibration_error(before, labels), calibration_error(after, labels)],
+        "unknown_threshold": threshold,
+        "known_kept": float((after.amax(1) >= threshold).double().mean()),
     }
-    strange = None
-    if unknown is not None:
-        others = index("clips", unknown)
-        strange = torch.softmax(_windows(model, recipe, others, progress, labelled=False)[0] / T, 1).amax(1)
-        if not len(strange):
-            raise DataError(
-                f"{unknown}: no clip gives a window; give some that decode, or leave --unknown away"
-            )
-        found["unknown_windows"] = len(strange)
-    threshold = open_set_threshold(known, strange)
-    found |= {"unknown_threshold": threshold, "known_kept": float((known >= threshold).double().mean())}
     if strange is not None:
-        found["unknown_refused"] = float((strange < threshold).double().mean())
-    checkpoint.save(run, model, replace(recipe, temperature=T, unknown_threshold=threshold))
-    write_atomically(run / "confidence.json", json.dumps(found, indent=1))
+        found["unknown_windows"] = len(strange)
+        found["unknown_refused"] = float((_sureness(strange, T) < threshold).double().mean())
     return found
 
 
@@ -136,7 +162,7 @@ def settle_idle(run: Path, unknown: Path, share: float, *, progress: bool = True
     where more than `share` of them carry a label as it is.
     """
     model, recipe = checkpoint.load(run)
-    idle = [k for k, label in enumerate(recipe.labels) if label in IDLE_LABELS]
+    idle = _idle(recipe)
     if not idle:
         raise DataError(f"{run} has no class that counts as idle ({', '.join(IDLE_LABELS)}): train with one")
     model.to(accelerator())
@@ -162,6 +188,10 @@ def settle_idle(run: Path, unknown: Path, share: float, *, progress: bool = True
     checkpoint.save(run, model, recipe)
     labelled = _labelled(logits, idle, recipe.temperature, recipe.unknown_threshold, lower)
     return {"idle_lowered": lower, "unknown_windows": len(logits), "unknown_labelled": labelled}
+
+
+def _idle(recipe: checkpoint.Recipe) -> list[int]:
+    return [k for k, label in enumerate(recipe.labels) if label in IDLE_LABELS]
 
 
 def idle_offset(
@@ -249,7 +279,7 @@ def _validation(
         trained.get("layout", "clips"), data, trained.get("protocol", ""), subjects=subjects, boxes=boxes,
         margin=recipe.person_margin,
     )  # fmt: skip
-    clips = [c.first_person for c in spelled_as(found, recipe.labels) if c.label in recipe.labels]
+    clips = [c.first_person for c in recipe.own(found) if c.label in recipe.labels]
     if subjects:
         if not clips:
             raise DataError(f"{data}: the people named show none of the run's classes")

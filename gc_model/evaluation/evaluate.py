@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gc_model.data.clip import LabelledClip, spelled_as
+from gc_model.data.clip import LabelledClip
 from gc_model.data.datasets import index
 from gc_model.evaluation.judges import CarriedState, Judge, Robot, five_sub_sequences, stored_sub_sequences
 from gc_model.evaluation.report import Groups, Judged, report
@@ -83,7 +83,7 @@ def evaluate(run: Path, options: EvaluateOptions, *, progress: bool = True) -> d
         options.layout, options.data, options.split, part="test", subjects=options.subjects, boxes=options.boxes,
         margin=recipe.person_margin,
     )  # fmt: skip
-    clips = [clip.first_person for clip in spelled_as(found_clips, recipe.labels)]
+    clips = [clip.first_person for clip in recipe.own(found_clips)]
     if strange := sorted({c.label for c in clips} - set(recipe.labels)):
         raise DataError(
             f'{options.data} has the class "{strange[0]}", which {run} was not trained on; '

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gc_model.data.clip import LabelledClip, spelled_as
+from gc_model.data.clip import LabelledClip
 from gc_model.data.datasets import index
 from gc_model.data.frames import FrameCache
 from gc_model.data.joints import centre_matrix, joints_of, to_input
@@ -137,7 +137,7 @@ def look(
         raise DataError(f"{run} is a {model.config.model} model, which has no glimpses: choose one that has")
     other = None if beside is None else _Beside(beside)
     people = list(subjects) if subjects is not None else None
-    clips = spelled_as(index(layout, data, split, part="test", subjects=people, joints=joints), recipe.labels)
+    clips = recipe.own(index(layout, data, split, part="test", subjects=people, joints=joints))
     # One clip of every class in turn, so that the picture shows different ones.
     turn = {c.name: i for i, c in enumerate(_different(clips, len(clips)))}
     strips: dict[int, NDArray[np.uint8]] = {}  # by turn

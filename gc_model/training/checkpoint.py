@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gc_model.data.clip import LabelledClip, idle_of, spelled
 from gc_model.paper.network import Network
 from gc_model.paper.presets import Config
 from gc_model.paper.variants import build
+from gc_ros.media.clips import clean
 from gc_ros.recognition.region import MARGIN
 from trt_build.bundle import INFO_NAME
 from trt_build.errors import DataError
@@ -43,6 +46,16 @@ class Recipe:
     def person_margin(self) -> float:
         """Of the squares around people that the model was trained on; the robot's own if it saw whole pictures."""
         return float((self.provenance.get("people") or {}).get("margin", MARGIN))
+
+    def own(self, clips: Sequence[LabelledClip]) -> list[LabelledClip]:
+        """The clips with their classes as the run has them: in its spelling; idle where its training said so."""
+        options = self.provenance.get("options") or {}
+        counted = {clean(c) for c in options.get("idle_classes") or ()}
+        idle = idle_of(self.labels)
+        return [
+            replace(c, label=idle if idle and c.label in counted else spelled(c.label, self.labels))
+            for c in clips
+        ]
 
     def rate_hz(self, T: int) -> float:
         return T / self.window_s

@@ -9,6 +9,7 @@ from gc_model import torchvision_guard  # noqa: F401 - before lightning
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, EMAWeightAveraging, RichProgressBar
@@ -32,7 +33,7 @@ def fit(stage: Stage, data: Loaders, folder: Path, options: TrainOptions, progre
     stopping = EarlyStopping("val_loss", patience=options.patience) if validation else None
     callbacks += [stopping] if stopping else []
     if options.ema:
-        callbacks.append(EMAWeightAveraging(decay=options.ema))
+        callbacks.append(Average(decay=options.ema))
     keep = Keep(folder, stopping)
     callbacks.append(keep)
     trainer = pl.Trainer(
@@ -67,6 +68,23 @@ def fit(stage: Stage, data: Loaders, folder: Path, options: TrainOptions, progre
         kept = folder / "best.ckpt" if validation else last
         stage.load_state_dict(SafetensorsIO().load_checkpoint(kept)["state_dict"])
     return keep.epochs > 0
+
+
+class Average(EMAWeightAveraging):
+    """The running mean of the weights; constants, the buffers that no checkpoint holds, stay what they are.
+
+    Lightning averages all buffers. A constant then drifts by rounding, and a resumed run, which does not have the
+    drift, would end with other weights.
+    """
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kw: Any
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, *args, **kw)
+        assert self._average_model is not None
+        for mean, own in zip(self._average_model.module.modules(), pl_module.modules(), strict=True):
+            for name in own._non_persistent_buffers_set:
+                mean.get_buffer(name).copy_(own.get_buffer(name))
 
 
 class Keep(Checkpoint):

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -201,8 +201,12 @@ class TrainOptions(BaseModel):
         return names
 
 
-def training_options(values: dict[str, Any], settings: Iterable[str] | None) -> TrainOptions:
+def training_options(
+    values: dict[str, Any], settings: Iterable[str] | None, also: Sequence[Path] = ()
+) -> TrainOptions:
     """Options from values and from every `name=value` of `--set`, which win. Raises DataError that names the option.
+
+    also: clips that are mixed in beside those of `--set also=`, after them.
 
     An option of several values takes them separated by commas, or as a JSON list for names that hold commas.
     """
@@ -213,6 +217,7 @@ def training_options(values: dict[str, Any], settings: Iterable[str] | None) -> 
                 f"--set {item}: give name=value with one of {', '.join(TrainOptions.model_fields)}"
             )
         values[name] = _several(name, value) if holds_several(name) else value
+    values["also"] = [*values.get("also", ()), *also]
     try:
         return TrainOptions(**values)
     except ValidationError as error:

@@ -6,9 +6,11 @@ Every file has its name only when it is whole.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -21,6 +23,36 @@ from gc_model.training.options import TrainOptions
 from trt_build.bundle import INFO_NAME
 from trt_build.errors import DataError, one_line
 from trt_build.files import replacing, write_atomically
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Let no other process train into `out` meanwhile. Raises DataError where one does.
+
+    The folder is made where it is not there, and goes away again where nothing was written to it.
+    """
+    made = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:  # a file, or not ours: what writes there says so
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(
+                f"another training is writing to {out}: wait for its end, or choose another --out"
+            ) from None
+        except OSError:  # a disk without locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
+        if made:
+            with suppress(OSError):
+                out.rmdir()
 
 
 def check_run(options: TrainOptions, out: Path, resume: bool) -> None:

@@ -256,10 +256,11 @@ def freeze_statistics(trunk: Trunk) -> None:
 
 
 def freeze_stages(model: Network, stages: int) -> None:
-    """The stem and the first `stages` resolutions of the trunk keep their weights: less to train with few clips."""
-    if not stages:
-        return
-    frozen = {id(p) for p in model.trunk.first_parameters(stages)}
+    """The stem and the first `stages` resolutions of the trunk keep their weights: less to train with few clips.
+
+    0: all train, also those that a stage before froze.
+    """
+    frozen = {id(p) for p in model.trunk.first_parameters(stages)} if stages else set()
     for parameter in model.trunk.parameters():
         parameter.requires_grad_(id(parameter) not in frozen)
 

@@ -13,39 +13,33 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gc_model.data.clip import LabelledClip, PersonSource, as_idle, labels_of, split_validation
-from gc_model.data.datasets import index
-from gc_model.data.frames import FrameCache
-from gc_model.data.own import all_mixed_in
 from gc_model.paper.clouds import GlimpseClouds
 from gc_model.paper.inflated import InflatedTrunk
 from gc_model.paper.network import Network
-from gc_model.paper.presets import Config, preset
+from gc_model.paper.presets import Config
 from gc_model.paper.variants import build
 from gc_model.training import checkpoint
 from gc_model.training.finetune import moved, start_from
 from gc_model.training.fit import calm_lightning, fit
+from gc_model.training.gathering import Samples, gather
 from gc_model.training.loaders import STANDARDISE_CLIPS, Loaders
 from gc_model.training.metric_start import standardise_trunk, start_metric
 from gc_model.training.options import TrainOptions
 from gc_model.training.pretrained import imagenet_file, load_imagenet
-from gc_model.training.processes import accelerator, rank, tell_prepared, wait_prepared
-from gc_model.training.run_directory import check_run, load_front, load_part, save_part, start_run
+from gc_model.training.processes import accelerator, rank, tell_prepared
+from gc_model.training.run_directory import alone_in, check_run, load_front, load_part, save_part, start_run
 from gc_model.training.stages import CloudStage, TrunkStage
-from gc_model.training.streams import StreamStage, check_streams, stream_accuracy
-from gc_ros.media.clips import Clips, check_classes, clean
-from trt_build.bundle import Preprocess
+from gc_model.training.streams import StreamStage, stream_accuracy
 from trt_build.errors import DataError
 from trt_build.files import write_atomically
 from trt_build.heap import keep_freed_memory
@@ -67,20 +61,33 @@ def train(
     `resume`, or other options than the run to be resumed was started with. Clips that do not decode are left out, named
     and counted.
     """
+    first = options.devices * options.nodes == 1 or rank(options.devices) == 0
+    with alone_in(out) if first else nullcontext():
+        return _train(options, out, resume, progress, shared_cache or out / "cache", first_stage, first)
+
+
+def _train(
+    options: TrainOptions,
+    out: Path,
+    resume: bool,
+    progress: bool,
+    cache: Path,
+    first_stage: Path | None,
+    first: bool,
+) -> dict[str, Any]:
+    """`train`, in one of its processes. first: the one that writes the run's files."""
     started = time.monotonic()
     keep_freed_memory(any_size=True)
     calm_lightning()
-    several = options.devices * options.nodes > 1
-    first = not several or rank(options.devices) == 0
     if first:
         check_run(options, out, resume)
     torch.manual_seed(options.seed)
-    samples = _decode(options, out, shared_cache or out / "cache", first, progress)
+    samples = gather(options, out, cache, first, progress)
     model, weights = _network(samples.config, options, samples.labels)
     # Only now: a run that could not start must not occupy its directory.
     if first:
         start_run(options, out, samples.training, samples.validation)
-        if several:
+        if options.devices * options.nodes > 1:
             tell_prepared(out, {"failed": dict(samples.failed), "away": dict(samples.away)})
     run = _Run(options, out, model, samples, weights, first, progress)
     run.standardise()
@@ -92,97 +99,6 @@ def train(
     if first and (run.trained or not (out / "model.json").is_file()):
         checkpoint.save(out, model, run.recipe(carried))
     return run.summary(carried) | {"minutes": round((time.monotonic() - started) / 60, 2)}
-
-
-@dataclass(frozen=True)
-class _Samples:
-    """The clips of a run, decoded. failed: reason by name of those that are left out; away: of people who are."""
-
-    config: Config
-    labels: Sequence[str]
-    cache: FrameCache
-    training: Sequence[LabelledClip]
-    validation: Sequence[LabelledClip]
-    failed: Mapping[str, str]
-    away: Mapping[str, str]
-
-
-def _decode(options: TrainOptions, out: Path, folder: Path, first: bool, progress: bool) -> _Samples:
-    """Find the clips, decode them into `folder` where they are not there yet, and split off those for validation."""
-    clips = index(
-        options.layout, options.data, options.protocol, part="train", joints=options.joints,
-        subjects=options.subjects, classes=None if options.idle_classes else options.classes,
-        boxes=options.boxes, margin=options.person_margin,
-    )  # fmt: skip
-    classes, idle = ([clean(c) for c in names or ()] for names in (options.classes, options.idle_classes))
-    margin = options.person_margin if options.boxes is not None else None
-    for k, found in enumerate(all_mixed_in(options.also, margin), 1):
-        clips += [replace(c, source=k) for c in found]
-    if classes:
-        clips[:] = [c for c in clips if c.label in classes + idle]
-    clips[:] = as_idle(clips, idle)
-    check_classes(Clips(clips, without=() if classes else clips.without), options.data)
-    labels = classes + [label for label in labels_of(clips) if label not in classes]
-    config = _config(options, len(labels))
-    squares = Preprocess.model_validate({"size": config.size, "resize": config.resize, "fit": config.fit})
-    cache = FrameCache(folder, squares)
-    if first:
-        workers = os.cpu_count() or 1
-        alone = [replace(c, name=_shown(c, p), person=p) for c in clips for p in c.people]
-        away = cache.fill(alone, workers=workers, progress=progress)
-        # Who cannot be shown alone leaves a clip of whole pictures.
-        whole = [c for c in clips if not c.apart and (options.person_share < 1 or not _there(c, away).people)]
-        failed = cache.fill(whole, workers=workers, progress=progress)
-        failed |= {
-            c.name: away[_shown(c, p)] for c in clips if c.apart for p in c.people if _shown(c, p) in away
-        }
-    else:
-        failed, away = (wait_prepared(out)[name] for name in ("failed", "away"))
-    for name, reason in failed.items():
-        logging.warning("left out %s: %s", name, reason)
-    clips[:] = [_there(clip, away) for clip in clips]
-    training, validation = _split(clips, failed, labels, options)
-    return _Samples(config, labels, cache, training, validation, failed, away)
-
-
-def _there(clip: LabelledClip, away: Mapping[str, str]) -> LabelledClip:
-    """The clip with those of its people whose frames could be made; without any, it is of whole pictures."""
-    return replace(clip, people=tuple(p for p in clip.people if _shown(clip, p) not in away))
-
-
-def _shown(clip: LabelledClip, person: PersonSource) -> str:
-    return f"{clip.name}, person {person.id}"
-
-
-def _config(options: TrainOptions, classes: int) -> Config:
-    """The network asked for: a preset's, or that of the run to start from. Only streams teach it to carry its state."""
-    if options.start is not None:
-        before, _ = checkpoint.read_description(options.start)
-        config = replace(before, classes=classes, reset_after=before.T, **options.switches)
-    else:
-        config = preset(
-            options.preset, classes=classes, temporal=options.temporal, fit=options.fit, **options.switches
-        )
-    if not options.epochs3:
-        return config
-    check_streams(config)
-    return replace(config, reset_after=0)
-
-
-def _split(
-    clips: Sequence[LabelledClip], failed: Mapping[str, str], labels: Sequence[str], options: TrainOptions
-) -> tuple[list[LabelledClip], list[LabelledClip]]:
-    """(training, validation) without the clips that failed. Raises DataError for a class with nothing to train on."""
-    good = [c for c in clips if c.name not in failed]
-    training, validation = split_validation(good, options.val_fraction)
-    if without := sorted(set(labels) - {c.label for c in training}):
-        if without[0] in {c.label for c in validation}:
-            raise DataError(
-                f'all clips of class "{without[0]}" fell to validation; add clips, or lower --set val_fraction='
-            )
-        reasons = [failed[c.name] for c in clips if c.label == without[0]]
-        raise DataError(f'class "{without[0]}" has no clip that decodes; add one ({"; ".join(reasons[:1])})')
-    return training, validation
 
 
 def _network(config: Config, options: TrainOptions, labels: Sequence[str]) -> tuple[Network, Path | None]:
@@ -215,7 +131,7 @@ class _Run:
         options: TrainOptions,
         out: Path,
         model: Network,
-        samples: _Samples,
+        samples: Samples,
         weights: Path | None,
         first: bool,
         progress: bool,
@@ -302,10 +218,10 @@ class _Run:
 
     def summary(self, carried: dict[str, Any] | None) -> dict[str, Any]:
         """What the command line says of the run."""
-        samples, T = self.samples, self.model.config.T
+        samples = self.samples
         return {
             "clips": len(samples.training),
-            "short": _shorter_than_a_window(samples.training, samples.cache, self.options.window_s, T),
+            "short": samples.shorter_than(self.options.window_s),
             "validation_clips": len(samples.validation),
             "left_out": samples.failed,
             "labels": samples.labels,
@@ -340,9 +256,3 @@ class _Run:
             "python": platform.python_version(),
         }
         return checkpoint.Recipe(list(self.samples.labels), options.window_s, provenance=provenance)
-
-
-def _shorter_than_a_window(clips: Sequence[LabelledClip], cache: FrameCache, window_s: float, T: int) -> int:
-    """How many clips the robot would never have a result of: T frames at T / window_s Hz span more than they do."""
-    spans = (cache.read(c.first_person).times for c in clips)
-    return sum(times[-1] - times[0] < window_s * (T - 1) / T - 1e-3 for times in spans)

@@ -22,7 +22,7 @@ from gc_ros.evaluation.running import Task, resume
 from gc_ros.evaluation.scoring import EXTRA, gather, summarise
 from gc_ros.evaluation.sources import Source
 from gc_ros.evaluation.truth import map_label
-from trt_build.bundle import load_bundle
+from trt_build.bundle import IDLE_LABELS, load_bundle
 from trt_build.command import os_error_line
 from trt_build.errors import DataError, GlimpseError, need
 from trt_build.files import replacing, write_atomically
@@ -70,9 +70,8 @@ def evaluate_many(
     labels = options.labels(info)
     for label, target in options.mapping.items():
         if map_label(target, labels, {}) is None:
-            raise DataError(
-                f"--map {label}={target}: the bundle has no {target!r}; map to one of: {', '.join(labels)}, idle"
-            )
+            known = ", ".join(dict.fromkeys([*labels, IDLE_LABELS[0]]))
+            raise DataError(f"--map {label}={target}: the bundle has no {target!r}; map to one of: {known}")
     folders = results.bag_folders(out, [source.name for source in sources])
     _check_places(sources, folders)
     out.mkdir(parents=True, exist_ok=True)

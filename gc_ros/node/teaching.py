@@ -99,6 +99,8 @@ class Teaching:
 
     async def _teach(self, request: Any, response: Any, cameras: Sequence[Camera]) -> None:
         camera = self._camera(cameras, request.camera)
+        if not camera.enabled:
+            raise DataError("the camera is disabled: nothing is seen; enable it first, by ~/enable")
         shower = _shower(camera, request.person)
         name = "none of these" if request.none else check_name(request.name, self._bundle)
         self._check_on()
@@ -216,12 +218,13 @@ class Teaching:
         return kept.count, len(kept), text
 
     def _unlearn(self, name: str) -> None:
-        """Forget an activity, and its clips."""
+        """Forget an activity, and its clips. What others changed in the folder meanwhile holds from now on, too."""
         with locked(self.folder, make=False):
             check_clips(self.folder)
             before = read_taught(self.folder, self._bundle.info.model_id)
-            name = before.spelled(name)
-            after = before.forgotten(name)
+            gone = self.taught.knows(name) and not before.knows(name)  # somebody else had it forgotten
+            name = (self.taught if gone else before).spelled(name)
+            after = before if gone else before.forgotten(name)
             lessons = self._lessons(after, self._space or space_of(self._bundle))
             write_taught(self.folder, after)
             self._known = after, lessons

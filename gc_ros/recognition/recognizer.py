@@ -17,6 +17,7 @@ The image callback's half of the work is in `intake`, the engine's half in `turn
 
 from __future__ import annotations
 
+import operator
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -74,20 +75,20 @@ class Recognizer:
     ) -> None:
         self.info = bundle.info
         self.mode = mode or bundle.info.default_mode
+        if self.mode not in ("window", "step"):
+            raise ValueError(f"mode is 'window' or 'step', not {mode!r}")
         self.input_name = "frames" if self.mode == "window" else "frame"
         if self.input_name not in engine.inputs:
-            raise EngineError(
-                f"mode {self.mode!r} needs an engine of that mode, this one is: {engine.description}"
-            )
+            raise EngineError(f"mode {self.mode!r} needs an engine of it, this one is: {engine.description}")
         if not 0 <= slot < engine.batch:
             raise EngineError(f"no slot {slot}: the engine has {engine.batch}; open it with a larger batch")
         if stride < 1 or top_k < 1:
             raise ValueError(f"stride and top_k must be at least 1, got {stride} and {top_k}")
-        self.slot, self.stride, self.top_k = slot, stride, top_k
-        calibration = bundle.info.calibration
-        self.unknown_threshold = (
-            calibration.unknown_threshold if unknown_threshold is None else unknown_threshold
-        )
+        self.slot, self.stride, self.top_k = slot, operator.index(stride), operator.index(top_k)
+        own = bundle.info.calibration.unknown_threshold
+        self.unknown_threshold = own if unknown_threshold is None else unknown_threshold
+        if not 0 <= self.unknown_threshold <= 1:
+            raise ValueError(f"unknown_threshold is a probability, 0 to 1, not {unknown_threshold}")
         self._engine, self._owns_engine = engine, owns_engine
         self._input: NDArray[np.uint8] | None = None  # made when `infer` first needs it
         self._active = [row == slot for row in range(engine.batch)]
@@ -97,7 +98,7 @@ class Recognizer:
         self._lock = self._intake.lock
         self._engine_lock = threading.Lock()  # held while inferring
         turns = WindowTurns if self.mode == "window" else StepTurns
-        self._turns = turns(engine, self._intake, slot, stride)
+        self._turns = turns(engine, self._intake, slot, self.stride)
 
     # -- in the image callback -------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from trt_build.errors import BundleError, DataError
 from trt_build.readout import POOLED
 
 MAX_ACTIVITIES, MAX_WINDOWS = 64, 128  # taught to one bundle; kept of one activity
+_JOINERS = "\u200c\u200d"  # of letters, in scripts that need them
 _NOTHING = ("unknown", "none", *IDLE_LABELS)
 FEW, SCATTERED, CLOSE = 3, 0.6, 0.1
 
@@ -88,13 +89,16 @@ class Taught:
 
     def spelled(self, name: str) -> str:
         """The name of an activity as it was taught, of one that looks the same. Raises DataError where none was."""
-        if name in self.activities:
-            return name
-        same = [own for own in self.activities if _looks(own) == _looks(name)]
-        if not same:
+        if not self.knows(name):
             known = ", ".join(self.activities) or "nothing"
             raise DataError(f'"{name}" was not taught; taught is: {known}')
-        return same[0]
+        return (
+            name if name in self.activities else next(n for n in self.activities if _looks(n) == _looks(name))
+        )
+
+    def knows(self, name: str) -> bool:
+        """Whether an activity was taught that looks the same."""
+        return _looks(name) in {_looks(own) for own in self.activities}
 
 
 def _looks(name: str) -> str:
@@ -102,7 +106,7 @@ def _looks(name: str) -> str:
 
 
 def check_name(name: str, bundle: LoadedBundle) -> str:
-    """The name in Unicode form NFC, without spaces around it, so that what looks alike is one name.
+    """The name in Unicode form NFC, without spaces around it or anything invisible: what looks alike is one name.
 
     Raises DataError for one that no taught activity may have.
     """
@@ -111,6 +115,10 @@ def check_name(name: str, bundle: LoadedBundle) -> str:
         printable(name, "the name")
     except ValueError as error:
         raise DataError(f"{error}") from None
+    if unseen := next((c for c in name if unicodedata.category(c) == "Cf" and c not in _JOINERS), ""):
+        raise DataError(f"the name {name[:40]!a} holds an invisible character, {unseen!a}; leave it out")
+    if name.strip(_JOINERS) != name:
+        raise DataError(f"the name {name[:40]!a} begins or ends with an invisible character; leave it out")
     if not name or len(name) > MAX_LABEL_LENGTH:
         raise DataError(f"an activity needs a name of 1 to {MAX_LABEL_LENGTH} characters")
     if plain(name) in _NOTHING:

@@ -3,6 +3,12 @@
 
 import functools
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +61,53 @@ def test_engines_that_cannot_be_opened_are_one_line(tmp_path):
         call("bench", bundle, "--engine", "onnxruntime", "--batch", 10**10), "too little memory", "--batch"
     )
     load_bundle(bundle)
+
+
+def wait_until(condition, timeout_s):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda n: n.name)
+def test_no_process_outlives_a_bench_that_ends_while_an_engine_opens(tmp_path, number):
+    bundle = toy_bundle(tmp_path / "b").path
+    opening = tmp_path / "opening"
+    # Opening takes a minute, in the process that measures as well as for whoever waits.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, time, pathlib, os\n"
+        "if 'trt_build.bench' in ' '.join(sys.orig_argv):\n"
+        "    def slow(*_, **__):\n"
+        f"        pathlib.Path({str(opening)!r}).write_text(str(os.getpid())); time.sleep(60)\n"
+        "    import trt_build.engines.open as opened\n"
+        "    opened.open_engine = slow\n"
+    )
+    here = str(Path(__file__).resolve().parents[2])
+    command = [
+        sys.executable,
+        "-c",
+        "from trt_build.cli import main; main()",
+        "bench",
+        bundle,
+        "--engine",
+        "onnxruntime",
+        "--calls",
+        "1",
+    ]
+    process = subprocess.Popen(
+        [str(c) for c in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{here}"},
+    )  # fmt: skip
+    try:
+        wait_until(lambda: opening.is_file() and opening.read_text(), 60)
+        process.send_signal(number)
+        process.wait(20)
+        state = Path("/proc", opening.read_text(), "stat")
+        wait_until(lambda: not state.exists() or state.read_text().split()[2] == "Z", 3)
+    finally:
+        process.kill()
 
 
 def test_an_engine_that_is_named_twice_is_timed_once(tmp_path):

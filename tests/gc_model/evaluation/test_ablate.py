@@ -146,9 +146,9 @@ def test_rows_share_no_first_stage_where_only_the_global_model_has_one():
 
 
 def test_every_row_is_a_network_that_can_be_built():
-    from gc_model.training.train import _config
+    from gc_model.training.gathering import config_of
 
     for name, row in ROWS.items():
-        config = _config(tiny_options(Path("x")).model_copy(update=row.changes), 3)
+        config = config_of(tiny_options(Path("x")).model_copy(update=row.changes), 3)
         assert config.classes == 3, name
     assert {ROWS[r].paper for r in ("clouds", "c3d")} == {(86.6, 93.2), (63.5, 70.3)}

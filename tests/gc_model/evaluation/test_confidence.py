@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
 
 from gc_model.cli import app
+from gc_model.data.datasets import index
+from gc_model.evaluation import confidence
 from gc_model.evaluation.confidence import (
     calibrate_like,
     calibrate_run,
@@ -181,6 +183,27 @@ def test_a_run_whose_idle_was_lowered_names_more_and_of_its_classes_the_same(tmp
         settle_idle(run, colours(), found["unknown_labelled"] / 2, progress=False)
     with pytest.raises(DataError, match="no class that counts as idle"):
         settle_idle(untrained(tmp_path / "other"), colours(), 0.5, progress=False)
+
+
+def test_the_figures_are_those_of_the_network_whose_idle_was_lowered(tmp_path):
+    run = untrained(tmp_path / "run", labels=("blue", "green", "idle", "red"))
+    before, recipe = checkpoint.load(run)
+    before.readout.bias.data[..., 2] += 1
+    checkpoint.save(run, before, recipe)
+    found = calibrate_run(
+        run, colours(), subjects=["a"], unknown=colours(), unknown_labelled=0.6, progress=False
+    )
+    assert found["idle_lowered"] > 0.1 and json.loads((run / "confidence.json").read_text()) == found
+    # Nothing is lowered twice: the same clips through the network as it lies there.
+    model, recipe = checkpoint.load(run)
+    clips = [clip for clip in index("clips", colours(), subjects=["a"]) if clip.label in recipe.labels]
+    logits, labels, _ = confidence._windows(model, recipe, clips, False)
+    p = torch.softmax(logits / recipe.temperature, 1)
+    assert found["accuracy"] == pytest.approx(float((p.argmax(1) == labels).double().mean()))
+    assert found["known_kept"] == pytest.approx(
+        float((p.amax(1) >= recipe.unknown_threshold).double().mean())
+    )
+    assert found["ece"][1] == pytest.approx(calibration_error(p, labels), abs=1e-4)
 
 
 @pytest.mark.slow

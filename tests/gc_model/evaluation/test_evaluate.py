@@ -3,6 +3,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,6 +99,16 @@ def test_groups_must_partition_the_labels_and_are_checked_before_the_judging(mon
     monkeypatch.setattr("gc_model.evaluation.evaluate._judged", None)
     with pytest.raises(DataError, match=word):
         evaluate(run(), EvaluateOptions(colours(), groups=groups), progress=False)
+
+
+def test_classes_that_counted_as_idle_in_training_are_judged_as_idle(tmp_path):
+    folder = untrained(tmp_path / "run", labels=("red", "green", "idle"))
+    with pytest.raises(DataError, match=r'the class "blue", which .* was not trained on'):
+        evaluate(folder, EvaluateOptions(colours()), progress=False)
+    model, recipe = checkpoint.load(folder)
+    checkpoint.save(folder, model, replace(recipe, provenance={"options": {"idle_classes": ["blue"]}}))
+    result = evaluate(folder, EvaluateOptions(colours()), progress=False)
+    assert result["clips"] == 12 and {"red", "green", "idle"} >= set(result["per_class"]) > {"idle"}
 
 
 @pytest.mark.slow

@@ -16,9 +16,10 @@ from gc_model.evaluation.evaluate import EvaluateOptions, evaluate
 from gc_model.export.torch_engine import bundle_info
 from gc_model.synth import synthesize, synthesize_scenes
 from gc_model.training import checkpoint
+from gc_model.training.gathering import gather
 from gc_model.training.loaders import Loaders
 from gc_model.training.options import TrainOptions
-from gc_model.training.train import _decode, _network, train
+from gc_model.training.train import _network, train
 from gc_ros.media.detections import Box, Detection, Detections, boxes_of, write_csv
 from tests.command_line import assert_one_line, call
 from tests.gc_model.runs import scratch
@@ -90,14 +91,14 @@ def test_people_and_whole_pictures_are_judged_each_for_itself():
 
 @pytest.mark.slow
 def test_who_cannot_be_shown_alone_leaves_a_clip_of_whole_pictures(tmp_path):
-    samples = _decode(options(person_share=1.0), tmp_path, tmp_path / "cache", True, False)
+    samples = gather(options(person_share=1.0), tmp_path, tmp_path / "cache", True, False)
     assert len(samples.training) == 8 and not samples.failed
     assert list(samples.away) == ["bow/s002_c1_r02.mp4, person 1"]
     without = {c.name for c in samples.training if not c.people}
     assert without == {"jump/s001_c1_r01.mp4", "bow/s002_c1_r02.mp4"}
     # Whole pictures were made of these two alone.
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 8
-    again = _decode(options(person_share=0.5), tmp_path, tmp_path / "cache", True, False)
+    again = gather(options(person_share=0.5), tmp_path, tmp_path / "cache", True, False)
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 14 and len(again.training) == 8
 
 
@@ -106,7 +107,7 @@ def test_features_of_a_frozen_trunk_are_of_these_people_and_these_errors(tmp_pat
     keys = set()
     for changes in ({}, {"person_share": 0.5}, {"box_jitter": 0.2}, {"person_margin": 0.3}, {"boxes": None}):
         chosen = options(**changes)
-        samples = _decode(chosen, tmp_path, tmp_path / "cache", True, False)
+        samples = gather(chosen, tmp_path, tmp_path / "cache", True, False)
         model, _ = _network(samples.config, chosen, samples.labels)
         data = Loaders(chosen, model, samples.labels, samples.cache, samples.training, samples.validation)
         for name in model.state_dict():
@@ -125,9 +126,9 @@ def test_a_frozen_trunk_trains_on_people_and_a_resumed_run_is_the_same(tmp_path)
 @pytest.mark.slow
 def test_boxes_of_mixed_in_folders_are_found_beside_them(tmp_path):
     chosen = options(also=[drawn()], shares=[0.5, 0.5])
-    samples = _decode(chosen, tmp_path, tmp_path / "cache", True, False)
+    samples = gather(chosen, tmp_path, tmp_path / "cache", True, False)
     assert sum(bool(c.people) for c in samples.training) == 12
-    plain = _decode(
+    plain = gather(
         options(also=[drawn()], shares=[0.5, 0.5], boxes=None), tmp_path, tmp_path / "cache", True, False
     )
     assert not any(c.people for c in plain.training)
@@ -143,7 +144,7 @@ def test_a_run_learns_from_the_people_of_scenes(tmp_path):
     # Somebody who stands nowhere cannot be shown as a whole picture instead: he is left out, and named.
     table = tmp_path / "s" / "scene_0001.truth.csv"
     table.write_text(table.read_text() + "9,0,2.5,bow\n")
-    samples = _decode(both, tmp_path, tmp_path / "cache", True, False)
+    samples = gather(both, tmp_path, tmp_path / "cache", True, False)
     assert samples.labels == ["bow", "jump"] and list(samples.failed) == ["scene_0001.mp4, 9 from 0 s"]
     assert {c.apart for c in samples.training} == {True, False}
     summary = train(both, tmp_path / "run", progress=False, shared_cache=tmp_path / "cache")

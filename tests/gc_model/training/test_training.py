@@ -26,7 +26,7 @@ from gc_model.data.frames import FrameCache
 from gc_model.paper.network import Network
 from gc_model.paper.presets import preset
 from gc_model.paper.variants import build
-from gc_model.training import checkpoint, loaders
+from gc_model.training import checkpoint, loaders, run_directory
 from gc_model.training import fit as fit_module
 from gc_model.training import stages as training
 from gc_model.training.lightning_io import SafetensorsIO
@@ -731,6 +731,64 @@ def test_classes_that_count_as_idle_train_one_class_that_is_no_answer(tmp_path, 
     assert sorted(seen[0]) == sorted(["bow", "jump", "idle", *colours]) and "idle" in IDLE_LABELS
     with pytest.raises(DataError, match='no clip is of class "chear"'):
         train_module.train(options(idle_classes=["chear"]), tmp_path / "other", progress=False)
+
+
+def test_classes_are_looked_for_in_all_that_is_mixed_in_and_unknown_ones_are_named(tmp_path, monkeypatch):
+    def stop(config, options, labels):
+        raise DataError(f"labels {labels}")
+
+    monkeypatch.setattr(train_module, "_network", stop)
+    more = [coloured_clips(tmp_path / "more")]
+    with pytest.raises(DataError, match=r"^labels \['jump', 'red'\]"):
+        train_module.train(options(classes=["jump", "red"], also=more), tmp_path / "run", progress=False)
+    for idle in ([], ["cheer"]):
+        chosen = options(classes=["jump", "rad"], also=more, idle_classes=idle)
+        with pytest.raises(DataError, match=r'^no class "rad" among the clips; there are .*jump, red'):
+            train_module.train(chosen, tmp_path / "other", progress=False)
+
+
+def test_a_source_without_a_clip_has_no_share(tmp_path):
+    more = coloured_clips(tmp_path / "more")
+    chosen = options(classes=["jump", "bow"], also=[more], shares=[0.7, 0.3])
+    with pytest.raises(
+        DataError, match=rf"{more} has no clip to train on, so it cannot have 0.3 of an epoch"
+    ):
+        train_module.train(chosen, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "options.json").exists()
+
+
+def test_a_second_training_into_the_same_folder_is_refused_and_writes_nothing(tmp_path):
+    with run_directory.alone_in(tmp_path / "run"):
+        with pytest.raises(
+            DataError, match=r"another training is writing to .*run: wait for its end, or choose"
+        ):
+            train_module.train(options(), tmp_path / "run", progress=False)
+        assert not any((tmp_path / "run").iterdir())
+    assert not (tmp_path / "run").exists(), "a folder with nothing in it stays free"
+
+
+def test_what_stage_1_froze_trains_again_where_stage_2_freezes_less():
+    model = build(preset("tiny", classes=3))
+    trunk = list(model.trunk.parameters())
+    training.freeze_stages(model, 4)
+    assert not all(p.requires_grad for p in trunk) and any(p.requires_grad for p in trunk)
+    training.freeze_stages(model, 0)
+    assert all(p.requires_grad for p in trunk)
+
+
+@pytest.mark.slow
+def test_with_a_mean_of_the_weights_a_run_killed_before_D_ends_with_the_same_bits(tmp_path, monkeypatch):
+    changes = {"ema": 0.9, "epochs2": 1}
+
+    def die(self):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module._Run, "start_of_D", die)
+        with pytest.raises(Killed):
+            train(tmp_path / "run", **changes)
+    train(tmp_path / "run", resume=True, **changes)
+    assert_same_weights(tmp_path / "run", uninterrupted(**changes))
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
-from std_srvs.srv import Trigger
+from std_srvs.srv import SetBool, Trigger
+from typer.testing import CliRunner
 
 from tests.gc_ros.node.harness import LATCHED, NAME, Peer, load_info, running, wait_until  # isort: skip
 from tests.gc_ros.node.showing import RED, YELLOW, next_labels, seen, teach  # isort: skip
@@ -20,6 +22,7 @@ from tests.gc_ros.node.showing import RED, YELLOW, next_labels, seen, teach  # i
 from glimpse_clouds.msg import Activity, ActivityEvent, TaughtActivities
 from glimpse_clouds.srv import Forget, Teach
 
+from gc_ros.cli import app
 from gc_ros.media.clips import find_clips
 from gc_ros.media.video import read_video
 from gc_ros.recognition.kept_clips import kept_clips
@@ -105,6 +108,32 @@ def test_what_cannot_be_taught_is_answered_with_the_reason(bundle: Path, request
     with running(bundle) as (_, peer):
         answer = teach(peer, **request_)
         assert not answer.success and words in answer.message
+
+
+def test_a_disabled_node_says_at_once_that_it_sees_nothing(bundle: Path) -> None:
+    with running(bundle) as (_, peer):
+        assert peer.call(SetBool, f"{NAME}/enable", SetBool.Request(data=False)).success
+        began = time.monotonic()
+        answer = teach(peer, windows=9)
+        assert not answer.success and "enable it first, by ~/enable" in answer.message
+        assert time.monotonic() - began < 5
+
+
+def test_what_another_process_had_forgotten_is_forgotten_by_the_node_too(
+    bundle: Path, tmp_path: Path
+) -> None:
+    with running(bundle) as (_, peer):
+        taught = taught_of(peer)
+        with seen(peer, YELLOW):
+            assert teach(peer, windows=9).success
+            wait_until(lambda: taught and list(taught[-1].names) == ["yellow"], "~/taught")
+            assert CliRunner().invoke(app, ["forget", "yellow", "--bundle", str(bundle)]).exit_code == 0
+            answer = peer.call(Forget, f"{NAME}/forget", Forget.Request(name="yellow"))
+            assert answer.success, answer.message
+            assert "yellow" not in next_labels(peer, 3)
+        wait_until(lambda: list(taught[-1].names) == [], "~/taught")
+        answer = peer.call(Forget, f"{NAME}/forget", Forget.Request(name="yellow"))
+        assert not answer.success and "was not taught" in answer.message
 
 
 def test_what_was_seen_before_the_request_is_no_part_of_what_is_taught(bundle: Path) -> None:

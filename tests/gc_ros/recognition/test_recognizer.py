@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -532,8 +533,16 @@ def test_a_wrong_engine_or_slot_is_refused(numbers: LoadedBundle) -> None:
         Recognizer(numbers, engine, mode="step")
     with pytest.raises(EngineError, match="slot 1"):
         Recognizer(numbers, engine, slot=1)
-    with pytest.raises(ValueError):
-        Recognizer(numbers, engine, stride=0)
+    for wrong, words in (
+        ({"stride": 0}, "stride and top_k must be at least 1"),
+        ({"mode": "foo"}, "mode is 'window' or 'step', not 'foo'"),
+        ({"unknown_threshold": math.nan}, "a probability, 0 to 1"),
+        ({"unknown_threshold": 1.5}, "a probability, 0 to 1"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Recognizer(numbers, engine, **wrong)
+    with pytest.raises(TypeError):
+        Recognizer(numbers, engine, stride=1.5)
 
 
 @MODES

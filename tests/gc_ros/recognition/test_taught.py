@@ -307,10 +307,18 @@ def test_merging_joins_examples_once_and_only_of_the_same_model():
         one.merged(Taught("other"))
 
 
-@pytest.mark.parametrize("name", ["", "  ", "a\nb", "\u202eabc", "x" * 300, "red"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "  ", "a\nb", "\u202eabc", "\u200b", "wave\u200b", "w\ufeffave", "wave\u200d", "x" * 300, "red"],
+)
 def test_names_that_no_activity_may_have_are_refused(tmp_path, name):
     with pytest.raises(DataError):
         check_name(name, bundle(tmp_path))
+
+
+def test_a_name_keeps_the_joiners_that_its_script_needs(tmp_path):
+    name = "\u0645\u06cc\u200c\u062f\u0648\u062f"  # Persian, "runs"
+    assert check_name(name, bundle(tmp_path)) == name
 
 
 def test_names_that_look_the_same_are_one_name(tmp_path):
