@@ -63,12 +63,11 @@ def finetune(
         "epochs1": 0, "epochs2": epochs, "epochs3": stream_epochs,
     }  # fmt: skip
     options = training_options(values, option, also=[shown] if data and shown else [])
-    for name in ("preset", "temporal", "fit"):
-        if getattr(options, name) != getattr(config, name):
-            raise DataError(
-                f"--set {name}={getattr(options, name)}: the network of {run} keeps its own, "
-                f"{getattr(config, name)}; leave it away, or train a new one: gc-model train"
-            )
+    if options.preset != config.preset:
+        raise DataError(
+            f"preset={options.preset}: the network of {run} keeps its own, {config.preset}; leave it away, or train a "
+            "new one: gc-model train"
+        )
     summary = run_training(options, out, resume, threads, quiet)
     new = [label for label in summary["labels"] if spelled(label, recipe.labels) not in recipe.labels]
     typer.echo(

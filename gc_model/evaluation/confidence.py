@@ -88,10 +88,9 @@ def calibrate_run(
     write_atomically(run / "confidence.json", json.dumps(found, indent=1))
     if unknown is not None and strange is not None and unknown_labelled is not None:
         settled = settle_idle(run, unknown, unknown_labelled, progress=progress)
+        # A bias of the classifiers is one of the logits.
         for each in (logits, strange):
-            each[:, _idle(recipe)] -= settled[
-                "idle_lowered"
-            ]  # a bias of the classifiers is one of the logits
+            each[:, _idle(recipe)] -= settled["idle_lowered"]
         found |= _figures(logits, labels, strange, recipe) | settled
         write_atomically(run / "confidence.json", json.dumps(found, indent=1))
     return found

@@ -91,9 +91,19 @@ def _shown(clip: LabelledClip, person: PersonSource) -> str:
 
 
 def config_of(options: TrainOptions, classes: int) -> Config:
-    """The network asked for: a preset's, or that of the run to start from. Only streams teach it to carry its state."""
+    """The network asked for: a preset's, or that of the run to start from. Only streams teach it to carry its state.
+
+    Raises DataError for what the run to start from does not have.
+    """
     if options.start is not None:
         before, _ = checkpoint.read_description(options.start)
+        for name in ("temporal", "fit"):
+            asked = getattr(options, name)
+            if name in options.model_fields_set and asked != getattr(before, name):
+                raise DataError(
+                    f"{name}={asked}: the network of {options.start} keeps its own, {getattr(before, name)}; leave it "
+                    "away, or train a new one without start"
+                )
         config = replace(before, classes=classes, reset_after=before.T, **options.switches)
     else:
         config = preset(

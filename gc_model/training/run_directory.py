@@ -31,28 +31,29 @@ def alone_in(out: Path) -> Iterator[None]:
 
     The folder is made where it is not there, and goes away again where nothing was written to it.
     """
-    made = not out.exists()
+    made, held = not out.exists(), None
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:  # a file, or not ours: what writes there says so
-        yield
-        return
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(
-                f"another training is writing to {out}: wait for its end, or choose another --out"
-            ) from None
-        except OSError:  # a disk without locks
-            pass
+        # A file, a folder of others, a disk without locks: what writes there says what is wrong, if anything is.
+        with suppress(OSError):
+            out.mkdir(parents=True, exist_ok=True)
+            held = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+            _lock(held, out)
         yield
     finally:
-        os.close(descriptor)
+        if held is not None:
+            os.close(held)
         if made:
             with suppress(OSError):
                 out.rmdir()
+
+
+def _lock(folder: int, out: Path) -> None:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DataError(
+            f"another training is writing to {out}: wait for its end, or choose another --out"
+        ) from None
 
 
 def check_run(options: TrainOptions, out: Path, resume: bool) -> None:

@@ -425,8 +425,15 @@ def test_finetune_mixes_in_what_was_taught_beside_other_clips_and_keeps_the_netw
     )
     assert_one_line(call(*ask, "--set", f"also={colours()}", "--set", "shares=0.5,0.2,0.3"), "seen")
     assert asked[0].also == [colours(), kept_clips(tmp_path / "b.taught")]
-    for setting in ("fit=pad", "temporal=centered", "preset=edge"):
-        assert_one_line(call(*ask, "--set", setting), f"--set {setting}: the network of", "gc-model train")
+    assert_one_line(call(*ask, "--set", "preset=edge"), "preset=edge: the network of", "gc-model train")
+
+
+@needs_torch
+@pytest.mark.parametrize("setting", ["fit=pad", "temporal=centered"])
+def test_what_the_network_to_start_from_does_not_have_is_refused(tmp_path, setting):
+    for ask in (("finetune", run()), ("train", "--set", f"start={run()}")):
+        result = call(*ask, "--data", colours(), "--out", tmp_path / "out", "--quiet", "--set", setting)
+        assert_one_line(result, f"{setting}: the network of", "leave it away")
 
 
 @needs_torch
