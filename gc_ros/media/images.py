@@ -254,6 +254,8 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _through_cv_bridge(message: Any, encoding: str, step: int, height: int, size: int) -> Picture:
+    if not encoding.strip():
+        raise _Refused("the image names no encoding; let the driver publish bgr8")
     name = encoding if encoding.isprintable() and len(encoding) < 40 else ascii(encoding)[:40]
     if size != step * height:
         raise _Refused(

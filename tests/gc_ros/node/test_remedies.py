@@ -87,6 +87,7 @@ def image(**changes: Any) -> Image:
     [
         (image(encoding="16UC1"), "16UC1 is a depth image; remap"),
         (image(encoding="32FC1"), "32FC1 is a depth image; remap"),
+        (image(encoding=""), "the image names no encoding; let the driver publish bgr8"),
         (image(encoding="rgb16"), "rgb16 is not supported here; sudo apt install ros-$ROS_DISTRO-cv-bridge"),
         (image(encoding="nv12", width=15), "nv12 needs an even size, got 15x12"),
         (image(step=10), "step 10 is less than a row of 16 bgr8 pixels (48)"),
@@ -96,7 +97,7 @@ def image(**changes: Any) -> Image:
         (CompressedImage(format="png", data=array.array("B", b"\x89PNG\r\n\x1a\n" + bytes(90))), "PNG image"),
         (CompressedImage(format="tiff", data=array.array("B", b"II*\0" + bytes(90))), "TIFF image"),
     ],
-    ids=["16UC1", "32FC1", "rgb16", "odd nv12", "step", "short", "empty", "jpeg", "png", "tiff"],
+    ids=["16UC1", "32FC1", "none", "rgb16", "odd nv12", "step", "short", "empty", "jpeg", "png", "tiff"],
 )
 def test_a_bad_image_is_refused_with_the_reason_and_good_ones_go_on(
     numbers: Path, bad: Any, says: str
