@@ -63,6 +63,15 @@ def test_engines_that_cannot_be_opened_are_one_line(tmp_path):
     load_bundle(bundle)
 
 
+# A shell that runs the tests in the background has its children ignore SIGINT.
+INTERRUPTIBLE = """
+import signal
+from trt_build.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
+
+
 def wait_until(condition, timeout_s):
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -88,7 +97,7 @@ def test_no_process_outlives_a_bench_that_ends_while_an_engine_opens(tmp_path, n
     command = [
         sys.executable,
         "-c",
-        "from trt_build.cli import main; main()",
+        INTERRUPTIBLE,
         "bench",
         bundle,
         "--engine",
