@@ -18,7 +18,7 @@ ROS_ALONE := $(if $(ROS),-m ros)
 help:
 	@echo "make demo       messages over DDS from a synthetic bag, overlay video in demo_out/"
 	@echo "make test       ruff, mypy and every test"
-	@echo "make test-fast  the tests that take no more than a few seconds each"
+	@echo "make test-fast  the tests that take no more than about two seconds each"
 	@echo "make lint       ruff (rules and format) and mypy"
 	@echo "make coverage   every test, and a table of the lines they run, the lowest file first"
 	@echo "make bundle     train the demo's bundle again: minutes on a GPU, three hours on two cores"

@@ -76,6 +76,7 @@ def test_setup_finds_all_packages_and_every_console_script_exists(monkeypatch: p
         assert f"scripts/{name}" in (ROOT / "CMakeLists.txt").read_text()
 
 
+@pytest.mark.slow
 def test_every_ros_import_has_its_dependency_in_package_xml() -> None:
     package = ElementTree.parse(ROOT / "package.xml").getroot()
     declared = {element.text for element in package if element.tag.endswith("depend")}
@@ -105,6 +106,7 @@ def test_torch_stays_in_the_model_and_the_exporter() -> None:
             assert not imported(path) & {"torch", "timm", "lightning"}, path
 
 
+@pytest.mark.slow
 def test_the_robot_and_the_demo_import_without_torch() -> None:
     modules = (
         "gc_ros.recognition.recognizer, gc_ros.media.video, gc_ros.media.bags, gc_ros.cli, "

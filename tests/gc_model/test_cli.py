@@ -93,6 +93,7 @@ def test_wrong_options_are_one_line_that_names_them(tmp_path, arguments, words):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @needs_torch
 @pytest.mark.parametrize(
     "arguments, words",
@@ -216,6 +217,7 @@ def test_evaluate_names_clips_without_a_result_on_stderr(tmp_path):
     assert "no result for red/broken.mp4" in result.stderr
 
 
+@pytest.mark.slow
 @needs_torch
 def test_wrong_questions_to_evaluate_are_one_line(tmp_path):
     data = coloured_clips(tmp_path / "data", per_class=1)
@@ -326,6 +328,7 @@ def test_wrong_questions_to_ablate_and_prepare_are_one_line(tmp_path):
     assert_one_line(call("prepare", tmp_path / "nowhere", tmp_path / "out"), "nowhere")
 
 
+@pytest.mark.slow
 @needs_torch
 def test_prepare_says_what_it_made_and_what_is_damaged(tmp_path):
     data = coloured_clips(tmp_path / "data", per_class=1)

@@ -62,6 +62,7 @@ def test_video_speaks_json(clip: Path, colours: LoadedBundle, mode: str) -> None
     assert sum(last["scores"].values()) == pytest.approx(1) and last["model_id"] == "toy-colours"
 
 
+@pytest.mark.slow
 def test_video_writes_an_overlay_of_every_frame(clip: Path, colours: LoadedBundle, tmp_path: Path) -> None:
     code, _, _ = run("video", clip, "-b", colours.path, "--out", tmp_path / "overlay.mp4")
     assert code == 0

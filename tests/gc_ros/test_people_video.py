@@ -75,6 +75,7 @@ def test_the_text_names_the_person(clip: Path, colours: LoadedBundle) -> None:
     assert "ann: red 100.0% (mean of" in lines[-3]
 
 
+@pytest.mark.slow
 def test_the_overlay_has_everybody_in_every_frame(clip: Path, colours: LoadedBundle, tmp_path: Path) -> None:
     out = tmp_path / "overlay.mp4"
     code, _, _ = run(

@@ -84,6 +84,7 @@ def test_what_is_shown_as_none_of_them_is_unknown(clips: Path, bundle: Path) -> 
     assert results and all(row["status"] == "unknown" for row in results)
 
 
+@pytest.mark.slow
 def test_taught_activities_are_listed_renamed_merged_and_forgotten(clips: Path, bundle: Path) -> None:
     assert "nothing was taught" in run("taught", "-b", bundle)[1]
     run("teach", "yellow", *shown(clips), "-b", bundle, "--threads", 1)

@@ -119,6 +119,7 @@ def test_no_process_outlives_a_bench_that_ends_while_an_engine_opens(tmp_path, n
         process.kill()
 
 
+@pytest.mark.slow
 def test_an_engine_that_is_named_twice_is_timed_once(tmp_path):
     bundle = toy_bundle(tmp_path / "b").path
     twice = ("--engine", "onnxruntime", "--engine", "onnxruntime")

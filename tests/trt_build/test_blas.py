@@ -17,6 +17,7 @@ PROGRAM = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["gc_ros.node.process", "gc_ros.cli", "trt_build.cli"])
 @pytest.mark.parametrize(("asked", "threads"), [(None, "1"), ("2", "2")])
 def test_numpy_has_one_thread_unless_the_user_says_otherwise(

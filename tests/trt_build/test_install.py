@@ -107,6 +107,7 @@ def told() -> Iterator[tuple[str, str]]:
             yield page.name, match.replace("\\\n", " ")
 
 
+@pytest.mark.slow
 def test_everything_that_people_are_told_to_install_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     known = extras(monkeypatch)
     pinned = re.findall(r"^([\w.-]+)==", (ROOT / "requirements" / "constraints.txt").read_text(), re.M)

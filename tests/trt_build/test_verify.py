@@ -77,6 +77,7 @@ def test_the_command_compares_every_tensor_of_every_engine_with_torch(tmp_path):
     assert {"state h", "state memory", "state cache_00"} <= states
 
 
+@pytest.mark.slow
 def test_equal_engines_have_no_error_and_all_labels_in_common(monkeypatch):
     checks = checks_with(monkeypatch, lambda out, n: out)
     assert not failed(checks) and len(checks) > 15
@@ -85,6 +86,7 @@ def test_equal_engines_have_no_error_and_all_labels_in_common(monkeypatch):
     assert len(drift.blocks) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("frames", "samples"), [(10, 1), (40, 2), (50, 3)])
 def test_states_are_compared_in_every_block_and_behind_the_last_frame(monkeypatch, frames, samples):
     checks = checks_with(monkeypatch, lambda out, n: out, frames=frames)
@@ -94,6 +96,7 @@ def test_states_are_compared_in_every_block_and_behind_the_last_frame(monkeypatc
     assert any(c.blocks for c in states)
 
 
+@pytest.mark.slow
 def test_json_has_no_word_for_nan(monkeypatch):
     def broken(out, n):
         out["logits"] = out["logits"] * np.float32(np.nan)

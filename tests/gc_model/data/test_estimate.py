@@ -180,6 +180,7 @@ def test_boxes_of_people_are_made_of_joints_and_followed(mediapipe, clips, tmp_p
         assert first.x_min == pytest.approx(2 + t - 0.03 * 38, abs=0.01) and first.x_max < 22 + t
 
 
+@pytest.mark.slow
 def test_boxes_of_hands_are_refused(mediapipe, clips, tmp_path):
     assert_one_line(
         call(app, "joints", clips, "--out", tmp_path / "j", "--boxes", tmp_path / "b"), "--what body"

@@ -217,6 +217,7 @@ def test_a_class_the_model_does_not_know_is_named(tmp_path):
         evaluate(run(), EvaluateOptions(data), progress=False)
 
 
+@pytest.mark.slow
 def test_a_run_whose_labels_are_decomposed_judges_the_clips_of_these_classes(tmp_path):
     decomposed, composed = "cafe\u0301", "caf\u00e9"
     data = coloured_clips(tmp_path / "data", per_class=2)

@@ -314,6 +314,7 @@ def test_onnxruntime_equals_torch_over_windows_and_8_and_64_frames_of_step(chang
     assert all(value <= TOLERANCE for worst in found for value in worst.values()), found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["window", "step"])
 def test_a_batch_of_two_equals_two_batches_of_one(mode):
     loaded, _ = exported("tiny")
@@ -327,6 +328,7 @@ def test_a_batch_of_two_equals_two_batches_of_one(mode):
                 assert np.allclose(together[output][row], value[0], atol=1e-5), (output, i)
 
 
+@pytest.mark.slow
 def test_the_step_graph_over_8_frames_gives_the_window_graphs_result():
     loaded, _ = exported("tiny")
     clip = noise(8, 64, 64, 3, seed=5)

@@ -81,6 +81,7 @@ def test_decoded_pixels_are_the_drawn_ones(tmp_path, layout):
     assert ok and np.abs(first[..., ::-1].astype(float) - frames[0]).mean() < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["folder", "ntu", "nucla-frames"])
 def test_the_result_does_not_depend_on_the_number_of_workers(tmp_path, layout):
     options = {**SMALL, "classes": ["clap", "hug"], "subjects": 2, "clips_per_class": 4}

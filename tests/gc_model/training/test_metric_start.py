@@ -59,6 +59,7 @@ def test_shrinkage_is_the_published_formula():
     assert torch.allclose(covariance, (1 - found) * S + found * trace / p * torch.eye(4).double())
 
 
+@pytest.mark.slow
 def test_the_min_max_constants_are_the_tails_of_the_distances_under_the_new_L():
     model = build()
     start_metric(model, map(model.features, clips()))

@@ -80,6 +80,7 @@ def test_wrappers_of_training_scripts_are_taken_off(tmp_path):
     assert all(torch.equal(v, other.state_dict()[k]) for k, v in one.state_dict().items())
 
 
+@pytest.mark.slow
 def test_lite0_in_the_names_of_its_pypi_package_equals_lite0_in_timms(tmp_path):
     config = preset("edge")
     timms = flat(config).state_dict()

@@ -194,6 +194,7 @@ def test_what_a_frozen_trunk_makes_of_clips_is_stored_or_of_whole_streams_where_
         assert samples.path != data.samples.path and samples[0, 0]["Z"].shape[0] == 8 * options.stream_chunks
 
 
+@pytest.mark.slow
 def test_a_step_of_the_fine_tune_moves_trunk_and_head_but_not_the_pose_or_the_statistics():
     torch.manual_seed(0)
     model = build(TINY)

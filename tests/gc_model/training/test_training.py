@@ -351,6 +351,7 @@ def test_a_trained_network_without_options_is_not_trained_over(tmp_path):
                 train(tmp_path / name, resume=resume)
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_is_resumed_keeps_its_calibration(tmp_path):
     run = tmp_path / "run"
     shutil.copytree(uninterrupted(), run)
@@ -365,6 +366,7 @@ def test_a_finished_run_that_is_resumed_keeps_its_calibration(tmp_path):
     assert_same_weights(run, uninterrupted())
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_while_decoding_is_started_with_and_without_resume(tmp_path):
     for resume in (False, True):
         (tmp_path / f"{resume}" / "cache").mkdir(parents=True)
@@ -380,6 +382,7 @@ def test_a_damaged_list_of_clips_is_one_line(tmp_path, text):
         train(tmp_path / "run", resume=True)
 
 
+@pytest.mark.slow
 def test_a_damaged_shared_stage_is_named_with_the_remedy(tmp_path):
     path = tmp_path / "shared.safetensors"
     path.write_bytes((uninterrupted() / "stage1.safetensors").read_bytes()[:1000])
@@ -396,6 +399,7 @@ def test_a_damaged_part_of_a_run_is_named_with_the_remedy(tmp_path, part):
         train(tmp_path / "run", resume=True)
 
 
+@pytest.mark.slow
 def test_clips_that_changed_since_are_noticed(tmp_path):
     data = coloured_clips(tmp_path / "data", per_class=2)
     settings = {"data": data, "epochs1": 0, "epochs2": 0, "val_fraction": 0.0}
@@ -406,6 +410,7 @@ def test_clips_that_changed_since_are_noticed(tmp_path):
         train(tmp_path / "run", resume=True, **settings)
 
 
+@pytest.mark.slow
 def test_clips_that_do_not_decode_are_left_out_named_and_counted(tmp_path):
     data = coloured_clips(tmp_path / "data", per_class=2)
     (data / "clips.csv").unlink()
@@ -450,6 +455,7 @@ def test_a_single_class_and_a_folder_without_a_clip_are_refused_and_leave_the_di
     assert not (tmp_path / "run" / "options.json").exists()
 
 
+@pytest.mark.slow
 def test_a_class_without_a_clip_that_decodes_is_named_with_the_reason(tmp_path):
     data = coloured_clips(tmp_path / "data", per_class=1)
     (data / "clips.csv").unlink()
@@ -493,6 +499,7 @@ def changed(before: dict, after: dict) -> set[str]:
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("evaluating", [False, True])
 def test_stage_2_freezes_the_trunks_batch_norm_statistics_and_trains_its_weights(tmp_path, evaluating):
     model = small_model().train(not evaluating)  # as a resumed run finds it, and as the start of D leaves it
@@ -715,6 +722,7 @@ def test_clips_with_joints_and_without_train_together_in_the_shares_asked_for(tm
         training_options({"data": people()}, ["shares=[1,2]"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", [None, ["jump", "bow"]])
 def test_classes_that_count_as_idle_train_one_class_that_is_no_answer(tmp_path, monkeypatch, chosen):
     monkeypatch.setattr(train_module, "_network", lambda config, options, labels: stop(labels))

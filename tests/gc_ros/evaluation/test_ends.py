@@ -149,6 +149,7 @@ def test_results_never_lie_in_a_bag_and_are_no_bags(tmp_path: Path, colours: Loa
     assert "results of gc-ros evaluate" in second["said"] and not first["said"]
 
 
+@pytest.mark.slow
 def test_a_bag_that_took_the_name_of_another_is_evaluated(tmp_path: Path, colours: LoadedBundle) -> None:
     for name, colour in (("a", "red"), ("b", "green"), ("c", "blue")):
         truth = write_bag(tmp_path / "bags" / name, [(colour, 2.0)])

@@ -163,6 +163,7 @@ def test_recorded_clips_of_classes_called_idle_and_background(tmp_path: Path) ->
     assert figures[0] == figures[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LABELS)
 def test_a_class_with_a_name_of_idle_time_counts_like_any_other(tmp_path: Path, name: str) -> None:
     truth = write_bag(tmp_path / "bag", [*SIMPLE, ("blue", 2.0), ("grey", 3.0)])

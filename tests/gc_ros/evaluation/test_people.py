@@ -98,6 +98,7 @@ def test_the_report_has_a_timeline_for_each_person(clip: Path, colours: LoadedBu
     assert "mean average precision by frames" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["window", "step"])
 def test_the_worst_windows_show_what_the_network_saw_of_that_person(
     clip: Path, colours: LoadedBundle, tmp_path: Path, mode: str
@@ -180,6 +181,7 @@ def test_predictions_say_what_the_node_says_of_people(
     assert (topic in topics) == (images == "merged")
 
 
+@pytest.mark.slow
 def test_without_predictions_none_are_left(clip: Path, colours: LoadedBundle, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(colours, out, clip, "--people", "auto")

@@ -35,6 +35,7 @@ def clip(path: Path, colour: tuple[int, int, int], frames: int = 36) -> Clip:
     return Clip(write_clip(path, images, fps=16), path.stem, path.stem, "")
 
 
+@pytest.mark.slow
 def test_every_form_has_the_raw_windows_and_a_codec_adds_noise_but_no_offset(
     bench: Any, colours: LoadedBundle, tmp_path: Path
 ) -> None:

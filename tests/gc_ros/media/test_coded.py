@@ -162,6 +162,7 @@ def test_a_webp_has_its_size_and_its_end(quality: int, behind: bytes) -> None:
     assert isinstance(decoded(whole + behind), Decoded)
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(
     kind=st.sampled_from(list(KINDS)),

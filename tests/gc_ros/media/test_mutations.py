@@ -159,6 +159,7 @@ def natural(width: int, height: int) -> np.ndarray:
     return cv2.add(large, rng.integers(0, 8, large.shape, dtype=np.uint8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "suffix", "options", "accepted"),
     [
@@ -197,6 +198,7 @@ def test_the_bounds_of_memory_count_what_the_decoders_keep() -> None:
     assert png_extent(memoryview(flat)).memory == 25_000_000 * 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module", ["trt_build.preprocess", "gc_ros.media.images", "gc_ros.cli", "gc_model.cli"]
 )

@@ -82,6 +82,7 @@ def test_each_camera_has_its_topics_window_and_state_and_all_share_one_engine(
         assert not peer.camera.get_subscription_count(), "there is no camera without a name"
 
 
+@pytest.mark.slow
 def test_breaks_stalls_and_dead_cameras_are_one_cameras_business(numbers: Path) -> None:
     with running(numbers, cameras=["front", "left", "dead"], stall_timeout_s=3.0, max_age_s=0.0) as (_, peer):
         peer.add_cameras("front", "left")

@@ -53,6 +53,7 @@ def fail() -> None:
     raise EngineError("the device is gone")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["nan", "inf", "raise", "raise what no backend should"])
 def test_a_failing_engine_publishes_nothing_and_deactivates_after_three_in_a_row(
     numbers: Path, fault: str

@@ -92,6 +92,7 @@ def test_a_signal_while_images_stream_in_ends_with_0(sent: signal.Signals, bundl
     assert "Traceback" not in process.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_a_signal_ends_the_activity_that_is_on_for_those_who_listen(
     sent: signal.Signals, tmp_path: Path, peer: Peer
@@ -268,6 +269,7 @@ def test_a_signal_while_it_configures_ends_with_0(
     assert "Traceback" not in process.output and "[FATAL]" not in process.output, process.output
 
 
+@pytest.mark.slow
 def test_a_second_signal_while_the_interpreter_ends_changes_nothing(bundle: Path, tmp_path: Path) -> None:
     script = tmp_path / "slow.py"
     script.write_text(_ENDS_SLOWLY)

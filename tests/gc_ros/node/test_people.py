@@ -157,6 +157,7 @@ def test_more_people_than_places_are_left_out_and_named(colours: Path) -> None:
         assert all(who in status.message for who in message.left_out)
 
 
+@pytest.mark.slow
 def test_reset_and_enable_reach_the_people_too(colours: Path) -> None:
     people = [Drawn("a", "red", "red", x=60)]
     with running(colours, **OPTIONS) as (node, peer):

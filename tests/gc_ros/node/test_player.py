@@ -79,6 +79,7 @@ def listen() -> Any:
     rclpy.try_shutdown(context=context)
 
 
+@pytest.mark.slow
 def test_a_bag_arrives_complete_unchanged_and_at_its_own_rate(tmp_path: Path, listen: Any) -> None:
     from gc_ros.node.player import play
 

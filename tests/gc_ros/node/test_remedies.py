@@ -82,6 +82,7 @@ def image(**changes: Any) -> Image:
     return Image(**{**fields, **changes}, data=array.array("B", data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bad", "says"),
     [

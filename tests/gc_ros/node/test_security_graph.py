@@ -59,6 +59,7 @@ def installed(allowed: Names) -> Names:
     )
 
 
+@pytest.mark.slow
 def test_the_policy_lists_exactly_what_the_node_publishes_subscribes_to_and_serves(bundle: Path) -> None:
     policy = installed(names())
     # One transport at a time, and the clock only where it is followed: together all that is allowed.

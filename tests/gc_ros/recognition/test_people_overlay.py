@@ -44,6 +44,7 @@ def test_colours_of_people_depend_on_the_id_alone_and_none_is_that_of_a_glimpse(
         assert all(np.abs(np.subtract(a, b)).max() >= 50 for b in GLIMPSE_COLOURS)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     boxes=st.lists(

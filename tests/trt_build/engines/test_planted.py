@@ -58,6 +58,7 @@ def test_a_lock_that_is_not_a_file_is_refused_and_what_is_behind_it_keeps_its_co
     assert "Traceback" not in done.stderr and victim.read_text() == "precious"
 
 
+@pytest.mark.slow
 def test_engines_that_is_a_link_is_refused_and_nothing_is_made_behind_it(tmp_path: Path) -> None:
     (tmp_path / "bundle").mkdir()
     for target in (tmp_path / "there", tmp_path / "not there"):

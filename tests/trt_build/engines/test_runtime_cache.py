@@ -55,6 +55,7 @@ def rig(make_bundle: Callable[..., LoadedBundle], monkeypatch: pytest.MonkeyPatc
     return Rig(make_bundle(), monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", [True, False])
 def test_a_second_start_takes_the_kernels_of_the_first(rig: Rig, graph: bool) -> None:
     told, heard = rig.start(cuda_graph=graph)
@@ -162,6 +163,7 @@ def test_a_network_that_cannot_be_recorded_is_asked_about_and_never_tried(rig: R
     assert "cudaStreamBeginCapture" not in rig.cudart.calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bits", "words"),
     [

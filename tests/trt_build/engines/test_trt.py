@@ -136,6 +136,7 @@ def test_a_cuda_call_that_fails_in_a_capture_costs_the_graph_and_nothing_else(ri
     r.assert_clean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "code", "remedy"),
     [

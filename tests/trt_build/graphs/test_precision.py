@@ -163,6 +163,7 @@ def test_toys_keep_their_answers(colours: LoadedBundle) -> None:
     assert all(np.allclose(a, b, rtol=1e-5) for a, b in zip(have, want, strict=True))
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path, people: LoadedBundle) -> None:
     from trt_build.bundle import write_bundle
 

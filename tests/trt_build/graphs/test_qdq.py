@@ -153,6 +153,7 @@ def test_zero_has_a_step_of_its_own(ends: tuple[float, float]) -> None:
     assert (255 - int(zero)) * scale >= max(ends[1], 0) - scale / 2
 
 
+@pytest.mark.slow
 def test_whole_windows_are_run_where_a_graph_has_no_states() -> None:
     people = Path(__file__).resolve().parents[3] / "bundles" / "people" / "window.onnx"
     clip = np.random.default_rng(0).integers(0, 256, (1, 8, 224, 224, 3), np.uint8)
