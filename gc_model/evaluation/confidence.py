@@ -87,10 +87,10 @@ def calibrate_run(
     found |= _figures(logits, labels, strange, recipe)
     write_atomically(run / "confidence.json", json.dumps(found, indent=1))
     if unknown is not None and strange is not None and unknown_labelled is not None:
-        settled = settle_idle(run, unknown, unknown_labelled, progress=progress)
+        settled = _settle(run, model, recipe, unknown, strange, unknown_labelled)
         # A bias of the classifiers is one of the logits.
         for each in (logits, strange):
-            each[:, _idle(recipe)] -= settled["idle_lowered"]
+            each[:, _idle(run, recipe)] -= settled["idle_lowered"]
         found |= _figures(logits, labels, strange, recipe) | settled
         write_atomically(run / "confidence.json", json.dumps(found, indent=1))
     return found
@@ -161,13 +161,20 @@ def settle_idle(run: Path, unknown: Path, share: float, *, progress: bool = True
     where more than `share` of them carry a label as it is.
     """
     model, recipe = checkpoint.load(run)
-    idle = _idle(recipe)
-    if not idle:
-        raise DataError(f"{run} has no class that counts as idle ({', '.join(IDLE_LABELS)}): train with one")
+    _idle(run, recipe)  # before anything is computed
     model.to(accelerator())
     logits = _windows(model, recipe, index("clips", unknown), progress, labelled=False)[0]
     if not len(logits):
         raise DataError(f"{unknown}: no clip gives a window; give some that decode")
+    return _settle(run, model, recipe, unknown, logits, share)
+
+
+@torch.no_grad()
+def _settle(
+    run: Path, model: Network, recipe: checkpoint.Recipe, unknown: Path, logits: Tensor, share: float
+) -> dict[str, Any]:
+    """`settle_idle` by the logits of the windows of `unknown`."""
+    idle = _idle(run, recipe)
     lower = idle_offset(logits, idle, recipe.temperature, recipe.unknown_threshold, share)
     if lower is None:
         as_it_is = _labelled(logits, idle, recipe.temperature, recipe.unknown_threshold)
@@ -189,8 +196,12 @@ def settle_idle(run: Path, unknown: Path, share: float, *, progress: bool = True
     return {"idle_lowered": lower, "unknown_windows": len(logits), "unknown_labelled": labelled}
 
 
-def _idle(recipe: checkpoint.Recipe) -> list[int]:
-    return [k for k, label in enumerate(recipe.labels) if label in IDLE_LABELS]
+def _idle(run: Path, recipe: checkpoint.Recipe) -> list[int]:
+    """The classes that count as idle. Raises DataError where none does."""
+    idle = [k for k, label in enumerate(recipe.labels) if label in IDLE_LABELS]
+    if not idle:
+        raise DataError(f"{run} has no class that counts as idle ({', '.join(IDLE_LABELS)}): train with one")
+    return idle
 
 
 def idle_offset(

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gc_model.data.clip import LabelledClip, idle_of, spelled
+from gc_model.data.clip import LabelledClip, idle_of, spelled_as
 from gc_model.paper.network import Network
 from gc_model.paper.presets import Config
 from gc_model.paper.variants import build
@@ -52,10 +52,8 @@ class Recipe:
         options = self.provenance.get("options") or {}
         counted = {clean(c) for c in options.get("idle_classes") or ()}
         idle = idle_of(self.labels)
-        return [
-            replace(c, label=idle if idle and c.label in counted else spelled(c.label, self.labels))
-            for c in clips
-        ]
+        named = [replace(c, label=idle) if idle and c.label in counted else c for c in clips]
+        return spelled_as(named, self.labels)
 
     def rate_hz(self, T: int) -> float:
         return T / self.window_s

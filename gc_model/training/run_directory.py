@@ -6,7 +6,6 @@ Every file has its name only when it is whole.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from gc_model.paper.network import Network
 from gc_model.training.options import TrainOptions
 from trt_build.bundle import INFO_NAME
 from trt_build.errors import DataError, one_line
-from trt_build.files import replacing, write_atomically
+from trt_build.files import lock, replacing, write_atomically
 
 
 @contextmanager
@@ -31,13 +30,17 @@ def alone_in(out: Path) -> Iterator[None]:
 
     The folder is made where it is not there, and goes away again where nothing was written to it.
     """
+
+    def in_use(_: float) -> None:
+        raise DataError(f"another training is writing to {out}: wait for its end, or choose another --out")
+
     made, held = not out.exists(), None
     try:
         # A file, a folder of others, a disk without locks: what writes there says what is wrong, if anything is.
         with suppress(OSError):
             out.mkdir(parents=True, exist_ok=True)
             held = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
-            _lock(held, out)
+            lock(held, in_use, every_s=0)
         yield
     finally:
         if held is not None:
@@ -45,15 +48,6 @@ def alone_in(out: Path) -> Iterator[None]:
         if made:
             with suppress(OSError):
                 out.rmdir()
-
-
-def _lock(folder: int, out: Path) -> None:
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise DataError(
-            f"another training is writing to {out}: wait for its end, or choose another --out"
-        ) from None
 
 
 def check_run(options: TrainOptions, out: Path, resume: bool) -> None:

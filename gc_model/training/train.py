@@ -61,44 +61,32 @@ def train(
     `resume`, or other options than the run to be resumed was started with. Clips that do not decode are left out, named
     and counted.
     """
-    first = options.devices * options.nodes == 1 or rank(options.devices) == 0
+    several = options.devices * options.nodes > 1
+    first = not several or rank(options.devices) == 0
     with alone_in(out) if first else nullcontext():
-        return _train(options, out, resume, progress, shared_cache or out / "cache", first_stage, first)
-
-
-def _train(
-    options: TrainOptions,
-    out: Path,
-    resume: bool,
-    progress: bool,
-    cache: Path,
-    first_stage: Path | None,
-    first: bool,
-) -> dict[str, Any]:
-    """`train`, in one of its processes. first: the one that writes the run's files."""
-    started = time.monotonic()
-    keep_freed_memory(any_size=True)
-    calm_lightning()
-    if first:
-        check_run(options, out, resume)
-    torch.manual_seed(options.seed)
-    samples = gather(options, out, cache, first, progress)
-    model, weights = _network(samples.config, options, samples.labels)
-    # Only now: a run that could not start must not occupy its directory.
-    if first:
-        start_run(options, out, samples.training, samples.validation)
-        if options.devices * options.nodes > 1:
-            tell_prepared(out, {"failed": dict(samples.failed), "away": dict(samples.away)})
-    run = _Run(options, out, model, samples, weights, first, progress)
-    run.standardise()
-    run.stage1(first_stage)
-    run.start_of_D()
-    run.stage2()
-    carried = run.stage3()
-    # A run that was finished before may have been calibrated since.
-    if first and (run.trained or not (out / "model.json").is_file()):
-        checkpoint.save(out, model, run.recipe(carried))
-    return run.summary(carried) | {"minutes": round((time.monotonic() - started) / 60, 2)}
+        started = time.monotonic()
+        keep_freed_memory(any_size=True)
+        calm_lightning()
+        if first:
+            check_run(options, out, resume)
+        torch.manual_seed(options.seed)
+        samples = gather(options, out, shared_cache or out / "cache", first, progress)
+        model, weights = _network(samples.config, options, samples.labels)
+        # Only now: a run that could not start must not occupy its directory.
+        if first:
+            start_run(options, out, samples.training, samples.validation)
+            if several:
+                tell_prepared(out, {"failed": dict(samples.failed), "away": dict(samples.away)})
+        run = _Run(options, out, model, samples, weights, first, progress)
+        run.standardise()
+        run.stage1(first_stage)
+        run.start_of_D()
+        run.stage2()
+        carried = run.stage3()
+        # A run that was finished before may have been calibrated since.
+        if first and (run.trained or not (out / "model.json").is_file()):
+            checkpoint.save(out, model, run.recipe(carried))
+        return run.summary(carried) | {"minutes": round((time.monotonic() - started) / 60, 2)}
 
 
 def _network(config: Config, options: TrainOptions, labels: Sequence[str]) -> tuple[Network, Path | None]:

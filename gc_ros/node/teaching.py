@@ -222,9 +222,12 @@ class Teaching:
         with locked(self.folder, make=False):
             check_clips(self.folder)
             before = read_taught(self.folder, self._bundle.info.model_id)
-            gone = self.taught.knows(name) and not before.knows(name)  # somebody else had it forgotten
-            name = (self.taught if gone else before).spelled(name)
-            after = before if gone else before.forgotten(name)
+            known = self.taught.like(name)
+            if known is not None and before.like(name) is None:  # somebody else had it forgotten
+                name, after = known, before
+            else:
+                name = before.spelled(name)
+                after = before.forgotten(name)
             lessons = self._lessons(after, self._space or space_of(self._bundle))
             write_taught(self.folder, after)
             self._known = after, lessons

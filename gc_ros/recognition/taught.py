@@ -89,16 +89,17 @@ class Taught:
 
     def spelled(self, name: str) -> str:
         """The name of an activity as it was taught, of one that looks the same. Raises DataError where none was."""
-        if not self.knows(name):
+        found = self.like(name)
+        if found is None:
             known = ", ".join(self.activities) or "nothing"
             raise DataError(f'"{name}" was not taught; taught is: {known}')
-        return (
-            name if name in self.activities else next(n for n in self.activities if _looks(n) == _looks(name))
-        )
+        return found
 
-    def knows(self, name: str) -> bool:
-        """Whether an activity was taught that looks the same."""
-        return _looks(name) in {_looks(own) for own in self.activities}
+    def like(self, name: str) -> str | None:
+        """The name of an activity as it was taught, of one that looks the same; None where none was."""
+        if name in self.activities:
+            return name
+        return next((own for own in self.activities if _looks(own) == _looks(name)), None)
 
 
 def _looks(name: str) -> str:

@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests import command_line
 from tests.toy import toy_bundle
+from tests.waiting import wait_until
 from trt_build.bench import Timing, as_lines, ratios
 from trt_build.bundle import load_bundle
 from trt_build.cli import app
@@ -72,13 +72,6 @@ main()
 """
 
 
-def wait_until(condition, timeout_s):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.05)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda n: n.name)
 def test_no_process_outlives_a_bench_that_ends_while_an_engine_opens(tmp_path, number):
@@ -110,11 +103,11 @@ def test_no_process_outlives_a_bench_that_ends_while_an_engine_opens(tmp_path, n
         env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{here}"},
     )  # fmt: skip
     try:
-        wait_until(lambda: opening.is_file() and opening.read_text(), 60)
+        wait_until(lambda: opening.is_file() and opening.read_text(), "the engine to open", 60)
         process.send_signal(number)
         process.wait(20)
         state = Path("/proc", opening.read_text(), "stat")
-        wait_until(lambda: not state.exists() or state.read_text().split()[2] == "Z", 3)
+        wait_until(lambda: not state.exists() or state.read_text().split()[2] == "Z", "its end", 3)
     finally:
         process.kill()
 

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.waiting import wait_until
 from trt_build.errors import GlimpseError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -98,17 +99,6 @@ def new_domain() -> None:
 
 
 new_domain()
-
-
-def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 10.0) -> Any:
-    """Poll until the condition holds; its value. Fails the test with `what` otherwise."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"waited {timeout_s} s in vain for {what}"
-        time.sleep(0.01)
 
 
 class Peer:
