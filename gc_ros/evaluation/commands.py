@@ -151,6 +151,8 @@ def evaluate(
     _one_of("--stamps", stamps, "header", "log")
     _one_of("--truth-time", truth_time, "header", "bag")
     _one_of("--predictions", predictions, "beside", "merged", "none")
+    if true_boxes is not None and people is None:
+        raise DataError("--true-boxes says where the people of --people really are: give --people, too")
     try:
         smoothing = Smoothing(smoothing_tau_s, onset_threshold, offset_threshold, min_duration_s)
     except ValueError as error:

@@ -86,9 +86,8 @@ class Judge:
             spans = from_table(self.truth.segments, first_ns)
             if who is not None:
                 spans = [span for span in spans if span.who in (who, "")]
-            kind, label = truth_of(start_ns, end_ns, spans, self._options.min_overlap)
-            if kind != "label":
-                return None
+            kind, found = self.truth_of(start_ns, end_ns, spans)
+            return found if kind == "label" else None
         elif self.truth.kind == "topic" and messages:
             newest = messages[-1].message
             label = str(getattr(newest, "label", getattr(newest, "data", "")))
@@ -158,13 +157,16 @@ class Judge:
         """(truth_kind, truth) of a window, as windows.jsonl has them."""
         if self.truth.kind == "none":
             return "none", None
-        kind, found = truth_of(start_ns, end_ns, spans, self._options.min_overlap)
+        near = [self._mapped(s) for s in spans if s.start_ns <= end_ns and s.end_ns >= start_ns]
+        kind, label = truth_of(start_ns, end_ns, near, self._options.min_overlap)
         if kind != "label":
             return kind, None
-        target = self.map(found)
-        if target is None:
-            return "unmapped", found
-        return ("idle", None) if target == IDLE else ("label", target)
+        return ("label", label) if label in self.labels else ("unmapped", label)
+
+    def _mapped(self, span: Span) -> Span:
+        """With the bundle's label or IDLE; a label that the bundle lacks stays what it is."""
+        target = self.map(span.label)
+        return span if target is None else replace(span, label=target)
 
     def recorded_segments(
         self, spans: Sequence[Span], passes: Sequence[Pass], zero_ns: int, people: bool = False

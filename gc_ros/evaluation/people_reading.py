@@ -6,6 +6,7 @@ At a frame with results, whoever has been there for a whole window and got none 
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections import Counter
@@ -18,11 +19,12 @@ from typing import IO, TYPE_CHECKING, Any
 from gc_ros.evaluation.ahead import read_ahead
 from gc_ros.evaluation.judging import Judge, Pass
 from gc_ros.evaluation.options import Options
-from gc_ros.evaluation.people_sources import PeopleReader, by_stamps, choose_topic, find_table
+from gc_ros.evaluation.people_sources import PeopleReader, by_stamps, choose_topic, find_table, first_and_last
 from gc_ros.evaluation.reading import BagReading, lessons_of
 from gc_ros.evaluation.sources import Frame, FrameReader, Source
 from gc_ros.evaluation.strips import Seen, WatchedSlots
 from gc_ros.media.detections import Box, Detections, read_csv
+from gc_ros.media.kinds import clean
 from gc_ros.recognition.following import Following
 from gc_ros.recognition.people import PeopleCounters, PersonActivity
 from gc_ros.recognition.region import overlap
@@ -53,18 +55,19 @@ class Whereabouts:
         """Take the true boxes of an image."""
         self._tracks.add(found)
         for person in found.people:
-            first, last = self._since.get(person.id, (found.stamp_ns, found.stamp_ns))
+            who = clean(person.id)
+            first, last = self._since.get(who, (found.stamp_ns, found.stamp_ns))
             if not 0 <= found.stamp_ns - last <= _TOGETHER_S * NS:
                 first = found.stamp_ns
-            self._since[person.id] = first, found.stamp_ns
+            self._since[who] = first, found.stamp_ns
 
     def at(self, stamp_ns: int) -> dict[str, Box]:
-        """Who is seen at a stamp, and where."""
+        """Who is seen at a stamp, by the name that a truth may give them, and where."""
         while self._recorded and (self._tracks.newest_ns is None or self._tracks.newest_ns < stamp_ns):
             self.add(self._recorded.pop())
         places = self._tracks.at(stamp_ns)
         self._tracks.forget_before(stamp_ns)
-        return {who: place.box for who, place in places.items() if not place.held}
+        return {clean(who): place.box for who, place in places.items() if not place.held}
 
     def since_ns(self, who: str) -> int:
         """Since when a person who is seen has been there."""
@@ -111,6 +114,7 @@ class PeopleReading(BagReading):
         self._true_table = find_table(source, options.true_boxes) if options.true_boxes else None
         self._stream = Sampler(bundle.info.rate_hz, options.max_frame_gap_s)
         self._following: Following | None = None
+        self._true: list[Detections] = []  # what a table says of where people really are
         self._there = Whereabouts()
         self._size: tuple[int, int] | None = None
         self._active: dict[str, str | None] = {}
@@ -161,9 +165,14 @@ class PeopleReading(BagReading):
 
     def _begin(self, first_ns: int) -> Following:
         o = self.options
-        recorded = [] if self._table is None else by_stamps(read_csv(self._table), first_ns)
-        true = recorded if self._true_table is None else by_stamps(read_csv(self._true_table), first_ns)
-        self._there = Whereabouts(true)
+
+        def placed(table: Path) -> list[Detections]:
+            ends = functools.partial(first_and_last, self.frames.source, self.frames.topic, o.stamps)
+            return by_stamps(read_csv(table), first_ns, ends)
+
+        recorded = [] if self._table is None else placed(self._table)
+        self._true = recorded if self._true_table is None else placed(self._true_table)
+        self._there = Whereabouts(self._true)
         return Following(
             self.bundle,
             self._engine,  # type: ignore[arg-type]
@@ -182,14 +191,22 @@ class PeopleReading(BagReading):
 
     def _take(self, frame: Frame) -> None:
         self._following = self._following or self._begin(frame.stamp_ns)
+        again = self._stream.decide(frame.stamp_ns).reset == "backward"
+        if again and self._table is not None:
+            found, ended = self._following.rewind()
+            self._results(found)
+            self._note_events(ended, frame.stamp_ns)
         self._size = frame.picture.width, frame.picture.height
         for item in frame.people:
             self._look(item)
-        self._follow(frame)
         self._log_ns = frame.log_ns
         if self._writer is not None:
             self._writer.image(frame, self.frames.topic)
-        self._results(self._following.push(frame.picture, frame.stamp_ns, encoding=frame.encoding))
+        found = self._following.push(frame.picture, frame.stamp_ns, encoding=frame.encoding)
+        if again:  # what this image ends belongs to the pass before it
+            self._note_events(self._following.people.take_events(), frame.stamp_ns)
+        self._follow(frame, again)
+        self._results(found)
 
     def _look(self, item: Any) -> None:
         assert self._following is not None and self.people_reader is not None
@@ -199,11 +216,14 @@ class PeopleReading(BagReading):
                 self._there.add(found)
             self._results(self._following.detections(found))
 
-    def _follow(self, frame: Frame) -> None:
-        """Follow the stream: passes and seconds."""
+    def _follow(self, frame: Frame, again: bool) -> None:
+        """Follow the stream: passes and seconds. again: the stamps begin again, and so does what a table tells."""
         stamp_ns = frame.stamp_ns
-        decision = self._stream.decide(stamp_ns)
-        if not self.passes or decision.reset == "backward":
+        if again and self._true:
+            self._there = Whereabouts(self._true)
+        if again:
+            self._newest.clear()
+        if again or not self.passes:
             self.passes.append(Pass(stamp_ns, stamp_ns, frame.log_ns))
         current = self.passes[-1]
         if 0 < stamp_ns - current.last_ns <= self._stream.max_frame_gap_s * NS:
@@ -218,7 +238,9 @@ class PeopleReading(BagReading):
             by_frame.setdefault(result.activity.stamp_ns, []).append(result)
         for stamp_ns, results in by_frame.items():
             there = self._there.at(stamp_ns)
-            named = match(results, there) if self._by_boxes else [result.person_id for result in results]
+            named = (
+                match(results, there) if self._by_boxes else [clean(result.person_id) for result in results]
+            )
             for result, who in zip(results, named, strict=True):
                 self._named[result.person_id] = who or f"?{result.person_id}"
                 self._note_events([(result.person_id, e) for e in result.activity.events], stamp_ns)

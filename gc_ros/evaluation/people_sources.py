@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from gc_ros.evaluation.sources import Source
+from gc_ros.evaluation.sources import FrameReader, Source
 from gc_ros.evaluation.truth import ABSOLUTE_S
 from gc_ros.media.detections import Detections, boxes_of
 from gc_ros.media.people_topics import BY_TYPE, PERSON, Bodies, Family, Found
@@ -18,6 +18,7 @@ from gc_ros.stamps import NS
 from trt_build.errors import DataError
 
 _BODY = re.compile(r"/humans/bodies/(\w+)/roi")
+_APART_NS = NS // 1000  # of rounded times
 _ENDS = (".people.csv", ".boxes.csv", ".csv")
 
 
@@ -46,17 +47,33 @@ def find_table(source: Source, how: str) -> Path | None:
     return found
 
 
-def by_stamps(recorded: list[Detections], first_ns: int) -> list[Detections]:
+def by_stamps(
+    recorded: list[Detections], first_ns: int, ends: Callable[[], tuple[int, int]]
+) -> list[Detections]:
     """Detections of a CSV on the clock of images that begin at `first_ns`.
 
-    Times count from the first image, or are stamps already: those from 1e8 s on, or those that begin near the first
-    image's stamp, by a tenth of what it is, as of a simulation.
+    Times count from the first image, or are stamps already: those from 1e8 s on. Smaller ones are stamps, as of a
+    simulation, where more of them lie among those of the images so, or as many and they begin nearer to the first
+    image. ends: the least and the largest stamp of the images, asked for where either may be.
     """
-    if not recorded or recorded[-1].stamp_ns >= ABSOLUTE_S * NS:
+    if not recorded or not first_ns or recorded[-1].stamp_ns >= ABSOLUTE_S * NS:
         return recorded
-    if 10 * abs(recorded[0].stamp_ns - first_ns) < recorded[0].stamp_ns:
-        return recorded
-    return [replace(found, stamp_ns=found.stamp_ns + first_ns) for found in recorded]
+    shifted = [replace(found, stamp_ns=found.stamp_ns + first_ns) for found in recorded]
+    if recorded[-1].stamp_ns < first_ns:
+        return shifted
+    first, last = ends()
+
+    def fit(readings: list[Detections]) -> tuple[int, int]:
+        there = sum(first - _APART_NS <= found.stamp_ns <= last + _APART_NS for found in readings)
+        return there, -abs(readings[0].stamp_ns - first)
+
+    return max(shifted, recorded, key=fit)
+
+
+def first_and_last(source: Source, topic: str, stamps: str) -> tuple[int, int]:
+    """The least and the largest stamp of a source's images, by reading it once more."""
+    found = [frame.stamp_ns for frame in FrameReader(source, topic or None, stamps)]
+    return min(found), max(found)
 
 
 def choose_topic(topics: dict[str, str], how: str, path: Path) -> str:

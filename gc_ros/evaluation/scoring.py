@@ -41,6 +41,7 @@ class BagWindows:
     idle_ok: int  # of windows of idle time, those that carry an activity with status ok
     who: list[str]  # the person of the truth, "" where none is
     truth_kinds: list[str]
+    passes: list[int]
 
 
 def gather(rows: Iterable[dict[str, Any]], labels: Sequence[str]) -> BagWindows:
@@ -50,11 +51,12 @@ def gather(rows: Iterable[dict[str, Any]], labels: Sequence[str]) -> BagWindows:
     kinds: Counter[str] = Counter()
     status: Counter[str] = Counter()
     timings: dict[str, list[float]] = {"preprocess": [], "inference": []}
-    published, who, truth_kinds = [], [], []
+    published, who, truth_kinds, passes = [], [], [], []
     idle_ok = 0
     for row in rows:
         who.append(row.get("truth_person") or "")
         truth_kinds.append(row["truth_kind"])
+        passes.append(row["pass"])
         kinds[row["truth_kind"]] += 1
         status[row["status"]] += 1
         truth.append(index[row["truth"]] if row["truth_kind"] == "label" else -1)
@@ -77,6 +79,7 @@ def gather(rows: Iterable[dict[str, Any]], labels: Sequence[str]) -> BagWindows:
         idle_ok,
         who,
         truth_kinds,
+        passes,
     )
 
 
@@ -144,11 +147,11 @@ def calibration(right: NDArray[np.bool_], confidence: NDArray[np.float64]) -> di
     return {"expected_error": error, "bins": bins}
 
 
-def event_figures(record: dict[str, Any], late_s: float) -> dict[str, Any]:
+def event_figures(record: dict[str, Any], w: BagWindows, late_s: float) -> dict[str, Any]:
     """Figures over the activities of one bag as segments; counts, so that bags can be summed."""
     hits = {str(overlap): [0, 0, 0] for overlap in seg.OVERLAPS}
     edits, delays, false, count = [], [], 0, 0
-    for p, who in _streams(record):
+    for p, who in _streams(record, w):
         segments = [
             s for s in record["truth"]["segments"] if s["pass"] == p and s.get("person", "") in (who, "")
         ]
@@ -181,15 +184,22 @@ def event_figures(record: dict[str, Any], late_s: float) -> dict[str, Any]:
     }
 
 
-def _streams(record: dict[str, Any]) -> list[tuple[int, str]]:
-    """The passes of a bag; where people are told apart, those of each person whom the truth or an event names."""
+def _streams(record: dict[str, Any], w: BagWindows) -> list[tuple[int, str]]:
+    """The passes of a bag; where people are told apart, those of each person whom the truth is about, or nobody."""
     passes = range(len(record["passes"]))
     if "people" not in record:
         return [(p, "") for p in passes]
     named = {s["person"] for s in record["truth"]["segments"]}
-    # Of somebody whom the truth does not name nothing is known, but a box on nobody does nothing.
-    seen = {e["person"] for e in record["events"] if "" in named or e["person"].startswith("?")}
-    return [(p, who) for p in passes for who in sorted((named | seen) - {""}) or [""]]
+    streams = []
+    for p in passes:
+        # Of somebody whom the truth does not name nothing is known, but a box on nobody does nothing.
+        who = named | {
+            e["person"] for e in record["events"] if e["pass"] == p and e["person"].startswith("?")
+        }
+        if "" in named:  # true of everybody, whether anything was noticed of them or not
+            who |= {name for name, of in zip(w.who, w.passes, strict=True) if of == p}
+        streams += [(p, name) for name in sorted(who - {""}) or [""]]
+    return streams
 
 
 def _pool_events(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -240,7 +250,7 @@ def summarise(
     truth = np.concatenate([w.truth[w.truth >= 0] for _, w in labelled] or [np.zeros(0, np.int64)])
     scores = np.concatenate([w.scores[w.truth >= 0] for _, w in labelled] or [np.zeros((0, len(labels)))])
     figures = window_figures(truth, scores, labels)
-    events = [event_figures(record, window_s) for record, _ in labelled]
+    events = [event_figures(record, w, window_s) for record, w in labelled]
     pooled = _pool_events(events) if labelled else None
     right = np.concatenate([w.active_right for _, w in labelled] or [np.zeros(0, bool)])
     per_bag = []

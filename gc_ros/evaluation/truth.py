@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from gc_ros.evaluation.sources import Source
 from gc_ros.media.clips import VIDEO_SUFFIXES
 from gc_ros.media.kinds import BAG_SUFFIXES, clean, plain
 from gc_ros.media.recording import Message
-from gc_ros.media.tables import read_rows
+from gc_ros.media.tables import number, read_rows
 from gc_ros.stamps import NS
 from trt_build.errors import DataError
 
@@ -129,25 +129,27 @@ def read_segments(path: Path, names: Sequence[str] = ()) -> tuple[list[Segment],
     bags = list(dict.fromkeys(clean(row["bag"]) for _, row in found)) if "bag" in columns else []
     bag = next((name for name in map(clean, names) if name in bags), None)
     segments = []
-    for number, row in ((number + 1, row) for number, row in found):  # the header is a line too
+    for place, row in found:
         if "bag" in columns and clean(row["bag"]) != bag:
             continue
         try:
             start, end = _seconds(row["start_s"]), _seconds(row["end_s"])
-        except ValueError:
-            raise DataError(f"{path}: line {number}: start_s and end_s must be numbers of seconds") from None
+        except ValueError as error:
+            raise DataError(
+                f"{path}: row {place}: start_s and end_s must be numbers of seconds: {error}"
+            ) from None
         if start > end:
-            raise DataError(f"{path}: line {number}: needs start_s <= end_s")
-        segments.append(Segment(start, end, clean(row["label"]), row.get("id", "")))
+            raise DataError(f"{path}: row {place}: needs start_s <= end_s")
+        segments.append(Segment(start, end, clean(row["label"]), clean(row.get("id", ""))))
     return sorted(segments, key=lambda s: s.start), [name for name in bags if name != bag]
 
 
 def _seconds(cell: str) -> float:
-    """A number as spreadsheets write it, with a point or with a comma. Raises ValueError where it can be no time."""
-    value = float(cell.replace(",", ".") if "." not in cell else cell)
-    if not abs(value) <= _MOST_S:  # nor is it NaN
-        raise ValueError(cell)
-    return value
+    """Raises ValueError where the cell can be no time."""
+    value = number(cell)
+    if abs(value) > _MOST_S:
+        raise ValueError(f"{cell!r} is no time")
+    return float(value)
 
 
 def from_table(segments: Sequence[Segment], first_ns: int) -> list[Span]:
@@ -206,17 +208,30 @@ def map_label(label: str, labels: Sequence[str], mapping: Mapping[str, str]) -> 
 def truth_of(start_ns: int, end_ns: int, spans: Sequence[Span], min_overlap: float) -> tuple[str, str]:
     """(kind, label) of a window: "label", "idle", or "mixed" where nothing covers `min_overlap` of it.
 
-    spans: with the labels of the ground truth, on the window's clock.
+    spans: on the window's clock, with labels that are one where they mean one, and IDLE for idle time. Time that
+    several rows cover counts once for each label, and is idle only where no label covers it.
     """
-    length = max(end_ns - start_ns, 1)
-    covered: dict[str, float] = {}
+    if end_ns <= start_ns:  # a window of one frame
+        start_ns, end_ns = start_ns, start_ns + 1
+        spans = [replace(span, end_ns=span.end_ns + 1) for span in spans]
+    length = end_ns - start_ns
+    parts: dict[str, list[tuple[int, int]]] = {}
     for span in spans:
-        shared = min(span.end_ns, end_ns) - max(span.start_ns, start_ns)
-        if end_ns == start_ns and span.start_ns <= end_ns <= span.end_ns:
-            shared = 1
-        if shared > 0:
-            covered[span.label] = covered.get(span.label, 0) + shared / length
-    label = max(covered, key=lambda name: covered[name]) if covered else ""
+        part = max(span.start_ns, start_ns), min(span.end_ns, end_ns)
+        if part[0] < part[1] and span.label != IDLE:
+            parts.setdefault(span.label, []).append(part)
+    covered = {label: _length(own) / length for label, own in parts.items()}
+    label = max(covered, key=lambda name: covered[name], default=IDLE)
     if label and covered[label] >= min_overlap:
         return "label", label
-    return ("idle", "") if 1 - sum(covered.values()) >= min_overlap else ("mixed", "")
+    idle = 1 - _length([part for own in parts.values() for part in own]) / length
+    return ("idle", IDLE) if idle >= min_overlap else ("mixed", IDLE)
+
+
+def _length(parts: Sequence[tuple[int, int]]) -> int:
+    """What stretches of time cover together, each part of it once."""
+    total, until = 0, -(1 << 63)
+    for start, end in sorted(parts):
+        total += max(end - max(start, until), 0)
+        until = max(until, end)
+    return total

@@ -21,9 +21,10 @@ from rosbags.rosbag2 import Writer
 from rosbags.typesys import get_types_from_msg
 
 from gc_ros.media.clips import Clip
-from gc_ros.media.detections import Box, Detection, Detections, about, boxes_of, read_csv
+from gc_ros.media.detections import LATEST_S, Box, Detection, Detections, about, boxes_of, read_csv
+from gc_ros.media.kinds import clean
 from gc_ros.media.people_topics import BY_NAME
-from gc_ros.media.tables import read_rows
+from gc_ros.media.tables import number, read_rows
 from gc_ros.stamps import NS
 from trt_build.errors import DataError
 
@@ -104,8 +105,8 @@ class PeopleWriter:
         file = boxes_of(self._boxes, clip.name)
         if not file.is_file():
             return None
-        # Two clips may both have a person 1, who are different people.
-        named: Callable[[str], str] = (lambda who: f"{number}_{who}") if self._several else (lambda who: who)
+        # Two clips may both have a person 1, who are different people. Rows without an id are about everybody.
+        named: Callable[[str], str] = lambda who: f"{number}_{who}" if self._several and who else who
         found = read_csv(file)
         truth = truth_of_people(clip) or [
             Row(who, found[0].stamp_ns, found[-1].stamp_ns, clip.label) for who in about(found)
@@ -154,12 +155,16 @@ def truth_of_people(clip: Clip) -> list[Row]:
     if "id" not in columns:
         return []
     found = []
-    for number, row in rows:
+    for place, row in rows:
         try:
-            start, end = (round(float(row[name]) * NS) for name in ("start_s", "end_s"))
-        except (ValueError, OverflowError):
-            raise DataError(f"{table}: row {number}: start_s and end_s must be numbers of seconds") from None
-        found.append(Row(row["id"], start, end, row["label"]))
+            start, end = (number(row[name]) for name in ("start_s", "end_s"))
+        except ValueError as error:
+            raise DataError(
+                f"{table}: row {place}: start_s and end_s must be numbers of seconds: {error}"
+            ) from None
+        if not -LATEST_S < start <= end < LATEST_S:
+            raise DataError(f"{table}: row {place}: needs start_s <= end_s, in seconds")
+        found.append(Row(clean(row["id"]), round(start * NS), round(end * NS), row["label"]))
     return found
 
 

@@ -16,16 +16,18 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from itertools import groupby
 from pathlib import Path
 
-from gc_ros.media.tables import read_rows
+from gc_ros.media.tables import number, read_rows
+from gc_ros.stamps import NS
 from trt_build.errors import DataError
 from trt_build.files import replacing
 
 _COLUMNS = ("time_s", "id", "x_min", "y_min", "x_max", "y_max")
 MAX_ID_LENGTH = 128
+LATEST_S = 9_223_372_036  # what int64 holds as nanoseconds
 _LARGEST = 1e7  # pixels: no image is wider, and float32 still tells half pixels apart
 _SHARES = 2.0  # a share of the image is hardly more than 1, beyond whose edges a box may reach
 
@@ -100,20 +102,11 @@ def read_csv(file: Path) -> list[Detections]:
     """
     _, rows = read_rows(file, _COLUMNS)
     found: list[tuple[int, Detection | None]] = []
-    for number, row in rows:
+    for place, row in rows:
         try:
-            # Not as a float: a stamp of this century has more digits than a float holds.
-            stamp_ns = int((Decimal(row["time_s"]) * 10**9).to_integral_value())
-            if abs(stamp_ns) >= 1 << 63:
-                raise DataError(f"{row['time_s']} s is no time")
-            cells = [row[name] for name in _COLUMNS[1:]]
-            person = None
-            if any(cells):
-                box = Box(*(float(cell) for cell in cells[1:]))
-                person = Detection(cells[0], box, float(row.get("score") or 1.0))
-        except (ValueError, OverflowError, InvalidOperation, DataError) as error:
-            raise DataError(f"{file}: row {number}: {error}") from None
-        found.append((stamp_ns, person))
+            found.append((_stamp_ns(row), _person(row)))
+        except DataError as error:
+            raise DataError(f"{file}: row {place}: {error}") from None
     boxes = [person.box for _, person in found if person is not None]
     if boxes and all(max(b.x_max - b.x_min, b.y_max - b.y_min) <= _SHARES for b in boxes):
         raise DataError(
@@ -127,13 +120,34 @@ def read_csv(file: Path) -> list[Detections]:
     ]
 
 
+def _stamp_ns(row: dict[str, str]) -> int:
+    time_s = _number(row, "time_s")
+    if abs(time_s) >= LATEST_S:
+        raise DataError(f"{row['time_s']} s is no time")
+    return int((time_s * NS).to_integral_value())
+
+
+def _person(row: dict[str, str]) -> Detection | None:
+    if not any(row[name] for name in _COLUMNS[1:]):
+        return None
+    box = Box(*(float(_number(row, name)) for name in _COLUMNS[2:]))
+    return Detection(row["id"], box, float(_number(row, "score")) if row.get("score") else 1.0)
+
+
+def _number(row: dict[str, str], column: str) -> Decimal:
+    try:
+        return number(row[column])
+    except ValueError as error:
+        raise DataError(f"{column}: {error}") from None
+
+
 def write_csv(file: Path, detections: Iterable[Detections]) -> None:
     """Write the detections as `read_csv` takes them, whole or not at all."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow((*_COLUMNS, "score"))
     for found in detections:
-        time_s = f"{Decimal(found.stamp_ns) / 10**9:.9f}"
+        time_s = f"{Decimal(found.stamp_ns) / NS:.9f}"
         for person in found.people:
             box = person.box
             places = [f"{value:.2f}" for value in (box.x_min, box.y_min, box.x_max, box.y_max)]

@@ -12,6 +12,7 @@ import io
 import os
 import re
 from collections.abc import Iterator, Sequence
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from gc_ros.media import kinds
@@ -57,13 +58,31 @@ def read_rows(
     return names, rows
 
 
+def number(cell: str) -> Decimal:
+    """A finite number as spreadsheets write it, with a point or with a comma. Raises ValueError for anything else.
+
+    Not a float: a stamp of this century in seconds has more digits than a float holds.
+    """
+    try:
+        value = Decimal(cell.replace(",", ".") if "." not in cell else cell)
+    except InvalidOperation:
+        raise ValueError(f"{cell!r} is no number" if cell else "is empty") from None
+    if not value.is_finite():
+        raise ValueError(f"{cell!r} is no number")
+    return value
+
+
 def _text(table: Path, hint: str) -> str:
     try:
         data = table.read_bytes()
         if kinds.lfs_pointer(table):
             raise DataError(f"{table}: this is a Git LFS pointer, not the table; get it with: git lfs pull")
         return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except (OSError, UnicodeError) as error:
+    except FileNotFoundError:
+        raise DataError(f"{table}: no such table{hint}") from None
+    except OSError as error:
+        raise DataError(f"{table}: not a readable table: {error.strerror}{hint}") from None
+    except UnicodeError as error:
         raise DataError(f"{table}: not a readable CSV ({error}); save it as UTF-8 text{hint}") from None
 
 

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Video files and cameras, read. Frames are RGB uint8 (H, W, 3), stamps int nanoseconds.
 
-Files are decoded through PyAV: its libswscale honours the colour matrix of the stream, and presentation
-times are exact, which clips of varying frame rate need.
+Files are decoded through PyAV: its libswscale honours the colour matrix of the stream, and presentation times are
+exact, which clips of varying frame rate need. An AVI has none: see `_Order`.
 """
 
 from __future__ import annotations
 
 import functools
+import heapq
 import logging
 import os
 import re
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from trt_build.errors import DataError
 
 _ERRORS = (av.error.FFmpegError, OSError, ValueError)
 _PICTURE = 0x0400 | 0x0800  # AV_DISPOSITION_ATTACHED_PIC, AV_DISPOSITION_TIMED_THUMBNAILS
+_WITHOUT_PTS = ("avi",)  # containers, by libavformat's names
+_MOST_B_FRAMES = 16  # in a row, of H.264
 _PEEK = 200  # packets that tell which stream moves
 _MOST_FAILURES = 64  # of a container in a row
 # AVColorSpace of the matrices that are not BT.601's: BT.709, FCC, SMPTE 240M, BT.2020 in both forms.
@@ -134,6 +137,7 @@ def _decoded(path: Path, threads: bool) -> Generator[tuple[av.VideoFrame, int] |
         if not threads:
             stream.codec_context.thread_count = 1
         period = round(NS / float(stream.average_rate or 25))
+        order = _Order(stream.codec_context if container.format.name in _WITHOUT_PTS else None)
         stamp: int | None = None
         held: av.Packet | None = (
             None  # with a flaw: the last of a truncated file, which decoders would patch up
@@ -156,12 +160,40 @@ def _decoded(path: Path, threads: bool) -> Generator[tuple[av.VideoFrame, int] |
                         stamp = round(frame.pts * Fraction(frame.time_base) * NS)
                     else:
                         stamp = 0 if stamp is None else stamp + period
-                    yield frame, stamp
+                    yield from order.push(frame, stamp)
             held = None
             if item.is_corrupt:
                 held = item
+        yield from order.rest()
         if held is not None or (missing_bytes(path) and not _all_indexed(path, container, stream)):
             yield _Cut("truncated")
+
+
+class _Order:
+    """Gives frames, which decoders put out as they are shown, their stamps in rising order.
+
+    A container without presentation times stores one frame a period, B-frames as they are decoded, and the times that
+    libavformat makes up for them are those of the right moments and of the wrong frames. context: of such a stream,
+    else None.
+    """
+
+    def __init__(self, context: av.VideoCodecContext | None) -> None:
+        self._context = context
+        self._frames: deque[av.VideoFrame] = deque()
+        self._stamps: list[int] = []  # a heap
+
+    def push(self, frame: av.VideoFrame, stamp_ns: int) -> Iterator[tuple[av.VideoFrame, int]]:
+        """The frames whose stamps are known now that this one is."""
+        self._frames.append(frame)
+        heapq.heappush(self._stamps, stamp_ns)
+        reorders = self._context is not None and self._context.has_b_frames
+        while len(self._frames) > (_MOST_B_FRAMES if reorders else 0):
+            yield self._frames.popleft(), heapq.heappop(self._stamps)
+
+    def rest(self) -> Iterator[tuple[av.VideoFrame, int]]:
+        """The frames that still wait, at the end."""
+        while self._frames:
+            yield self._frames.popleft(), heapq.heappop(self._stamps)
 
 
 def _open(path: Path) -> av.container.InputContainer:

@@ -10,6 +10,7 @@ from gc_ros.media.detections import Detections
 from gc_ros.media.images import Picture
 from gc_ros.recognition.batch import Batch
 from gc_ros.recognition.people import People, PersonActivity, PersonWork
+from gc_ros.recognition.smoothing import ActivityEvent
 from trt_build.bundle import LoadedBundle
 from trt_build.engine import Engine
 
@@ -32,7 +33,8 @@ class Following:
     ) -> None:
         self.people = People(bundle, engine, range(engine.batch), at_once=self._run, **arguments)
         self._batch = Batch(engine, self.people.recognizers)
-        self._recorded = sorted(recorded, key=lambda found: -found.stamp_ns)  # the next one is the last
+        self._all_recorded = sorted(recorded, key=lambda found: -found.stamp_ns)
+        self._recorded = self._all_recorded.copy()  # the next one is the last
         self._looked = looked
         self._results: list[PersonActivity] = []
 
@@ -47,6 +49,15 @@ class Following:
         """Take the boxes of one image."""
         self.people.detections(found)
         return self._take()
+
+    def rewind(self) -> tuple[list[PersonActivity], list[tuple[str, ActivityEvent]]]:
+        """The images will begin again, as of a bag that was played in a loop, and what is recorded is about them again.
+
+        Returns the results of the images that still wait, and what ends, with who did it.
+        """
+        results = self.finish()
+        self._recorded = self._all_recorded.copy()
+        return results, self.people.reset("backward")
 
     def finish(self) -> list[PersonActivity]:
         """The results of the images that still wait, at the end of the file."""

@@ -295,14 +295,14 @@ def test_the_largest_frame_gap_is_never_a_break(tmp_path: Path, colours: LoadedB
 
 
 @pytest.mark.parametrize("time", ["1e300", "1e21", "inf", "nan", "-1e300"])
-def test_a_time_that_is_none_is_refused_with_its_line(
+def test_a_time_that_is_none_is_refused_with_its_row(
     tmp_path: Path, colours: LoadedBundle, time: str
 ) -> None:
     write_clip(tmp_path / "a.mp4")
     (tmp_path / "t.csv").write_text(f"start_s,end_s,label\n0,1,red\n0,{time},red\n")
     common = (tmp_path / "a.mp4", "-b", colours.path, "--out", tmp_path / "out", "--jobs", 1)
     found = call(cli.app, "evaluate", *common, "--truth", tmp_path / "t.csv")
-    assert_one_line(found, "t.csv: line 3", "numbers of seconds")
+    assert_one_line(found, "t.csv: row 2", "numbers of seconds")
 
 
 # -- rows that overlap ---------------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
+import unicodedata
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 
+from gc_ros import cli
 from gc_ros.evaluation.options import Options, result_key
 from gc_ros.evaluation.people_scoring import average_precision
 from gc_ros.evaluation.people_sources import by_stamps
@@ -218,8 +222,87 @@ def test_times_of_boxes_count_from_the_first_image_or_are_its_stamps(first_s: fl
     there = boxes({"ann": ANN})
     first = round(first_s * NS)
     stamps = [replace(found, stamp_ns=found.stamp_ns + first) for found in there]
-    assert by_stamps(there, first) == stamps
-    assert by_stamps(stamps, first) == stamps
+    ends = (first, first + round(SECONDS * NS))
+    assert by_stamps(there, first, lambda: ends) == stamps
+    assert by_stamps(stamps, first, lambda: ends) == stamps
+
+
+@pytest.mark.parametrize("first_s", [2, 10])
+def test_small_times_of_boxes_are_what_lies_within_the_recording(first_s: int) -> None:
+    first = first_s * NS
+    late = [replace(found, stamp_ns=found.stamp_ns + round(1.9 * NS)) for found in boxes({"ann": ANN})]
+    stamps = [replace(found, stamp_ns=found.stamp_ns + first) for found in late]
+    ends = (first, stamps[-1].stamp_ns)
+    assert by_stamps(late, first, lambda: ends) == stamps
+    assert by_stamps(stamps, first, lambda: ends) == stamps
+
+
+def looped(bag: Path) -> Path:
+    """The messages of a bag twice, the second time later by its recorder, with the same stamps."""
+    out = bag.with_name("loop")
+    with Reader(bag) as reader, Writer(out, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        found = [(c, log_ns, data) for c, log_ns, data in reader.messages()]
+        to = {
+            c.topic: writer.add_connection(
+                c.topic, c.msgtype, msgdef=c.msgdef.data, rihs01=c.digest, serialization_format="cdr"
+            )
+            for c in reader.connections
+        }
+        for again in (0, 100 * NS):
+            for connection, log_ns, data in found:
+                writer.write(to[connection.topic], log_ns + again, data)
+    return out
+
+
+@pytest.mark.parametrize("told_by", ["topic", "boxes", "true boxes"])
+def test_a_bag_in_a_loop_is_scored_as_often_as_it_was_played(
+    clip: Path, colours: LoadedBundle, tmp_path: Path, told_by: str
+) -> None:
+    (tmp_path / "boxes").mkdir()
+    table = tmp_path / "scene.people.csv"
+    shutil.copy(table, tmp_path / "boxes" / "scene.boxes.csv")
+    make_bag(find_clips([clip], []), tmp_path / "bag", boxes=tmp_path / "boxes", compressed="png")
+    arguments: tuple[object, ...] = ("--people", table if told_by == "boxes" else "auto")
+    if told_by == "true boxes":
+        arguments += ("--true-boxes", table)
+    found = [
+        run(colours, tmp_path / f"of_{bag.name}", bag, *arguments, "--truth", tmp_path / "scene.truth.csv")
+        for bag in (tmp_path / "bag", looped(tmp_path / "bag"))
+    ]
+    once, twice = (each["result"] for each in found)
+    assert [len(each["bags"][0]["passes"]) for each in found] == [1, 2]
+    assert twice["windows"]["windows"] == 2 * once["windows"]["windows"]
+    assert twice["windows"]["accuracy"] == once["windows"]["accuracy"] == 1
+    assert twice["people"]["frame_map"]["mean"] == once["people"]["frame_map"]["mean"] == 1
+    for figure in ("edit_score", "segment_f1", "false_activations"):
+        assert twice["events"][figure] == once["events"][figure], figure
+    assert twice["events"]["noticed"] == twice["events"]["segments"] == 6
+    assert twice["truth_kinds"] == {"label": twice["windows"]["windows"]}
+
+
+def test_what_is_true_of_everybody_counts_for_those_of_whom_nothing_is_noticed(
+    clip: Path, colours: LoadedBundle, tmp_path: Path
+) -> None:
+    everybody, named = tmp_path / "everybody.csv", tmp_path / "named.csv"
+    truth(everybody, ("", 0, SECONDS, "red"))
+    truth(named, *((name, 0, SECONDS, "red") for name in ("ann", "bob", "cid")))
+    # No score is ever that high, so that no event is.
+    never = ("--people", "auto", "--onset-threshold", 1, "--truth")
+    found = [run(colours, tmp_path / t.stem, clip, *never, t)["result"] for t in (everybody, named)]
+    assert found[0]["events"] == found[1]["events"] and found[0]["events"]["segments"] == 3
+
+
+def test_true_boxes_without_people_are_not_ignored(clip: Path, colours: LoadedBundle, tmp_path: Path) -> None:
+    arguments = ("-b", colours.path, "--out", tmp_path / "out", "--true-boxes", tmp_path / "scene.people.csv")
+    assert_one_line(call(cli.app, "evaluate", clip, *arguments), "give --people, too")
+
+
+def test_a_name_is_one_in_every_unicode_form(clip: Path, colours: LoadedBundle, tmp_path: Path) -> None:
+    one, other = (unicodedata.normalize(form, "Zo\u00eb") for form in ("NFC", "NFD"))
+    write_csv(tmp_path / "scene.people.csv", boxes({other: ANN}))
+    truth(tmp_path / "scene.truth.csv", (one, 0, SECONDS, "red"))
+    found = run(colours, tmp_path / "out", clip, "--people", "auto")["result"]
+    assert found["windows"]["accuracy"] == 1 and set(found["truth_kinds"]) == {"label"}
 
 
 def test_who_finds_no_place_is_missed(clip: Path, colours: LoadedBundle, tmp_path: Path) -> None:

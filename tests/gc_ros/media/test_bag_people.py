@@ -170,3 +170,11 @@ def test_a_label_is_about_who_is_seen_large_and_long() -> None:
     assert about(alone) == ("a",)
     assert about([*alone, *[seen(person("b", 30, 5))] * 9]) == ("b",)  # small, but there all the time
     assert about([seen(person("b", 0), person("a", 30, 9))]) == ("b", "a")  # two together
+
+
+def test_what_is_true_of_everybody_stays_so_in_a_bag_of_several_clips(clips: Path, tmp_path: Path) -> None:
+    (clips / "wave" / "a.truth.csv").write_text("id;start_s;end_s;label\n;0;0,4;wave\n2;0,4;9;bow\n")
+    summary = make_bag(find_clips([clips]), tmp_path / "bag", boxes=clips / "boxes")
+    rows = list(csv.DictReader(summary.truth.open()))
+    assert [(r["id"], r["label"]) for r in rows] == [("", "bow"), ("", "walk"), ("", "wave"), ("3_2", "bow")]
+    assert float(rows[2]["end_s"]) - float(rows[2]["start_s"]) == pytest.approx(0.4)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gc_ros.media.detections import Box, Detection, Detections, read_csv, write_csv
+from gc_ros.stamps import NS
 from trt_build.errors import DataError
 
 HEADER = "time_s,id,x_min,y_min,x_max,y_max,score\n"
@@ -45,15 +46,20 @@ def test_what_is_written_is_read_again_to_the_nanosecond(
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ("1.0,a,nan,0,10,10,1", "no rectangle"),
+        ("1.0,a,nan,0,10,10,1", "x_min: 'nan' is no number"),
         ("1.0,a,0,0,1e30,10,1", "no rectangle"),
         ("1.0,a,10,0,10,10,1", "empty"),
         ("1.0,,0,0,10,10,1", "a tracker gives ids"),
         ("1.0," + "a" * 129 + ",0,0,10,10,1", "129"),
         ("nan,a,0,0,10,10,1", "row 1"),
         ("1e30,a,0,0,10,10,1", "no time"),
-        ("soon,a,0,0,10,10,1", "row 1"),
-        ("1.0,a,0,0,ten,10,1", "ten"),
+        ("1e999999,a,0,0,10,10,1", "no time"),
+        ("snan,a,0,0,10,10,1", "time_s: 'snan' is no number"),
+        ("soon,a,0,0,10,10,1", "time_s: 'soon' is no number"),
+        (",a,0,0,10,10,1", "time_s: is empty"),
+        ("1.0,a,0,0,ten,10,1", "x_max: 'ten' is no number"),
+        ("1.0,a,0,,10,10,1", "y_min: is empty"),
+        ("1.0,a,0,0,10,10,much", "score: 'much' is no number"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(tmp_path: Path, row: str, said: str) -> None:
@@ -62,6 +68,22 @@ def test_a_row_that_cannot_be_used_is_named(tmp_path: Path, row: str, said: str)
     with pytest.raises(DataError, match="row 1") as caught:
         read_csv(file)
     assert said in str(caught.value)
+
+
+def test_a_table_as_spreadsheets_write_it_where_commas_are_decimal(tmp_path: Path) -> None:
+    file = tmp_path / "people.csv"
+    file.write_text("time_s;id;x_min;y_min;x_max;y_max;score\n0,5;a;20,5;60;80;200;0,9\n")
+    assert read_csv(file) == [Detections(NS // 2, (Detection("a", Box(20.5, 60, 80, 200), 0.9),))]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_table_that_is_none_is_not_called_badly_written(tmp_path: Path, there: bool) -> None:
+    file = tmp_path / "people.csv"
+    if there:
+        file.mkdir()
+    with pytest.raises(DataError, match="not a readable table" if there else "no such table") as caught:
+        read_csv(file)
+    assert "UTF-8" not in str(caught.value)
 
 
 def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:

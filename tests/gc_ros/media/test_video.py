@@ -16,6 +16,7 @@ import pytest
 from gc_ros.media import video
 from gc_ros.media.video import open_camera, read_pictures, read_video, upright
 from gc_ros.media.video_writer import PART, VideoWriter
+from gc_ros.stamps import NS
 from tests.videos import BT709, BT2020, centres, flat, patches, rotated, truncated, write_clip
 from trt_build.errors import DataError
 
@@ -266,3 +267,28 @@ def test_frames_and_their_threads_go_with_them_and_wait_for_no_garbage_collectio
         assert len(list(threads.iterdir())) <= before
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("encoder", "b_frames"), [("libx264", 1), ("libx264", 7), ("mpeg4", 2), ("mpeg4", 0)]
+)
+def test_frames_of_an_avi_have_their_own_times_though_it_has_none_for_b_frames(
+    tmp_path: Path, encoder: str, b_frames: int
+) -> None:
+    file = tmp_path / "clip.avi"
+    with av.open(str(file), "w") as container:
+        options = {"bf": str(b_frames), "b-pyramid": "normal", "sc_threshold": "0"}
+        stream = container.add_stream(
+            encoder, rate=25, options=options if encoder == "libx264" else {"bf": str(b_frames)}
+        )
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(40):
+            image = np.full((48, 64, 3), 20 + 5 * i, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(stream.encode())
+    found = list(read_video(file))
+    shades = [float(image.mean()) for image, _ in found]
+    assert len(shades) == 40 and np.allclose(shades, 20 + 5 * np.arange(40), atol=7)
+    assert (np.diff(shades) >= 0).all()
+    stamps = [stamp for _, stamp in found]
+    assert np.allclose(np.diff(stamps), NS / 25, atol=2)
