@@ -101,7 +101,8 @@ def _say_tables(
     empty = result["empty"]
     if empty:
         typer.echo(f"nobody {seen} in {len(empty)} clips: {', '.join(empty[:5])}", err=True)
+    share = "" if result["seen"] is None else f"; {what} in {100 * result['seen']:.0f} % of the frames"
     typer.echo(
         f"{result['clips']} clips: {result['made']} made, {result['kept']} there before, "
-        f"{len(result['damaged'])} damaged; {what} in {100 * result['seen']:.0f} % of the frames: {out}"
+        f"{len(result['damaged'])} damaged{share}: {out}"
     )

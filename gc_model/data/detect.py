@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ def detect(
 ) -> dict[str, Any]:
     """Write a table of boxes below `out` for every clip of `data` that has none there yet.
 
-    Returns what `gather` does. Raises DataError for data or a detector that cannot be used.
+    Returns what `gather` does. Raises DataError for data or a detector that cannot be used, and where two clips would
+    share a table.
     """
-    clips = own.clips(data, subjects=subjects)
+    clips = own.clips_for_tables(data, subjects, [partial(boxes_of, out)])
     Detector(detector, threads=1)  # its errors once, before the processes start
     missing = [c for c in clips if not boxes_of(out, c.name).is_file()]
     with processes(workers, len(missing)) as pool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gc_model.data import own
-from gc_model.data.clip import LabelledClip
+from gc_model.data.clip import LabelledClip, tables_of
 from gc_ros.media.detections import Box, boxes_of, read_csv
 from gc_ros.media.tables import read_rows
 from gc_ros.media.video_writer import VideoWriter
@@ -45,15 +46,16 @@ def write_empty(
 
     boxes: folder of the people's boxes, class/clip.boxes.csv. Returns {"clips", "without_boxes", "beside", "places",
     "damaged": {name: reason}}: how many clips were found, passed over, and written of either kind. Raises DataError
-    where no clip has boxes or none shows a place without anybody.
+    where no clip has boxes, two clips share a table of them, or none shows a place without anybody.
     """
     from rich.progress import track
 
     clips = own.clips(data, subjects=subjects)
-    there = [clip for clip in clips if boxes_of(boxes, clip.name).is_file()]
+    tables = tables_of(clips, partial(boxes_of, boxes), there_only=True)
+    there = [(clip, table) for clip, table in zip(clips, tables, strict=True) if table.is_file()]
     if not there:
         raise DataError(
-            f"{boxes}: no boxes of these clips, {boxes_of(boxes, clips[0].name)} for one; write them with "
+            f"{boxes}: no boxes of these clips, {tables[0]} for one; write them with "
             "`gc-model joints --boxes` or `gc-model boxes`"
         )
     label = IDLE_LABELS[0]
@@ -62,9 +64,9 @@ def write_empty(
     written: dict[str, list[str]] = {}
     counts = {"clips": len(clips), "without_boxes": len(clips) - len(there), "beside": 0, "places": 0}
     damaged: dict[str, str] = {}
-    for clip in track(there, "people out of the picture", disable=not progress):
+    for clip, table in track(there, "people out of the picture", disable=not progress):
         try:
-            views = list(_views(clip, boxes_of(boxes, clip.name)))
+            views = list(_views(clip, table))
         except DataError as error:
             damaged[clip.name] = str(error)
             continue

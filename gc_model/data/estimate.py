@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ BODY = {
     "left_eye": 2,
     "right_eye": 5,
 }  # fmt: skip
-KINDS = ("hands", "body")
+KINDS: dict[str, tuple[str, ...]] = {"hands": HAND, "body": tuple(BODY)}
 SHORT_SIDE = 360  # smaller pictures are enlarged: the detectors were made for webcams
 CONFIDENCE = 0.3
 
@@ -68,7 +69,8 @@ def estimate(
 
     what: "hands", 21 joints of up to two hands, or "body", 25 joints of one person. boxes: a folder that gets tables of
     the people's boxes, also for clips whose joints are there already. Returns what `gather` does and "boxes", the
-    number of tables of boxes made. Raises DataError for data that cannot be used, EstimatorError without the estimator.
+    number of tables of boxes made. Raises DataError for data that cannot be used, and an `out` that holds joints of the
+    other kind; EstimatorError without the estimator.
     """
     from rich.progress import track
 
@@ -76,8 +78,14 @@ def estimate(
         raise DataError(f'unknown joints "{what}": choose {" or ".join(KINDS)}')
     if boxes is not None and what != "body":
         raise DataError("--boxes are of people, not of hands: add --what body")
-    clips = own.clips(data, subjects=subjects)
-    missing = [c for c in clips if not table_of(out, c.name).is_file()]
+    places = [partial(table_of, out), *([partial(boxes_of, boxes)] if boxes is not None else [])]
+    clips = own.clips_for_tables(data, subjects, places)
+    missing = []
+    for clip in clips:
+        if (table := table_of(out, clip.name)).is_file():
+            _check_kind(table, what)
+        else:
+            missing.append(clip)
     if missing or boxes is None:
         _mediapipe()
     without = [c for c in clips if boxes is not None and not boxes_of(boxes, c.name).is_file()]
@@ -99,9 +107,19 @@ def estimate(
     return result | {"boxes": sum(c.name not in damaged for c in without)}
 
 
+def _check_kind(table: Path, what: str) -> None:
+    """Raise DataError for a table of the other kind of joints; those of another estimator may be of any names."""
+    names = joint_names(table)
+    for kind, known in KINDS.items():
+        if names == known and kind != what:
+            raise DataError(
+                f"{table} holds joints of {kind}, not of {what}: give another --out, or delete such tables to have "
+                f"them made anew, or ask for --what {kind}"
+            )
+
+
 def write_joints(clip: LabelledClip, table: Path, what: str) -> tuple[int, int]:
     """Write the joints of every frame of a clip. Returns (frames, frames with a body). Raises DataError."""
-    names: Sequence[str] = HAND if what == "hands" else tuple(BODY)
     rows: list[tuple[int, int, NDArray[np.float64]]] = []
     size, frames, seen = (1, 1), 0, 0
     cv2.setNumThreads(1)
@@ -111,7 +129,7 @@ def write_joints(clip: LabelledClip, table: Path, what: str) -> tuple[int, int]:
             bodies = bodies_in(_enlarged(image))
             rows += [(frames, number, points * size) for number, points in bodies]
             frames, seen = frames + 1, seen + bool(bodies)
-    write_table(table, names, size, rows)
+    write_table(table, KINDS[what], size, rows)
     return frames, seen
 
 
@@ -119,12 +137,8 @@ def write_boxes(clip: LabelledClip, joints: Path, table: Path) -> None:
     """Write the boxes of the bodies in a clip's table of joints, each followed from frame to frame under one id.
 
     The number of a body does not say who it is: an estimator may turn to somebody else at any frame. Raises DataError
-    for joints of hands, and for a clip or table that cannot be read.
+    for a clip or table that cannot be read.
     """
-    if joint_names(joints) == HAND:
-        raise DataError(
-            f"{joints}: joints of hands, around which nobody stands; make others with --what body"
-        )
     points, _ = read_table(joints)
     # Whoever has joints is there: nothing has to be seen twice.
     tracker = Tracker(confirm=1)

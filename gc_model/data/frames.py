@@ -38,6 +38,11 @@ class DecodedClip:
     regions: NDArray[np.float64] | None = None
 
 
+_AVI_READER = (
+    2  # increased when frames of an AVI are read in another order, so that no cache holds the old one
+)
+
+
 class CacheError(GlimpseError):
     """Decoded frames cannot be written. The clip is not at fault, so training must not continue without it."""
 
@@ -133,6 +138,8 @@ class FrameCache:
             repr(self.preprocess),
             self.max_fps,
         )
+        if clip.path.suffix.lower() == ".avi":
+            identity += (_AVI_READER,)
         if clip.person is not None and boxes is not None:
             person = clip.person
             identity += (

@@ -14,7 +14,7 @@ mirrored picture swaps the two.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from trt_build.files import replacing
 
 FIXED = ("frame", "body", "width", "height")
 SUFFIX = ".joints.csv"
+_LARGEST = 1e7  # pixels: no picture is wider, and nothing farther outside is a joint that was seen
 
 
 def table_of(folder: Path, name: str) -> Path:
@@ -35,11 +36,7 @@ def table_of(folder: Path, name: str) -> Path:
 
 def joint_names(path: Path) -> tuple[str, ...]:
     """The names of a table's joints. Raises DataError for columns that are not as described above."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            columns = next(csv.reader(file), [])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: not a readable CSV ({error}); write it again") from None
+    _, columns = next(_lines(path), (1, []))
     names = tuple(c.removesuffix("_x") for c in columns[len(FIXED) :: 2])
     if tuple(columns) != (*FIXED, *columns_of(names)) or not 0 < len(set(names)) == len(names) <= JOINTS:
         raise DataError(
@@ -47,6 +44,17 @@ def joint_names(path: Path) -> tuple[str, ...]:
             f"{','.join(columns[:8]) or 'none'}"
         )
     return names
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The number and the cells of each line, the first one included. Raises DataError for what is no CSV."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            for cells in reader:
+                yield reader.line_num, cells
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a readable CSV ({error}); write it again") from None
 
 
 def columns_of(names: Iterable[str]) -> list[str]:
@@ -74,35 +82,38 @@ def mirrored_joints(names: Sequence[str]) -> tuple[int, ...]:
 def read_table(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The joints of a table, (frames, 2, 25, 2) as fractions of the picture, NaN where unknown; its (width, height).
 
-    Raises DataError, naming file and line, for a file that is not such a table.
+    What is no place in or near the picture, such as inf, is unknown. Rows without a cell are passed over. Raises
+    DataError, naming file and line, for a file that is not such a table.
     """
     names = joint_names(path)
     rows: list[tuple[int, int]] = []
     values: list[list[float]] = []
     size: tuple[float, float] | None = None
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        next(reader)
-        for cells in reader:
-            where = f"{path}:{reader.line_num}"
-            try:
-                frame, body, width, height = (int(c) for c in cells[: len(FIXED)])
-                points = [float(c) if c.strip() else np.nan for c in cells[len(FIXED) :]]
-            except ValueError as error:
-                raise DataError(f"{where}: {error}; write the table again") from None
-            if len(points) != 2 * len(names):
-                raise DataError(
-                    f"{where}: {len(points)} coordinates of {len(names)} joints; write the table again"
-                )
-            if not (0 <= frame < 1_000_000 and 0 <= body < BODIES and width > 0 and height > 0):
-                raise DataError(
-                    f"{where}: frame {frame}, body {body}, {width}x{height}: bodies are 0 and 1, the rest not negative"
-                )
-            if size not in (None, (width, height)):
-                raise DataError(f"{where}: {width}x{height} after {size}: a clip has one size")
-            size = (width, height)
-            rows.append((frame, body))
-            values.append(points)
+    lines = _lines(path)
+    next(lines)
+    for number, cells in lines:
+        if not any(c.strip() for c in cells):
+            continue
+        where = f"{path}:{number}"
+        try:
+            frame, body, width, height = (int(c) for c in cells[: len(FIXED)])
+            points = [float(c) if c.strip() else np.nan for c in cells[len(FIXED) :]]
+        except ValueError as error:
+            raise DataError(f"{where}: {error}; write the table again") from None
+        if len(points) != 2 * len(names):
+            raise DataError(
+                f"{where}: {len(points)} coordinates of {len(names)} joints; write the table again"
+            )
+        sized = 0 < width <= _LARGEST and 0 < height <= _LARGEST
+        if not (0 <= frame < 1_000_000 and 0 <= body < BODIES and sized):
+            raise DataError(
+                f"{where}: frame {frame}, body {body}, {width}x{height}: bodies are 0 and 1, the rest not negative"
+            )
+        if size not in (None, (width, height)):
+            raise DataError(f"{where}: {width}x{height} after {size}: a clip has one size")
+        size = (width, height)
+        rows.append((frame, body))
+        values.append([value if abs(value) <= _LARGEST else np.nan for value in points])
     extent = np.array(size or (1, 1), np.float32)
     joints = np.full((max((f for f, _ in rows), default=-1) + 1, BODIES, JOINTS, 2), np.nan, np.float32)
     for (frame, body), points in zip(rows, values, strict=True):
@@ -125,5 +136,5 @@ def write_table(
         writer = csv.writer(file)
         writer.writerow([*FIXED, *columns_of(names)])
         for frame, body, points in rows:
-            cells = ["" if np.isnan(v) else f"{v:.2f}" for v in np.asarray(points, float).ravel()]
+            cells = [f"{v:.2f}" if np.isfinite(v) else "" for v in np.asarray(points, float).ravel()]
             writer.writerow([frame, body, *size, *cells])

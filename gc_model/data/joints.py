@@ -8,6 +8,7 @@ unknown. Joints outside the crop keep their place outside it.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,12 +22,15 @@ from trt_build.errors import DataError
 from trt_build.files import replacing
 from trt_build.preprocess import region
 
+# Of what the readers make of a file: raised with them, so that no cache gives back what an earlier one read.
+_READERS = 2
+
 
 def joints_of(clip: LabelledClip, frames: DecodedClip, cache: FrameCache) -> NDArray[np.float32] | None:
     """The joints (n, 2, 25, 2) of decoded frames, as fractions of the R x R frame; None where the data set has none.
 
-    A missing or damaged file gives NaN: the pictures still count. Text is slow to read, so the joints are kept beside
-    the cached frames.
+    A missing or damaged file gives NaN, a damaged one also a warning: the pictures still count. Text is slow to read,
+    so the joints are kept beside the cached frames.
     """
     source, n = clip.joints, len(frames.numbers)
     if source is None:
@@ -50,7 +54,7 @@ def joints_of(clip: LabelledClip, frames: DecodedClip, cache: FrameCache) -> NDA
 def _suffix(file: Path) -> str:
     """The suffix under which the joints of this very file are cached: one's own clips may get better joints."""
     stat = file.stat() if file.is_file() else None
-    key = repr((str(file), stat and (stat.st_size, stat.st_mtime_ns)))
+    key = repr((_READERS, str(file), stat and (stat.st_size, stat.st_mtime_ns)))
     return f".{hashlib.sha256(key.encode()).hexdigest()[:8]}.joints.npz"
 
 
@@ -63,7 +67,8 @@ def _read(source: JointSource, file: Path, kept: Path) -> tuple[NDArray[np.float
         pass
     try:
         joints, size = source.read(file)
-    except DataError:
+    except DataError as error:
+        logging.getLogger(__name__).warning("no joints of a clip: %s", error)
         joints, size = _unknown(0), np.ones(2, np.float32)
     kept.parent.mkdir(parents=True, exist_ok=True)
     with replacing(kept, suffix=".npz") as part:

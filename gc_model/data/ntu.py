@@ -44,6 +44,7 @@ hugging, giving object, touch pocket, shaking hands, walking towards, walking ap
 FIRST_TOGETHER = 50  # from here on two people act on each other
 _NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})")
 _BODY_FIELDS, _JOINT_FIELDS = 10, 12
+_LARGEST = 1e7  # pixels: what is larger is no place, and its square may be no number of float32
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,8 @@ def read_skeleton(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]
 def _motion(track: NDArray[np.float32]) -> float:
     """Variance of the joints over time, summed; a body seen for one frame does not move."""
     seen = track[~np.isnan(track).all((1, 2))]
-    return float(np.nanvar(seen, axis=0).sum()) if len(seen) > 1 else 0.0
+    known = seen[:, ~np.isnan(seen).all(0)]  # a coordinate that is never seen has no variance
+    return float(np.nanvar(known, axis=0).sum()) if len(seen) > 1 else 0.0
 
 
 class _Lines:
@@ -182,8 +184,8 @@ class _Lines:
 
     def floats(self, texts: list[str]) -> list[float]:
         try:
-            values = [float(text) for text in texts]  # "NaN" and "-nan" are numbers here
-            return [value if math.isfinite(value) else math.nan for value in values]
+            values = [float(text) for text in texts]  # "NaN", "-nan" and "inf" are numbers here
+            return [value if abs(value) <= _LARGEST else math.nan for value in values]
         except ValueError:
             raise DataError(
                 f"{self.path}:{self.number}: {texts} are not numbers; get the file again"

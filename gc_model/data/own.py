@@ -8,12 +8,12 @@ import functools
 import io
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from gc_model.data import joint_tables
-from gc_model.data.clip import JointSource, LabelledClip, labelled
+from gc_model.data.clip import JointSource, LabelledClip, labelled, tables_of
 from gc_model.data.people import with_boxes
 from gc_ros.media.clips import Clips, find_clips
 from trt_build.errors import DataError
@@ -41,17 +41,36 @@ def clips(
     return Clips(in_order, found.passed_over, found.without)
 
 
+def clips_for_tables(
+    data: Path, subjects: Sequence[str] | None, places: Iterable[Callable[[str], Path]]
+) -> Clips[LabelledClip]:
+    """The clips of `subjects`, to make tables of at `places`, see `tables_of`.
+
+    Raises DataError where two clips would share a table, whoever they are of: the same command for other people goes on
+    in the same folder.
+    """
+    everybody = clips(data)
+    for place in places:
+        tables_of(everybody, place)
+    return everybody if subjects is None else clips(data, subjects=subjects)
+
+
 def with_joints(found: Sequence[LabelledClip], folder: Path) -> list[LabelledClip]:
     """The clips with their tables of joints below a folder; the joints of a clip without a table are unknown.
 
-    Raises DataError where there is no table at all, or not all have the same joints.
+    Raises DataError where there is no table at all, one that cannot be read, two clips share one, or not all have the
+    same joints.
     """
-    tables = [joint_tables.table_of(folder, c.name) for c in found]
+    tables = tables_of(found, functools.partial(joint_tables.table_of, folder), there_only=True)
     there = [t for t in tables if t.is_file()]
     if not there:
         raise DataError(
             f"{folder}: no joints of these clips, {tables[0]} for one; write them with `gc-model joints`"
         )
+    # Later a table that cannot be read would only count as joints that nobody saw.
+    if damaged := [reason for t in there if (reason := _damage(t))]:
+        more = f" ({len(damaged)} of {len(there)} tables of joints are damaged)" if len(damaged) > 1 else ""
+        raise DataError(damaged[0] + more)
     names = joint_tables.joint_names(there[0])
     if other := next((t for t in there if joint_tables.joint_names(t) != names), None):
         raise DataError(
@@ -68,6 +87,15 @@ def with_joints(found: Sequence[LabelledClip], folder: Path) -> list[LabelledCli
         )
         for c, t in zip(found, tables, strict=True)
     ]
+
+
+def _damage(table: Path) -> str:
+    """Why a table of joints cannot be read, "" if it can."""
+    try:
+        joint_tables.read_table(table)
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 def all_mixed_in(folders: Iterable[Path], margin: float | None = None) -> list[list[LabelledClip]]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gc_model.data.clip import JointSource, LabelledClip, PersonSource, ReadFrames, SeenPeople
+from gc_model.data.clip import JointSource, LabelledClip, PersonSource, ReadFrames, SeenPeople, tables_of
 from gc_ros.media.bag_people import Row, truth_of_people
 from gc_ros.media.clips import clean
 from gc_ros.media.detections import Box, Detection, Detections, about, boxes_of, read_csv
@@ -37,9 +38,9 @@ def with_boxes(found: Sequence[LabelledClip], folder: Path, margin: float) -> li
 
     A clip stays a whole picture where it has no table, or its table shows nobody often enough. One with a truth for
     each person beside it (`truth_of_people`), as scenes have, becomes a clip for each person and activity. Raises
-    DataError where there is no table at all, or one that cannot be read.
+    DataError where there is no table at all, one that cannot be read, or two clips share one.
     """
-    tables = [boxes_of(folder, clip.name) for clip in found]
+    tables = tables_of(found, partial(boxes_of, folder), there_only=True)
     if not any(table.is_file() for table in tables):
         raise DataError(
             f"{folder}: no boxes of these clips, {tables[0]} for one; write them with `gc-model joints --boxes`"

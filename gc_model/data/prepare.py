@@ -25,6 +25,7 @@ from gc_model.data import nucla, own
 from gc_model.data.clip import LabelledClip
 from gc_model.data.datasets import DATA_SETS, OWN, index
 from gc_model.data.frames import CacheError
+from gc_ros.media.video import cause
 from gc_ros.stamps import NS
 from trt_build.bundle import Preprocess
 from trt_build.errors import DataError
@@ -32,8 +33,9 @@ from trt_build.files import replacing, write_atomically
 from trt_build.pool import processes
 from trt_build.preprocess import model_input
 
-CLOCK = 90_000  # ticks a second: the presentation times of the original are kept
-TICK = Fraction(1, CLOCK)
+# Ticks a second: the presentation times of the original are kept. MPEG-4 has 16 bits for them.
+CLOCKS = {"libx264": 90_000, "mpeg4": 60_000}
+_FASTEST = 65_535
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,9 @@ def prepare(
     if out.resolve() == (data if data.is_dir() else data.parent).resolve():
         raise DataError(f"{out} is the data itself: give another folder")
     clips = index(layout, data)
+    coded = {_codec(_container(_place(layout, c)[0])) for c in clips}
+    if size % 2 and "libx264" in coded:
+        raise DataError(f"--size {size} is odd, which H.264 does not take: give {size + 1}")
     how = Preprocess.model_validate({"size": size, "resize": size, "fit": fit})
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -105,24 +110,37 @@ def rescale(job: Rescaling) -> str:
     with replacing(job.target) as part:
         try:
             _write_video(job, part)
-        except DataError as error:
+        except (DataError, av.error.FFmpegError) as error:
+            if isinstance(error, OSError):  # of the disk, not of the clip
+                raise
             if job.clip.path.is_file():
                 shutil.copyfile(job.clip.path, part)
             else:
                 # A folder of pictures that cannot be read: an empty video cannot be read either.
                 part.write_bytes(b"")
+            if isinstance(error, av.error.FFmpegError):
+                return f"{job.clip.path}: cannot be written again ({cause(error)})"
             return str(error)
     return ""
 
 
+def _container(target: Path) -> str:
+    return {".avi": "avi", ".mkv": "matroska", ".webm": "matroska"}.get(target.suffix.lower(), "mp4")
+
+
+def _codec(container: str) -> str:
+    # MPEG-4 in AVI, as NTU RGB+D itself: H.264 there would come back a frame late.
+    return "libx264" if container != "avi" and "libx264" in av.codecs_available else "mpeg4"
+
+
 def _write_video(job: Rescaling, part: Path) -> None:
-    kind = {".avi": "avi", ".mkv": "matroska", ".webm": "matroska"}.get(job.target.suffix.lower(), "mp4")
+    kind = _container(job.target)
+    codec = _codec(kind)
+    tick = Fraction(1, CLOCKS[codec])
     # AVI knows no times of single frames, so its frames keep their number and the file its mean rate.
     frames = job.clip.read(job.clip.path)
     first, second = next(frames), next(frames, None)
     with av.open(str(part), "w", format=kind) as box:
-        # MPEG-4 in AVI, as NTU RGB+D itself: H.264 there would come back a frame late.
-        codec = "libx264" if kind != "avi" and "libx264" in av.codecs_available else "mpeg4"
         rate = _rate(job.clip.path, first[1], second[1] if second else None)
         stream: Any = box.add_stream(codec, rate=rate)
         stream.width = stream.height = job.fit.size
@@ -134,18 +152,25 @@ def _write_video(job: Rescaling, part: Path) -> None:
             stream.codec_context.qmin = stream.codec_context.qmax = 3
         timed = kind != "avi"
         if timed:
-            stream.codec_context.time_base = TICK
+            stream.codec_context.time_base = tick
         for number, (image, stamp) in enumerate(_chain(first, second, frames)):
             picture = av.VideoFrame.from_ndarray(model_input(image, job.fit, bgr=False), format="rgb24")
             if timed:
-                picture.pts, picture.time_base = round((stamp - first[1]) * CLOCK / NS), TICK
+                picture.pts, picture.time_base = round((stamp - first[1]) / NS / tick), tick
             else:
                 picture.pts, picture.time_base = number, 1 / rate
             box.mux(stream.encode(picture))
         box.mux(stream.encode(None))
 
 
-def _rate(path: Path, first: int, second: int | None) -> Any:
+def _rate(path: Path, first: int, second: int | None) -> Fraction:
+    """Frames a second, as the codec can count their times: to a microsecond in an hour, what the file says."""
+    least = Fraction(1, _FASTEST)
+    interval = 1 / max(_stated_rate(path, first, second), least)
+    return 1 / max(interval.limit_denominator(_FASTEST), least)
+
+
+def _stated_rate(path: Path, first: int, second: int | None) -> Fraction:
     if path.is_dir():
         return Fraction(nucla.FRAME_RATE).limit_denominator(1001)
     with av.open(str(path)) as box:

@@ -21,8 +21,8 @@ def gather(
 ) -> dict[str, Any]:
     """Wait for the jobs, one for each clip that had no table; each returns (frames, frames with somebody in them).
 
-    Returns {"clips", "made", "kept", "seen": share of frames with somebody in those made, "empty": clips without
-    anybody, "damaged": {name: reason}}. Raises CacheError where a process was killed.
+    Returns {"clips", "made", "kept", "seen": share of frames with somebody in those made, None where none was, "empty":
+    clips without anybody, "damaged": {name: reason}}. Raises CacheError where a process was killed.
     """
     from rich.progress import track
 
@@ -48,7 +48,7 @@ def gather(
         "clips": len(clips),
         "made": len(jobs) - len(damaged),
         "kept": len(clips) - len(jobs),
-        "seen": seen / frames if frames else 0.0,
+        "seen": seen / frames if frames else None,
         "empty": sorted(empty),
         "damaged": damaged,
     }

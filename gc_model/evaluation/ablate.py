@@ -12,18 +12,22 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gc_model.data.clip import check_named, labels_of
 from gc_model.data.datasets import index
-from gc_model.evaluation.evaluate import EvaluateOptions, evaluate
+from gc_model.data.own import all_mixed_in
+from gc_model.evaluation.evaluate import EvaluateOptions, clips_to_judge, evaluate
 from gc_model.training.options import TrainOptions
 from gc_model.training.train import train
+from gc_ros.media.clips import clean
 from trt_build.errors import DataError
 from trt_build.files import write_atomically
 
@@ -94,8 +98,8 @@ def ablate(
     """Train and judge the runs that are missing below `out`; return the table. base: the options that all rows share.
 
     rows: names of `ROWS`, none for all. splits: names of the data set's. test_subjects: the people to test on, for data
-    without splits. tell: called with a line after every run. Raises DataError for unknown rows, or an `out` begun with
-    other options.
+    without splits. tell: called with a line after every run. Raises DataError for unknown rows, clips that cannot be
+    trained on or judged, or an `out` begun with other options.
     """
     rows = list(rows) or list(ROWS)
     if unknown := [r for r in rows if r not in ROWS]:
@@ -103,7 +107,8 @@ def ablate(
     if min(seeds, default=0) < 0:
         raise DataError(f"a seed of {min(seeds)} is not possible; give 0 or more")
     base = _apart(base, test_subjects)
-    _check(base, out, {"subjects": list(test_subjects)} if test_subjects else {})
+    judged = {split: _judging(base, out, split, test_subjects) for split in splits}
+    _check(base, out, {"subjects": list(test_subjects)} if test_subjects else {}, judged)
     for row, split, seed in itertools.product(rows, splits, seeds):
         run = out / row / f"{split or 'test'}-{seed}"
         if (run / "report.json").is_file():
@@ -111,25 +116,53 @@ def ablate(
         options = base.model_copy(
             update=ROWS[row].changes | {"protocol": split, "seed": seed, "preset": base.preset}
         )
-        judging = EvaluateOptions(
-            base.data, layout=base.layout, split=split, subjects=test_subjects, cache=out / "cache"
-        )
-        found = _run(options, judging, run, out, progress)
+        found = _run(options, judged[split], run, out, progress)
         tell(f"{row} {split} seed {seed}: {100 * found['accuracy']:.1f} %, {found['minutes']} min")
         table(out, base.layout)
     return table(out, base.layout)
 
 
 def _apart(base: TrainOptions, test_subjects: Sequence[str] | None) -> TrainOptions:
-    """The options with nobody to train on who is tested. Raises DataError where they name one who is."""
+    """The options with nobody to train on who is tested.
+
+    Clips of which nobody said who is in them are left out: it may be one who is tested. Raises DataError where the
+    options name one who is, or nobody is left.
+    """
     if not test_subjects:
         return base
-    if base.subjects is None:
-        people = {clip.subject for clip in index(base.layout, base.data)}
-        return base.model_copy(update={"subjects": sorted(people - {*test_subjects})})
-    if both := sorted({*base.subjects} & {*test_subjects}):
-        raise DataError(f"{', '.join(both)} would be trained on and tested: leave them out of either")
-    return base
+    tested = {clean(name) for name in test_subjects}
+    if base.subjects is not None:
+        if both := sorted({clean(name) for name in base.subjects} & tested):
+            raise DataError(f"{', '.join(both)} would be trained on and tested: leave them out of either")
+        return base
+    subjects = [clip.subject for clip in index(base.layout, base.data)]
+    if unknown := subjects.count(""):
+        logging.getLogger(__name__).warning(
+            "%d clips without a subject are neither trained on nor tested", unknown
+        )
+    others = sorted({*subjects} - tested - {""})
+    if not others:
+        raise DataError(
+            f"{base.data}: of nobody but {', '.join(sorted(tested))} there are clips that name the subject, so nobody "
+            "is left to train on: name fewer people to test on"
+        )
+    return base.model_copy(update={"subjects": others})
+
+
+def _judging(
+    base: TrainOptions, out: Path, split: str, test_subjects: Sequence[str] | None
+) -> EvaluateOptions:
+    """How the runs of a split are judged: on what they were trained for, people alone and classes included."""
+    classes = None if base.classes is None else [*base.classes, *base.idle_classes]
+    return EvaluateOptions(
+        base.data,
+        layout=base.layout,
+        split=split,
+        subjects=test_subjects,
+        classes=classes,
+        boxes=base.boxes,
+        cache=out / "cache",
+    )
 
 
 def _run(
@@ -162,7 +195,10 @@ def _first_stage(options: TrainOptions) -> str:
     return hashlib.sha256(json.dumps([values, trunk, keeps], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _check(base: TrainOptions, out: Path, test: dict[str, Any]) -> None:
+def _check(
+    base: TrainOptions, out: Path, test: dict[str, Any], judged: Mapping[str, EvaluateOptions]
+) -> None:
+    """Begin `out`, or see that it was begun with the same. Raises DataError; what it refuses leaves no trace."""
     path = out / "ablation.json"
     asked = {"options": base.model_dump(mode="json"), "test": test}
     if path.is_file():
@@ -170,13 +206,17 @@ def _check(base: TrainOptions, out: Path, test: dict[str, Any]) -> None:
             before = json.loads(path.read_text())
             # Through the options of today: what was begun before an option existed has its default.
             before["options"] = TrainOptions.model_validate(before["options"]).model_dump(mode="json")
-        if before != asked:
+        if before == asked:
+            return
+        # Where no run came so far as to note its options, nothing was made of them; what is cached goes by contents.
+        if any(out.glob("*/*/options.json")):
             raise DataError(
                 f"{out} was begun with other options or test people: repeat those, or choose another --out"
             )
-        return
-    if out.exists() and any(out.iterdir()):
+    elif out.exists() and any(out.iterdir()):
         raise DataError(f"{out} holds something else: choose another --out")
+    for split, judging in judged.items():
+        _check_clips(base, split, judging)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -184,6 +224,23 @@ def _check(base: TrainOptions, out: Path, test: dict[str, Any]) -> None:
             f"{out} cannot be written ({error.strerror or error}): choose another --out"
         ) from None
     write_atomically(path, json.dumps(asked, indent=1))
+
+
+def _check_clips(base: TrainOptions, split: str, judging: EvaluateOptions) -> None:
+    """Raise DataError for what a run of the split would end with after its training, or before."""
+    trained = index(
+        base.layout, base.data, split, part="train", subjects=base.subjects, joints=base.joints, boxes=base.boxes,
+        margin=base.person_margin,
+    )  # fmt: skip
+    margin = base.person_margin if base.boxes is not None else None
+    trained += [clip for mixed_in in all_mixed_in(base.also, margin) for clip in mixed_in]
+    check_named(trained, base.classes or ())
+    tested = labels_of(clips_to_judge(judging, base.person_margin))
+    if strange := sorted({*tested} - {*labels_of(trained)}):
+        raise DataError(
+            f'{base.data}: only those who are tested do "{strange[0]}", so no run can learn it: name other people to '
+            "test on, or the classes to learn with --set classes=a,b"
+        )
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gc_model.data.clip import LabelledClip
+from gc_model.data.clip import LabelledClip, labels_of
 from gc_model.data.datasets import index
 from gc_model.evaluation.judges import CarriedState, Judge, Robot, five_sub_sequences, stored_sub_sequences
 from gc_model.evaluation.report import Groups, Judged, report
@@ -28,6 +28,7 @@ from gc_model.paper.presets import has_glimpses
 from gc_model.training import checkpoint
 from gc_model.training.options import LAST_STAGE_ONLY
 from gc_model.training.processes import accelerator
+from gc_ros.media.clips import clean
 from trt_build.bundle import Bundle
 from trt_build.errors import DataError
 
@@ -40,9 +41,10 @@ class EvaluateOptions:
     """Which clips to judge, and how.
 
     data, layout, split: as for training; of a data set with splits the test part is judged. subjects: only these
-    people. judge: one of `JUDGES`. mode: "window" or "step" for judge "stream"; None: the model's default.
-    groups: coarser classes, see `report`. cache: a folder that keeps decoded frames, and the features of a frozen
-    trunk, for many evaluations of the same clips. glimpses: one of `GLIMPSES`, see `gc_model.paper.modes.attending`.
+    people. classes: only clips of these; None: all. judge: one of `JUDGES`. mode: "window" or "step" for judge
+    "stream"; None: the model's default. groups: coarser classes, see `report`. cache: a folder that keeps decoded
+    frames, and the features of a frozen trunk, for many evaluations of the same clips. glimpses: one of `GLIMPSES`,
+    see `gc_model.paper.modes.attending`.
     boxes: of people, as for training; each clip is judged by the person whom it is about most. Not for judge "stream".
     """
 
@@ -50,6 +52,7 @@ class EvaluateOptions:
     layout: str = "clips"
     split: str = ""
     subjects: Sequence[str] | None = None
+    classes: Sequence[str] | None = None
     judge: str = "clips"
     mode: str | None = None
     groups: Mapping[str, Sequence[str]] | None = None
@@ -79,10 +82,7 @@ def evaluate(run: Path, options: EvaluateOptions, *, progress: bool = True) -> d
         raise DataError(
             f"{run} is a {model.config.model} model, which has no glimpses: leave --glimpses away"
         )
-    found_clips = index(
-        options.layout, options.data, options.split, part="test", subjects=options.subjects, boxes=options.boxes,
-        margin=recipe.person_margin,
-    )  # fmt: skip
+    found_clips = clips_to_judge(options, recipe.person_margin)
     clips = [clip.first_person for clip in recipe.own(found_clips)]
     if strange := sorted({c.label for c in clips} - set(recipe.labels)):
         raise DataError(
@@ -113,6 +113,25 @@ def evaluate(run: Path, options: EvaluateOptions, *, progress: bool = True) -> d
     if isinstance(judge, Robot):
         found["held"] = judge.held
     return found | report(judged, recipe.labels, options.groups)
+
+
+def clips_to_judge(options: EvaluateOptions, margin: float) -> list[LabelledClip]:
+    """The clips that the options mean; margin: around boxes of people. Raises DataError where there are none."""
+    found = index(
+        options.layout, options.data, options.split, part="test", subjects=options.subjects, boxes=options.boxes,
+        margin=margin,
+    )  # fmt: skip
+    if options.classes is None:
+        return found
+    # Not by `index`: a run may know classes from elsewhere, of which there is no clip here.
+    wanted = {clean(name) for name in options.classes}
+    chosen = [clip for clip in found if clip.label in wanted]
+    if not chosen:
+        raise DataError(
+            f"{options.data}: no clip to judge is of {', '.join(sorted(wanted))}; there are "
+            + ", ".join(labels_of(found))
+        )
+    return chosen
 
 
 def _judge_for(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from gc_model.cli import app
+from gc_model.data.estimate import KINDS
 from gc_model.data.joint_tables import joint_names, mirrored_joints, read_table, table_of, write_table
 from gc_ros.media.detections import boxes_of, read_csv
 from tests.command_line import assert_one_line, call
@@ -180,11 +181,24 @@ def test_boxes_of_people_are_made_of_joints_and_followed(mediapipe, clips, tmp_p
         assert first.x_min == pytest.approx(2 + t - 0.03 * 38, abs=0.01) and first.x_max < 22 + t
 
 
-@pytest.mark.slow
-def test_boxes_of_hands_are_refused(mediapipe, clips, tmp_path):
-    assert_one_line(
-        call(app, "joints", clips, "--out", tmp_path / "j", "--boxes", tmp_path / "b"), "--what body"
-    )
-    assert call(app, "joints", clips, "--out", tmp_path / "j", "--workers", 1).exit_code == 0
-    again = joints_and_boxes(clips, tmp_path)
-    assert "joints of hands" in again.stderr and "boxes of 0 clips" in again.stdout
+@pytest.mark.parametrize("there, asked", [("hands", "body"), ("body", "hands")])
+def test_joints_of_the_other_kind_are_refused_before_any_is_made(mediapipe, clips, tmp_path, there, asked):
+    table = table_of(tmp_path / "j", "wave/a.mp4")
+    write_table(table, KINDS[there], (64, 48), [])
+    for more in ((), ("--boxes", tmp_path / "b")) if asked == "body" else ((),):
+        done = call(app, "joints", clips, "--out", tmp_path / "j", "--what", asked, *more)
+        assert_one_line(done, f"{table} holds joints of {there}, not of {asked}", "another --out")
+    assert not table_of(tmp_path / "j", "still/b.mp4").exists() and not (tmp_path / "b").exists()
+
+
+def test_boxes_are_of_people_and_not_of_hands(clips, tmp_path):
+    done = call(app, "joints", clips, "--out", tmp_path / "j", "--boxes", tmp_path / "b")
+    assert_one_line(done, "--what body")
+
+
+def test_no_share_of_frames_is_told_where_no_table_was_made(mediapipe, clips, tmp_path):
+    for name in ("wave/a.mp4", "still/b.mp4"):
+        write_table(table_of(tmp_path / "j", name), KINDS["hands"], (64, 48), [])
+    done = call(app, "joints", clips, "--out", tmp_path / "j")
+    assert f"2 clips: 0 made, 2 there before, 0 damaged: {tmp_path / 'j'}" in done.stdout
+    assert json.loads(call(app, "joints", clips, "--out", tmp_path / "j", "--json").stdout)["seen"] is None

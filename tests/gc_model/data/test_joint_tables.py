@@ -95,3 +95,35 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "a.joints.csv").write_bytes(bytes(range(128, 256)))
     with pytest.raises(DataError, match="not a readable CSV"):
         joint_names(tmp_path / "a.joints.csv")
+
+
+def test_rows_without_a_cell_are_passed_over(tmp_path):
+    path = text(
+        tmp_path / "a.joints.csv", "0,0,64,48,32,2,3,4,5,6", "", ",,,,,,,,,", "2,0,64,48,1,2,3,4,5,6", "", ""
+    )
+    joints, _ = read_table(path)
+    assert len(joints) == 3 and joints[0, 0, 0, 0] == 0.5 and np.isnan(joints[1]).all()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("cell", ["inf", "-inf", "nan", "1e39", "-1e300"])
+def test_what_is_no_place_is_a_joint_that_was_not_seen(tmp_path, cell):
+    joints, _ = read_table(text(tmp_path / "a.joints.csv", f"0,0,64,48,{cell},12,3,4,5,6"))
+    assert np.isnan(joints[0, 0, 0, 0]) and joints[0, 0, 0, 1] == 0.25
+    write_table(tmp_path / "b.joints.csv", NAMES, (64, 48), [(0, 0, np.full((3, 2), float(cell)))])
+    assert np.isnan(read_table(tmp_path / "b.joints.csv")[0]).all()
+
+
+@pytest.mark.parametrize("damage", [b"0,0,64,48,1,2,3,4,5,\xff\n", b'0,0,64,48,"' + b"1" * 200_000 + b'"\n'])
+def test_a_row_that_is_no_text_is_one_line_with_the_file(tmp_path, damage):
+    path = tmp_path / "a.joints.csv"
+    write_table(path, NAMES, (64, 48), [(t, 0, np.ones((3, 2))) for t in range(1000)])
+    path.write_bytes(path.read_bytes() + damage)
+    with pytest.raises(DataError, match=r"a\.joints\.csv: not a readable CSV") as error:
+        read_table(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_picture_larger_than_any_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r":2: frame 0"):
+        read_table(text(tmp_path / "a.joints.csv", f"0,0,{10**400},48,1,2,3,4,5,6"))

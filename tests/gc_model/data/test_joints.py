@@ -2,6 +2,7 @@
 """Joints follow the pixels of their picture, from files of a data set and tables of one's own; damage is masked."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -148,3 +149,36 @@ def test_ones_own_joints_switch_the_pose_and_glimpse_losses_on(tmp_path):
         o.glimpse_weight,
         1.0,
     )
+
+
+def test_damaged_tables_of_ones_own_are_named_and_counted_before_anything_is_trained(tmp_path):
+    folder = own_joints(tmp_path / "j", colours())
+    tables = sorted(folder.rglob("*.joints.csv"))
+    for table in tables[:2]:
+        table.write_text(table.read_text() + "10,0,64,48,1\n")
+    with pytest.raises(
+        DataError, match=rf"{tables[0].name}:12: 1 coord.*\(2 of {len(tables)} tables of joints"
+    ):
+        index("clips", colours(), joints=folder)
+
+
+def test_a_damaged_skeleton_is_named_in_the_log(tmp_path, caplog):
+    data = tmp_path / "ntu"
+    shutil.copytree(ntu_people(), data)
+    skeleton = sorted((data / "nturgb+d_skeletons").glob("*P001*.skeleton"))[0]
+    skeleton.write_text(skeleton.read_text()[:4000])
+    found = samples(data, tmp_path / "cache")
+    for i in range(2):
+        found.beside((i, 0))
+    assert caplog.text.count(f"no joints of a clip: {skeleton}") == 1
+
+
+def test_what_an_earlier_reader_made_of_a_file_is_not_taken_from_the_cache(tmp_path, monkeypatch):
+    cache = FrameCache(tmp_path / "c", Preprocess(size=64, resize=72, fit="stretch"))
+    folder = own_joints(tmp_path / "j", colours())
+    clip = next(c for c in index("clips", colours(), joints=folder) if c.label == "red")
+    monkeypatch.setattr("gc_model.data.joints._READERS", 1)
+    nothing = replace(clip, joints=replace(clip.joints, read=lambda _: (np.zeros((0, 2, 25, 2)), np.ones(2))))
+    assert np.isnan(joints_of(nothing, cache.read(clip), cache)).all()
+    monkeypatch.undo()
+    assert not np.isnan(joints_of(clip, cache.read(clip), cache)).all()

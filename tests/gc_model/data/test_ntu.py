@@ -150,3 +150,17 @@ def test_a_file_of_something_else_is_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(DataError, match="get the file again"):
         read_skeleton(path)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("unseen", ["NaN", "-inf", "1e39"])
+@pytest.mark.parametrize("order", itertools.permutations(range(3)))
+def test_a_joint_that_is_never_seen_does_not_change_which_bodies_are_kept(tmp_path, order, unseen):
+    frames = []
+    for t in range(4):
+        walker = body("walker", 100 * t, 300)
+        walker[9] = f"0 0 3 256 212 {unseen} {unseen} 0 0 0 0 2"
+        bodies = [body("chair", 100, 100), walker, body("waver", 900 + 10 * t, 300)]
+        frames.append([bodies[i] for i in order])
+    joints = read_skeleton(write(tmp_path / "a.skeleton", *frames))[0]
+    np.testing.assert_allclose(joints[3, :, 0, 0] * COLOUR_SIZE[0], [300, 930], atol=1e-2)

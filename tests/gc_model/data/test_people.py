@@ -15,6 +15,9 @@ from gc_model.data import samples as dataset
 from gc_model.data.augment import Augment, BoxAugment, joined
 from gc_model.data.clip import LabelledClip, PersonSource
 from gc_model.data.datasets import index
+from gc_model.data.detect import detect
+from gc_model.data.empty import write_empty
+from gc_model.data.estimate import estimate
 from gc_model.data.frames import FrameCache, decode
 from gc_model.data.joints import joints_of, to_input
 from gc_model.data.people import LEAST, boxes_of_joints, read_boxes, with_boxes
@@ -336,3 +339,46 @@ def test_each_person_of_a_scene_is_a_clip_of_what_they_do(tmp_path: Path) -> Non
     assert {c.label for c in index("clips", tmp_path / "s", boxes=boxes, classes=[label])} == {label}
     with pytest.raises(DataError, match='no class "hug"'):
         index("clips", tmp_path / "s", boxes=boxes, classes=["hug"])
+
+
+def twins(folder: Path) -> Path:
+    """walk/a.mp4 and walk/a.avi, of people 1 and 2, beside stand/b.mp4; nobody decodes them."""
+    rows = ["path,class,subject", "walk/a.mp4,walk,1", "walk/a.avi,walk,2", "stand/b.mp4,stand,1"]
+    for row in rows[1:]:
+        path = folder / row.partition(",")[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(row.encode())
+    (folder / "clips.csv").write_text("\n".join(rows))
+    return folder
+
+
+SHARED = r"walk/a\.avi and walk/a\.mp4 would share the table .*a\.{}\.csv: rename one of the two videos"
+
+
+def test_clips_that_share_a_table_are_refused_where_it_is_read(tmp_path: Path) -> None:
+    data = twins(tmp_path / "clips")
+    folder = boxes(data, "1")
+    (tmp_path / "j/walk").mkdir(parents=True)
+    (tmp_path / "j/stand").mkdir()
+    for name in ("walk/a", "stand/b"):
+        (tmp_path / f"j/{name}.joints.csv").write_text("frame,body,width,height,nose_x,nose_y\n")
+    with pytest.raises(DataError, match=SHARED.format("boxes")):
+        index("clips", data, boxes=folder)
+    with pytest.raises(DataError, match=SHARED.format("boxes")):
+        write_empty(data, folder, tmp_path / "e", progress=False)
+    with pytest.raises(DataError, match=SHARED.format("joints")):
+        index("clips", data, joints=tmp_path / "j")
+    # Of one of the two, or where it does not exist, nothing is wrong.
+    assert len(index("clips", data, subjects=["2"], joints=tmp_path / "j")) == 1
+    (tmp_path / "j/walk/a.joints.csv").unlink()
+    assert len(index("clips", data, joints=tmp_path / "j")) == 3
+
+
+@pytest.mark.parametrize("subjects", [None, ["1"]])
+def test_clips_that_would_share_a_table_are_refused_before_any_is_made(tmp_path: Path, subjects) -> None:
+    data = twins(tmp_path / "clips")
+    with pytest.raises(DataError, match=SHARED.format("boxes")):
+        detect(data, tmp_path / "b", tmp_path / "none.onnx", subjects=subjects, progress=False)
+    with pytest.raises(DataError, match=SHARED.format("joints")):
+        estimate(data, tmp_path / "j", subjects=subjects, progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clips"]

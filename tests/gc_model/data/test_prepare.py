@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """`gc-model prepare`: rescales once, resumes, keeps damage countable."""
 
+import errno
 import functools
 import os
 import shutil
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
@@ -14,9 +17,11 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 from gc_model.data import prepare as module
 from gc_model.data.datasets import index
 from gc_model.data.frames import CacheError
-from gc_model.data.prepare import prepare, rescale
-from tests.gc_model.runs import coloured_clips, ntu_people
+from gc_model.data.prepare import Rescaling, prepare, rescale
+from gc_ros.media.video import read_video
+from tests.gc_model.runs import coloured, coloured_clips, ntu_people
 from tests.videos import truncated
+from trt_build.bundle import Preprocess
 from trt_build.errors import DataError
 
 
@@ -32,8 +37,6 @@ def test_preparing_rescales_resumes_and_keeps_damage_countable(tmp_path):
     assert result["clips"] == result["made"] == 12 and list(result["damaged"]) == [name]
     clips = index("ntu", out)
     assert [(c.name, c.label) for c in clips] == [(c.name, c.label) for c in index("ntu", data)]
-    from gc_ros.media.video import read_video
-
     for before, after in zip(index("ntu", data), clips, strict=True):
         if before.name != name:
             a, b = list(read_video(before.path)), list(read_video(after.path))
@@ -61,3 +64,64 @@ def killed_once(once: Path, job: Any) -> str:
         once.touch()
         os._exit(1)
     return rescale(job)
+
+
+def films(folder: Path, **rates: Fraction) -> Path:
+    """folder/NAME.avi of ten frames at each rate."""
+    folder.mkdir(parents=True)
+    for name, rate in rates.items():
+        with av.open(str(folder / f"{name}.avi"), "w") as box:
+            stream = box.add_stream("mjpeg", rate=rate)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+            for image in coloured(0, (200, 40, 40), 10):
+                box.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            box.mux(stream.encode(None))
+    return folder
+
+
+def test_a_rate_that_the_codec_cannot_count_is_kept_as_near_as_it_can(tmp_path):
+    data = films(tmp_path / "d/red", usec=Fraction(1_000_000, 66_659), film=Fraction(30_000, 1001)).parent
+    result = prepare(data, tmp_path / "out", size=48, workers=1, progress=False)
+    assert not result["damaged"]
+    for name in ("usec", "film"):
+        a, b = (list(read_video(d / f"red/{name}.avi")) for d in (data, tmp_path / "out"))
+        assert len(a) == len(b) == 10 and max(abs(x[1] - y[1]) for x, y in zip(a, b, strict=True)) < 1000
+
+
+def test_without_h264_times_are_kept_by_a_clock_that_mpeg_4_has(tmp_path, monkeypatch):
+    data = coloured_clips(tmp_path / "data", per_class=1, frames=4)
+    monkeypatch.setattr(av, "codecs_available", {"mpeg4"})
+    for clip in index("clips", data):
+        fit = Preprocess(size=48, resize=48, fit="stretch")
+        assert not rescale(Rescaling(clip, tmp_path / clip.name, fit))
+        stamps = [[t for _, t in read_video(path)] for path in (clip.path, tmp_path / clip.name)]
+        assert stamps[0] == stamps[1]
+
+
+def test_a_clip_that_cannot_be_written_is_named_and_the_others_are_made(tmp_path, monkeypatch):
+    data = coloured_clips(tmp_path / "data", per_class=1, frames=4)
+    (bad, good, *_) = index("clips", data)
+    rate = module._rate
+    wrong = {bad.path: Fraction(1_000_000_007, 66_659)}
+    monkeypatch.setattr(module, "_rate", lambda path, *more: wrong.get(path) or rate(path, *more))
+    monkeypatch.setattr(module, "_codec", lambda _: "mpeg4")
+    monkeypatch.setattr(module, "_container", lambda _: "avi")
+    fit = Preprocess(size=48, resize=48, fit="stretch")
+    reason = rescale(Rescaling(bad, tmp_path / "bad.avi", fit))
+    assert str(bad.path) in reason and "cannot be written again" in reason and "\n" not in reason
+    assert (tmp_path / "bad.avi").read_bytes() == bad.path.read_bytes()
+    assert not rescale(Rescaling(good, tmp_path / "good.avi", fit))
+
+
+def test_a_full_disk_is_no_damaged_clip(tmp_path, monkeypatch):
+    (clip, *_) = index("clips", coloured_clips(tmp_path / "data", per_class=1, frames=4))
+    monkeypatch.setattr(module, "_write_video", lambda job, part: av.error.err_check(-errno.ENOSPC))
+    with pytest.raises(OSError, match="No space left"):
+        rescale(Rescaling(clip, tmp_path / "a.mp4", Preprocess(size=48, resize=48, fit="stretch")))
+
+
+def test_an_odd_size_is_refused_before_every_clip_counts_as_damaged(tmp_path):
+    data = coloured_clips(tmp_path / "data", per_class=1, frames=4)
+    with pytest.raises(DataError, match=r"--size 57 is odd.*give 58"):
+        prepare(data, tmp_path / "out", size=57, progress=False)
+    assert not (tmp_path / "out").exists()

@@ -10,8 +10,9 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 pytest.importorskip("gc_model.training.train", reason="pip install -e '.[train]'", exc_type=ImportError)
 
 from gc_model.evaluation.ablate import ROWS, ablate, markdown, table
-from gc_model.evaluation.evaluate import EvaluateOptions, evaluate
+from gc_model.evaluation.evaluate import EvaluateOptions, clips_to_judge, evaluate
 from gc_model.training.options import TrainOptions
+from gc_ros.media.detections import boxes_of, write_csv
 from tests.gc_model.runs import ntu_people, tiny_options
 from trt_build.errors import DataError
 
@@ -152,3 +153,99 @@ def test_every_row_is_a_network_that_can_be_built():
         config = config_of(tiny_options(Path("x")).model_copy(update=row.changes), 3)
         assert config.classes == 3, name
     assert {ROWS[r].paper for r in ("clouds", "c3d")} == {(86.6, 93.2), (63.5, 70.3)}
+
+
+class Begun(Exception):
+    """The training began."""
+
+
+def named_clips(folder: Path, *rows: str) -> Path:
+    """A table of PATH,CLASS,SUBJECT; nobody decodes its clips."""
+    for row in rows:
+        (folder / row.partition(",")[0]).parent.mkdir(parents=True, exist_ok=True)
+        (folder / row.partition(",")[0]).write_bytes(row.encode())
+    (folder / "clips.csv").write_text("\n".join(["path,class,subject", *rows]))
+    return folder / "clips.csv"
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """The options that a training begins with; each ends at once."""
+    found = []
+
+    def train(options, run, **_):
+        found.append(options)
+        raise Begun
+
+    monkeypatch.setattr("gc_model.evaluation.ablate.train", train)
+    return found
+
+
+def ask(data: Path, out: Path, test: list[str] | None, **changes) -> None:
+    base = TrainOptions(data=data, preset="tiny", from_scratch=True, **changes)
+    ablate(base, out, rows=["global"], test_subjects=test, progress=False)
+
+
+def test_clips_without_a_subject_are_nobodys(tmp_path, begun, caplog):
+    data = named_clips(tmp_path, "a.mp4,a,", "b.mp4,b,1", "c.mp4,a,2", "d.mp4,a,3", "e.mp4,b,")
+    with pytest.raises(Begun):
+        ask(data, tmp_path / "out", ["3"])
+    assert begun[0].subjects == ["1", "2"] and "2 clips without a subject are neither" in caplog.text
+    with pytest.raises(DataError, match="nobody is left to train on"):
+        ask(data, tmp_path / "other", ["1", "2", "3"])
+
+
+@pytest.mark.parametrize(
+    "test, changes, words",
+    [
+        (["3"], {"subjects": ["1", "9"]}, 'no subject "9"'),
+        (["9"], {}, 'no subject "9"'),
+        (["3"], {"classes": ["a", "z"]}, 'no class "z"'),
+        (["3"], {"classes": ["a", "b"], "subjects": ["2"]}, 'no class "b"'),
+        (["2"], {"classes": ["b", "c"]}, "no clip to judge is of b, c; there are a"),
+        (["3"], {}, 'only those who are tested do "c"'),
+        (["3"], {"joints": Path("none")}, "no joints of these clips"),
+        (["3"], {"boxes": Path("none")}, "no boxes of these clips"),
+    ],
+)
+def test_what_cannot_be_trained_or_judged_is_refused_and_leaves_no_trace(
+    tmp_path, begun, test, changes, words
+):
+    data = named_clips(tmp_path, "a.mp4,a,1", "b.mp4,b,1", "c.mp4,a,2", "d.mp4,a,3", "e.mp4,c,3")
+    if test == ["2"]:
+        data = named_clips(tmp_path, "a.mp4,b,1", "b.mp4,c,1", "c.mp4,a,2", "d.mp4,a,3")
+    with pytest.raises(DataError, match=words):
+        ask(data, tmp_path / "out", test, **changes)
+    assert not begun and not (tmp_path / "out").exists()
+
+
+def test_what_no_run_was_made_of_does_not_occupy_the_folder(tmp_path, begun):
+    data = named_clips(tmp_path, "a.mp4,a,1", "b.mp4,b,1", "c.mp4,a,2")
+    for seed_options in ({}, {"lr": 0.5}):
+        with pytest.raises(Begun):  # before it notes its options
+            ask(data, tmp_path / "out", ["2"], **seed_options)
+    run = tmp_path / "out/global/test-0"
+    run.mkdir(parents=True)
+    (run / "options.json").write_text("{}")
+    with pytest.raises(DataError, match="begun with other options"):
+        ask(data, tmp_path / "out", ["2"])
+
+
+def test_runs_are_judged_on_the_people_and_classes_that_they_are_trained_on(tmp_path, monkeypatch):
+    data = named_clips(tmp_path, "a.mp4,a,1", "b.mp4,b,1", "c.mp4,c,1", "d.mp4,a,2", "e.mp4,c,2", "f.mp4,s,1")
+    (tmp_path / "boxes").mkdir()
+    for name in "ad":
+        write_csv(boxes_of(tmp_path / "boxes", f"{name}.mp4"), [])
+    judged = []
+    monkeypatch.setattr("gc_model.evaluation.ablate.train", lambda *_, **__: None)
+
+    def judge(run, options, **_):
+        judged.append(options)
+        raise Begun
+
+    monkeypatch.setattr("gc_model.evaluation.ablate.evaluate", judge)
+    with pytest.raises(Begun):
+        ask(data, tmp_path / "out", ["2"], classes=["a", "b"], idle_classes=["s"], boxes=tmp_path / "boxes")
+    (options,) = judged
+    assert options.boxes == tmp_path / "boxes" and options.subjects == ["2"]
+    assert [clip.name for clip in clips_to_judge(options, 0.15)] == ["d.mp4"]
