@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trt_build.bundle import LoadedBundle, load_bundle
 from trt_build.command import Backend, BundleOption, Device, Json, Mode, Precision, Threads, print_json
 from trt_build.errors import DataError
+
+if TYPE_CHECKING:
+    from gc_ros.recognition.taught import Taught
 
 Folder = Annotated[
     Path | None, typer.Option("--taught", help="Folder of what was taught; default: BUNDLE.taught beside it.")
@@ -55,7 +58,7 @@ def teach(
     Only features of the clips are kept, no picture, unless --keep-clips says so.
     """
     from gc_ros.media.clips import find_recordings
-    from gc_ros.recognition.footage import read_footage
+    from gc_ros.recognition.footage import clip_pictures
     from gc_ros.recognition.kept_clips import check_clips, forget_clips
     from gc_ros.recognition.kept_clips import keep_clips as keep
     from gc_ros.recognition.showing import examples_from_clips
@@ -65,15 +68,22 @@ def teach(
 
     loaded = load_bundle(bundle)
     name, space, where = check_name(name, loaded), space_of(loaded), folder or folder_of(bundle)
-    read_taught(where, loaded.info.model_id).check(loaded.info.model_id, where)  # before minutes of clips
+    # What may be refused, before minutes of clips.
+    read_taught(where, loaded.info.model_id).check(loaded.info.model_id, where)
+    if replace or keep_clips:
+        check_clips(where)
+    found, pictures = find_recordings(clips), []
+    for line in found.remarks():
+        typer.echo(f"warning: {line}", err=True)
     mode = mode or loaded.info.default_mode
     engine = open_engine(loaded, mode, backend=backend, precision=precision, device=device, threads=threads)
     try:
-        shown = examples_from_clips(find_recordings(clips), loaded, engine, mode, topic)
+        if keep_clips:
+            pictures = [p for clip in found for p in clip_pictures(clip, loaded.info, topic)]
+        shown = examples_from_clips(found, loaded, engine, mode, topic)
         others = examples_from_clips(find_recordings(none), loaded, engine, mode, topic) if none else None
     finally:
         engine.close()
-    pictures = [f.frames for f in read_footage(clips, loaded.info, topic=topic)] if keep_clips else []
     began = time.perf_counter()
     with locked(where):
         taught = read_taught(where, loaded.info.model_id)
@@ -146,25 +156,22 @@ def taught(
 ) -> None:
     """List what a bundle was taught; rename one, or add what another robot was taught."""
     from gc_ros.recognition.kept_clips import check_clips, rename_clips
-    from gc_ros.recognition.taught import check_name, space_of
+    from gc_ros.recognition.taught import space_of
     from gc_ros.recognition.taught_file import folder_of, locked, must_hold, read_taught, write_taught
 
     loaded, where = load_bundle(bundle), folder or folder_of(bundle)
     found = read_taught(where, loaded.info.model_id)
     if rename is not None or merge is not None:
+        must_hold(where if merge is None else merge)
+        other = None if merge is None else read_taught(merge, loaded.info.model_id)
+        _changed(found, loaded, rename, other)  # what is refused must not leave a folder with a lock
         with locked(where, make=merge is not None):
-            found = read_taught(where, loaded.info.model_id)
             if rename is not None:
-                old, new = _renaming(rename, found)
                 check_clips(where)
-                old = found.spelled(old)
-                found = found.renamed(old, check_name(new, loaded))
-            if merge is not None:
-                must_hold(merge)
-                found = found.merged(read_taught(merge, loaded.info.model_id))
+            found, names = _changed(read_taught(where, loaded.info.model_id), loaded, rename, other)
             write_taught(where, found)
-            if rename is not None:
-                rename_clips(where, old, check_name(new, loaded))
+            if names:
+                rename_clips(where, *names)
     rows = _rows(loaded, found, where)
     if as_json:
         print_json({"model_id": found.model_id, "folder": str(where), "activities": rows})
@@ -180,6 +187,20 @@ def taught(
         typer.echo(f"{row['name']}: {row['clips']} clips, {row['windows']} windows{told}")
         for remark in row["remarks"]:
             typer.echo(f"  {remark}")
+
+
+def _changed(
+    found: Taught, loaded: LoadedBundle, rename: str | None, other: Taught | None
+) -> tuple[Taught, tuple[str, str] | None]:
+    """With an activity renamed, and what another robot was taught; and both names. Raises DataError."""
+    from gc_ros.recognition.taught import check_name
+
+    names = None
+    if rename is not None:
+        old, new = _renaming(rename, found)
+        names = found.spelled(old), check_name(new, loaded)
+        found = found.renamed(*names)
+    return found if other is None else found.merged(other), names
 
 
 def _renaming(text: str, found: Any) -> tuple[str, str]:

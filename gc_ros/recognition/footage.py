@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recorded videos and bags as model input: the frames that a robot would have sampled from them.
 
-For `trt-build quantize` and `verify`. Sampling and preparation are the recogniser's own.
+For `trt-build quantize` and `verify`, and for the clips that teaching keeps. Sampling and preparation are the
+recogniser's own.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +93,28 @@ def clip_frames(
     if len(sampled) < info.T:
         sampled = [every[i] for i in np.linspace(0, len(every) - 1, info.T).round().astype(int)]
     return np.stack(sampled)
+
+
+def clip_pictures(clip: Clip, info: Bundle, topic: str | None = None) -> list[NDArray[np.uint8]]:
+    """The frames (n, S, S, 3), n >= T, of a video, or of each piece of a bag without a break.
+
+    A bag without a piece of a whole window is one clip, as a video is. Raises DataError where no image can be used.
+    """
+    if not clip.is_bag:
+        return [clip_frames(clip.path, info)]
+    if pieces := [piece.frames for piece in _from_bag(clip, info, topic)]:
+        return pieces
+    images = _bag_images(clip, topic)
+    first = next(images, None)
+    if first is None:
+        raise DataError(f"{clip.path}: no image can be used; give another clip")
+    return [clip_frames(clip.path, info, lambda _: chain([first], images))]
+
+
+def _bag_images(bag: Clip, topic: str | None) -> Iterator[tuple[NDArray[np.uint8], int]]:
+    """RGB images of a bag and their stamps; those that cannot be decoded are left out."""
+    found = read_bag_images(bag.path, topic, refused=lambda stamp, reason: None, pieces=bag.pieces)
+    return ((image[..., ::-1] if encoding == "bgr8" else image, stamp) for stamp, image, encoding in found)
 
 
 def _from_bag(bag: Clip, info: Bundle, topic: str | None) -> Iterator[Footage]:

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +21,11 @@ from trt_build.classes import WINDOWS_A_CLIP, ClassStatistics
 # docs/own-activities.md.
 DIAGONAL_PER_FEATURE, TRAINING = 1 / 75, 0.2
 LEAST_SHOWN = 4  # clips whose variance says something
+
+# What a window is in its clip: how often the clip has had the like before, 0 mostly, and a hash of its features.
+_Window = tuple[int, bytes]
+_Clip = dict[_Window, NDArray[np.float32]]  # in the order of its windows
+_AFTER_ALL: tuple[float, bytes] = (math.inf, b"")
 
 
 @dataclass(frozen=True)
@@ -41,15 +49,65 @@ class Examples:
         of_clip = np.arange(len(windows))[:, None] == clip
         return (of_clip / windows[:, None]) @ self.features.astype(np.float64)
 
-    def joined(self, other: Examples) -> Examples:
-        """Both, the clips of the other with numbers of their own; windows that both have, once."""
-        fresh = [i for i, row in enumerate(other.features) if not (self.features == row).all(axis=1).any()]
-        first = int(self.clips.max(initial=-1)) + 1
-        _, clips = np.unique(other.clips[fresh], return_inverse=True)
-        return Examples(
-            np.concatenate([self.features, other.features[fresh]]),
-            np.concatenate([self.clips, clips.astype(np.int64) + first]),
-        )
+    def joined(self, other: Examples, most: int) -> Examples:
+        """Both, thinned out; a clip that both have, and each of its windows, once.
+
+        In whatever order, and however often, examples are joined: the result is that of joining all of them at once.
+        Only clips that begin alike and were never shown together come out as one.
+        """
+        both = self._named()
+        for name, clip in other._named().items():
+            both[name] = both.get(name, {}) | clip
+        return _thinned(both, most)
+
+    def thinned(self, most: int) -> Examples:
+        """At most so many windows, in an order that depends on nothing but the windows.
+
+        Each clip keeps its first windows in the order of their hashes, all clips as many of them, as far as they have
+        them. So what remains of a clip, however thinned out, is still known for the same clip by its first window.
+        Where there are more clips than windows allowed, a sample of the clips remains, those whose hashes come first:
+        a clip that was left out does not come back, and what was shown last counts no more than what was shown before.
+        """
+        return _thinned(self._named(), most)
+
+    def _named(self) -> dict[tuple[bytes, int], _Clip]:
+        """The clips by the hash of their first window, and a number where several begin alike.
+
+        A picture that stands still, drawn or simulated, gives the same windows in clips that were shown apart.
+        """
+        clips = []
+        for number in np.unique(self.clips):
+            had: Counter[bytes] = Counter()
+            clip: _Clip = {}
+            for row in self.features[self.clips == number]:
+                digest = hashlib.sha256((row + np.float32(0)).tobytes()).digest()  # -0 is 0
+                clip[had[digest], digest] = row
+                had[digest] += 1
+            clips.append({window: clip[window] for window in sorted(clip)})
+        alike: Counter[bytes] = Counter()
+        named = {}
+        for clip in sorted(clips, key=_place):
+            _, digest = next(iter(clip))
+            named[digest, alike[digest]] = clip
+            alike[digest] += 1
+        return named
+
+
+def _place(clip: _Clip) -> list[tuple[float, bytes]]:
+    """What clips are put in order by; one that lost windows from its end keeps its place among those that did too."""
+    return [*clip, _AFTER_ALL]
+
+
+def _thinned(named: dict[tuple[bytes, int], _Clip], most: int) -> Examples:
+    ranked = [(rank, w, name) for name, clip in named.items() for rank, w in enumerate(sorted(clip))]
+    kept: dict[tuple[bytes, int], _Clip] = {}
+    for _, window, name in sorted(ranked)[:most]:
+        kept.setdefault(name, {})[window] = named[name][window]
+    clips = sorted(kept.values(), key=_place)
+    return Examples(
+        np.array([row for clip in clips for row in clip.values()], np.float32),
+        np.repeat(np.arange(len(clips), dtype=np.int64), [len(clip) for clip in clips]),
+    )
 
 
 class Space:

@@ -56,12 +56,11 @@ class Taught:
     def taught(self, name: str, examples: Examples) -> Taught:
         """With an activity, or more examples of one that is there."""
         before = self.activities.get(name)
-        both = _bounded(examples if before is None else before.joined(examples))
-        return replace(self, activities={**self.activities, name: both})
+        return replace(self, activities={**self.activities, name: _joined(before, examples)})
 
     def with_none(self, examples: Examples) -> Taught:
         """With more examples of what is none of the activities."""
-        return replace(self, none=_bounded(examples if self.none is None else self.none.joined(examples)))
+        return replace(self, none=_joined(self.none, examples))
 
     def forgotten(self, name: str) -> Taught:
         """Without an activity. Raises DataError where it was not taught."""
@@ -76,7 +75,10 @@ class Taught:
         return replace(self, activities={new if n == old else n: e for n, e in self.activities.items()})
 
     def merged(self, other: Taught) -> Taught:
-        """What either was taught; of an activity that both know, the examples of both. Raises DataError."""
+        """What either was taught; of an activity that both know, the examples of both. Raises DataError.
+
+        Merging again changes nothing, and the order of merging changes no examples.
+        """
         if other.model_id != self.model_id:
             raise DataError(
                 f"taught to {other.model_id}, this is {self.model_id}; "
@@ -141,7 +143,7 @@ def examples_of(windows: Mapping[int, NDArray[np.float32]] | list[NDArray[np.flo
     if not np.isfinite(features).all():
         raise DataError("the engine's embedding is not finite; check the engine with: trt-build verify")
     numbers = np.repeat(np.arange(len(clips)), [len(c) for c in clips])
-    return _bounded(Examples(features, numbers.astype(np.int64)))
+    return Examples(features, numbers.astype(np.int64))
 
 
 def space_of(bundle: LoadedBundle) -> Space:
@@ -225,9 +227,5 @@ class Lessons:
         return found
 
 
-def _bounded(examples: Examples) -> Examples:
-    """At most `MAX_WINDOWS` of them, spread over all."""
-    if len(examples) <= MAX_WINDOWS:
-        return examples
-    kept = np.linspace(0, len(examples) - 1, MAX_WINDOWS).round().astype(int)
-    return Examples(examples.features[kept], examples.clips[kept])
+def _joined(before: Examples | None, examples: Examples) -> Examples:
+    return examples.thinned(MAX_WINDOWS) if before is None else before.joined(examples, MAX_WINDOWS)

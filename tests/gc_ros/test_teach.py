@@ -13,9 +13,14 @@ import pytest
 from typer.testing import CliRunner
 
 from gc_ros.cli import app
-from gc_ros.media.clips import find_clips
-from gc_ros.recognition.footage import clip_frames
-from gc_ros.recognition.taught import space_of
+from gc_ros.media import bags
+from gc_ros.media.bags import make_bag
+from gc_ros.media.clips import Clip, find_clips, find_recordings
+from gc_ros.recognition import showing
+from gc_ros.recognition.footage import clip_frames, clip_pictures
+from gc_ros.recognition.space import Examples
+from gc_ros.recognition.taught import Taught, examples_of, space_of
+from gc_ros.recognition.taught_file import write_taught
 from tests.gc_ros.test_cli import fails, run
 from tests.toy import toy_bundle
 from tests.videos import write_clip
@@ -208,6 +213,69 @@ def test_a_folder_that_is_not_there_is_said_and_not_made(bundle: Path, tmp_path:
             *arguments, "-b", bundle, "--taught", tmp_path / "nosuch", words=("nosuch: holds no taught.json",)
         )
     assert not (tmp_path / "nosuch").exists()
+
+
+def test_what_cannot_be_merged_is_said_and_no_folder_made(clips: Path, bundle: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    write_taught(
+        other, Taught("another", {"x": Examples(np.ones((1, 9), np.float32), np.zeros(1, np.int64))})
+    )
+    new = ("taught", "-b", bundle, "--taught", tmp_path / "new", "--merge")
+    fails(*new, tmp_path / "nosuch", words=("nosuch: holds no taught.json",))
+    fails(*new, other, words=("only what the same model was taught",))
+    write_taught(other, Taught("toy-colours"))
+    fails(*new, other, "--rename", "x=y", words=('"x" was not taught',))
+    assert not (tmp_path / "new").exists()
+
+
+def test_merging_twice_adds_nothing(bundle: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        shown = examples_of([rng.normal(size=(6, 9)).astype(np.float32) for _ in range(15)])
+        write_taught(tmp_path / str(i), Taught("toy-colours").taught("x", shown))
+    merge = ("taught", "-b", bundle, "--json", "--merge")
+    said = [json.loads(run(*merge, tmp_path / str(i % 2))[1])["activities"][0] for i in range(5)]
+    assert [(row["clips"], row["windows"]) for row in said] == [(15, 90), *[(30, 128)] * 4]
+
+
+@pytest.mark.parametrize("compressed", ["png", None])
+def test_a_bag_shorter_than_a_window_is_kept_as_its_video_is(
+    bundle: Path, tmp_path: Path, compressed
+) -> None:
+    video = flicker(tmp_path / "short.mp4", YELLOW, 0, seconds=0.4)
+    make_bag([Clip(video, "short", "yellow")], tmp_path / "bag", compressed=compressed)
+    info, (bag,) = load_bundle(bundle).info, find_recordings([tmp_path / "bag"])
+    (kept,) = clip_pictures(bag, info)
+    assert np.array_equal(kept, clip_frames(video, info)) and len(kept) == info.T
+    code, _, err = run("teach", "yellow", tmp_path / "bag", "-b", bundle, "--keep-clips", "--threads", 1)
+    assert code == 0, err
+    (clip,) = find_clips([tmp_path / "b.taught" / "clips"])
+    assert clip.label == "yellow"
+
+
+@pytest.mark.parametrize("damage", ["table", "clip", "bag"])
+def test_clips_that_cannot_be_kept_are_said_before_any_is_watched(
+    clips: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    def watched(*_: object) -> None:
+        raise AssertionError("watched")
+
+    monkeypatch.setattr(showing, "examples_from_clips", watched)
+    shown, words = clips / "yellow0.mp4", "broken.mp4"
+    if damage == "table":
+        words = "not a table path,class"
+        (tmp_path / "b.taught" / "clips").mkdir(parents=True)
+        (tmp_path / "b.taught" / "clips" / "clips.csv").write_text("a,b\n")
+    elif damage == "clip":
+        shown = tmp_path / "broken.mp4"
+        shown.write_bytes(b"no video")
+    else:
+        shown, words = tmp_path / "bag", "bag: no image can be used; give another clip"
+        make_bag([Clip(clips / "yellow0.mp4", "yellow0", "yellow")], shown, compressed="png")
+        nothing = lambda messages: ((m.stamp_ns, bags.Refusal("cannot be decoded")) for m in messages)
+        monkeypatch.setattr(bags, "_pictures", nothing)
+    fails("teach", "yellow", shown, "-b", bundle, "--keep-clips", words=(words,))
+    assert not (tmp_path / "b.taught" / "taught.json").exists()
 
 
 def test_clips_are_kept_where_that_is_asked_for_and_go_with_the_activity(clips: Path, bundle: Path) -> None:

@@ -20,8 +20,6 @@ from gc_ros.stamps import NS
 from tests.videos import BT709, BT2020, centres, flat, patches, rotated, truncated, write_clip
 from trt_build.errors import DataError
 
-NS = 1_000_000_000
-
 
 def test_libav_never_calls_python_from_a_decoder_thread() -> None:
     # A decoder freed with the GIL held waits for its threads, and a log line of theirs would wait for the GIL.

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gc_ros.recognition import discriminant
+from gc_ros.recognition import taught as taught_module
 from gc_ros.recognition.discriminant import Discriminant, Rows, _limit
 from gc_ros.recognition.overlay import draw
 from gc_ros.recognition.recognizer import Recognizer
@@ -305,6 +308,65 @@ def test_merging_joins_examples_once_and_only_of_the_same_model():
     assert both.merged(two).activities["x"].count == 10, "the same examples count once"
     with pytest.raises(DataError, match="only what the same model"):
         one.merged(Taught("other"))
+
+
+CLIPS = [np.random.default_rng(i).normal(size=(1 + i % 7, 3)).astype(np.float32) for i in range(20)]
+CLIPS[3][:2] = CLIPS[3][2]  # somebody stands still
+CLIPS[5:8] = [CLIPS[5]] * 3  # in a picture without noise, shown three times
+for i in (9, 10, 11):
+    CLIPS[i][0] = CLIPS[12][0]  # a picture without noise, and at first without anybody
+some_clips = st.sets(st.sampled_from(range(len(CLIPS))), min_size=1)
+
+
+def of_clips(numbers) -> Taught:
+    examples = examples_of([CLIPS[i] for i in sorted(numbers)])
+    return Taught("m").taught("x", examples).with_none(examples)
+
+
+def same(one: Taught, two: Taught) -> bool:
+    pairs = [(one.activities["x"], two.activities["x"]), (one.none, two.none)]
+    return all(np.array_equal(a.features, b.features) and np.array_equal(a.clips, b.clips) for a, b in pairs)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(some_clips, min_size=2, max_size=3), st.data(), st.sampled_from([7, 20, 40, 128]))
+def test_merging_again_and_in_another_order_adds_no_clip_and_changes_nothing(sets, data, most):
+    """Clips that begin alike and were never shown together count as one, so such are drawn together or not."""
+    alike = [{5, 6, 7}, {9, 10, 11, 12}]
+    sets = [s.union(*(a for a in alike if s & a)) for s in sets]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(taught_module, "MAX_WINDOWS", most)
+        parts = [of_clips(numbers) for numbers in sets]
+        merged = reduce(Taught.merged, parts)
+        order = data.draw(st.permutations([*parts, *parts, merged]))
+        again = reduce(Taught.merged, order)
+        shown = set().union(*sets)
+        assert merged.activities["x"].count == min(len(shown), most)
+        assert len(merged.activities["x"]) == min(sum(len(CLIPS[i]) for i in shown), most)
+        assert same(merged, again) and same(merged, of_clips(shown))
+        assert all(same(merged, merged.merged(part)) for part in [*parts, merged])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_clips_that_share_windows_become_no_more_by_merging(seed, monkeypatch):
+    rng = np.random.default_rng(seed)
+    monkeypatch.setattr(taught_module, "MAX_WINDOWS", int(rng.choice([6, 12, 128])))
+    pool = rng.normal(size=(12, 3)).astype(np.float32)
+    clips = [pool[rng.integers(0, 12, rng.integers(1, 7))] for _ in range(8)]
+    sets = [rng.permutation(8)[: rng.integers(1, 7)] for _ in range(3)]
+    parts = [Taught("m").taught("x", examples_of([clips[i] for i in numbers])) for numbers in sets]
+    merged = reduce(Taught.merged, parts)
+    again = reduce(Taught.merged, [merged, *parts, *parts[::-1]])
+    assert again.activities["x"].count == merged.activities["x"].count <= len(np.unique(np.concatenate(sets)))
+
+
+def test_each_clip_keeps_as_many_windows_as_it_has_of_those_that_fit(monkeypatch):
+    monkeypatch.setattr(taught_module, "MAX_WINDOWS", 10)
+    clips = [
+        np.random.default_rng(i).normal(size=(n, 3)).astype(np.float32) for i, n in enumerate((1, 4, 30))
+    ]
+    kept = Taught("m").taught("x", examples_of(clips)).activities["x"]
+    assert sorted(np.bincount(kept.clips)) == [1, 4, 5]
 
 
 @pytest.mark.parametrize(
