@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gc_model.paper.network import Network, State
+from gc_model.paper.network import ClipResult, FrameResult, Network, State
 from gc_model.paper.presets import Config
 from gc_model.training.checkpoint import Recipe
 from trt_build.bundle import IDLE_LABELS, Bundle, Calibration, Preprocess
@@ -37,16 +37,19 @@ class TorchEngine:
         self, inputs: Mapping[str, NDArray[Any]], active: Sequence[bool] | None = None
     ) -> dict[str, NDArray[Any]]:
         check_inputs(self.inputs, inputs, self.batch)
+        values = {}
         if self.mode == "window":
             clip = torch.from_numpy(inputs["frames"]).permute(0, 1, 4, 2, 3)
-            result = self.model(clip)
-            logits, l, p, e = result.logits, result.l, result.p, result.e
+            maps = self.model.maps(clip)
+            Z, c = self.model.features_of(maps)
+            result: FrameResult | ClipResult = self.model.fold(Z, c)[0]
+            if "embedding" in self.outputs:
+                values["embedding"] = self.model.embedding(clip, maps, Z)
         else:
             assert self._state is not None
             frame = torch.from_numpy(inputs["frame"]).permute(0, 3, 1, 2)
-            step, self._state = self.model.stream(frame, self._state)
-            logits, l, p, e = step.logits, step.l, step.p, step.e
-        values = {"logits": logits, "embedding": e, "glimpses": l, "assignment": p}
+            result, self._state, values["embedding"] = self.model.stream_and_embed(frame, self._state)
+        values |= {"logits": result.logits, "glimpses": result.l, "assignment": result.p}
         # A bundle of schema 1 has no embedding.
         return {name: values[name].cpu().numpy() for name in self.outputs}
 

@@ -46,7 +46,7 @@ class GlimpseClouds(Network):
             r=self.zeros(batch, config.C, config.psi),
             memory=self.zeros(batch, config.K, config.G, self.what_where.channels),
             weight=self.zeros(batch, config.K, config.G, config.C),
-            caches=self.caches(batch) if streaming else (),
+            **(self.streaming_state(batch) if streaming else {}),
         )
 
     def step(self, Z: Tensor, c: Tensor, state: State) -> tuple[FrameResult, State]:
@@ -56,7 +56,7 @@ class GlimpseClouds(Network):
         p, u = self.assignment(v, state.memory, state.weight)
         r = self.workers(r, torch.matmul(p, v))  # Eq 8, 6
         memory, weight = write(state.memory, state.weight, u, p)
-        result = FrameResult(self.with_global(self.readout(r), Z), l, p, c, self.embedding(Z, c))
+        result = FrameResult(self.with_global(self.readout(r), Z), l, p, c)
         return result, replace(state, h=h, z=z, r=r, memory=memory, weight=weight)
 
     def attend(self, Z: Tensor, c: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:

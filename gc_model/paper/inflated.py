@@ -190,11 +190,11 @@ class InflatedTrunk(nn.Module):
         return self._run(context, Pass(frames=T), self._chain[self._context :])
 
     def step(self, x: Tensor, caches: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """One new frame (B, 3, H, W), with what each convolution keeps of the past from `caches`: Z, c, caches."""
+        """One new frame (B, 3, H, W), with what convolutions keep of the past from `caches`: Z, context map, caches."""
         now = Pass(past=caches)
         context = self._run(x, now, self._chain[: self._context])
         Z = self._run(context, now, self._chain[self._context :])
-        return Z, context.mean((2, 3)), now.written
+        return Z, context, now.written
 
     def back_step(self, context: Tensor, caches: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """`back` for one new frame's map; caches as of `step`, the front's unchanged."""

@@ -31,7 +31,7 @@ class Trunk(Protocol):
         """Context maps -> Z (B*T, D, h, w); where a trunk makes one feature of a clip, (B, D, h, w)."""
 
     def step(self, x: Tensor, caches: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """One new frame (B, 3, H, W) -> Z (B, D, h, w), c (B, C_c) and the caches for the next one.
+        """One new frame (B, 3, H, W) -> Z (B, D, h, w), its context map and the caches for the next one.
 
         Equal to the last frame of `back` and `front`. Raises ValueError for a trunk that looks ahead.
         """

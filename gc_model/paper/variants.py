@@ -58,11 +58,11 @@ class Headless(Network):
 
     def initial_state(self, batch: int, *, streaming: bool = False) -> State:
         none = self.zeros(batch, 0)
-        return State(none, none, none, none, none, self.caches(batch) if streaming else ())
+        return State(none, none, none, none, none, **(self.streaming_state(batch) if streaming else {}))
 
     def frame(self, y: Tensor, Z: Tensor, c: Tensor) -> FrameResult:
         B = len(y)
-        return FrameResult(y, y.new_zeros(B, 0, 4), y.new_zeros(B, 0, 0), c, self.embedding(Z, c))
+        return FrameResult(y, y.new_zeros(B, 0, 4), y.new_zeros(B, 0, 0), c)
 
 
 class Global(Headless):
@@ -114,7 +114,7 @@ class GlimpseSum(GlimpseClouds):
         h, z, l, v = self.attend(Z, c, state)
         r = self.workers(state.r, v.sum(1, keepdim=True))
         p = v.new_ones(len(v), 1, v.shape[1])
-        result = FrameResult(self.with_global(self.readout(r), Z), l, p, c, self.embedding(Z, c))
+        result = FrameResult(self.with_global(self.readout(r), Z), l, p, c)
         return result, replace(state, h=h, z=z, r=r)
 
 
@@ -133,7 +133,7 @@ class GlimpseTubes(GlimpseClouds):
         h, z, l, v = self.attend(Z, c, state)
         r = self.workers(state.r, v)
         p = torch.eye(v.shape[1], dtype=v.dtype, device=v.device).expand(len(v), -1, -1)
-        result = FrameResult(self.with_global(self.readout(r), Z), l, p, c, self.embedding(Z, c))
+        result = FrameResult(self.with_global(self.readout(r), Z), l, p, c)
         return result, replace(state, h=h, z=z, r=r)
 
 

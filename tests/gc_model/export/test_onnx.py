@@ -49,10 +49,13 @@ def windows_differ_by(loaded: LoadedBundle, model, clips: np.ndarray) -> dict[st
     for clip in clips:
         out = engine.run({"frames": clip[None]})
         with torch.no_grad():
-            result = model(torch.from_numpy(clip[None]).permute(0, 1, 4, 2, 3))
+            frames = torch.from_numpy(clip[None]).permute(0, 1, 4, 2, 3)
+            result = model(frames)
+            maps = model.maps(frames)
+            e = model.embedding(frames, maps, model.features_of(maps)[0])
         for name, value in (
             ("logits", result.logits),
-            ("embedding", result.e),
+            ("embedding", e),
             ("glimpses", result.l),
             ("assignment", result.p),
         ):
@@ -69,10 +72,10 @@ def steps_differ_by(loaded: LoadedBundle, model, frames: np.ndarray, count: int)
         frame = frames[i % len(frames)][None]
         out = engine.run({"frame": frame})
         with torch.no_grad():
-            step, state = model.stream(torch.from_numpy(frame).permute(0, 3, 1, 2), state)
+            step, state, e = model.stream_and_embed(torch.from_numpy(frame).permute(0, 3, 1, 2), state)
         for name, value in (
             ("logits", step.logits),
-            ("embedding", step.e),
+            ("embedding", e),
             ("glimpses", step.l),
             ("assignment", step.p),
         ):

@@ -43,7 +43,7 @@ class ThreeLayers(nn.Module):
     def step(self, x, caches):
         context = self.front(x, 1)
         Z, caches = self.back_step(context, caches)
-        return Z, context.mean((2, 3)), caches
+        return Z, context, caches
 
     def back_step(self, context, caches):
         return self.now(context) + self.before(caches[0]), [context]
