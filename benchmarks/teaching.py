@@ -65,11 +65,11 @@ def embedded(bundle: LoadedBundle, data: Path, cache: Path | None, threads: int 
             print(f"left out: {error}")
             continue
         last = len(frames) - bundle.info.T
+        # Copied before the next run: an engine writes its results into the same arrays again.
         runs = [
-            engine.run({"frames": frames[None, at : at + bundle.info.T]})
+            {k: v.copy() for k, v in engine.run({"frames": frames[None, at : at + bundle.info.T]}).items()}
             for at in np.unique(np.linspace(0, last, WINDOWS).round().astype(int))
         ]
-        runs = [{k: v.copy() for k, v in run.items()} for run in runs]
         features = np.stack([pool(run["embedding"][0]) for run in runs])
         clips.append(Clip(found.label, found.subject, features, np.stack([run["logits"][0] for run in runs])))
     engine.close()
