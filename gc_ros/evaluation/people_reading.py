@@ -19,7 +19,14 @@ from typing import IO, TYPE_CHECKING, Any
 from gc_ros.evaluation.ahead import read_ahead
 from gc_ros.evaluation.judging import Judge, Pass
 from gc_ros.evaluation.options import Options
-from gc_ros.evaluation.people_sources import PeopleReader, by_stamps, choose_topic, find_table, first_and_last
+from gc_ros.evaluation.people_sources import (
+    PeopleReader,
+    by_stamps,
+    choose_topic,
+    counted_from,
+    find_table,
+    first_and_last,
+)
 from gc_ros.evaluation.reading import BagReading, lessons_of
 from gc_ros.evaluation.sources import Frame, FrameReader, Source
 from gc_ros.evaluation.strips import Seen, WatchedSlots
@@ -166,8 +173,12 @@ class PeopleReading(BagReading):
     def _begin(self, first_ns: int) -> Following:
         o = self.options
 
+        source = self.frames.source
+
         def placed(table: Path) -> list[Detections]:
-            ends = functools.partial(first_and_last, self.frames.source, self.frames.topic, o.stamps)
+            if source.is_video:
+                return counted_from(read_csv(table), first_ns)
+            ends = functools.partial(first_and_last, source, self.frames.topic, o.stamps)
             return by_stamps(read_csv(table), first_ns, ends)
 
         recorded = [] if self._table is None else placed(self._table)

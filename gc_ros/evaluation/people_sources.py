@@ -47,6 +47,11 @@ def find_table(source: Source, how: str) -> Path | None:
     return found
 
 
+def counted_from(recorded: list[Detections], first_ns: int) -> list[Detections]:
+    """Detections whose times count from an image at `first_ns`, on its clock."""
+    return [replace(found, stamp_ns=found.stamp_ns + first_ns) for found in recorded]
+
+
 def by_stamps(
     recorded: list[Detections], first_ns: int, ends: Callable[[], tuple[int, int]]
 ) -> list[Detections]:
@@ -58,7 +63,7 @@ def by_stamps(
     """
     if not recorded or not first_ns or recorded[-1].stamp_ns >= ABSOLUTE_S * NS:
         return recorded
-    shifted = [replace(found, stamp_ns=found.stamp_ns + first_ns) for found in recorded]
+    shifted = counted_from(recorded, first_ns)
     if recorded[-1].stamp_ns < first_ns:
         return shifted
     first, last = ends()
