@@ -15,7 +15,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from gc_ros.media.detections import Detections, read_csv
+from gc_ros.media.detections import from_first, read_csv
 from gc_ros.media.detector import Detector, Finder
 from gc_ros.media.images import Picture
 from gc_ros.media.kinds import printable
@@ -152,11 +152,6 @@ def _spare(out: Path, inputs: Iterable[Path | None]) -> None:
     for file in inputs:
         if file is not None and out.exists() and file.exists() and out.samefile(file):
             raise DataError(f"{out}: is read here and would be overwritten; choose another --out")
-
-
-def from_first(recorded: list[Detections], first_ns: int) -> list[Detections]:
-    """Detections whose times count from the first frame, by the stamps of the video."""
-    return [replace(found, stamp_ns=found.stamp_ns + first_ns) for found in recorded]
 
 
 class _Whole:

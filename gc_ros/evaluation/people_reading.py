@@ -23,14 +23,13 @@ from gc_ros.evaluation.people_sources import (
     PeopleReader,
     by_stamps,
     choose_topic,
-    counted_from,
     find_table,
     first_and_last,
 )
 from gc_ros.evaluation.reading import BagReading, lessons_of
 from gc_ros.evaluation.sources import Frame, FrameReader, Source
 from gc_ros.evaluation.strips import Seen, WatchedSlots
-from gc_ros.media.detections import Box, Detections, read_csv
+from gc_ros.media.detections import Box, Detections, from_first, read_csv
 from gc_ros.media.kinds import clean
 from gc_ros.recognition.following import Following
 from gc_ros.recognition.people import PeopleCounters, PersonActivity
@@ -177,7 +176,7 @@ class PeopleReading(BagReading):
 
         def placed(table: Path) -> list[Detections]:
             if source.is_video:
-                return counted_from(read_csv(table), first_ns)
+                return from_first(read_csv(table), first_ns)
             ends = functools.partial(first_and_last, source, self.frames.topic, o.stamps)
             return by_stamps(read_csv(table), first_ns, ends)
 

@@ -6,12 +6,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from gc_ros.evaluation.sources import FrameReader, Source
 from gc_ros.evaluation.truth import ABSOLUTE_S
-from gc_ros.media.detections import Detections, boxes_of
+from gc_ros.media.detections import Detections, boxes_of, from_first
 from gc_ros.media.people_topics import BY_TYPE, PERSON, Bodies, Family, Found
 from gc_ros.media.recording import Message
 from gc_ros.stamps import NS
@@ -47,11 +46,6 @@ def find_table(source: Source, how: str) -> Path | None:
     return found
 
 
-def counted_from(recorded: list[Detections], first_ns: int) -> list[Detections]:
-    """Detections whose times count from an image at `first_ns`, on its clock."""
-    return [replace(found, stamp_ns=found.stamp_ns + first_ns) for found in recorded]
-
-
 def by_stamps(
     recorded: list[Detections], first_ns: int, ends: Callable[[], tuple[int, int]]
 ) -> list[Detections]:
@@ -63,7 +57,7 @@ def by_stamps(
     """
     if not recorded or not first_ns or recorded[-1].stamp_ns >= ABSOLUTE_S * NS:
         return recorded
-    shifted = counted_from(recorded, first_ns)
+    shifted = from_first(recorded, first_ns)
     if recorded[-1].stamp_ns < first_ns:
         return shifted
     first, last = ends()

@@ -15,7 +15,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import groupby
 from pathlib import Path
@@ -139,6 +139,11 @@ def _number(row: dict[str, str], column: str) -> Decimal:
         return number(row[column])
     except ValueError as error:
         raise DataError(f"{column}: {error}") from None
+
+
+def from_first(recorded: Iterable[Detections], first_ns: int) -> list[Detections]:
+    """Detections whose times count from an image, on the clock on which that image has the stamp `first_ns`."""
+    return [replace(found, stamp_ns=found.stamp_ns + first_ns) for found in recorded]
 
 
 def write_csv(file: Path, detections: Iterable[Detections]) -> None:
