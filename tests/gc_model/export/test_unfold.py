@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[3]
 
 def bundled(folder: Path, model: torch.nn.Module) -> LoadedBundle:
     """The graphs of a network as a bundle, without the checks of the export."""
-    network = {export.NETWORK: model.config.to_json()}
+    network = {export.NETWORK: model.config.to_json(), export.EMBEDDING_NAME: export.EMBEDDING}
     recipe = checkpoint.Recipe([f"c{i}" for i in range(7)], 2.0, 1.5, 0.25, network)
     folder.mkdir()
     info = export.bundle_info(model.config, recipe, model.embedding_size)
@@ -48,7 +48,7 @@ def assert_same_function(one, other) -> None:
                 y, second = other.stream(clips[:, t], second)
                 pairs.append((x, y))
     for x, y in pairs:
-        for name in ("logits", "l", "p", "e"):
+        for name in ("logits", "l", "p", "c"):
             torch.testing.assert_close(getattr(y, name), getattr(x, name), atol=1e-4, rtol=0, msg=name)
 
 
