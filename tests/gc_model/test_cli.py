@@ -342,7 +342,8 @@ def test_prepare_says_what_it_made_and_what_is_damaged(tmp_path):
     ).read_bytes()
     assert_one_line(call("prepare", data, data), "another folder")
     assert_one_line(
-        call("ablate", "--data", data, "--out", data, "--test-subjects", "a", "--quiet"), "another --out"
+        call("ablate", "--data", data, "--out", data, "--subjects", "b", "--test-subjects", "a", "--quiet"),
+        "another --out",
     )
 
 
