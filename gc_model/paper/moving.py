@@ -7,9 +7,13 @@ for a moment is still seen; it needs the frame before, as small as gestures stay
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from gc_model.paper.shapes import merge, split
 
 SMALL = 4  # pixels in each direction that become one of `grey`
 FADING = 0.8  # of the map of change, from one frame to the next
@@ -21,13 +25,18 @@ def grey(frames: Tensor) -> Tensor:
     return F.avg_pool2d(frames.mean(1, keepdim=True) / 255, SMALL)
 
 
-def change(now: Tensor, before: Tensor, moved: Tensor) -> Tensor:
-    """How much each place changed lately: from the grey frame, the one before and the map so far, all (B, 1, h, w).
+def change(now: Tensor, before: Tensor) -> Tensor:
+    """How much each place changed from the grey frame before to this one, all (B, 1, h, w).
 
-    Before the first frame both are zeros, and the first frame is no change.
+    Before the first frame there are zeros, from which the first frame is no change.
     """
     there = (before.amax((1, 2, 3), keepdim=True) > 0).to(now.dtype)
-    return FADING * moved + there * (now - before).abs()
+    return there * (now - before).abs()
+
+
+def faded(moved: Tensor, changed: Tensor) -> Tensor:
+    """How much each place changed lately, from that until the frame before and the change to this one."""
+    return FADING * moved + changed
 
 
 def where_it_moves(maps: Tensor, moved: Tensor) -> Tensor:
@@ -49,12 +58,10 @@ def where_it_moves(maps: Tensor, moved: Tensor) -> Tensor:
 
 def over_time(frames: Tensor, maps: Tensor) -> Tensor:
     """`where_it_moves` of each frame of clips: (B, T, 3, H, W) and maps (B, T, C, h, w) -> (B, T, C)."""
+    T = int(maps.shape[1])
+    now = split(grey(merge(frames, 0, 1).to(maps.dtype)), 0, T)
     # Not torch.zeros, whose size a trace would compute or fix.
-    before = moved = grey(frames[:, 0].to(maps.dtype)) * 0
-    found = []
-    for frame, its in zip(frames.unbind(1), maps.unbind(1), strict=True):
-        now = grey(frame.to(maps.dtype))
-        moved = change(now, before, moved)
-        found.append(where_it_moves(its, moved))
-        before = now
-    return torch.stack(found, 1)
+    before = torch.cat([now[:, :1] * 0, now[:, :-1]], 1)
+    changed = split(change(merge(now, 0, 1), merge(before, 0, 1)), 0, T)
+    moved = list(itertools.accumulate(changed.unbind(1), faded))
+    return split(where_it_moves(merge(maps, 0, 1), merge(torch.stack(moved, 1), 0, 1)), 0, T)

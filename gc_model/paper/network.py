@@ -34,7 +34,7 @@ class State:
 
     h: (B, omega) attention; z: (B, D) last glimpse; r: (B, C, psi) workers; memory: (B, K, G, D) projected
     glimpses, oldest first; weight: (B, K, G, C) each worker's share in them; caches: the trunk's, each of
-    `Trunk.cache_shapes` with B in front; grey, moved: (B, 1, H/4, W/4), see `moving.change`. For whole clips there are
+    `Trunk.cache_shapes` with B in front; grey, moved: (B, 1, H/4, W/4), see `moving`. For whole clips there are
     no caches, and neither of these two.
     """
 
@@ -205,7 +205,7 @@ class Network(nn.Module):
         result, state = self.step(Z, c, state)
         assert state.grey is not None and state.moved is not None
         grey = moving.grey(frame.to(Z.dtype))
-        moved = moving.change(grey, state.grey, state.moved)
+        moved = moving.faded(state.moved, moving.change(grey, state.grey))
         e = torch.cat([Z.mean((2, 3)), c, moving.where_it_moves(context, moved)], -1)
         return result, replace(state, caches=tuple(caches), grey=grey, moved=moved), e
 
