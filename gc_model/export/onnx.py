@@ -35,7 +35,6 @@ from trt_build.graphs.weights import round_weights, rounded, share_weights
 from trt_build.tolerances import EXPORT_ROUNDING, EXPORT_TOLERANCE
 
 OPSET = 18
-_STATISTICS_BITS = 8  # of the classes' statistics: far finer than what another choice of clips changes
 _ALL_BITS, _FEWEST_BITS = 24, 12  # significant bits of float32; with fewer, labels change
 STREAM = 64  # frames of `step` in one stream
 # Which `Network.embedding` the graphs put out: in the provenance, and increased when it means something else. 1, where
@@ -60,7 +59,7 @@ class WindowGraph(nn.Module):
         start = self.model.initial_state(1).named()
         state = State.from_named({k: zero.reshape(-1, *[1] * (v.dim() - 1)) + v for k, v in start.items()})
         result, _ = self.model.fold(Z, c, state)
-        return result.logits, self.model.embedding(clip, maps, Z), result.l, result.p
+        return result.logits, self.model.embedding(clip, maps, Z, c), result.l, result.p
 
 
 class StepGraph(nn.Module):
@@ -119,7 +118,7 @@ def export_bundle(
             statistics = class_statistics(probe, clips_of_training, progress=progress)
             if statistics is not None:
                 if head_bits is not None:
-                    statistics = statistics.rounded(min(head_bits, _STATISTICS_BITS))
+                    statistics = statistics.rounded(head_bits)
                 (folder / CLASSES_NAME).write_bytes(statistics.to_bytes())
                 names.append(CLASSES_NAME)
         sha256 = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()

@@ -44,7 +44,7 @@ class TorchEngine:
             Z, c = self.model.features_of(maps)
             result: FrameResult | ClipResult = self.model.fold(Z, c)[0]
             if "embedding" in self.outputs:
-                values["embedding"] = self.model.embedding(clip, maps, Z)
+                values["embedding"] = self.model.embedding(clip, maps, Z, c)
         else:
             assert self._state is not None
             frame = torch.from_numpy(inputs["frame"]).permute(0, 3, 1, 2)

@@ -56,12 +56,11 @@ def where_it_moves(maps: Tensor, moved: Tensor) -> Tensor:
     return (maps * (weights / weights.sum((2, 3), keepdim=True))).sum((2, 3))
 
 
-def over_time(frames: Tensor, maps: Tensor) -> Tensor:
-    """`where_it_moves` of each frame of clips: (B, T, 3, H, W) and maps (B, T, C, h, w) -> (B, T, C)."""
-    T = int(maps.shape[1])
-    now = split(grey(merge(frames, 0, 1).to(maps.dtype)), 0, T)
+def over_time(frames: Tensor) -> Tensor:
+    """How much each place changed lately, at each frame of clips: (B, T, 3, H, W) of floats -> (B, T, 1, H/4, W/4)."""
+    T = int(frames.shape[1])
+    now = split(grey(merge(frames, 0, 1)), 0, T)
     # Not torch.zeros, whose size a trace would compute or fix.
     before = torch.cat([now[:, :1] * 0, now[:, :-1]], 1)
     changed = split(change(merge(now, 0, 1), merge(before, 0, 1)), 0, T)
-    moved = list(itertools.accumulate(changed.unbind(1), faded))
-    return split(where_it_moves(merge(maps, 0, 1), merge(torch.stack(moved, 1), 0, 1)), 0, T)
+    return torch.stack(list(itertools.accumulate(changed.unbind(1), faded)), 1)

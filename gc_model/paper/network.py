@@ -136,15 +136,21 @@ class Network(nn.Module):
         Z = self.trunk.back(merge(maps, 0, 1), T)
         return split(Z, 0, T), maps.mean((3, 4))
 
-    def embedding(self, clip: Tensor, maps: Tensor, Z: Tensor) -> Tensor:
-        """What new activities are taught by, of each frame of clips (B, T, 3, H, W): e (B, T, D + 2 context).
+    def embedding(self, clip: Tensor, maps: Tensor, Z: Tensor, c: Tensor) -> Tensor:
+        """`embedding_of` the frames of whole clips (B, T, 3, H, W), with what `maps` and `features_of` make of them."""
+        moved = moving.over_time(clip.to(maps.dtype))
+        return split(self.embedding_of(*(merge(x, 0, 1) for x in (Z, c, maps, moved))), 0, int(clip.shape[1]))
 
-        The trunk's last maps Z (B, T, D, h, w), averaged over the frame, and the context maps, averaged over the frame
-        and over where something moves. No loss sees it. Measured by five clips of activities that the network was not
-        trained on: with what moves ten points more on gestures and none on interactions, where without the frame's
-        context one clip says five points less. Glimpses' features and workers' states said less than either.
+    def embedding_of(self, Z: Tensor, c: Tensor, context: Tensor, moved: Tensor) -> Tensor:
+        """What new activities are taught by, of single frames: e (B, D + 2 context).
+
+        The trunk's last maps Z (B, D, h, w), averaged over the frame, and the context maps (B, context, h, w), averaged
+        over the frame, c, and over where something moves. No loss sees it. Measured by five clips of activities that
+        the network was not trained on: with what moves ten points more on gestures and none on interactions, where
+        without the frame's context one clip says five points less. Glimpses' features and workers' states said less
+        than either.
         """
-        return torch.cat([Z.mean((3, 4)), maps.mean((3, 4)), moving.over_time(clip, maps)], -1)
+        return torch.cat([Z.mean((2, 3)), c, moving.where_it_moves(context, moved)], -1)
 
     @property
     def embedding_size(self) -> int:
@@ -194,20 +200,24 @@ class Network(nn.Module):
 
     def stream(self, frame: Tensor, state: State) -> tuple[FrameResult, State]:
         """One new frame (B, 3, H, W) at one T-th of a window's cost. Raises ValueError for a trunk that looks ahead."""
-        return self.stream_and_embed(frame, state)[:2]
+        return self._stream(frame, state)[:2]
 
     def stream_and_embed(self, frame: Tensor, state: State) -> tuple[FrameResult, State, Tensor]:
-        """`stream`, and the `embedding` (B, E) of the frame."""
+        """`stream`, and the frame's embedding (B, E); of a stream whose frames before were embedded, too."""
+        assert state.grey is not None and state.moved is not None
+        result, following, Z, context = self._stream(frame, state)
+        grey = moving.grey(frame.to(Z.dtype))
+        moved = moving.faded(state.moved, moving.change(grey, state.grey))
+        e = self.embedding_of(Z, result.c, context, moved)
+        return result, replace(following, grey=grey, moved=moved), e
+
+    def _stream(self, frame: Tensor, state: State) -> tuple[FrameResult, State, Tensor, Tensor]:
+        """`stream`, with Z and the context map of the frame."""
         if self.config.temporal != "causal":
             raise ValueError('a centered trunk looks ahead and cannot stream: train with temporal="causal"')
         Z, context, caches = self.trunk.step(self.normalise(frame), state.caches)
-        c = context.mean((2, 3))
-        result, state = self.step(Z, c, state)
-        assert state.grey is not None and state.moved is not None
-        grey = moving.grey(frame.to(Z.dtype))
-        moved = moving.faded(state.moved, moving.change(grey, state.grey))
-        e = torch.cat([Z.mean((2, 3)), c, moving.where_it_moves(context, moved)], -1)
-        return result, replace(state, caches=tuple(caches), grey=grey, moved=moved), e
+        result, state = self.step(Z, context.mean((2, 3)), state)
+        return result, replace(state, caches=tuple(caches)), Z, context
 
     def stream_map(self, context: Tensor, state: State) -> tuple[FrameResult, State]:
         """`stream` from the new frame's context map (B, context, h, w), see `Trunk.back_step`."""

@@ -170,15 +170,14 @@ class PeopleReading(BagReading):
         self.spent = {"wall_s": time.perf_counter() - began, "cpu_s": time.process_time() - cpu}
 
     def _begin(self, first_ns: int) -> Following:
-        o = self.options
-
-        source = self.frames.source
+        o, source = self.options, self.frames.source
+        ends = functools.cache(lambda: first_and_last(source, self.frames.topic, o.stamps))
 
         def placed(table: Path) -> list[Detections]:
+            recorded = read_csv(table)
             if source.is_video:
-                return from_first(read_csv(table), first_ns)
-            ends = functools.partial(first_and_last, source, self.frames.topic, o.stamps)
-            return by_stamps(read_csv(table), first_ns, ends)
+                return from_first(recorded, first_ns)
+            return by_stamps(recorded, first_ns, ends)
 
         recorded = [] if self._table is None else placed(self._table)
         self._true = recorded if self._true_table is None else placed(self._true_table)

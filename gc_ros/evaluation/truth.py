@@ -20,7 +20,7 @@ from gc_ros.evaluation.sources import Source
 from gc_ros.media.clips import VIDEO_SUFFIXES
 from gc_ros.media.kinds import BAG_SUFFIXES, clean, plain
 from gc_ros.media.recording import Message
-from gc_ros.media.tables import number, read_rows
+from gc_ros.media.tables import read_rows, times_of
 from gc_ros.stamps import NS
 from trt_build.errors import DataError
 
@@ -132,24 +132,9 @@ def read_segments(path: Path, names: Sequence[str] = ()) -> tuple[list[Segment],
     for place, row in found:
         if "bag" in columns and clean(row["bag"]) != bag:
             continue
-        try:
-            start, end = _seconds(row["start_s"]), _seconds(row["end_s"])
-        except ValueError as error:
-            raise DataError(
-                f"{path}: row {place}: start_s and end_s must be numbers of seconds: {error}"
-            ) from None
-        if start > end:
-            raise DataError(f"{path}: row {place}: needs start_s <= end_s")
+        start, end = map(float, times_of(path, place, row, _MOST_S))
         segments.append(Segment(start, end, clean(row["label"]), clean(row.get("id", ""))))
     return sorted(segments, key=lambda s: s.start), [name for name in bags if name != bag]
-
-
-def _seconds(cell: str) -> float:
-    """Raises ValueError where the cell can be no time."""
-    value = number(cell)
-    if abs(value) > _MOST_S:
-        raise ValueError(f"{cell!r} is no time")
-    return float(value)
 
 
 def from_table(segments: Sequence[Segment], first_ns: int) -> list[Span]:

@@ -24,7 +24,7 @@ from gc_ros.media.clips import Clip
 from gc_ros.media.detections import LATEST_S, Box, Detection, Detections, about, boxes_of, read_csv
 from gc_ros.media.kinds import clean
 from gc_ros.media.people_topics import BY_NAME
-from gc_ros.media.tables import number, read_rows
+from gc_ros.media.tables import read_rows, times_of
 from gc_ros.stamps import NS
 from trt_build.errors import DataError
 
@@ -156,14 +156,7 @@ def truth_of_people(clip: Clip) -> list[Row]:
         return []
     found = []
     for place, row in rows:
-        try:
-            start, end = (number(row[name]) for name in ("start_s", "end_s"))
-        except ValueError as error:
-            raise DataError(
-                f"{table}: row {place}: start_s and end_s must be numbers of seconds: {error}"
-            ) from None
-        if not -LATEST_S < start <= end < LATEST_S:
-            raise DataError(f"{table}: row {place}: needs start_s <= end_s, in seconds")
+        start, end = times_of(table, place, row, LATEST_S)
         found.append(Row(clean(row["id"]), round(start * NS), round(end * NS), row["label"]))
     return found
 

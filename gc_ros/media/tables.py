@@ -72,6 +72,23 @@ def number(cell: str) -> Decimal:
     return value
 
 
+def times_of(table: Path, place: int, row: dict[str, str], most_s: float) -> tuple[Decimal, Decimal]:
+    """start_s and end_s of a row, the place-th. Raises DataError where they are no times, of up to `most_s`."""
+    try:
+        start, end = (number(row[name]) for name in ("start_s", "end_s"))
+    except ValueError as error:
+        raise DataError(
+            f"{table}: row {place}: start_s and end_s must be numbers of seconds: {error}"
+        ) from None
+    if max(abs(start), abs(end)) > most_s:
+        raise DataError(
+            f"{table}: row {place}: start_s and end_s must be numbers of seconds, up to {most_s:g}"
+        )
+    if start > end:
+        raise DataError(f"{table}: row {place}: needs start_s <= end_s")
+    return start, end
+
+
 def _text(table: Path, hint: str) -> str:
     try:
         data = table.read_bytes()

@@ -52,7 +52,7 @@ def windows_differ_by(loaded: LoadedBundle, model, clips: np.ndarray) -> dict[st
             frames = torch.from_numpy(clip[None]).permute(0, 1, 4, 2, 3)
             result = model(frames)
             maps = model.maps(frames)
-            e = model.embedding(frames, maps, model.features_of(maps)[0])
+            e = model.embedding(frames, maps, *model.features_of(maps))
         for name, value in (
             ("logits", result.logits),
             ("embedding", e),

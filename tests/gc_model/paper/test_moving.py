@@ -24,10 +24,16 @@ def read_in_numpy(frames: np.ndarray, maps: np.ndarray) -> np.ndarray:
     return np.stack(found)
 
 
+def averaged(frames: "torch.Tensor", maps: "torch.Tensor") -> "torch.Tensor":
+    """frames (B, T, 3, H, W), maps (B, T, C, h, w) -> (B, T, C)."""
+    moved = moving.over_time(frames)
+    return moving.where_it_moves(maps.flatten(0, 1), moved.flatten(0, 1)).unflatten(0, maps.shape[:2])
+
+
 def test_it_is_what_the_formula_says():
     rng = np.random.default_rng(0)
     frames, maps = rng.integers(0, 256, (2, 5, 3, 64, 64), np.uint8), rng.normal(size=(2, 5, 7, 4, 4))
-    found = moving.over_time(torch.from_numpy(frames), torch.from_numpy(maps))
+    found = averaged(torch.from_numpy(frames).double(), torch.from_numpy(maps))
     for one, its, theirs in zip(frames, maps, found.numpy(), strict=True):
         assert np.allclose(theirs, read_in_numpy(one, its), atol=1e-12)
 
@@ -35,10 +41,10 @@ def test_it_is_what_the_formula_says():
 def test_a_still_picture_has_the_mean_and_what_moves_has_its_place():
     maps = torch.arange(16.0).view(1, 1, 1, 4, 4).expand(1, 3, 1, 4, 4)
     frames = torch.full((1, 3, 3, 64, 64), 90.0)
-    assert torch.allclose(moving.over_time(frames, maps), maps.mean((3, 4)))
+    assert torch.allclose(averaged(frames, maps), maps.mean((3, 4)))
     moves = frames.clone()
     moves[:, 1:, :, 16:32, 48:] += 60  # the cell in row 1, column 3
-    first, then, still_seen = moving.over_time(moves, maps)[0, :, 0].tolist()
+    first, then, still_seen = averaged(moves, maps)[0, :, 0].tolist()
     assert first == pytest.approx(7.5)
     assert then == pytest.approx(7, abs=0.1) and still_seen == pytest.approx(7, abs=0.1)
 
@@ -57,7 +63,7 @@ def test_half_precision_holds_it(side):
 def test_a_stream_embeds_the_frames_as_a_window_does():
     model, clip = build(), noise(2, 6, 64)
     maps = model.maps(clip)
-    window = model.embedding(clip, maps, model.features_of(maps)[0])
+    window = model.embedding(clip, maps, *model.features_of(maps))
     assert window.shape == (2, 6, model.embedding_size)
     state, found = model.initial_state(2, streaming=True), []
     for frame in clip.unbind(1):
