@@ -132,24 +132,6 @@ def idle_of(labels: Container[str]) -> str | None:
     return next((label for label in IDLE_LABELS if label in labels), None)
 
 
-def tables_of(clips: Sequence[Clip], place: Callable[[str], Path], *, there_only: bool = False) -> list[Path]:
-    """The tables of joints or boxes of the clips: `place` says by a clip's name where its own lies.
-
-    A table is named after its clip without the ending. Raises DataError where two clips would share one so, whose rows
-    would be wrong for one of them; with `there_only` where they share one that exists.
-    """
-    tables = [place(clip.name) for clip in clips]
-    owners: dict[Path, str] = {}
-    for clip, table in zip(clips, tables, strict=True):
-        other = owners.setdefault(table, clip.name)
-        if other != clip.name and (not there_only or table.is_file()):
-            raise DataError(
-                f"{other} and {clip.name} would share the table {table}: rename one of the two videos, and delete the "
-                "table if it exists"
-            )
-    return tables
-
-
 def check_named(clips: Sequence[LabelledClip], classes: Sequence[str]) -> None:
     """Raise DataError for a class that no clip is of."""
     there = labels_of(clips)

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gc_model.data import own
-from gc_model.data.clip import LabelledClip, tables_of
+from gc_model.data.clip import LabelledClip
+from gc_ros.media.clips import tables_of
 from gc_ros.media.detections import Box, boxes_of, read_csv
 from gc_ros.media.tables import read_rows
 from gc_ros.media.video_writer import VideoWriter

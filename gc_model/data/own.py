@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from gc_model.data import joint_tables
-from gc_model.data.clip import JointSource, LabelledClip, labelled, tables_of
+from gc_model.data.clip import JointSource, LabelledClip, labelled
 from gc_model.data.people import with_boxes
-from gc_ros.media.clips import Clips, find_clips
+from gc_ros.media.clips import Clips, find_clips, tables_of
 from trt_build.errors import DataError
 from trt_build.files import write_atomically
 

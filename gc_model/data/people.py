@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gc_model.data.clip import JointSource, LabelledClip, PersonSource, ReadFrames, SeenPeople, tables_of
+from gc_model.data.clip import JointSource, LabelledClip, PersonSource, ReadFrames, SeenPeople
 from gc_ros.media.bag_people import Row, truth_of_people
-from gc_ros.media.clips import clean
+from gc_ros.media.clips import clean, tables_of
 from gc_ros.media.detections import Box, Detection, Detections, about, boxes_of, read_csv
 from gc_ros.recognition.region import square
 from gc_ros.recognition.tracks import Tracks

@@ -146,6 +146,7 @@ def evaluate(
     _usable(locals())
     from gc_ros.evaluation.many import check_tools, evaluate_many
     from gc_ros.evaluation.options import Options
+    from gc_ros.evaluation.people_sources import shared_tables
     from gc_ros.evaluation.sources import find_sources
 
     _one_of("--stamps", stamps, "header", "log")
@@ -158,7 +159,7 @@ def evaluate(
     except ValueError as error:
         raise DataError(str(error)) from None
     sources = find_sources(bags)
-    for line in sources.remarks():
+    for line in [*sources.remarks(), *shared_tables(sources, people, true_boxes)]:
         typer.echo(f"warning: {line}", err=True)
     if threads is None and (dask is not None or (len(sources) > 1 and jobs != 1)):
         threads = 1

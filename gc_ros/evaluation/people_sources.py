@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from gc_ros.evaluation.sources import FrameReader, Source
@@ -44,6 +45,28 @@ def find_table(source: Source, how: str) -> Path | None:
     if found is None:
         raise DataError(f"{path}: no boxes of {source.name}; there should be {places[0].name}")
     return found
+
+
+def shared_tables(sources: Sequence[Source], *hows: str | None) -> list[str]:
+    """A remark for every table that `find_table` gives to several sources. hows: None where nothing is asked for.
+
+    Right where they show the same, a bag and the video that it was made from; else wrong for all but one.
+    """
+    remarks = []
+    for how in dict.fromkeys(how for how in hows if how is not None and not how.startswith("topic:")):
+        users: dict[Path, list[str]] = {}
+        for source in sources:
+            # What is missing is said when its turn comes.
+            with contextlib.suppress(DataError):
+                if table := find_table(source, how):
+                    users.setdefault(table, []).append(source.name)
+        for table, names in users.items():
+            if len(names) > 1:
+                remarks.append(
+                    f"{table}: the boxes of {' and '.join(names[:2])}"
+                    f"{f' and {len(names) - 2} more' if len(names) > 2 else ''}, right only where these show the same"
+                )
+    return remarks
 
 
 def by_stamps(

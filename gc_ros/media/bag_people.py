@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 from rosbags.rosbag2 import Writer
 from rosbags.typesys import get_types_from_msg
 
-from gc_ros.media.clips import Clip
+from gc_ros.media.clips import Clip, tables_of
 from gc_ros.media.detections import LATEST_S, Box, Detection, Detections, about, boxes_of, read_csv
 from gc_ros.media.kinds import clean
 from gc_ros.media.people_topics import BY_NAME
@@ -60,7 +61,7 @@ def folder_of_boxes(sources: Iterable[str | os.PathLike[str]], clips: Iterable[C
 
 
 def check_boxes(folder: Path, clips: Sequence[Clip]) -> None:
-    """Raise DataError where the folder is none, or holds boxes of none of the clips."""
+    """Raise DataError where the folder is none, holds boxes of none of the clips, or the same for two of them."""
     if not folder.is_dir():
         raise DataError(
             f"{folder}: no such folder; name one that has boxes of the clips, class/clip.boxes.csv"
@@ -68,6 +69,7 @@ def check_boxes(folder: Path, clips: Sequence[Clip]) -> None:
     if not has_boxes(folder, clips):
         first = boxes_of(folder, clips[0].name)
         raise DataError(f"{folder}: no boxes of these clips, {first} for one; name the folder that has them")
+    tables_of(clips, partial(boxes_of, folder), there_only=True)
 
 
 def check_topics(*names: str) -> None:

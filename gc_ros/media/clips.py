@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -287,3 +287,21 @@ def _select(clips: Clips[Clip], which: str, wanted: Sequence[str] | None) -> Cli
         hint = "" if there or which == "label" else "; subjects come from a CSV (path,class,subject)"
         raise DataError(f'no {name} "{unknown[0]}" among the clips; {have}{hint}')
     return Clips((c for c in clips if getattr(c, which) in chosen), clips.passed_over, clips.without)
+
+
+def tables_of(clips: Sequence[Clip], place: Callable[[str], Path], *, there_only: bool = False) -> list[Path]:
+    """The tables of joints or boxes of the clips: `place` says by a clip's name where its own lies.
+
+    A table is named after its clip without the ending. Raises DataError where two clips would share one so, whose rows
+    would be wrong for one of them; with `there_only` where they share one that exists.
+    """
+    tables = [place(clip.name) for clip in clips]
+    owners: dict[Path, str] = {}
+    for clip, table in zip(clips, tables, strict=True):
+        other = owners.setdefault(table, clip.name)
+        if other != clip.name and (not there_only or table.is_file()):
+            raise DataError(
+                f"{other} and {clip.name} would share the table {table}: rename one of the two videos, and delete the "
+                "table if it exists"
+            )
+    return tables

@@ -362,6 +362,20 @@ def test_a_data_set_brings_its_boxes(clip: Path, colours: LoadedBundle, tmp_path
     }
 
 
+def test_boxes_that_several_sources_share_are_remarked_on(
+    clip: Path, colours: LoadedBundle, tmp_path: Path
+) -> None:
+    shutil.copy(clip, clip.with_suffix(".avi"))
+    arguments = ("evaluate", clip, clip.with_suffix(".avi"), "-b", colours.path, "--people", "auto")
+    result = call_evaluate(*arguments, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "scene.people.csv: the boxes of scene.mp4 and scene.avi, right only where" in " ".join(
+        result.stderr.split()
+    )
+    alone = call_evaluate(*arguments[:2], *arguments[3:], "--out", tmp_path / "alone")
+    assert alone.exit_code == 0 and "right only where" not in alone.stderr
+
+
 def call_evaluate(*arguments: object) -> Any:
     from gc_ros.cli import app
 

@@ -154,6 +154,15 @@ def test_a_folder_without_boxes_of_the_clips_is_refused_where_it_was_named(
         assert list(recording.topics) == ["/image"]
 
 
+def test_two_clips_that_would_share_their_boxes_are_refused_and_leave_nothing(
+    clips: Path, tmp_path: Path
+) -> None:
+    write_clip(clips / "wave" / "a.avi", [flat((9, 9, 9))] * 10, fps=10)
+    result = call(app, "make-bag", clips, "--out", tmp_path / "bag")
+    assert_one_line(result, "wave/a.avi and wave/a.mp4 would share the table")
+    assert not list(tmp_path.glob("bag*"))
+
+
 @pytest.mark.parametrize("topic", ["/image", "image", "two words"])
 def test_people_need_a_topic_of_their_own_that_ros_can_have(clips: Path, tmp_path: Path, topic: str) -> None:
     result = call(app, "make-bag", clips, "--out", tmp_path / "bag", "--people", topic)
