@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,17 +60,17 @@ def teach(
     """
     from gc_ros.media.clips import find_recordings
     from gc_ros.recognition.footage import clip_pictures
-    from gc_ros.recognition.kept_clips import check_clips, forget_clips
+    from gc_ros.recognition.kept_clips import check_clips, forget_clips, name_of_clips
     from gc_ros.recognition.kept_clips import keep_clips as keep
     from gc_ros.recognition.showing import examples_from_clips
-    from gc_ros.recognition.taught import Lessons, check_name, space_of
+    from gc_ros.recognition.taught import Lessons, check_name, check_taught, space_of
     from gc_ros.recognition.taught_file import folder_of, locked, read_taught, write_taught
     from trt_build.engines.open import open_engine
 
     loaded = load_bundle(bundle)
     name, space, where = check_name(name, loaded), space_of(loaded), folder or folder_of(bundle)
     # What may be refused, before minutes of clips.
-    read_taught(where, loaded.info.model_id).check(loaded.info.model_id, where)
+    check_taught(_before(read_taught(where, loaded.info.model_id), name, replace), loaded, where)
     if replace or keep_clips:
         check_clips(where)
     found, pictures = find_recordings(clips), []
@@ -86,19 +87,19 @@ def teach(
         engine.close()
     began = time.perf_counter()
     with locked(where):
-        taught = read_taught(where, loaded.info.model_id)
-        replaced = replace and name in taught.activities
-        if replaced:
-            taught = taught.forgotten(name)
-        if replaced or pictures:
+        taught = _before(read_taught(where, loaded.info.model_id), name, replace)
+        check_taught(taught, loaded, where)  # somebody may have changed it since
+        if replace or pictures:
             check_clips(where)
         taught = taught.taught(name, shown)
+        name = taught.spelled(name)
         if others is not None:
             taught = taught.with_none(others)
         lessons = Lessons(loaded, space, taught, where)
+        # Clips go first: a kill may leave an activity without them, never people's pictures without an activity.
+        if replace and (kept := name_of_clips(where, name)) is not None:
+            forget_clips(where, kept)
         write_taught(where, taught)
-        if replaced:
-            forget_clips(where, name)
         if pictures:
             keep(where, name, pictures, loaded.info.rate_hz)
     examples, remarks = taught.activities[name], lessons.remarks(name, taught)
@@ -130,17 +131,29 @@ def forget(
     folder: Folder = None,
 ) -> None:
     """Forget a taught activity; its examples are removed, and its clips where they were kept."""
-    from gc_ros.recognition.kept_clips import check_clips, forget_clips
-    from gc_ros.recognition.taught_file import folder_of, locked, read_taught, write_taught
+    from gc_ros.recognition.kept_clips import forget_clips, name_of_clips, names_of_clips
+    from gc_ros.recognition.taught_file import folder_of, locked, must_hold, read_taught, sweep, write_taught
 
-    info, where = load_bundle(bundle).info, folder or folder_of(bundle)
-    with locked(where, make=False):
-        check_clips(where)
-        before = read_taught(where, info.model_id)
-        name = before.spelled(name)
-        write_taught(where, before.forgotten(name))
-        forget_clips(where, name)
-    typer.echo(f"{name}: forgotten")
+    loaded, where = load_bundle(bundle), folder or folder_of(bundle)
+    if not names_of_clips(where):
+        must_hold(where)
+    with locked(where):
+        sweep(where)
+        before = read_taught(where, loaded.info.model_id)
+        kept, own = name_of_clips(where, name), before.like(name)
+        if kept is None:
+            own = before.spelled(name)
+        # Clips go first: a kill may leave an activity without them, never people's pictures without an activity.
+        if kept is not None:
+            forget_clips(where, kept)
+        if own is not None:
+            before = before.forgotten(own)
+            write_taught(where, before)
+    if own is None:
+        typer.echo(f"{kept}: was not taught; the clips of it that were kept are removed")
+    else:
+        typer.echo(f"{own}: forgotten")
+    _warn_of_clips(before, loaded, where)
 
 
 def taught(
@@ -155,7 +168,7 @@ def taught(
     as_json: Json = False,
 ) -> None:
     """List what a bundle was taught; rename one, or add what another robot was taught."""
-    from gc_ros.recognition.kept_clips import check_clips, rename_clips
+    from gc_ros.recognition.kept_clips import check_clips, forget_clips, rename_clips
     from gc_ros.recognition.taught import space_of
     from gc_ros.recognition.taught_file import folder_of, locked, must_hold, read_taught, write_taught
 
@@ -164,14 +177,21 @@ def taught(
     if rename is not None or merge is not None:
         must_hold(where if merge is None else merge)
         other = None if merge is None else read_taught(merge, loaded.info.model_id)
-        _changed(found, loaded, rename, other)  # what is refused must not leave a folder with a lock
+        _changed(
+            found, loaded, where, rename, merge, other
+        )  # what is refused must not leave a folder with a lock
         with locked(where, make=merge is not None):
             if rename is not None:
                 check_clips(where)
-            found, names = _changed(read_taught(where, loaded.info.model_id), loaded, rename, other)
-            write_taught(where, found)
+            found = read_taught(where, loaded.info.model_id)
+            found, names = _changed(found, loaded, where, rename, merge, other)
+            # At no time are there clips without their activity: in between they have both names.
             if names:
                 rename_clips(where, *names)
+            write_taught(where, found)
+            if names:
+                forget_clips(where, names[0])
+    _warn_of_clips(found, loaded, where)
     rows = _rows(loaded, found, where)
     if as_json:
         print_json({"model_id": found.model_id, "folder": str(where), "activities": rows})
@@ -190,17 +210,46 @@ def taught(
 
 
 def _changed(
-    found: Taught, loaded: LoadedBundle, rename: str | None, other: Taught | None
+    found: Taught,
+    loaded: LoadedBundle,
+    where: Path,
+    rename: str | None,
+    merge: Path | None,
+    other: Taught | None,
 ) -> tuple[Taught, tuple[str, str] | None]:
     """With an activity renamed, and what another robot was taught; and both names. Raises DataError."""
-    from gc_ros.recognition.taught import check_name
+    from gc_ros.recognition.taught import check_name, check_taught, check_widths, space_of
 
     names = None
     if rename is not None:
         old, new = _renaming(rename, found)
         names = found.spelled(old), check_name(new, loaded)
         found = found.renamed(*names)
-    return found if other is None else found.merged(other), names
+    space_of(loaded)  # else nothing fits
+    found.check(loaded.info.model_id, where)
+    check_widths(found, loaded, where)
+    if other is None:
+        return found, names
+    if other.model_id == found.model_id:  # else merging refuses it
+        check_taught(other, loaded, merge)
+    return found.merged(other), names
+
+
+def _before(taught: Taught, name: str, replace: bool) -> Taught:
+    """What an activity is added to. replace: the activity of that name is left out."""
+    return taught.forgotten(name) if replace and taught.like(name) is not None else taught
+
+
+def _warn_of_clips(found: Taught, loaded: LoadedBundle, where: Path) -> None:
+    """Say which clips are kept of what is not taught, as a kill leaves them: they show people."""
+    from gc_ros.recognition.kept_clips import names_of_clips
+    from gc_ros.recognition.taught import forgetting
+
+    with suppress(DataError):  # a table that cannot be read is said where it is needed
+        for name in names_of_clips(where):
+            if found.like(name) is None:
+                remedy = f"remove them: {forgetting(name, loaded, where)}"
+                typer.echo(f"warning: clips of {name!r} are kept, which is not taught; {remedy}", err=True)
 
 
 def _renaming(text: str, found: Any) -> tuple[str, str]:

@@ -77,7 +77,13 @@ def _chain(context):
 
 def _detector(context):
     given = argument(context, "detector")
-    pairs = [word.partition(":=") for word in shlex.split(argument(context, "detector_args"))]
+    try:
+        words = shlex.split(argument(context, "detector_args"))
+    except ValueError as error:
+        raise RuntimeError(
+            f'Argument "detector_args" is {argument(context, "detector_args")!r}: {error}; close the quotes'
+        ) from None
+    pairs = [word.partition(":=") for word in words]
     wrong = [name for name, sign, _ in pairs if not (name and sign)]
     if wrong:
         raise RuntimeError(
@@ -88,9 +94,15 @@ def _detector(context):
             raise RuntimeError('Argument "detector_args" needs "detector": the launch file they are for')
         return []
     file = Path(given)
-    if not file.is_file():
-        package, _, name = given.partition("/")
-        file = Path(FindPackageShare(package).perform(context), "launch", name)
+    package, _, name = given.partition("/")
+    if not file.is_file() and package and name:
+        try:
+            file = Path(FindPackageShare(package).perform(context), "launch", name)
+        except Exception:
+            raise RuntimeError(
+                f'Argument "detector" is "{given}"; there is no such file and no package "{package}"; '
+                "give a launch file, or PACKAGE/FILE of a package that is installed"
+            ) from None
     if not file.is_file():
         raise RuntimeError(f'Argument "detector" is "{given}"; there is no launch file {file}')
     include = IncludeLaunchDescription(

@@ -327,7 +327,7 @@ def as_markdown() -> str:
         "# Parameters of `activity_recognition`",
         "",
         "Written by `python -m gc_ros.node.parameters markdown`. An illegal value is refused with a reason and the old",
-        "value kept; several set together are checked together.",
+        "value kept; several set together are checked together by `set_parameters_atomically`, one by one otherwise.",
         "",
         "| parameter | default | legal values | changes | meaning |",
         "|---|---|---|---|---|",

@@ -99,6 +99,10 @@ class CameraPeople:
     ) -> None:
         """Give the recognisers an image. In the executor's thread, or that which decodes. jobs: of the picture."""
         with self._ordered:
+            if not self._held.keys().isdisjoint(jobs):
+                # Its people are looked for less often than the picture is due; it goes on without them.
+                self._submit(dict(self._held))
+                self._held.clear()
             self._held.update(jobs)
             self._hand_over(self.people.offer(picture, stamp_ns, encoding=encoding, asked=asked))
 

@@ -76,6 +76,7 @@ class Results:
         self._markers = self._create(rviz.markers_type(), f"~/{prefix}markers", 10)
         self._watched: OrderedDict[int, tuple[np.ndarray, bool]] = OrderedDict()
         self._banner = overlay.Banner()
+        self._marked_ns = 0  # stamp of the newest markers
         self.latencies = Latencies()
         self.age = Recent(AGE_S)  # the newest remark is the age of the newest result, seconds
         self.unpublished = Recent(AGE_S)
@@ -166,7 +167,8 @@ class Results:
             self._annotations.publish(foxglove.to_annotations(activity, stamp, event))
         if self._markers is not None and self._markers.get_subscription_count():
             fov_deg = float(self._setting("marker_fov_deg"))
-            self._markers.publish(rviz.to_markers(activity, frame_id, fov_deg))
+            lifetime_s = self._lifetime_s(activity.stamp_ns)
+            self._markers.publish(rviz.to_markers(activity, frame_id, fov_deg, lifetime_s))
         self._draw(activity)
 
     def show_people(self, people: Sequence[PersonActivity], newest: Activity) -> None:
@@ -181,11 +183,20 @@ class Results:
         if self._markers is not None and self._markers.get_subscription_count():
             fov_deg = float(self._setting("marker_fov_deg"))
             frame_id = self.frame_id_of(newest.stamp_ns)
-            self._markers.publish(rviz.to_people_markers(people, size, newest.stamp_ns, frame_id, fov_deg))
+            lifetime_s = self._lifetime_s(newest.stamp_ns)
+            self._markers.publish(
+                rviz.to_people_markers(people, size, newest.stamp_ns, frame_id, fov_deg, lifetime_s)
+            )
         # The frames of the people are chosen apart from those of the picture, which are kept.
         image = self._kept(newest.stamp_ns, NS // 4)
         if image is not None:
             self._publish_drawn(people_overlay.draw_people(image, people, self._scene), newest.stamp_ns)
+
+    def _lifetime_s(self, stamp_ns: int) -> float:
+        """How long markers of this stamp stay."""
+        apart_s = (stamp_ns - self._marked_ns) / NS if self._marked_ns else 0.0
+        self._marked_ns = stamp_ns
+        return rviz.lifetime_s(apart_s)
 
     def publish_events(self, decided_ns: int | None = None) -> None:
         """Onsets and offsets that were noted in `log`.

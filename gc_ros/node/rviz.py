@@ -15,8 +15,15 @@ from gc_ros.node.ros_messages import to_time
 from gc_ros.recognition.activity import Activity
 from gc_ros.recognition.palette import Colour, glimpse_colour, person_colour
 from gc_ros.recognition.people import PersonActivity
+from gc_ros.stamps import NS
 
-LIFETIME_S = 2  # after which a marker goes that no result has renewed: the camera or the node has stopped
+# After which a marker goes that no result has renewed: the camera or the node has stopped. The longest: after a break.
+LIFETIME_S, LONGEST_S = 2.0, 60.0
+
+
+def lifetime_s(apart_s: float) -> float:
+    """How long markers stay whose results come so far apart: two of them, and `LIFETIME_S` at least."""
+    return min(max(LIFETIME_S, 2 * apart_s), LONGEST_S)
 
 
 def markers_type() -> Any:
@@ -31,12 +38,15 @@ def markers_type() -> Any:
 class _Plane:
     """Markers of one image, on a plane one metre in front of the camera. fov_deg: its horizontal field of view."""
 
-    def __init__(self, width: int, height: int, stamp_ns: int, frame_id: str, fov_deg: float) -> None:
+    def __init__(
+        self, width: int, height: int, stamp_ns: int, frame_id: str, fov_deg: float, lifetime_s: float
+    ) -> None:
         from visualization_msgs.msg import MarkerArray
 
         self.message = MarkerArray()
         self.wide = 2 * math.tan(math.radians(fov_deg) / 2)  # metres of the image, at one metre
         self._width, self._height, self._stamp_ns, self._frame_id = width, height, stamp_ns, frame_id
+        self._lifetime_s = lifetime_s
 
     def _at(self, x: float, y: float) -> Any:
         from geometry_msgs.msg import Point
@@ -50,7 +60,7 @@ class _Plane:
 
         made = Marker(ns=space, id=number, type=kind, action=Marker.ADD)
         made.header.frame_id, made.header.stamp = self._frame_id, to_time(self._stamp_ns)
-        made.lifetime = Duration(sec=LIFETIME_S)
+        made.lifetime = Duration(sec=int(self._lifetime_s), nanosec=int(self._lifetime_s % 1 * NS))
         made.pose.orientation.w = 1.0
         made.color.r, made.color.g, made.color.b = (channel / 255 for channel in colour)
         made.color.a = 1.0
@@ -80,14 +90,14 @@ class _Plane:
         drawn.scale.z = size * self.wide
 
 
-def to_markers(activity: Activity, frame_id: str, fov_deg: float) -> Any:
+def to_markers(activity: Activity, frame_id: str, fov_deg: float, lifetime_s: float = LIFETIME_S) -> Any:
     """The result as visualization_msgs/MarkerArray, stamped as its newest frame.
 
     Each glimpse is a box whose lines are the thicker the more the workers take from it, the label with its score is a
     text above the picture. frame_id: of the camera's optical frame, x right, y down, z forward. fov_deg: its horizontal
     field of view.
     """
-    plane = _Plane(activity.width, activity.height, activity.stamp_ns, frame_id, fov_deg)
+    plane = _Plane(activity.width, activity.height, activity.stamp_ns, frame_id, fov_deg, lifetime_s)
     for g, box in enumerate(activity.glimpses):
         thick = 0.003 + 0.012 * float(activity.shares[g])
         plane.box("glimpses", g, (box.x0, box.y0, box.x1, box.y1), glimpse_colour(g), thick)
@@ -97,13 +107,18 @@ def to_markers(activity: Activity, frame_id: str, fov_deg: float) -> Any:
 
 
 def to_people_markers(
-    people: Sequence[PersonActivity], size: tuple[int, int], stamp_ns: int, frame_id: str, fov_deg: float
+    people: Sequence[PersonActivity],
+    size: tuple[int, int],
+    stamp_ns: int,
+    frame_id: str,
+    fov_deg: float,
+    lifetime_s: float = LIFETIME_S,
 ) -> Any:
     """The newest result of each person as visualization_msgs/MarkerArray: box, glimpses, and above it id and label.
 
     size: of the image, width and height in pixels. A marker's namespace is the person's, so that RViz can hide one.
     """
-    plane = _Plane(*size, stamp_ns, frame_id, fov_deg)
+    plane = _Plane(*size, stamp_ns, frame_id, fov_deg, lifetime_s)
     for person in people:
         activity, box, space = person.activity, person.box, f"person {person.person_id}"
         colour = person_colour(person.person_id)

@@ -19,13 +19,22 @@ from gc_ros.node.camera import Camera
 from gc_ros.node.worker import Worker
 from gc_ros.recognition.activity import Activity
 from gc_ros.recognition.intake import StepFrame
-from gc_ros.recognition.kept_clips import check_clips, forget_clips, keep_clips
+from gc_ros.recognition.kept_clips import forget_clips, keep_clips, name_of_clips
 from gc_ros.recognition.recognizer import Recognizer
 from gc_ros.recognition.region import Person
 from gc_ros.recognition.showing import Showing
 from gc_ros.recognition.space import Space
-from gc_ros.recognition.taught import MAX_WINDOWS, Lessons, Taught, check_name, space_of
-from gc_ros.recognition.taught_file import NAME, folder_of, load_lessons, locked, read_taught, write_taught
+from gc_ros.recognition.taught import MAX_WINDOWS, Lessons, Taught, check_name, check_taught, space_of
+from gc_ros.recognition.taught_file import (
+    NAME,
+    folder_of,
+    load_lessons,
+    locked,
+    must_hold,
+    read_taught,
+    sweep,
+    write_taught,
+)
 from trt_build.bundle import LoadedBundle
 from trt_build.errors import DataError, one_line
 
@@ -130,12 +139,8 @@ class Teaching:
 
     async def _forget(self, request: Any, response: Any, cameras: Sequence[Camera]) -> None:
         self._check_on()
-        before = self._known
-        try:
-            await self._work(lambda: self._unlearn(request.name))
-        finally:
-            if self._known is not before:  # also where its clips could not be removed
-                self._apply(cameras)
+        await self._work(lambda: self._unlearn(request.name))
+        self._apply(cameras)
         response.success, response.message = True, f"{request.name}: forgotten"
 
     def _check_on(self) -> None:
@@ -205,12 +210,14 @@ class Teaching:
         examples = showing.examples()
         with locked(self.folder):
             before = read_taught(self.folder, self._bundle.info.model_id)
+            check_taught(before, self._bundle, self.folder)
             after = before.with_none(examples) if none else before.taught(name, examples)
             lessons = self._lessons(after, space)
             if self._closed_s is not None:
                 raise DataError(f'the node was cleaned up before "{name}" was learned; nothing was taught')
             write_taught(self.folder, after)
         self._known = after, lessons
+        name = name if none else after.spelled(name)
         kept = after.none if none else after.activities[name]
         assert kept is not None
         remarks = [] if none or lessons is None else lessons.remarks(name, after)
@@ -219,27 +226,31 @@ class Teaching:
 
     def _unlearn(self, name: str) -> None:
         """Forget an activity, and its clips. What others changed in the folder meanwhile holds from now on, too."""
-        with locked(self.folder, make=False):
-            check_clips(self.folder)
-            before = read_taught(self.folder, self._bundle.info.model_id)
-            known = self.taught.like(name)
-            if known is not None and before.like(name) is None:  # somebody else had it forgotten
-                name, after = known, before
-            else:
-                name = before.spelled(name)
-                after = before.forgotten(name)
+        if name_of_clips(self.folder, name) is None:
+            must_hold(self.folder)
+        with locked(self.folder):
+            sweep(self.folder)
+            after = read_taught(self.folder, self._bundle.info.model_id)
+            kept = name_of_clips(self.folder, name)
+            if after.like(name) is not None:
+                after = after.forgotten(name)
+            elif kept is None and self.taught.like(name) is None:  # else somebody else had it forgotten
+                after.spelled(name)
             lessons = self._lessons(after, self._space or space_of(self._bundle))
+            # Clips go first: a kill may leave an activity without them, never people's pictures without an activity.
+            if kept is not None:
+                forget_clips(self.folder, kept)
             write_taught(self.folder, after)
             self._known = after, lessons
-            forget_clips(self.folder, name)
 
     def _keep(self, name: str, pictures: Sequence[NDArray[np.uint8]]) -> str:
         """Keep the clips of an activity that was learned; returns what is to be said about it."""
         try:
             with locked(self.folder):
                 # Somebody may have had it forgotten since.
-                if name in read_taught(self.folder, self._bundle.info.model_id).activities:
-                    keep_clips(self.folder, name, pictures, self._bundle.info.rate_hz)
+                own = read_taught(self.folder, self._bundle.info.model_id).like(name)
+                if own is not None:
+                    keep_clips(self.folder, own, pictures, self._bundle.info.rate_hz)
         except DataError as error:
             return f"; its clips were not kept: {error}"
         return ""

@@ -198,12 +198,13 @@ class Discriminant:
         old, mine = values[:, : self.K], values[:, self._taught]
         # The network's scores of the shown windows are not kept; idle is what it mostly says of new activities.
         # The leads are left out: they are a prior, and with them scores come out too low.
+        named = self._idle if self._idle.any() else np.ones(self.K, bool)
         nearest = old.max(axis=1)
-        by_network = np.maximum(old[:, self._idle].max(axis=1, initial=-np.inf), nearest - FAR)
-        shares = np.column_stack([(nearest + by_network) / 2, mine])
-        self.temperature = _temperature(shares, labels + 1) if len(labels) else UNTESTED
-        # For the remarks, the harder case: that it names the nearest old class.
-        leading = (mine[np.arange(len(labels)), labels, None] - self.leads[labels] > old).all(axis=1)
+        known = (nearest + np.maximum(old[:, named].max(axis=1), nearest - FAR)) / 2
+        self.temperature = (
+            _temperature(np.column_stack([known, mine]), labels + 1) if len(labels) else UNTESTED
+        )
+        leading = mine[np.arange(len(labels)), labels] - self.leads[labels][:, named].mean(axis=1) > known
         won = leading & (mine.argmax(axis=1) == labels)
         by_class = [labels == j for j in range(len(names))]
         # Share of a class's left-out examples that it wins; NaN for a class of one clip, which cannot do without it.

@@ -9,6 +9,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import re
+import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,10 +21,11 @@ from numpy.typing import NDArray
 from gc_ros.media.video_writer import PART, VideoWriter
 from gc_ros.stamps import NS
 from trt_build.errors import DataError
-from trt_build.files import write_atomically
+from trt_build.files import NO_ROOM, write_atomically
 
 TABLE = "clips.csv"
 MOST = 300  # frames of a clip
+_OURS = re.compile(r"[0-9a-f]{16}\.mp4")  # names that keep_clips gives
 
 
 def clips_of(taught: Path) -> Path:
@@ -53,7 +56,7 @@ def keep_clips(taught: Path, name: str, clips: Sequence[NDArray[np.uint8]], rate
     rows = _read(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_parts(folder)
+        _sweep(folder, rows)
         for frames in clips:
             small = np.ascontiguousarray(frames[:MOST])
             file = f"{hashlib.sha256(small.data).hexdigest()[:16]}.mp4"
@@ -66,7 +69,7 @@ def keep_clips(taught: Path, name: str, clips: Sequence[NDArray[np.uint8]], rate
         _write(folder, rows)
     except OSError as error:
         raise DataError(
-            f"{folder}: clips cannot be kept ({error.strerror or error}); name a writable folder"
+            f"{folder}: clips cannot be kept ({error.strerror or error}); {remedy(error)}"
         ) from None
 
 
@@ -75,8 +78,21 @@ def check_clips(taught: Path) -> None:
     _read(clips_of(taught))
 
 
+def names_of_clips(taught: Path) -> list[str]:
+    """The activities whose clips are kept, each once. Raises DataError as `check_clips`."""
+    return list(dict.fromkeys(name for _, name in _read(clips_of(taught))))
+
+
+def name_of_clips(taught: Path, name: str) -> str | None:
+    """The name of an activity as its kept clips have it, of one that looks the same; None where none are kept."""
+    looks = unicodedata.normalize("NFC", name).strip()
+    known = names_of_clips(taught)
+    alike = (own for own in known if unicodedata.normalize("NFC", own).strip() == looks)
+    return name if name in known else next(alike, None)
+
+
 def forget_clips(taught: Path, name: str) -> None:
-    """Remove the clips of an activity. Call it with the folder locked.
+    """Remove the clips of an activity. Call it with the folder locked, before the activity itself is forgotten.
 
     Raises DataError where they cannot be removed.
     """
@@ -84,35 +100,70 @@ def forget_clips(taught: Path, name: str) -> None:
     rows = _read(folder)
     kept = [row for row in rows if row[1] != name]
     try:
-        _remove_parts(folder)
-        if kept == rows:
-            return
+        # The table first: after a kill it names no file that is gone, and what it no longer names is swept.
+        if kept != rows and kept:
+            _write(folder, kept)
+        elif kept != rows:
+            (folder / TABLE).unlink()
         for file in {file for file, _ in rows} - {file for file, _ in kept}:
             # The table may have been edited: nothing outside the folder is removed.
             (folder / Path(file).name).unlink(missing_ok=True)
-        if kept:
-            _write(folder, kept)
-            return
-        (folder / TABLE).unlink()
-        with suppress(OSError):  # somebody put something else there
-            folder.rmdir()
+        _sweep(folder, kept)
+        if not kept and folder.is_dir():
+            with suppress(OSError):  # somebody put something else there
+                folder.rmdir()
     except OSError as error:
+        what = "make room on its disk, or remove them" if error.errno in NO_ROOM else "remove them"
         raise DataError(
-            f"{folder}: clips of {name} cannot be removed ({error.strerror or error}); remove them"
+            f"{folder}: clips of {name} cannot be removed ({error.strerror or error}); {what}"
         ) from None
 
 
+def sweep_clips(taught: Path) -> None:
+    """Remove clips that the table does not name, as a kill leaves them. Call it with the folder locked.
+
+    A table that cannot be read says of no clip that it is left over: then nothing is removed.
+    """
+    with suppress(OSError, DataError):
+        _sweep(clips_of(taught), _read(clips_of(taught)))
+
+
 def rename_clips(taught: Path, old: str, new: str) -> None:
-    """Give the clips of an activity another name."""
-    rows = _read(clips_of(taught))
-    if any(name == old for _, name in rows):
-        _write(clips_of(taught), [(file, new if name == old else name) for file, name in rows])
+    """Give the clips of an activity another name, beside the old one: until that is forgotten, either has them.
+
+    So a kill before the activity itself is renamed, or after, leaves its clips with it. Raises DataError where the
+    table cannot be written.
+    """
+    folder = clips_of(taught)
+    rows = _read(folder)
+    more = [(file, new) for file, name in rows if name == old and (file, new) not in rows]
+    try:
+        if more:
+            _write(folder, rows + more)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: clips cannot be renamed ({error.strerror or error}); {remedy(error)}"
+        ) from None
 
 
-def _remove_parts(folder: Path) -> None:
-    """Remove what a process that was killed, or a full disk, left of a clip: it shows people too."""
-    for part in folder.glob(PART):
+def remedy(error: OSError) -> str:
+    """What helps where something cannot be written."""
+    if error.errno in NO_ROOM:
+        return "there is no room for it: make room, or name a folder on another disk"
+    return "name a writable folder"
+
+
+def _sweep(folder: Path, rows: Sequence[tuple[str, str]]) -> None:
+    """Remove what a process that was killed, or a full disk, left of clips: it shows people too.
+
+    Files with names that are not ours are somebody else's, and stay.
+    """
+    for part in [*folder.glob(PART), *folder.glob(f".{TABLE}.*.part")]:
         part.unlink(missing_ok=True)
+    named = {Path(file).name for file, _ in rows}
+    for clip in folder.glob("*.mp4"):
+        if _OURS.fullmatch(clip.name) and clip.name not in named:
+            clip.unlink(missing_ok=True)
 
 
 def _read(folder: Path) -> list[tuple[str, str]]:

@@ -21,6 +21,9 @@ from trt_build.classes import WINDOWS_A_CLIP, ClassStatistics
 # docs/own-activities.md.
 DIAGONAL_PER_FEATURE, TRAINING = 1 / 75, 0.2
 LEAST_SHOWN = 4  # clips whose variance says something
+# No feature is larger. They are about 1, and FP16, in which networks run, ends at 65504; far above, sums of squares
+# overflow, or cover what all other features say.
+LARGEST = 1e6
 
 # What a window is in its clip: how often the clip has had the like before, 0 mostly, and a hash of its features.
 _Window = tuple[int, bytes]
@@ -42,6 +45,11 @@ class Examples:
     def count(self) -> int:
         """Clips that they come from."""
         return len(np.unique(self.clips))
+
+    @property
+    def sound(self) -> bool:
+        """Whether each feature is a number, and no larger than a network's are."""
+        return bool((np.abs(self.features) <= LARGEST).all())
 
     def clip_means(self) -> NDArray[np.float64]:
         """The mean of each clip's windows (count, F)."""

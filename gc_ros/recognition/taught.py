@@ -8,6 +8,7 @@ is enough to tell the activity from the others. The files are `taught_file`'s, t
 from __future__ import annotations
 
 import math
+import shlex
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -55,6 +56,7 @@ class Taught:
 
     def taught(self, name: str, examples: Examples) -> Taught:
         """With an activity, or more examples of one that is there."""
+        name = self.like(name) or name
         before = self.activities.get(name)
         return replace(self, activities={**self.activities, name: _joined(before, examples)})
 
@@ -113,6 +115,16 @@ def check_name(name: str, bundle: LoadedBundle) -> str:
 
     Raises DataError for one that no taught activity may have.
     """
+    name = sound_name(name)
+    if own := [label for label in bundle.info.labels if plain(label) == plain(name)]:
+        raise DataError(
+            f'"{own[0]}" is an activity of {bundle.info.model_id} itself; choose another name, or train with more clips'
+        )
+    return name
+
+
+def sound_name(name: str) -> str:
+    """As `check_name`, whatever the bundle's own activities are."""
     name = _looks(name)
     try:
         printable(name, "the name")
@@ -129,21 +141,61 @@ def check_name(name: str, bundle: LoadedBundle) -> str:
             f'"{name}" is what results and tables say of no activity; choose another name, or show such clips as none '
             "of the activities"
         )
-    if own := [label for label in bundle.info.labels if plain(label) == plain(name)]:
-        raise DataError(
-            f'"{own[0]}" is an activity of {bundle.info.model_id} itself; choose another name, or train with more clips'
-        )
     return name
 
 
+def check_widths(taught: Taught, bundle: LoadedBundle, folder: Path | None = None) -> None:
+    """Raise DataError unless all examples have as many features as the bundle's windows. folder: where they lie."""
+    width = POOLED * bundle.info.embedding
+    there = "" if folder is None else f"{folder}: "
+    for name, examples in [*taught.activities.items(), ("none", taught.none)]:
+        if examples is None or examples.features.shape[1] == width:
+            continue
+        away = "move the folder away and teach again"
+        if examples is not taught.none:
+            away = f"forget it: {forgetting(name, bundle, folder)}; or {away}"
+        raise DataError(
+            f"{there}the examples of {name!r} have {examples.features.shape[1]} features, which do not fit "
+            f"{bundle.info.model_id} with {width}; {away}"
+        )
+
+
+def check_taught(taught: Taught, bundle: LoadedBundle, folder: Path | None = None) -> None:
+    """Raise DataError unless what was taught can be used with a bundle. folder: where it lies."""
+    taught.check(bundle.info.model_id, folder)
+    check_widths(taught, bundle, folder)
+    own = {plain(label): label for label in bundle.info.labels}
+    for name in taught.activities:
+        if plain(name) in own:
+            there = "what was taught" if folder is None else str(folder)
+            raise DataError(
+                f'"{name}" of {there} is an activity of the bundle itself, "{own[plain(name)]}"; forget it: '
+                f"{forgetting(name, bundle, folder)}; or give it another name: "
+                f"{_command('taught', bundle, folder, f'--rename={name}=NEW')}"
+            )
+
+
+def forgetting(name: str, bundle: LoadedBundle, folder: Path | None) -> str:
+    """The command that forgets an activity, to be typed."""
+    return _command("forget", bundle, folder, *(["--"] if name.startswith("-") else []), name)
+
+
+def _command(command: str, bundle: LoadedBundle, folder: Path | None, *more: str) -> str:
+    there = [] if folder is None else ["--taught", str(folder)]
+    return shlex.join(["gc-ros", command, "-b", str(bundle.path), *there, *more])
+
+
 def examples_of(windows: Mapping[int, NDArray[np.float32]] | list[NDArray[np.float32]]) -> Examples:
-    """Examples from the features (n_i, F) of each clip's windows. Raises DataError where they are not finite."""
+    """Examples from the features (n_i, F) of each clip's windows. Raises DataError where an engine gives no such."""
     clips = list(windows.values()) if isinstance(windows, Mapping) else list(windows)
     features = np.concatenate(clips).astype(np.float32)
-    if not np.isfinite(features).all():
-        raise DataError("the engine's embedding is not finite; check the engine with: trt-build verify")
     numbers = np.repeat(np.arange(len(clips)), [len(c) for c in clips])
-    return Examples(features, numbers.astype(np.int64))
+    examples = Examples(features, numbers.astype(np.int64))
+    if not examples.sound:
+        raise DataError(
+            "the engine's embedding is not finite, or far too large; check the engine with: trt-build verify"
+        )
+    return examples
 
 
 def space_of(bundle: LoadedBundle) -> Space:
@@ -173,14 +225,7 @@ class Lessons:
         self, bundle: LoadedBundle, space: Space, taught: Taught, folder: Path | None = None
     ) -> None:
         info = bundle.info
-        taught.check(info.model_id, folder)
-        for name, examples in {**taught.activities, "none": taught.none}.items():
-            if examples is not None and examples.features.shape[1] != POOLED * info.embedding:
-                raise DataError(f'the examples of "{name}" do not fit {info.model_id}; teach it again')
-        if clash := sorted(set(taught.activities) & set(info.labels)):
-            raise DataError(
-                f'"{clash[0]}" is an activity of the bundle itself; forget or rename what was taught'
-            )
+        check_taught(taught, bundle, folder)
         self.names = tuple(taught.activities)
         self.labels = [*info.labels, *self.names]
         self.discriminant = (

@@ -8,9 +8,11 @@ in `taught.json`, that by the hash of its own content.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,8 +21,9 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gc_ros.recognition.kept_clips import remedy, sweep_clips
 from gc_ros.recognition.space import Examples
-from gc_ros.recognition.taught import MAX_ACTIVITIES, MAX_WINDOWS, Lessons, Taught, space_of
+from gc_ros.recognition.taught import MAX_ACTIVITIES, MAX_WINDOWS, Lessons, Taught, sound_name, space_of
 from trt_build import tensors
 from trt_build.bundle import MAX_LABEL_LENGTH, LoadedBundle
 from trt_build.errors import DataError
@@ -75,7 +78,10 @@ def read_taught(folder: Path, model_id: str) -> Taught:
     except FileNotFoundError:
         return Taught(model_id)
     except OSError as error:
-        raise DataError(f"{folder / NAME}: {error.strerror or error}") from None
+        away = "make it readable" if error.errno == errno.EACCES else "move it away"
+        raise DataError(
+            f"{folder / NAME}: {error.strerror or error}; {away}, or name another folder that gc-ros teach wrote"
+        ) from None
     try:
         file = _File.model_validate_json(text)
         if file.sha256 != file.digest():
@@ -88,8 +94,7 @@ def read_taught(folder: Path, model_id: str) -> Taught:
             a.name: _examples(found, str(i), a.windows, a.clips) for i, a in enumerate(file.activities)
         }
         none = _examples(found, "none", file.none, None) if file.none else None
-        if len(activities) < len(file.activities):
-            raise ValueError("a name is listed twice")
+        _check_names([a.name for a in file.activities])
         # Where everything was forgotten, another model may be taught.
         return Taught(file.model_id if activities or none is not None else model_id, activities, none)
     except (OSError, ValueError) as error:
@@ -121,14 +126,30 @@ def write_taught(folder: Path, taught: Taught) -> None:
         write_atomically(folder / keep, content, durable=True)
         text = json.dumps(file.model_dump(), indent=1, ensure_ascii=False) + "\n"
         write_atomically(folder / NAME, text, durable=True)
-        for old in folder.glob("examples-*.safetensors"):
-            if old.name != keep:
-                with suppress(OSError):
-                    old.unlink()
     except OSError as error:
         raise DataError(
-            f"{folder}: what was taught cannot be kept ({error.strerror or error}); name a writable folder"
+            f"{folder}: what was taught cannot be kept ({error.strerror or error}); {remedy(error)}"
         ) from None
+    _sweep(folder, keep)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a kill left of what was forgotten: arrays and clips that nothing names. Call it locked."""
+    try:
+        file = _File.model_validate_json(read_regular(folder, NAME, MAX_JSON))
+    except (OSError, ValueError):  # one that is damaged does not say what is left over
+        return
+    if file.sha256 == file.digest():
+        _sweep(folder, _arrays_name(file.arrays))
+
+
+def _sweep(folder: Path, keep: str) -> None:
+    parts = [*folder.glob(f".{NAME}.*.part"), *folder.glob(".examples-*.part")]
+    for old in [*folder.glob("examples-*.safetensors"), *parts]:
+        if old.name != keep:
+            with suppress(OSError):
+                old.unlink()
+    sweep_clips(folder)
 
 
 def load_lessons(bundle: LoadedBundle, where: str | None = None) -> Lessons | None:
@@ -165,9 +186,7 @@ def locked(folder: Path, *, make: bool = True) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be written ({error.strerror or error}); name a writable folder"
-        ) from None
+        raise DataError(f"{folder}: cannot be written ({error.strerror or error}); {remedy(error)}") from None
     try:
         _lock(descriptor, folder)
         yield
@@ -201,6 +220,19 @@ def _arrays_name(digest: str) -> str:
     return f"examples-{digest[:16]}.safetensors"
 
 
+def _check_names(names: list[str]) -> None:
+    """Raise ValueError for names that teaching gives no activity; one in Unicode form NFD, as it once gave, may be."""
+    for i, name in enumerate(names):
+        try:
+            sound = sound_name(name) == unicodedata.normalize("NFC", name)
+        except DataError:
+            sound = False
+        if not sound:
+            raise ValueError(f"no activity can have the name {name!r}")
+        if sound_name(name) in map(sound_name, names[:i]):
+            raise ValueError(f"the name {name!r} is listed twice")
+
+
 def _examples(found: dict[str, Any], key: str, windows: int, clips: int | None) -> Examples:
     features, numbers = found.get(f"{key}.features"), found.get(f"{key}.clips")
     if features is None or features.dtype != np.float32 or features.ndim != 2 or len(features) != windows:
@@ -208,6 +240,8 @@ def _examples(found: dict[str, Any], key: str, windows: int, clips: int | None) 
     if numbers is None or numbers.dtype != np.int64 or numbers.shape != (windows,):
         raise ValueError("the arrays do not hold what is listed")
     examples = Examples(features, numbers)
-    if not np.isfinite(features).all() or (clips is not None and examples.count != clips):
+    if clips is not None and examples.count != clips:
         raise ValueError("the arrays do not hold what is listed")
+    if not examples.sound:
+        raise ValueError("features are no numbers, or larger than a network gives")
     return examples

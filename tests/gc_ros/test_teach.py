@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -16,11 +17,12 @@ from gc_ros.cli import app
 from gc_ros.media import bags
 from gc_ros.media.bags import make_bag
 from gc_ros.media.clips import Clip, find_clips, find_recordings
-from gc_ros.recognition import showing
+from gc_ros.recognition import showing, taught_file
 from gc_ros.recognition.footage import clip_frames, clip_pictures
+from gc_ros.recognition.kept_clips import keep_clips, names_of_clips
 from gc_ros.recognition.space import Examples
 from gc_ros.recognition.taught import Taught, examples_of, space_of
-from gc_ros.recognition.taught_file import write_taught
+from gc_ros.recognition.taught_file import read_taught, write_taught
 from tests.gc_ros.test_cli import fails, run
 from tests.toy import toy_bundle
 from tests.videos import write_clip
@@ -296,3 +298,104 @@ def test_clips_are_kept_where_that_is_asked_for_and_go_with_the_activity(clips: 
     assert len(list(kept.glob("*.mp4"))) == 2, "those of the other activity"
     assert run("forget", "grey", "-b", bundle)[0] == 0
     assert not kept.exists()
+
+
+def examples(width: int = 9, seed: int = 0) -> Examples:
+    rng = np.random.default_rng(seed)
+    return examples_of([rng.normal(size=(3, width)).astype(np.float32) for _ in range(4)])
+
+
+def kept(folder: Path, *names: str) -> Path:
+    """A folder in which activities, and a clip of each, are kept."""
+    write_taught(folder, Taught("toy-colours", {n: examples(seed=i) for i, n in enumerate(names)}))
+    for i, name in enumerate(names):
+        keep_clips(folder, name, [np.full((4, 32, 32, 3), 40 * i, np.uint8)], 8.0)
+    return folder
+
+
+class _Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("arguments", [("forget", "bow"), ("taught", "--rename", "bow=greet")])
+def test_after_a_kill_the_same_command_or_the_one_that_is_named_leaves_no_clips(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], when: str
+) -> None:
+    folder = kept(bundle.parent / "b.taught", "bow", "wave")
+
+    def killed(*both: object) -> None:
+        if when == "after":
+            write_taught(*both)
+        raise _Killed
+
+    with monkeypatch.context() as patch, pytest.raises(_Killed):
+        patch.setattr(taught_file, "write_taught", killed)
+        CliRunner().invoke(app, [*arguments, "-b", str(bundle)])
+    known, clips = list(read_taught(folder, "toy-colours").activities), names_of_clips(folder)
+    assert arguments[0] == "taught" or "bow" not in clips, "no clips of what was to be forgotten"
+    assert arguments[0] == "forget" or set(known) <= set(clips), "an activity keeps its clips"
+    if set(clips) - set(known):
+        _, _, err = run("taught", "-b", bundle)
+        (remedy,) = re.findall(r"remove them: gc-ros (.*)", err)
+        code, out, _ = run(*remedy.split())
+        assert code == 0 and "was not taught; the clips of it that were kept are removed" in out
+    elif when == "before":
+        assert run(*arguments, "-b", bundle)[0] == 0
+    known = list(read_taught(folder, "toy-colours").activities)
+    assert set(names_of_clips(folder)) == set(known)
+    assert len(list((folder / "clips").glob("*.mp4"))) == len(known)
+
+
+def test_clips_are_forgotten_where_they_alone_have_the_name(bundle: Path) -> None:
+    folder = kept(bundle.parent / "b.taught", "bow", "wave")
+    (folder / "taught.json").unlink()
+    assert run("forget", "bow", "-b", bundle)[0] == 0
+    assert run("forget", "wave", "-b", bundle)[0] == 0
+    assert not (folder / "clips").exists()
+    fails("forget", "wave", "-b", bundle, words=("holds no taught.json",))
+
+
+def test_examples_of_another_width_are_said_before_clips_are_watched_and_the_remedy_works(
+    clips: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow = tmp_path / "a folder"
+    write_taught(narrow, Taught("toy-colours", {"my wave": examples(8)}))
+    with monkeypatch.context() as patch:
+
+        def watched(*_: object) -> None:
+            raise AssertionError("watched")
+
+        patch.setattr(showing, "examples_from_clips", watched)
+        at, words = ("-b", bundle, "--taught", narrow), ("have 8 features", "with 9", "gc-ros forget")
+        fails("teach", "my wave", clips / "yellow0.mp4", *at, words=words)
+    before = (narrow / "taught.json").read_bytes()
+    fails("taught", *at, "--rename", "my wave=x", words=words)
+    fails("video", clips / "yellow9.mp4", *at, words=words)
+    for there in (tmp_path / "new", kept(tmp_path / "b.taught", "my wave")):
+        fails("taught", "-b", bundle, "--taught", there, "--merge", narrow, words=words)
+    assert (narrow / "taught.json").read_bytes() == before and not (tmp_path / "new").exists()
+    _, _, err = run("taught", *at)
+    (remedy,) = re.findall(r"forget it: gc-ros (.*?); or", err)
+    assert run(*shlex.split(remedy))[0] == 0
+    assert run("teach", "my wave", clips / "yellow0.mp4", *at, "--threads", 1)[0] == 0
+    # That of the name that is taught again is no matter.
+    write_taught(narrow, Taught("toy-colours", {"my wave": examples(8)}))
+    assert run("teach", "my wave", clips / "yellow0.mp4", *at, "--threads", 1, "--replace")[0] == 0
+
+
+@pytest.mark.parametrize("name", ["red", "R-E_D"])
+def test_a_name_of_the_bundle_itself_is_not_merged(bundle: Path, tmp_path: Path, name: str) -> None:
+    write_taught(tmp_path / "other", Taught("toy-colours", {name: examples()}))
+    merge = ("taught", "-b", bundle, "--merge", tmp_path / "other")
+    fails(*merge, words=("of the bundle itself", "gc-ros forget"))
+    assert not (tmp_path / "b.taught").exists()
+    _, _, err = run(*merge)
+    (remedy,) = re.findall(r"another name: gc-ros (.*)", err)
+    assert run(*shlex.split(remedy.replace("NEW", "crimson")))[0] == 0
+    assert run(*merge)[0] == 0
+
+
+def test_a_name_that_no_activity_may_have_is_not_merged(bundle: Path, tmp_path: Path) -> None:
+    write_taught(tmp_path / "other", Taught("toy-colours", {"unknown": examples()}))
+    fails("taught", "-b", bundle, "--merge", tmp_path / "other", words=("'unknown'", "was changed"))

@@ -38,6 +38,7 @@ from trt_build.graphs.passes import (
     sort_nodes,
     zeros_of_products,
 )
+from trt_build.integrity import again
 
 _PRODUCTS = {"MatMul", "Gemm"}
 # Nodes that pass values on without accumulating: they take the type of their input.
@@ -242,6 +243,8 @@ class _Halver:
     def _half_constant(self, tensor: onnx.TensorProto) -> str:
         load_weights([tensor], self.folder)
         values = numpy_helper.to_array(tensor)
+        if not np.isfinite(values).all():
+            raise BundleError(f"weight {tensor.name} is not finite; {again(self.folder)}")
         if not np.all(np.abs(values) <= _FP16_MAX):
             raise BundleError(
                 f"weight {tensor.name} reaches {np.abs(values).max():.3g}, beyond FP16's {_FP16_MAX:g}; "

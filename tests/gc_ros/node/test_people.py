@@ -322,6 +322,24 @@ def test_the_picture_does_not_wait_for_detections_while_nobody_is_there(colours:
         assert not detector.messages
 
 
+def test_the_picture_waits_no_longer_than_a_stride_for_detections_that_are_slower_than_the_model(
+    colours: Path,
+) -> None:
+    with running(colours, people_max_age_s=2.0, person_timeout_s=4.0, **OPTIONS) as (node, peer):
+        detector = Detector(node, peer)
+        peer.wait_for_camera()
+        detector.show(CROWD[:2], range(8))
+        wait_until(lambda: peer.activities, "the first result")
+        # Four more images in which nobody looks for people.
+        for frame in range(8, 12):
+            before = len(peer.activities)
+            peer.publish(picture(CROWD[:2], frame), START + frame * PERIOD)
+            if frame > 8:
+                wait_until(lambda n=before: len(peer.activities) > n, "the result of the image before")
+        ends = {ros_messages.to_ns(a.window_end) for a in peer.activities}
+        assert {START + frame * PERIOD for frame in range(7, 11)} <= ends
+
+
 def test_without_people_nothing_of_it_is_there(colours: Path) -> None:
     opened = Opened()
     with running(colours, opened, max_age_s=0.0) as (_, peer):

@@ -107,6 +107,17 @@ def test_whole_messages_that_are_of_no_use_are_counted(watched: tuple[Running, P
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("simulated", [False, True])
+def test_zero_is_a_stamp_where_a_simulation_begins_and_none_elsewhere(colours: Path, simulated: bool) -> None:
+    with running(colours, use_sim_time=simulated, **OPTIONS) as (node, peer):
+        detector = Detector(node, peer)
+        peer.wait_for_camera()
+        detector.send(array(status("1", (10, 10, 60, 60)), stamp_ns=0))
+        assert [reason.split(";")[0] for reason in detector.at_node.input.refused] == (
+            [] if simulated else ["no stamp"]
+        )
+
+
 def test_ten_thousand_boxes_are_over_in_a_moment(watched: tuple[Running, Peer, Detector]) -> None:
     node, peer, detector = watched
     peer.publish(picture([ANNA], 0), START)

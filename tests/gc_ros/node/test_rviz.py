@@ -95,6 +95,19 @@ def test_every_glimpse_is_a_closed_box_where_the_camera_sees_it(
     assert narrow.x == pytest.approx(boxes[0].points[0].x * math.tan(math.radians(15)))
 
 
+def test_markers_stay_until_the_next_but_one_result_and_two_seconds_at_least(
+    visualization_msgs: Any, activity: Activity
+) -> None:
+    assert [rviz.lifetime_s(apart) for apart in (0.0, 0.125, 1.25, 4.0, 3600.0)] == [2, 2, 2.5, 8, 60]
+    for message in (
+        rviz.to_markers(activity, "camera", 60.0, 2.5),
+        rviz.to_people_markers(
+            [PersonActivity("7", Box(1, 2, 3, 4), activity)], (640, 480), NS, "camera", 60.0, 2.5
+        ),
+    ):
+        assert {(m.lifetime.sec, m.lifetime.nanosec) for m in message.markers} == {(2, NS // 2)}
+
+
 def test_the_label_is_a_text_and_an_unknown_one_is_not_named(
     visualization_msgs: Any, activity: Activity
 ) -> None:
@@ -126,7 +139,7 @@ def test_markers_are_made_only_while_somebody_subscribes(
     """visualization_msgs is not on PyPI, so another message type carries them over DDS here."""
     made: list[tuple[str, float]] = []
 
-    def to_markers(activity: Any, frame_id: str, fov_deg: float) -> CompressedImage:
+    def to_markers(activity: Any, frame_id: str, fov_deg: float, lifetime_s: float) -> CompressedImage:
         made.append((frame_id, fov_deg))
         return CompressedImage(header=ros_messages.to_header(activity.stamp_ns, frame_id))
 

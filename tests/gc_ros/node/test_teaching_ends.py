@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from std_srvs.srv import SetBool
 
@@ -17,8 +18,11 @@ from tests.gc_ros.node.showing import YELLOW, next_labels, seen, teach  # isort:
 
 from glimpse_clouds.srv import Forget, Teach
 
+from gc_ros.node import teaching
+from gc_ros.recognition.kept_clips import keep_clips
 from gc_ros.recognition.taught_file import folder_of, locked, read_taught
 from tests.toy import toy_bundle
+from trt_build.errors import DataError
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 
@@ -161,6 +165,28 @@ def test_a_damaged_table_of_clips_is_said_before_anything_is_forgotten(bundle: P
         assert known(bundle) == ["yellow"] and peer.state() == "active"
         table.write_text(good)
         assert forget(peer).success and known(bundle) == [] and not table.exists()
+
+
+def test_clips_go_before_their_activity_and_are_forgotten_without_one_too(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(bundle, keep_clips=True) as (_, peer), seen(peer, YELLOW):
+        next_labels(peer, 1)
+        assert teach(peer, windows=3).success
+        folder = folder_of(bundle)
+
+        def full(*_: object) -> None:
+            raise DataError("no room")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(teaching, "write_taught", full)
+            answer = forget(peer)
+        assert not answer.success and "no room" in answer.message
+        assert known(bundle) == ["yellow"] and not (folder / "clips").exists()
+        assert forget(peer).success and known(bundle) == []
+        keep_clips(folder, "alone", [np.zeros((4, 32, 32, 3), np.uint8)], 8.0)
+        assert forget(peer, "alone").success and not (folder / "clips").exists()
+        assert "was not taught" in forget(peer, "alone").message
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)

@@ -11,7 +11,16 @@ import pytest
 
 from gc_ros.media.video_writer import VideoWriter
 from gc_ros.recognition import kept_clips
-from gc_ros.recognition.kept_clips import TABLE, check_clips, clips_of, forget_clips, keep_clips, rename_clips
+from gc_ros.recognition.kept_clips import (
+    TABLE,
+    check_clips,
+    clips_of,
+    forget_clips,
+    keep_clips,
+    names_of_clips,
+    rename_clips,
+    sweep_clips,
+)
 from trt_build.errors import DataError
 
 
@@ -66,6 +75,54 @@ def test_what_a_killed_process_left_of_a_clip_goes_with_the_next_change(tmp_path
     assert not [name for name in files(tmp_path) if "part" in name]
 
 
+class _Killed(BaseException):
+    """The process ends here."""
+
+
+def test_a_kill_while_clips_are_removed_leaves_no_row_without_its_clip_and_is_made_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_clips(tmp_path, "bow", [frames(20), frames(200)], 8.0)
+    keep_clips(tmp_path, "wave", [frames(90)], 8.0)
+
+    unlink = Path.unlink
+
+    def killed(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == ".mp4":
+            raise _Killed
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch, pytest.raises(_Killed):
+        patch.setattr(Path, "unlink", killed)
+        forget_clips(tmp_path, "bow")
+    assert names_of_clips(tmp_path) == ["wave"] and len(files(tmp_path)) == 4
+    forget_clips(tmp_path, "bow")
+    assert len(files(tmp_path)) == 2
+
+
+def test_a_clip_that_no_row_names_is_removed_and_what_is_not_ours_stays(tmp_path: Path) -> None:
+    keep_clips(tmp_path, "bow", [frames(20)], 8.0)
+    for use in (lambda: sweep_clips(tmp_path), lambda: keep_clips(tmp_path, "bow", [frames(20)], 8.0)):
+        (clips_of(tmp_path) / "0123456789abcdef.mp4").write_bytes(b"a person")
+        (clips_of(tmp_path) / f".{TABLE}.17.part").write_bytes(b"half a table")
+        (clips_of(tmp_path) / "mine.mp4").write_bytes(b"somebody's own")
+        use()
+        assert len(files(tmp_path)) == 3 and "mine.mp4" in files(tmp_path)
+    # Without its table, too.
+    (clips_of(tmp_path) / TABLE).unlink()
+    forget_clips(tmp_path, "bow")
+    assert files(tmp_path) == ["mine.mp4"]
+
+
+def test_until_the_old_name_is_forgotten_renamed_clips_have_both(tmp_path: Path) -> None:
+    keep_clips(tmp_path, "bow", [frames(20)], 8.0)
+    for _ in range(2):
+        rename_clips(tmp_path, "bow", "greet")
+        assert names_of_clips(tmp_path) == ["bow", "greet"]
+    forget_clips(tmp_path, "bow")
+    assert names_of_clips(tmp_path) == ["greet"] and len(files(tmp_path)) == 2
+
+
 def test_a_clip_that_cannot_be_written_leaves_nothing_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,7 +132,7 @@ def test_a_clip_that_cannot_be_written_leaves_nothing_and_says_so(
             super().close()
 
     monkeypatch.setattr(kept_clips, "VideoWriter", Full)
-    with pytest.raises(DataError, match="clips cannot be kept"):
+    with pytest.raises(DataError, match=r"clips cannot be kept .*there is no room for it: make room"):
         keep_clips(tmp_path, "bow", [frames(20)], 8.0)
     assert files(tmp_path) == []
 

@@ -19,14 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gc_ros.recognition import taught_file
-from gc_ros.recognition.space import Examples
-from gc_ros.recognition.taught import Taught
+from gc_ros.recognition.space import LARGEST, Examples
+from gc_ros.recognition.taught import Taught, sound_name
 from gc_ros.recognition.taught_file import (
     NAME,
     folder_of,
     load_lessons,
     locked,
     read_taught,
+    sweep,
     taught_digest,
     write_taught,
 )
@@ -53,10 +54,18 @@ def equal(a: Taught, b: Taught) -> bool:
     )
 
 
+def sound(name: str) -> bool:
+    """Whether it is as teaching writes it."""
+    try:
+        return sound_name(name) == name
+    except DataError:
+        return False
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.dictionaries(
-        st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12),
+        st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12).filter(sound),
         st.integers(1, 12),
         max_size=4,
     ),
@@ -130,6 +139,79 @@ def test_a_changed_file_is_refused_in_one_line_with_a_remedy(tmp_path, tamper):
         DataError, match=r"taught\.json was changed or is damaged .*remove it and teach again"
     ):
         read_taught(folder, "m")
+
+
+@pytest.mark.parametrize(
+    "names", [["a\nb\x1b[31m"], ["unknown"], ["none"], [" a"], ["a\u200b"], ["a", "\u00e9", "e\u0301"]]
+)
+def test_names_that_teaching_gives_nothing_are_refused_and_named(tmp_path, names):
+    write_taught(tmp_path, Taught("m", {name: examples(4, i) for i, name in enumerate(names)}))
+    with pytest.raises(DataError, match="was changed or is damaged") as caught:
+        read_taught(tmp_path, "m")
+    assert repr(names[-1]) in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [3e38, 1e20, 1.1e6, -1e20, np.nan, np.inf])
+def test_features_that_no_network_gives_are_refused(tmp_path, value):
+    shown = examples(4)
+    shown.features[2, 3] = value
+    write_taught(tmp_path, Taught("m", {"a": shown}))
+    with pytest.raises(DataError, match=r"was changed or is damaged .*larger than a network gives"):
+        read_taught(tmp_path, "m")
+
+
+def test_the_largest_features_that_are_read_make_lessons(tmp_path):
+    loaded = toy_bundle(tmp_path / "b", "colours", embedding=True)
+    shown = examples(6)
+    shown.features[:3] = LARGEST
+    write_taught(tmp_path / "b.taught", Taught(loaded.info.model_id, {"yellow": shown}))
+    assert load_lessons(loaded) is not None
+
+
+@pytest.mark.parametrize("kind", ["folder", "FIFO", "link"])
+def test_a_file_that_is_none_is_said_with_a_remedy(tmp_path, kind):
+    folder = written(tmp_path / "t")
+    path = folder / NAME
+    path.rename(folder / "real.json")
+    make = {
+        "folder": path.mkdir,
+        "FIFO": lambda: os.mkfifo(path),
+        "link": lambda: path.symlink_to("real.json"),
+    }
+    make[kind]()
+    with pytest.raises(DataError, match=f"it is a {kind}, not a regular file; move it away, or name another"):
+        read_taught(folder, "m")
+    path.rename(tmp_path / "away")
+    assert read_taught(folder, "m").activities == {}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
+def test_a_disk_without_room_is_said(tmp_path, monkeypatch, number):
+    def full(path, *_, **__):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(taught_file, "write_atomically", full)
+    with pytest.raises(DataError, match=r"cannot be kept .*there is no room for it: make room"):
+        written(tmp_path)
+
+
+def test_what_a_kill_left_of_what_was_forgotten_is_swept(tmp_path):
+    folder = written(tmp_path / "t")
+    (folder / "clips").mkdir()
+    here = set(folder.rglob("*"))
+    for name in (
+        "examples-0123456789abcdef.safetensors",
+        ".examples-0.safetensors.7.part",
+        ".taught.json.7.part",
+    ):
+        (folder / name).write_bytes(b"of somebody")
+    (folder / "clips" / "0123456789abcdef.mp4").write_bytes(b"somebody")
+    (folder / "clips" / "mine.mp4").write_bytes(b"not ours")
+    sweep(folder)
+    assert set(folder.rglob("*")) == here | {folder / "clips" / "mine.mp4"}
+    (folder / NAME).write_text("{")
+    sweep(folder)
+    assert list(folder.glob("examples-*")), "a damaged file does not say what is left over"
 
 
 WRITER = """

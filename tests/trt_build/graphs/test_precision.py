@@ -164,19 +164,22 @@ def test_toys_keep_their_answers(colours: LoadedBundle) -> None:
 
 
 @pytest.mark.slow
-def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path, people: LoadedBundle) -> None:
+@pytest.mark.parametrize(("factor", "remedy"), [(1e6, "fp32"), (float("nan"), "trt-build export RUN --out")])
+def test_weights_that_do_not_fit_are_refused_by_name(
+    tmp_path: Path, people: LoadedBundle, factor: float, remedy: str
+) -> None:
     from trt_build.bundle import write_bundle
 
     model = onnx.load(str(people.graph("step")))
     conv = next(node for node in model.graph.node if node.op_type == "Conv")
     for tensor in model.graph.initializer:
         if tensor.name == conv.input[1]:
-            big = onnx.numpy_helper.to_array(tensor) * np.float32(1e6)
+            big = onnx.numpy_helper.to_array(tensor) * np.float32(factor)
             tensor.CopyFrom(onnx.numpy_helper.from_array(big, tensor.name))
     onnx.save(model, tmp_path / "step.onnx")
     info = people.info.model_copy(update={"modes": ["step"], "default_mode": "step"})
     bundle = write_bundle(tmp_path, info, ["step.onnx"])
-    with pytest.raises(BundleError, match=r"conv_stem.*fp32"):
+    with pytest.raises(BundleError, match=rf"conv_stem.*{remedy}"):
         mixed_precision(bundle, "step")
     assert engine_graph(bundle, "step", precision="fp32")
 
