@@ -119,7 +119,7 @@ def teach(
             }
         )
         return
-    told = "" if won != won else f"; of clips left out in turn, {won:.0%} are recognised"
+    told = "" if won != won else f"; of the windows of clips left out in turn, {won:.0%} are recognised"
     typer.echo(f"{name}: taught from {examples.count} clips, {len(examples)} windows{told}; kept in {where}")
     for remark in remarks:
         typer.echo(f"warning: {remark}", err=True)
@@ -203,7 +203,7 @@ def taught(
         )
     for row in rows:
         won = row["recognised_left_out"]
-        told = "" if won is None else f", {won:.0%} of the clips left out in turn are recognised"
+        told = "" if won is None else f", {won:.0%} of the windows of clips left out in turn are recognised"
         typer.echo(f"{row['name']}: {row['clips']} clips, {row['windows']} windows{told}")
         for remark in row["remarks"]:
             typer.echo(f"  {remark}")

@@ -266,7 +266,7 @@ class Lessons:
             found.append(f"too close to {rival}: {against[rival]:.0%} of its windows would be taken for this")
         if d.won[j] < SCATTERED:
             found.append(
-                f"too scattered: of clips that it was not shown, {d.won[j]:.0%} are recognised; show it more often, "
+                f"too scattered: of windows of clips left out, {d.won[j]:.0%} are recognised; show it more often, "
                 "or teach it as two activities"
             )
         return found
