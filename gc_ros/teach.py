@@ -177,9 +177,8 @@ def taught(
     if rename is not None or merge is not None:
         must_hold(where if merge is None else merge)
         other = None if merge is None else read_taught(merge, loaded.info.model_id)
-        _changed(
-            found, loaded, where, rename, merge, other
-        )  # what is refused must not leave a folder with a lock
+        # What is refused must not leave a folder with a lock.
+        _changed(found, loaded, where, rename, merge, other)
         with locked(where, make=merge is not None):
             if rename is not None:
                 check_clips(where)

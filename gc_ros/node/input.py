@@ -30,6 +30,11 @@ from gc_ros.node.diagnostics import REFUSED_S, STAMPS_S, Recent
 from gc_ros.stamps import NS
 
 
+def simulation_begins(node: LifecycleNode) -> bool:
+    """Whether a node's time is simulated and at its begin, also again: zero is a stamp then, and none elsewhere."""
+    return bool(node.get_parameter("use_sim_time").value) and int(node.get_clock().now().nanoseconds) < NS
+
+
 @dataclass(frozen=True)
 class Arrived:
     """An image message as the executor took it."""
@@ -196,9 +201,8 @@ class Input:
         alone, self._unstamped = not self._unstamped, stamp_ns == 0
         if stamp_ns != 0:
             return stamp_ns
-        now_ns = int(self._node.get_clock().now().nanoseconds)
-        if alone and now_ns < NS and self._node.get_parameter("use_sim_time").value:
-            return 0  # a simulation begins at zero, also again
+        if alone and simulation_begins(self._node):
+            return 0
         if not self.zero_stamps:
             self._node.get_logger().warning(
                 f"images on {self.topic} have no stamp; their arrival time is used"
@@ -206,7 +210,7 @@ class Input:
         self.zero_stamps += 1
         self.lately["zero stamp"].add()
         # Under simulated time without /clock the node's clock stands at zero.
-        return now_ns or time.time_ns()
+        return int(self._node.get_clock().now().nanoseconds) or time.time_ns()
 
     def _miss(self, reason: str) -> None:
         """A message is passed over, so those that build on it are of no use."""

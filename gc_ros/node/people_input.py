@@ -21,7 +21,7 @@ from gc_ros.media.detections import Detections
 from gc_ros.media.people_topics import BY_NAME, NO_STAMP, Bodies, Family, Found
 from gc_ros.node import graph, ros_messages
 from gc_ros.node.diagnostics import REFUSED_S, Recent
-from gc_ros.stamps import NS
+from gc_ros.node.input import simulation_begins
 from trt_build.errors import GlimpseError
 
 _QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -129,7 +129,10 @@ class PeopleInput:
             self._refuse({f"unexpected {type(error).__name__}": 1})
 
     def _take_found(self, found: Found) -> None:
-        self._refuse({r: n for r, n in found.refused.items() if r != NO_STAMP or not self._begins()})
+        # Zero is a stamp where a simulation begins; people are seen from the next message on.
+        self._refuse(
+            {r: n for r, n in found.refused.items() if r != NO_STAMP or not simulation_begins(self._node)}
+        )
         self.others += found.others
         for detections in found.complete:
             people = len(detections.people)
@@ -141,11 +144,6 @@ class PeopleInput:
                 self._refuse({OTHER_FRAME: max(people, 1)})
             else:
                 self._take(detections)
-
-    def _begins(self) -> bool:
-        """Whether a simulation is at its begin, where zero is a stamp: people are seen from the next message on."""
-        simulated = bool(self._node.get_parameter("use_sim_time").value)
-        return simulated and int(self._node.get_clock().now().nanoseconds) < NS
 
     def _refuse(self, reasons: Any) -> None:
         for reason, times in reasons.items():

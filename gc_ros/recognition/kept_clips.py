@@ -10,7 +10,6 @@ import csv
 import hashlib
 import io
 import re
-import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gc_ros.media.video_writer import PART, VideoWriter
+from gc_ros.recognition.taught import alike
 from gc_ros.stamps import NS
 from trt_build.errors import DataError
 from trt_build.files import NO_ROOM, write_atomically
@@ -85,10 +85,7 @@ def names_of_clips(taught: Path) -> list[str]:
 
 def name_of_clips(taught: Path, name: str) -> str | None:
     """The name of an activity as its kept clips have it, of one that looks the same; None where none are kept."""
-    looks = unicodedata.normalize("NFC", name).strip()
-    known = names_of_clips(taught)
-    alike = (own for own in known if unicodedata.normalize("NFC", own).strip() == looks)
-    return name if name in known else next(alike, None)
+    return alike(name, names_of_clips(taught))
 
 
 def forget_clips(taught: Path, name: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import shlex
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -101,13 +101,16 @@ class Taught:
 
     def like(self, name: str) -> str | None:
         """The name of an activity as it was taught, of one that looks the same; None where none was."""
-        if name in self.activities:
-            return name
-        return next((own for own in self.activities if _looks(own) == _looks(name)), None)
+        return alike(name, self.activities)
 
 
 def _looks(name: str) -> str:
     return unicodedata.normalize("NFC", name).strip()
+
+
+def alike(name: str, known: Collection[str]) -> str | None:
+    """Which of some names looks the same as a name, best itself; None where none does."""
+    return name if name in known else next((own for own in known if _looks(own) == _looks(name)), None)
 
 
 def check_name(name: str, bundle: LoadedBundle) -> str:
