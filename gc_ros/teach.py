@@ -126,7 +126,9 @@ def teach(
 
 
 def forget(
-    name: Annotated[str, typer.Argument(help="Name of the activity.")],
+    name: Annotated[
+        str, typer.Argument(help='Name of the activity; "none" for what was shown as none of them.')
+    ],
     bundle: BundleOption,
     folder: Folder = None,
 ) -> None:
@@ -140,9 +142,9 @@ def forget(
     with locked(where):
         sweep(where)
         before = read_taught(where, loaded.info.model_id)
-        kept, own = name_of_clips(where, name), before.like(name)
-        if kept is None:
-            own = before.spelled(name)
+        kept, own = name_of_clips(where, name), before.holds(name)
+        if own is None and kept is None:
+            before.spelled(name)
         # Clips go first: a kill may leave an activity without them, never people's pictures without an activity.
         if kept is not None:
             forget_clips(where, kept)
@@ -192,8 +194,9 @@ def taught(
                 forget_clips(where, names[0])
     _warn_of_clips(found, loaded, where)
     rows = _rows(loaded, found, where)
+    none = None if found.none is None else {"clips": found.none.count, "windows": len(found.none)}
     if as_json:
-        print_json({"model_id": found.model_id, "folder": str(where), "activities": rows})
+        print_json({"model_id": found.model_id, "folder": str(where), "activities": rows, "none": none})
         return
     if not rows:
         space_of(loaded)  # else the remedy would be none
@@ -206,6 +209,8 @@ def taught(
         typer.echo(f"{row['name']}: {row['clips']} clips, {row['windows']} windows{told}")
         for remark in row["remarks"]:
             typer.echo(f"  {remark}")
+    if none is not None:
+        typer.echo(f"none of these: {none['clips']} clips, {none['windows']} windows")
 
 
 def _changed(

@@ -6,11 +6,12 @@ And whether its rows fit together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from gc_ros.evaluation.truth import ABSOLUTE_S, Segment, Span, Truth
 from gc_ros.stamps import NS
 
+_NAMES = 5  # of people, told in a remark
 _LATE_S = 2.0  # a row may end this much after the last image before it is remarked on
 # Seconds since 1970 have ten digits until the year 2286; each finer unit has three more.
 _FINER = ((1e17, "nanoseconds"), (1e14, "microseconds"), (1e11, "milliseconds"))
@@ -71,6 +72,27 @@ def overlaps(truth: Truth, apart: bool) -> str:
     remedy = "--people tells people apart" if told else "let one row end where the next begins"
     rows = f"{len(found)} of {len(truth.segments)} rows of {truth.origin}"
     return f"{rows} overlap one before, first {first}; what covers more of a window counts; {remedy}"
+
+
+def absent(truth: Truth, seen: Collection[str]) -> str:
+    """A remark on people of whom rows tell, but who are nowhere in the recording, "" where all are.
+
+    seen: whom the boxes name.
+    """
+    named = {row.who for row in truth.segments} - {""}
+    missing = sorted(named - {*seen})
+    if not missing:
+        return ""
+    rows = sum(row.who in missing for row in truth.segments)
+    there = _some(sorted(seen)) or "nobody"
+    return (
+        f"{rows} of {len(truth.segments)} rows of {truth.origin} are about people whom no box names "
+        f"({_some(missing)}; the boxes name {there}): of them there is no window, and what they do goes unnoticed"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMES]) + (f" and {len(names) - _NAMES} more" if len(names) > _NAMES else "")
 
 
 def _short(seconds: float) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gc_ros.evaluation.alignment import misfit, overlaps
+from gc_ros.evaluation.alignment import absent, misfit, overlaps
 from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.truth import (
     IDLE,
@@ -102,8 +102,11 @@ class Judge:
         messages: Sequence[Message],
         clocks: Sequence[tuple[int, int]],
         damaged: bool,
+        seen: Collection[str] | None = None,
     ) -> list[Span]:
         """The ground truth on the clock of the stamps. clocks: (time of recording, stamp) of every image.
+
+        seen: the people whom boxes name, where people are told apart.
 
         A truth that cannot belong to this recording is dropped: `truth.kind` becomes "none", `truth.remark` says why.
         """
@@ -111,7 +114,8 @@ class Judge:
         first_ns, last_ns = min(p.first_ns for p in passes), max(p.last_ns for p in passes)
         remark, serves = misfit(self.truth, spans, first_ns, last_ns, len(clocks), damaged)
         if serves:
-            remark = "; ".join(filter(None, (remark, overlaps(self.truth, self._options.people is not None))))
+            lost = "" if seen is None else absent(self.truth, seen)
+            remark = "; ".join(filter(None, (remark, overlaps(self.truth, seen is not None), lost)))
         if not remark:
             return spans
         self.truth = replace(self.truth, remark=remark, kind=self.truth.kind if serves else "none")

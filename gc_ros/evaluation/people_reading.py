@@ -75,6 +75,10 @@ class Whereabouts:
         self._tracks.forget_before(stamp_ns)
         return {clean(who): place.box for who, place in places.items() if not place.held}
 
+    def names(self) -> set[str]:
+        """Everybody who was seen."""
+        return {*self._since}
+
     def since_ns(self, who: str) -> int:
         """Since when a person who is seen has been there."""
         return self._since[who][0]
@@ -308,6 +312,10 @@ class PeopleReading(BagReading):
             self.events.append({**asdict(event), **place, "person": self._named.get(person, person)})
             if self._writer is not None:
                 self._writer.event(event, decided_ns, self.frames.frame_id, self._log_ns, person)
+
+    def everybody(self) -> set[str]:
+        """Everybody whom the true boxes name, as a truth may name them."""
+        return self._there.names() | {clean(p.id) for found in self._true for p in found.people}
 
     def left_out(self) -> dict[str, int]:
         """Boxes that were not used, by reason."""

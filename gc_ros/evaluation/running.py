@@ -126,7 +126,8 @@ def evaluate_bag(task: Task, progress: Callable[[int], None] | None = None) -> d
         if not task.source.unchanged(files):
             raise DataError(f"{task.source.path}: changed while it was read; evaluate it when it is complete")
         content = bag_sha256.result()
-        spans = judge.spans(reading.passes, frames.messages, reading.clocks, bool(frames.damage))
+        seen = None if isinstance(reading, Reading) else reading.everybody()
+        spans = judge.spans(reading.passes, frames.messages, reading.clocks, bool(frames.damage), seen)
         judged = map(json.loads, rows), windows, task.source.name, reading.passes[0].first_ns, spans
         missed = None
         if isinstance(reading, Reading):

@@ -232,9 +232,9 @@ class Teaching:
             sweep(self.folder)
             after = read_taught(self.folder, self._bundle.info.model_id)
             kept = name_of_clips(self.folder, name)
-            if after.like(name) is not None:
+            if after.holds(name) is not None:
                 after = after.forgotten(name)
-            elif kept is None and self.taught.like(name) is None:  # else somebody else had it forgotten
+            elif kept is None and self.taught.holds(name) is None:  # else somebody else had it forgotten
                 after.spelled(name)
             lessons = self._lessons(after, self._space or space_of(self._bundle))
             # Clips go first: a kill may leave an activity without them, never people's pictures without an activity.

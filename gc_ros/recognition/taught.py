@@ -27,7 +27,8 @@ from trt_build.readout import POOLED
 
 MAX_ACTIVITIES, MAX_WINDOWS = 64, 128  # taught to one bundle; kept of one activity
 _JOINERS = "\u200c\u200d"  # of letters, in scripts that need them
-_NOTHING = ("unknown", "none", *IDLE_LABELS)
+NONE = "none"  # what is none of the activities, where it is forgotten by name
+_NOTHING = ("unknown", NONE, *IDLE_LABELS)
 FEW, SCATTERED, CLOSE = 3, 0.6, 0.1
 
 
@@ -65,8 +66,10 @@ class Taught:
         return replace(self, none=_joined(self.none, examples))
 
     def forgotten(self, name: str) -> Taught:
-        """Without an activity. Raises DataError where it was not taught."""
-        name = self.spelled(name)
+        """Without an activity; for `NONE`, without what is none of them. Raises DataError where it was not shown."""
+        name = self.holds(name) or self.spelled(name)
+        if name == NONE:
+            return replace(self, none=None)
         return replace(self, activities={n: e for n, e in self.activities.items() if n != name})
 
     def renamed(self, old: str, new: str) -> Taught:
@@ -98,6 +101,10 @@ class Taught:
             known = ", ".join(self.activities) or "nothing"
             raise DataError(f'"{name}" was not taught; taught is: {known}')
         return found
+
+    def holds(self, name: str) -> str | None:
+        """What of all this a name means: an activity as it was taught, or `NONE`; None where it means nothing."""
+        return self.like(name) or (NONE if self.none is not None and plain(name) == NONE else None)
 
     def like(self, name: str) -> str | None:
         """The name of an activity as it was taught, of one that looks the same; None where none was."""
@@ -151,15 +158,13 @@ def check_widths(taught: Taught, bundle: LoadedBundle, folder: Path | None = Non
     """Raise DataError unless all examples have as many features as the bundle's windows. folder: where they lie."""
     width = POOLED * bundle.info.embedding
     there = "" if folder is None else f"{folder}: "
-    for name, examples in [*taught.activities.items(), ("none", taught.none)]:
+    for name, examples in [*taught.activities.items(), (NONE, taught.none)]:
         if examples is None or examples.features.shape[1] == width:
             continue
-        away = "move the folder away and teach again"
-        if examples is not taught.none:
-            away = f"forget it: {forgetting(name, bundle, folder)}; or {away}"
         raise DataError(
             f"{there}the examples of {name!r} have {examples.features.shape[1]} features, which do not fit "
-            f"{bundle.info.model_id} with {width}; {away}"
+            f"{bundle.info.model_id} with {width}; forget it: {forgetting(name, bundle, folder)}; or move the folder "
+            "away and teach again"
         )
 
 

@@ -91,6 +91,22 @@ def test_what_is_shown_as_none_of_them_is_unknown(clips: Path, bundle: Path) -> 
     assert results and all(row["status"] == "unknown" for row in results)
 
 
+def test_what_was_shown_as_none_of_them_is_listed_and_forgotten_alone(bundle: Path) -> None:
+    fails("forget", "none", "-b", bundle, words=("holds no taught.json",))
+    loaded, where = load_bundle(bundle), bundle.with_name("b.taught")
+    taught = Taught(loaded.info.model_id, {"yellow": examples(9)})
+    write_taught(where, taught)
+    fails("forget", "none", "-b", bundle, words=('"none" was not taught; taught is: yellow',))
+    assert json.loads(run("taught", "-b", bundle, "--json")[1])["none"] is None
+    write_taught(where, taught.with_none(examples(9)))
+    assert "none of these: 4 clips, 12 windows" in run("taught", "-b", bundle)[1]
+    assert json.loads(run("taught", "-b", bundle, "--json")[1])["none"] == {"clips": 4, "windows": 12}
+    code, out, err = run("forget", "none", "-b", bundle)
+    assert (code, out.strip(), err) == (0, "none: forgotten", "")
+    after = read_taught(where, loaded.info.model_id)
+    assert after.none is None and list(after.activities) == ["yellow"]
+
+
 @pytest.mark.slow
 def test_taught_activities_are_listed_renamed_merged_and_forgotten(clips: Path, bundle: Path) -> None:
     assert "nothing was taught" in run("taught", "-b", bundle)[1]

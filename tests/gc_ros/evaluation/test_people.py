@@ -323,6 +323,17 @@ def test_who_is_not_in_the_truth_counts_nowhere(clip: Path, colours: LoadedBundl
     assert found["result"]["events"]["false_activations"] == 0
 
 
+def test_who_is_in_the_truth_and_nowhere_else_is_remarked_on(
+    clip: Path, colours: LoadedBundle, tmp_path: Path
+) -> None:
+    truth(tmp_path / "scene.truth.csv", ("ann", 0, SECONDS, "red"), ("Bob", 0, 2, "blue"), ("7", 2, 4, "red"))
+    found = run(colours, tmp_path / "out", clip, "--people", "auto")
+    said = found["bags"][0]["truth_remark"]
+    assert said.startswith("2 of 3 rows of scene.truth.csv are about people whom no box names (7, Bob; ")
+    assert "the boxes name ann, bob, cid" in said and found["result"]["windows"]["accuracy"] == 1
+    assert found["result"]["events"]["segments"] == 3 and found["result"]["events"]["noticed"] == 1
+
+
 @pytest.mark.slow
 def test_a_bag_brings_its_detections(clip: Path, colours: LoadedBundle, tmp_path: Path) -> None:
     root = tmp_path / "clips"

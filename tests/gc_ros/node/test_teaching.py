@@ -204,6 +204,10 @@ def test_what_is_shown_is_kept_as_clips_only_where_a_parameter_says_so(bundle: P
             frames = [image for image, _ in read_video(clip.path)]
             assert len(frames) >= 8  # at least the frames of a window
             assert all(np.allclose(image.mean(axis=(0, 1)), YELLOW, atol=20) for image in frames)
+        assert peer.call(Forget, f"{NAME}/forget", Forget.Request(name="none")).success
+        assert len(find_clips([kept_clips(clips.parent)])) == 2
+        assert read_taught(clips.parent, "toy-colours").none is None
+        assert not peer.call(Forget, f"{NAME}/forget", Forget.Request(name="none")).success
         assert peer.call(Forget, f"{NAME}/forget", Forget.Request(name="yellow")).success
         assert not clips.exists()
 
