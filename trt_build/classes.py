@@ -9,6 +9,7 @@ needs; no clip, and no window of one, can be found in it.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from trt_build import tensors
 from trt_build.bundle import CLASSES_NAME, Bundle, LoadedBundle
 from trt_build.errors import BundleError
-from trt_build.integrity import again
+from trt_build.integrity import again, unchanged
 from trt_build.readout import POOLED
 from trt_build.untrusted import read_regular
 
@@ -76,11 +77,22 @@ class ClassStatistics:
 
 
 def read_classes(bundle: LoadedBundle) -> ClassStatistics | None:
-    """The statistics of a bundle; None where it has none. Raises BundleError where they do not fit the bundle."""
+    """The statistics of a bundle; None where it has none.
+
+    Raises BundleError where they do not fit the bundle, or are others than when it was loaded.
+    """
     if CLASSES_NAME not in bundle.info.sha256:
         return None
     try:
-        found = tensors.from_bytes(read_regular(bundle.path, CLASSES_NAME, MAX_CLASSES_BYTES))
+        content = read_regular(bundle.path, CLASSES_NAME, MAX_CLASSES_BYTES)
+        # A node may ask hours after it loaded the bundle, whose folder may hold another one by now.
+        unchanged(
+            bundle.path,
+            CLASSES_NAME,
+            hashlib.sha256(content).hexdigest(),
+            bundle.info.sha256[CLASSES_NAME],
+        )
+        found = tensors.from_bytes(content)
         _check(found, bundle.info)
     except (OSError, ValueError) as error:
         raise BundleError(

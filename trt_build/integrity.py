@@ -31,6 +31,14 @@ def demand(path: Path, digest: str, wanted: str) -> None:
         )
 
 
+def unchanged(path: Path, name: str, found: str, expected: str) -> None:
+    """Raise BundleError unless `found`, the hash of a file, is the one that bundle.json records."""
+    if found != expected.lower():
+        raise BundleError(
+            f"{path}: {name} was changed after export (sha256 {found[:8]}, recorded {expected[:8]}); {again(path)}"
+        )
+
+
 def check_file(path: Path, name: str, expected: str | None, known: Set[str], most: int) -> int:
     """Check a file that bundle.json names; returns its size in bytes.
 
@@ -56,11 +64,7 @@ def check_file(path: Path, name: str, expected: str | None, known: Set[str], mos
         raise BundleError(f"{path}: {name}: {error.strerror or error}; {whole(path)}") from None
     except OSError as error:
         raise BundleError(f"{path}: {name} cannot be read ({cause(error)}); {again(path)}") from None
-    found = digest.hexdigest()
-    if found != expected.lower():
-        raise BundleError(
-            f"{path}: {name} was changed after export (sha256 {found[:8]}, recorded {expected[:8]}); {again(path)}"
-        )
+    unchanged(path, name, digest.hexdigest(), expected)
     try:
         unknown = sorted(external_files(content) - known)
     except ValueError as error:

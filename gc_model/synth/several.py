@@ -77,6 +77,11 @@ def check_scene(spec: SceneSpec) -> None:
         raise DataError(
             f"people cannot change what they do every {spec.change_s:g} s: give 1 s or more, or 0"
         )
+    if 0 < spec.change_s * spec.fps < 1:
+        raise DataError(
+            f"people cannot change what they do every {spec.change_s:g} s where a frame lasts {1 / spec.fps:g} s: "
+            "give a longer change, or more frames a second"
+        )
 
 
 def render_scene(spec: SceneSpec) -> tuple[Clip, list[Doing]]:
@@ -113,10 +118,12 @@ def _parts(spec: SceneSpec) -> list[tuple[int, int]]:
 def _cast(spec: SceneSpec, rng: np.random.Generator, parts: Sequence[tuple[int, int]]) -> list[list[str]]:
     """For each person what they do in each part: all different at any time, as far as there are enough."""
     people, n = len(spec.subjects), len(spec.activities)
-    rounds = [spec.activities[i] for _ in range(-(-people // n) + 1) for i in rng.permutation(n)]
-    # The next part moves everybody on by one, so that nobody does the same again.
+    # One order more than is used: without its draw, the scenes of a seed would be others than they were.
+    orders = [rng.permutation(n) for _ in range(-(-people // n) + 1)]
+    # The next part moves everybody on by one in their order, so that nobody does the same again.
     doing = [
-        [rounds[(person + part) % len(rounds)] for part in range(len(parts))] for person in range(people)
+        [spec.activities[orders[person // n][(person + part) % n]] for part in range(len(parts))]
+        for person in range(people)
     ]
     if spec.crossing:
         doing[-1] = [CROSSING] * len(parts)

@@ -25,7 +25,7 @@ def misfit(
     spans: the truth on the clock of the stamps, those of the images from `first_ns` to `last_ns`. damaged: a recording
     that was cut short, whose truth may well continue after its end.
     """
-    outside = sum(span.end_ns < first_ns or span.start_ns > last_ns for span in spans)
+    outside = sum(_outside(span, first_ns, last_ns) for span in spans)
     if truth.kind == "topic":
         if outside < len(spans):
             return "", True
@@ -45,6 +45,22 @@ def misfit(
         remark += f", these look like {unit}"
     mistaken = bool(unit) and not damaged and 2 * (outside + late) > len(spans)
     return remark, not mistaken and outside < len(spans)
+
+
+def _outside(span: Span, first_ns: int, last_ns: int) -> bool:
+    """Whether a row has no time in common with the recording; one that only touches it has none."""
+    shared_ns = min(span.end_ns, last_ns) - max(span.start_ns, first_ns)
+    return shared_ns < 0 or (shared_ns == 0 and span.end_ns > span.start_ns and last_ns > first_ns)
+
+
+def timeless(truth: Truth) -> str:
+    """A remark on rows that end when they begin, "" where none does."""
+    count = sum(row.start == row.end for row in truth.segments)
+    if not count:
+        return ""
+    return (
+        f"{count} of {len(truth.segments)} rows of {truth.origin} end when they begin, and count for nothing"
+    )
 
 
 def overlaps(truth: Truth, apart: bool) -> str:

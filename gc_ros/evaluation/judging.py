@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gc_ros.evaluation.alignment import absent, misfit, overlaps
+from gc_ros.evaluation.alignment import absent, misfit, overlaps, timeless
 from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.truth import (
     IDLE,
@@ -115,7 +115,8 @@ class Judge:
         remark, serves = misfit(self.truth, spans, first_ns, last_ns, len(clocks), damaged)
         if serves:
             lost = "" if seen is None else absent(self.truth, seen)
-            remark = "; ".join(filter(None, (remark, overlaps(self.truth, seen is not None), lost)))
+            said = (remark, timeless(self.truth), overlaps(self.truth, seen is not None), lost)
+            remark = "; ".join(filter(None, said))
         if not remark:
             return spans
         self.truth = replace(self.truth, remark=remark, kind=self.truth.kind if serves else "none")
@@ -176,7 +177,7 @@ class Judge:
         self, spans: Sequence[Span], passes: Sequence[Pass], zero_ns: int, people: bool = False
     ) -> list[dict[str, Any]]:
         """The activities of the ground truth within each pass, as bag.json has them. people: with who does them."""
-        mapped = [(span, self.map(span.label)) for span in spans]
+        mapped = [(span, self.map(span.label)) for span in _united(spans)]
         return [
             {
                 "pass": p,
@@ -188,8 +189,22 @@ class Judge:
             }
             for p, q in enumerate(passes)
             for s, target in mapped
-            if target != IDLE and s.start_ns <= q.last_ns and s.end_ns >= q.first_ns
+            if target != IDLE and min(s.end_ns, q.last_ns) > max(s.start_ns, q.first_ns)
         ]
+
+
+def _united(spans: Sequence[Span]) -> list[Span]:
+    """With rows that overlap and say the same as one: somebody does it once."""
+    found: list[Span] = []
+    newest: dict[tuple[str, str], int] = {}  # by label and person, place of the last one
+    for span in sorted(spans, key=lambda s: s.start_ns):
+        at = newest.get((span.label, span.who))
+        if at is not None and span.start_ns < found[at].end_ns:
+            found[at] = replace(found[at], end_ns=max(found[at].end_ns, span.end_ns))
+        else:
+            newest[span.label, span.who] = len(found)
+            found.append(span)
+    return found
 
 
 def _stamp_at(clocks: Sequence[tuple[int, int]]) -> Callable[[int], int]:

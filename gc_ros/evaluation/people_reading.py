@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One bag through the recogniser of people: a result row for each window of each person, still without its truth.
 
-At a frame with results, whoever has been there for a whole window and got none is noted as missed.
+Whoever has been there for a whole window and got no result in time is noted as missed, see `misses`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from gc_ros.evaluation.ahead import read_ahead
 from gc_ros.evaluation.judging import Judge, Pass
+from gc_ros.evaluation.misses import Misses
 from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.people_sources import (
     PeopleReader,
@@ -129,11 +130,13 @@ class PeopleReading(BagReading):
         self._size: tuple[int, int] | None = None
         self._active: dict[str, str | None] = {}
         self._named: dict[str, str] = {}  # person of the truth by id, from the newest result
-        self._newest: dict[str, int] = {}  # stamp of the newest result of each of them
         info = bundle.info
         step = (options.mode or info.default_mode) == "step"
         every = max(options.stride, (info.reset_after or 1) if step else 1)
-        self._due_ns = round(1.5 * every / info.rate_hz * NS)
+        self._window_ns = round(info.window_s * NS)
+        self._misses = Misses(
+            self._window_ns, round(every / info.rate_hz * NS), round(0.5 / info.rate_hz * NS)
+        )
         self._log_ns = 0  # when what is looked at was recorded
         self._writer: PeoplePredictions | None = None
 
@@ -170,6 +173,7 @@ class PeopleReading(BagReading):
             for item in self.frames.rest:
                 self._look(item)
             self._results(self._following.finish())
+            self._note_missed(self._misses.end())
             self._note_events(self._following.people.reset("end"), self.passes[-1].last_ns)
         self.spent = {"wall_s": time.perf_counter() - began, "cpu_s": time.process_time() - cpu}
 
@@ -235,7 +239,7 @@ class PeopleReading(BagReading):
         if again and self._true:
             self._there = Whereabouts(self._true)
         if again:
-            self._newest.clear()
+            self._note_missed(self._misses.end())
         if again or not self.passes:
             self.passes.append(Pass(stamp_ns, stamp_ns, frame.log_ns))
         current = self.passes[-1]
@@ -258,7 +262,8 @@ class PeopleReading(BagReading):
                 self._named[result.person_id] = who or f"?{result.person_id}"
                 self._note_events([(result.person_id, e) for e in result.activity.events], stamp_ns)
                 self._row(result, who)
-            self._missed(stamp_ns, there)
+            since = {who: self._there.since_ns(who) for who in there}
+            self._note_missed(self._misses.frame(stamp_ns, since, {who for who in named if who is not None}))
             if self._writer is not None:
                 self._writer.people(results, self._following.people, self.frames.frame_id, self._log_ns)
         self._note_events(self._following.people.take_events(), self.clocks[-1][1] if self.clocks else 0)
@@ -271,8 +276,6 @@ class PeopleReading(BagReading):
             "truth_person": who,
         }
         self._offer_strip(result, who, row["n"])
-        if who is not None:
-            self._newest[who] = a.stamp_ns
         self._rows.write(json.dumps(row) + "\n")
 
     def _offer_strip(self, result: PersonActivity, who: str | None, number: int) -> None:
@@ -290,20 +293,11 @@ class PeopleReading(BagReading):
             return
         self.strips.consider_person(badness, number, self.in_pass, result.person_id, start_ns, end_ns, seen)
 
-    def _missed(self, stamp_ns: int, there: dict[str, Box]) -> None:
-        """Note who is there at a frame with results and got none, although there was time for one."""
-        window_ns = round(self.bundle.info.window_s * NS)
-        for who in there:
-            newest = self._newest.get(who)
-            waiting = newest is not None and 0 <= stamp_ns - newest <= self._due_ns
-            if not waiting and stamp_ns - self._there.since_ns(who) >= window_ns:
-                row = {
-                    "missed": True,
-                    "start_ns": stamp_ns - window_ns,
-                    "end_ns": stamp_ns,
-                    "truth_person": who,
-                }
-                self._rows.write(json.dumps(row) + "\n")
+    def _note_missed(self, missed: Sequence[tuple[str, int]]) -> None:
+        for who, stamp_ns in missed:
+            start_ns = stamp_ns - self._window_ns
+            row = {"missed": True, "start_ns": start_ns, "end_ns": stamp_ns, "truth_person": who}
+            self._rows.write(json.dumps(row) + "\n")
 
     def _note_events(self, events: Sequence[tuple[str, ActivityEvent]], decided_ns: int) -> None:
         for person, event in events:

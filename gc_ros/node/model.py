@@ -52,7 +52,9 @@ class Model:
         self._max_people = settings["max_people"] if settings["people"] else 0
         if self._max_people:
             usable_family(settings.__getitem__)  # said now, not after minutes of building an engine
-        self.teaching = Teaching(bundle, settings["taught"], settings.__getitem__, self._publish_labels)
+        self.teaching = Teaching(
+            bundle, settings["taught"], settings.__getitem__, node.get_clock(), self._publish_labels
+        )
         began = time.perf_counter()
         self.engine = open_engine(
             bundle,

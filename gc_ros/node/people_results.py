@@ -69,7 +69,7 @@ class PeopleResults:
         self._newest: dict[str, PersonActivity] = {}
         self._on: dict[str, ActivityEvent] = {}  # the onset of what each is doing
         self._said: set[str] = set()  # everybody whom the last message named, in whatever list
-        self._last: Activity | None = None  # the result that it was about
+        self._last: Activity | None = None  # the newest result that it was about
         self.latencies = Latencies()
         self._lock = threading.RLock()  # results come from the inference thread, goings from the executor's
 
@@ -84,16 +84,16 @@ class PeopleResults:
         with self._lock, self._results.guarded():
             self._newest.clear()
             self._on.clear()
-            last, self._last = self._last, None
-            if last is not None and self._said:
-                self._say(last, Present())
+            if self._last is not None and self._said:
+                self._say(self._last, Present())
+            self._last = None
 
     def publish(self, results: Sequence[PersonActivity]) -> None:
         """New results of one or more people, from one engine call."""
         with self._lock, self._results.guarded():
             self.publish_events()
             self._newest |= {result.person_id: result for result in results}
-            self._publish(max((r.activity for r in results), key=lambda activity: activity.stamp_ns))
+            self._publish(_newest_of(results))
             now_ns = int(self._node.get_clock().now().nanoseconds)
             for result in results:
                 self._publish_gesture(result)
@@ -119,19 +119,25 @@ class PeopleResults:
             present = self._present()
             changed = self._said - {*present.ids, *present.left_out} or self._newest.keys() - present.known
             if self._last is not None and changed:
-                newest = [result.activity for result in self._newest.values()]
-                self._publish(max([self._last, *newest], key=lambda activity: activity.stamp_ns))
+                self._publish(self._last)
 
-    def _publish(self, newest: Activity) -> None:
-        self._results.show_people(self._say(newest, self._present()), newest)
+    def _publish(self, last: Activity) -> None:
+        people, newest = self._say(last, self._present())
+        self._results.show_people(people, newest)
 
-    def _say(self, newest: Activity, present: Present) -> list[PersonActivity]:
-        """Publish the message about everybody; returns the people in it. newest: of their results, or the last one."""
+    def _say(self, last: Activity, present: Present) -> tuple[list[PersonActivity], Activity]:
+        """Publish the message about everybody; returns the people in it, and the newest of their results.
+
+        last: what it is about where nobody has a result any more.
+        """
         # What was said of an id before its window began again may be of somebody else.
         for who in self._newest.keys() - present.known:
             del self._newest[who]
             self._on.pop(who, None)
         people = [self._newest[who] for who in sorted(self._newest)]
+        newest = _newest_of(people) if people else last
+        # A full window is not a result yet: until the engine has run, nobody may be in neither list.
+        warming_up = sorted({*present.ids} - {*self._newest})
         now_ns = int(self._node.get_clock().now().nanoseconds)
         max_age_s = self._setting("max_age_s")
         told = []
@@ -145,18 +151,18 @@ class PeopleResults:
                 )
             )
         self._last = newest
-        self._said = {*self._newest, *present.warming_up, *present.left_out}
+        self._said = {*self._newest, *warming_up, *present.left_out}
         message = gc_msg.PersonActivities(
             header=ros_messages.to_header(newest.stamp_ns, self._results.frame_id_of(newest.stamp_ns)),
             image_width=newest.width,
             image_height=newest.height,
             people=told,
-            warming_up=sorted(present.warming_up),
+            warming_up=warming_up,
             left_out=sorted(present.left_out),
             model_id=newest.model_id,
         )
         self._publisher.publish(message)
-        return people
+        return people, newest
 
     def _publish_gesture(self, result: PersonActivity) -> None:
         number = gesture_of(self._gesture_type, result.activity.spoken)
@@ -171,6 +177,10 @@ class PeopleResults:
         stamp_ns = result.activity.stamp_ns
         header = ros_messages.to_header(stamp_ns, self._results.frame_id_of(stamp_ns))
         self._gestures[body].publish(self._gesture_type(header=header, gesture=number))
+
+
+def _newest_of(results: Sequence[PersonActivity]) -> Activity:
+    return max((result.activity for result in results), key=lambda activity: activity.stamp_ns)
 
 
 def _gesture_type() -> Any:

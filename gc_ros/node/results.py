@@ -97,6 +97,9 @@ class Results:
 
     def saw(self, stamp_ns: int, frame_id: str) -> None:
         """An image came, of which a result may be."""
+        # After a jump back, what was so later no longer is.
+        while self._frame_ids and self._frame_ids[-1][0] > stamp_ns:
+            self._frame_ids.pop()
         if frame_id != self.frame_id:
             self._frame_ids.append((stamp_ns, frame_id))
 

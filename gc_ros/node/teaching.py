@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gc_ros.node.camera import Camera
+from gc_ros.node.stopwatch import Stopwatch
 from gc_ros.node.worker import Worker
 from gc_ros.recognition.activity import Activity
 from gc_ros.recognition.intake import StepFrame
@@ -39,21 +40,27 @@ from trt_build.bundle import LoadedBundle
 from trt_build.errors import DataError, one_line
 
 SECONDS, SECONDS_MOST = 10.0, 600.0  # of showing, where a request says nothing; and whatever it says
-_PATIENCE = 30.0  # s, and three times what the windows last: so long a request for windows waits
+# s, and three times what the windows last: so long a request for windows waits. So long /clock may stand still, too.
+_PATIENCE = 30.0
 _CLOSING_S = 2.0  # what is under way when the node is cleaned up is waited for so long
 
 
 class Teaching:
     """What a configured node was taught, and how it is taught more.
 
-    where: the parameter `taught`. setting: the value of a parameter of the node. told: called when what is taught has
-    changed. Raises GlimpseError where what lies in the folder cannot be used.
+    where: the parameter `taught`. setting: the value of a parameter of the node. clock: of the node. told: called when
+    what is taught has changed. Raises GlimpseError where what lies in the folder cannot be used.
     """
 
     def __init__(
-        self, bundle: LoadedBundle, where: str, setting: Callable[[str], Any], told: Callable[[], None]
+        self,
+        bundle: LoadedBundle,
+        where: str,
+        setting: Callable[[str], Any],
+        clock: Any,
+        told: Callable[[], None],
     ) -> None:
-        self._bundle, self._setting, self._told = bundle, setting, told
+        self._bundle, self._setting, self._clock, self._told = bundle, setting, clock, told
         self._off = where == "none"
         self.folder = Path(where) if where and not self._off else folder_of(bundle.path)
         self._space: Space | None = None
@@ -117,7 +124,7 @@ class Teaching:
             raise DataError(f'"{self._name}" is being taught; wait until that is done')
         if not 0 <= request.seconds <= SECONDS_MOST:
             raise DataError(
-                f"seconds is {request.seconds:g}; show an activity for at most {SECONDS_MOST:g} s"
+                f"seconds is {request.seconds:g}; give 0 for the usual, or up to {SECONDS_MOST:g}"
             )
         if request.windows > MAX_WINDOWS:
             raise DataError(
@@ -130,7 +137,9 @@ class Teaching:
             showing, changed = await self._watch(name, camera, shower, request)
             count = await self._work(lambda: self._learn(name, showing, bool(request.none), space))
             self._apply(cameras)
-            pictures = [] if request.none else showing.pictures()
+            # Frames show people: what is forbidden by now is not kept, however it was when they came.
+            keep = self._setting("keep_clips") and not request.none
+            pictures = showing.pictures() if keep else []
             remark = await self._work(lambda: self._keep(name, pictures)) if pictures else ""
         finally:
             self._name = ""
@@ -169,9 +178,8 @@ class Teaching:
         )
         if seconds < info.window_s:
             raise DataError(f"a window of this model takes {info.window_s:g} s: give at least these seconds")
-        # Frames show people: they are kept where that was asked for alone.
-        keep = bool(self._setting("keep_clips"))
-        showing = Showing(name, windows, recognizers[0].max_frame_gap_s, keep)
+        gap_s = recognizers[0].max_frame_gap_s
+        showing = Showing(name, windows, gap_s, keep=lambda: bool(self._setting("keep_clips")))
 
         stretches: list[int] = []  # of who has the id: the first is who shows it, any other is somebody else
 
@@ -192,9 +200,11 @@ class Teaching:
         self._showing, camera.watching = showing, see
         for recognizer in recognizers:
             recognizer.watch(see_frame)
-        deadline = time.monotonic() + seconds
+        watch = Stopwatch(self._clock)
         try:
-            while not showing.complete and time.monotonic() < deadline and not self._ended:
+            while not showing.complete and not self._ended:
+                if watch.seconds() >= seconds or watch.still_s > _PATIENCE:
+                    break
                 await _Later()
         finally:
             self._showing, camera.watching = None, None
@@ -203,6 +213,10 @@ class Teaching:
         if self._ended:
             raise DataError(f'{self._ended} while "{name}" was shown; nothing was taught')
         remark = f"; {request.person} became somebody else, who was left out" if len(stretches) > 1 else ""
+        if watch.still_s > _PATIENCE:
+            remark += "; /clock stood still, and nothing more was watched"
+        if request.windows and not showing.complete:
+            remark += f"; only {showing.taken} of {windows} windows were seen in {watch.seconds():.0f} s"
         return showing, remark
 
     def _learn(self, name: str, showing: Showing, none: bool, space: Space) -> tuple[int, int, str]:

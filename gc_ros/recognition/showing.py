@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from trt_build.engine import Engine
 from trt_build.errors import DataError
 
 WINDOWS_A_CLIP = 6
+_Run = dict[int, NDArray[np.uint8] | None]  # frames by stamp, in order; None: not kept
 
 
 def examples_from_clips(
@@ -77,18 +78,22 @@ def _features(
 class Showing:
     """Windows that a running recogniser sees while somebody shows an activity; a clip of them for every pause.
 
-    name: of the activity. windows: how many to take. keep: whether frames are kept, too. `see` belongs to the inference
-    thread, `see_frame` to that of the images, what comes after to whoever has stopped both.
+    name: of the activity. windows: how many to take. keep: whether frames are kept, too, asked at each. `see` belongs
+    to the inference thread, `see_frame` to that of the images, what comes after to whoever has stopped both.
     """
 
-    def __init__(self, name: str, windows: int, gap_s: float, keep: bool = False) -> None:
+    def __init__(
+        self, name: str, windows: int, gap_s: float, keep: Callable[[], bool] = lambda: False
+    ) -> None:
         self.name, self.windows, self._keep = name, windows, keep
         self._gap = round(gap_s * NS)
         self._clips: list[list[NDArray[np.float32]]] = []
-        self._spans: list[tuple[int, int]] = []  # of each clip, the stamps of its first and last frame
-        self._frames: dict[int, NDArray[np.uint8]] = {}  # by stamp
-        self._shown: set[int] = set()  # stamps of the frames since it began
-        self._last_ns: int | None = None
+        self._spans: list[tuple[_Run, int, int]] = []  # of each clip, the stamps of its first and last frame
+        # Since it began; another wherever the stamps go back.
+        self._runs: list[_Run] = []
+        self._kept = 0
+        self._newest_ns: int | None = None  # frame
+        self._last_ns = 0  # the end of the newest window
 
     @property
     def taken(self) -> int:
@@ -105,28 +110,33 @@ class Showing:
         Windows that began before the showing hold something else; those that overlap the last one by more than half say
         nothing new.
         """
-        if self.complete or start_ns not in self._shown:
+        run = next((run for run in reversed(self._runs) if start_ns in run and end_ns in run), None)
+        if self.complete or run is None:
             return
-        last = self._last_ns
         # Results may lie a whole window apart: a pause is between the frames.
-        if last is None or end_ns < last or start_ns - last > self._gap:
+        last = self._last_ns
+        new = not self._spans or self._spans[-1][0] is not run or end_ns < last
+        if new or start_ns - last > self._gap:
             self._clips.append([])
-            self._spans.append((start_ns, end_ns))
+            self._spans.append((run, start_ns, end_ns))
         elif start_ns < last - (end_ns - start_ns) / 2:
             return
         self._clips[-1].append(np.array(features))
-        self._spans[-1] = self._spans[-1][0], end_ns
+        self._spans[-1] = run, self._spans[-1][1], end_ns
         self._last_ns = end_ns
 
     def see_frame(self, frame: StepFrame) -> None:
         """A frame as the network sees it, before any result that it is part of; the first `MOST` may be kept."""
-        self._shown.add(frame.stamp_ns)
-        if self._keep and len(self._frames) < MOST:
-            self._frames[frame.stamp_ns] = frame.image
+        if self._newest_ns is None or frame.stamp_ns <= self._newest_ns:
+            self._runs.append({})
+        self._newest_ns = frame.stamp_ns
+        kept = self._kept < MOST and self._keep()
+        self._runs[-1][frame.stamp_ns] = frame.image if kept else None
+        self._kept += kept
 
     def pictures(self) -> list[NDArray[np.uint8]]:
         """The frames (n, S, S, 3) of each clip, of those that `see_frame` was given."""
-        clips = [[f for t, f in sorted(self._frames.items()) if a <= t <= b] for a, b in self._spans]
+        clips = [[f for t, f in run.items() if f is not None and a <= t <= b] for run, a, b in self._spans]
         return [np.stack(clip) for clip in clips if clip]
 
     def examples(self) -> Examples:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What teaching needs of the training clips: the statistics, their file, and bundles without it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,14 @@ def test_the_file_gives_back_what_was_written_and_is_hashed_with_the_bundle(tmp_
     (bundle.path / CLASSES_NAME).write_bytes(bytes(content))
     with pytest.raises(BundleError, match=r"classes\.safetensors was changed"):
         load_bundle(bundle.path)
+
+
+def test_the_statistics_of_another_bundle_that_took_the_place_are_refused(tmp_path):
+    bundle = toy_bundle(tmp_path / "b", "colours", embedding=True)
+    others = replace(colour_statistics(3, 8), mean=np.zeros((3, 9), np.float32))
+    (bundle.path / CLASSES_NAME).write_bytes(others.to_bytes())
+    with pytest.raises(BundleError, match=r"^[^;]*classes\.safetensors was changed after export"):
+        read_classes(bundle)
 
 
 @pytest.mark.parametrize(

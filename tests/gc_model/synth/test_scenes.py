@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gc_model.cli import app
 from gc_model.synth import (
@@ -20,6 +22,7 @@ from gc_model.synth import (
     plan_scenes,
     render,
     render_scene,
+    several,
     synthesize,
     synthesize_scenes,
 )
@@ -147,6 +150,36 @@ def test_people_who_change_what_they_do_move_on_without_a_jump():
     assert step[19] < 0.35 and step[39] < 0.35
 
 
+@given(
+    people=st.integers(1, 4),
+    activities=st.integers(1, 6),
+    parts=st.integers(1, 12),
+    crossing=st.booleans(),
+    number=st.integers(0, 99),
+)
+def test_at_any_time_all_do_different_things_and_everybody_changes(
+    people, activities, parts, crossing, number
+):
+    spec = replace(
+        SCENE,
+        subjects=tuple(range(1, people + 1)),
+        activities=tuple(STANDING)[:activities],
+        fps=2,
+        duration_s=float(parts),
+        change_s=1.0,
+        crossing=crossing and people > 1,
+        number=number,
+    )
+    cut = several._parts(spec)
+    doing = several._cast(spec, np.random.default_rng(number), cut)
+    assert len(cut) == parts and all(first < last for first, last in cut)
+    standing = doing[: people - spec.crossing]
+    if activities >= people:
+        assert all(len(set(now)) == len(now) for now in zip(*standing, strict=True))
+    if activities > 1:
+        assert all(a != b for names in standing for a, b in itertools.pairwise(names))
+
+
 def test_a_scene_depends_on_its_specification_alone():
     a, b = render_scene(SCENE)[0], render_scene(SCENE)[0]
     np.testing.assert_array_equal(a.frames, b.frames)
@@ -205,6 +238,7 @@ def test_boxes_of_clips_lie_beside_their_joints(tmp_path):
         ({"crossing": 2.0}, "0 to 1"),
         ({"classes": ["hug"]}, "side by side"),
         ({"change_s": 0.2}, "1 s or more"),
+        ({"change_s": 1.0, "fps": 0.5, "duration_s": 8}, "every 1 s where a frame lasts 2 s"),
         ({"size": (63, 64)}, "even"),
     ],
 )

@@ -337,6 +337,33 @@ def test_rows_of_people_may_overlap_where_they_are_told_apart(tmp_path: Path, co
     assert said.startswith("1 of 3 rows") and said.endswith("--people tells people apart")
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("", ""),
+        ("{end},9,green\n", "1 of 5 rows of bag.truth.csv lie outside of the recording"),
+        ("-2,0,green\n", "1 of 5 rows of bag.truth.csv lie outside of the recording"),
+        ("1,1,green\n", "1 of 5 rows of bag.truth.csv end when they begin, and count for nothing"),
+        ("0,2,red\n", "1 of 5 rows of bag.truth.csv overlap one before"),
+        ("1,2,red\n", "1 of 5 rows of bag.truth.csv overlap one before"),
+    ],
+    ids=["as it is", "from the last image", "to the first", "without time", "twice", "a part twice"],
+)
+def test_rows_that_add_no_time_add_no_activity(
+    tmp_path: Path, colours: LoadedBundle, rows: str, said: str
+) -> None:
+    write_bag(tmp_path / "bag", SIMPLE)
+    run(colours, tmp_path / "plain", tmp_path / "bag")
+    (record,) = (tmp_path / "plain").rglob("bag.json")
+    end = json.loads(record.read_text())["passes"][0]["end_s"]
+    table = f"start_s,end_s,label\n0,2,red\n2,4,green\n4,{end / 2 + 2},blue\n{end / 2 + 2},{end},red\n"
+    (tmp_path / "bag.truth.csv").write_text(table + rows.format(end=end))
+    found = run(colours, tmp_path / "out", tmp_path / "bag")
+    assert found["bags"][0]["truth_remark"].startswith(said)
+    assert bool(said) == bool(found["bags"][0]["truth_remark"])
+    assert found["result"]["events"]["segments"] == 4
+
+
 # -- terminals -----------------------------------------------------------------------------------------------------
 
 

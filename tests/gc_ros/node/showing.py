@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,14 +21,18 @@ _stamps = itertools.count(1_000_000_000_000, 62_500_000)
 
 
 @contextmanager
-def seen(peer: Peer, rgb: tuple[int, int, int]) -> Iterator[None]:
-    """A camera sees one colour that flickers, faster than real time: 16 Hz by its stamps."""
+def seen(
+    peer: Peer, rgb: tuple[int, int, int], tell: Callable[[int], object] = lambda stamp_ns: None
+) -> Iterator[None]:
+    """A camera sees one colour that flickers, faster than real time: 16 Hz by its stamps, which are told before."""
     stop, rng = threading.Event(), np.random.default_rng(sum(rgb))
 
     def show() -> None:
         while not stop.is_set():
             colour = np.clip(np.array(rgb) + rng.normal(0, 4, 3), 0, 255).astype(np.uint8)
-            peer.publish(np.full((8, 8, 3), colour), next(_stamps))
+            stamp_ns = next(_stamps)
+            tell(stamp_ns)
+            peer.publish(np.full((8, 8, 3), colour), stamp_ns)
             time.sleep(0.02)
 
     thread = threading.Thread(target=show, daemon=True)

@@ -102,6 +102,23 @@ def test_the_frame_id_of_a_result_is_that_of_its_own_image(numbers: Path) -> Non
             assert activity.header.frame_id == f"camera{number}"
 
 
+def test_the_frame_id_is_that_of_the_newest_image_of_a_time_that_comes_again(numbers: Path) -> None:
+    with running(numbers) as (_, peer):
+        peer.wait_for_camera()
+        for name, numbers_ in (("a", range(12)), ("b", range(12, 24)), ("b", range(4, 24))):
+            for number in numbers_:
+                peer.publish(toy.number_image(number), 1000 * NS + number * PERIOD, frame_id=name)
+            wait_until(lambda: peer.activities and _last_number(peer) == number, "the last result")  # noqa: B023
+        again = peer.activities[-13:]
+        assert [a.header.frame_id for a in again] == ["b"] * 13
+        assert {a.header.frame_id for a in peer.activities[:-13]} == {"a", "b"}
+
+
+def _last_number(peer: Any) -> int:
+    stamp = peer.activities[-1].header.stamp
+    return int(((stamp.sec - 1000) * NS + stamp.nanosec) // PERIOD)
+
+
 def test_two_publishers_on_one_topic_are_named(numbers: Path) -> None:
     with running(numbers) as (_, peer):
         peer.wait_for_camera()

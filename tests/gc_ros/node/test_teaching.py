@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
+from rosgraph_msgs.msg import Clock
 from std_srvs.srv import SetBool, Trigger
 from typer.testing import CliRunner
 
@@ -25,6 +26,7 @@ from glimpse_clouds.srv import Forget, Teach
 from gc_ros.cli import app
 from gc_ros.media.clips import find_clips
 from gc_ros.media.video import read_video
+from gc_ros.node import ros_messages
 from gc_ros.recognition.kept_clips import kept_clips
 from gc_ros.recognition.taught_file import read_taught
 from tests.gc_ros.node import crowd
@@ -278,6 +280,42 @@ def test_what_one_person_does_is_taught_while_another_does_something_else(
     for image, _ in read_video(clip.path):
         middle = image[image.shape[0] // 2, image.shape[1] // 2]
         assert np.allclose(middle, YELLOW, atol=30), "the clip shows the person, as the network saw her"
+
+
+def test_seconds_are_those_of_the_simulation(bundle: Path) -> None:
+    with running(bundle, use_sim_time=True) as (_, peer):
+        clock = peer.node.create_publisher(Clock, "/clock", 10)
+        wait_until(lambda: clock.get_subscription_count() > 0, "the clock's listener")
+        # The camera shows three seconds in one: in real time it would see three times as much.
+        with seen(peer, YELLOW, tell=lambda ns: clock.publish(Clock(clock=ros_messages.to_time(ns)))):
+            next_labels(peer, 2)
+            answer = teach(peer, seconds=2.0)
+        # Windows of half a second that overlap by half, seven of them if nothing is lost.
+        assert answer.success and 3 <= answer.windows <= 8, answer
+
+
+def test_fewer_windows_than_asked_for_are_said(bundle: Path) -> None:
+    with running(bundle) as (_, peer), seen(peer, YELLOW):
+        next_labels(peer, 2)
+        answer = teach(peer, windows=100, seconds=1.0)
+        assert answer.success and answer.windows < 100
+        assert f"; only {answer.windows} of 100 windows were seen in 1 s" in answer.message
+
+
+def test_clips_are_not_kept_once_that_is_forbidden(bundle: Path) -> None:
+    with running(bundle, keep_clips=True) as (_, peer), seen(peer, YELLOW):
+        next_labels(peer, 2)
+        answers: list[Any] = []
+        thread = threading.Thread(target=lambda: answers.append(teach(peer, seconds=3.0)))
+        thread.start()
+        next_labels(peer, 10)
+        forbidden = Parameter("keep_clips", value=False).to_parameter_msg()
+        answer = peer.call(
+            SetParameters, f"{NAME}/set_parameters", SetParameters.Request(parameters=[forbidden])
+        )
+        assert answer.results[0].successful
+        thread.join(30)
+    assert answers and answers[0].success and not (bundle.with_name("b.taught") / "clips").exists()
 
 
 def test_nothing_seen_and_a_bundle_of_before_are_answered_with_the_reason(

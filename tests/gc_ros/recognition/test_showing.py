@@ -25,7 +25,7 @@ def frame(stamp_s: float) -> StepFrame:
 
 def seen(*windows: tuple[float, float]) -> Showing:
     """A showing of windows from and to a second, with a picture every eighth of a second from 0 to 10."""
-    showing = Showing("x", 100, gap_s=0.5, keep=True)
+    showing = Showing("x", 100, gap_s=0.5, keep=lambda: True)
     for i in range(81):
         showing.see_frame(frame(i / 8))
     for i, (start, end) in enumerate(windows):
@@ -51,7 +51,7 @@ def test_pictures_are_those_of_the_windows_and_no_more_than_fit(monkeypatch: pyt
 
 
 def test_a_window_that_began_before_the_showing_is_none_of_it() -> None:
-    showing = Showing("x", 100, gap_s=0.5, keep=True)
+    showing = Showing("x", 100, gap_s=0.5, keep=lambda: True)
     for i in range(8, 24):  # from the first second on
         showing.see_frame(frame(i / 8))
     for start in (0.875, 1, 0.5, 2):
@@ -66,6 +66,32 @@ def test_frames_are_kept_only_where_that_was_asked_for() -> None:
         showing.see_frame(frame(i / 8))
     showing.see(FEATURES, 0, NS)
     assert showing.taken == 1 and not showing.pictures()
+
+
+def test_frames_are_kept_from_when_and_until_that_is_asked_for() -> None:
+    asked = iter([False] * 4 + [True] * 6 + [False] * 6)
+    showing = Showing("x", 100, gap_s=0.5, keep=lambda: next(asked))
+    for i in range(16):
+        showing.see_frame(frame(i / 8))
+    showing.see(FEATURES, 0, 15 * NS // 8)
+    (clip,) = showing.pictures()
+    assert clip[:, 0, 0, 0].tolist() == [4, 5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("back_s", [0.0, 1 / 16, 1.5])
+def test_a_clip_holds_the_frames_of_its_own_time_where_stamps_go_back(back_s: float) -> None:
+    showing = Showing("x", 100, gap_s=0.5, keep=lambda: True)
+    for value, begin in ((10, 2.0), (20, 2.0 + back_s)):
+        for i in range(16):
+            stamp_ns = round((begin + i / 8) * NS)
+            showing.see_frame(StepFrame(stamp_ns, np.full((4, 4, 3), value + i, np.uint8), 0.0))
+        showing.see(FEATURES, round(begin * NS), round((begin + 0.875) * NS))
+        showing.see(FEATURES, round((begin + 1) * NS), round((begin + 1.875) * NS))
+    assert showing.taken == 4
+    assert [clip[:, 0, 0, 0].tolist() for clip in showing.pictures()] == [
+        list(range(10, 26)),
+        list(range(20, 36)),
+    ]
 
 
 def test_without_a_window_there_is_nothing_to_learn_from() -> None:
