@@ -27,6 +27,7 @@ from gc_ros.media.clips import find_clips
 from gc_ros.recognition import discriminant
 from gc_ros.recognition.discriminant import Discriminant, Rows
 from gc_ros.recognition.footage import clip_frames
+from gc_ros.recognition.showing import WINDOWS_A_CLIP
 from gc_ros.recognition.space import Examples, Space
 from gc_ros.recognition.taught import space_of
 from trt_build.bundle import LoadedBundle, load_bundle
@@ -34,7 +35,6 @@ from trt_build.engines.open import open_engine
 from trt_build.errors import DataError
 from trt_build.readout import pool
 
-WINDOWS = 3  # of a clip
 Values = NDArray[np.float64]
 # shown -> (windows (n, F) -> values (n, ways))
 Method = Callable[[list[Examples]], Callable[[NDArray[Any]], Values]]
@@ -49,7 +49,7 @@ class Clip:
 
 
 def embedded(bundle: LoadedBundle, data: Path, cache: Path | None, threads: int | None) -> list[Clip]:
-    """The clips of a table, through the window graph; kept in `cache`."""
+    """The clips of a table, as many windows of each as are taught, through the window graph; kept in `cache`."""
     if cache is not None and cache.exists():
         kept = np.load(cache)
         at = np.unique(kept["clip"], return_index=True)[1][1:]
@@ -68,7 +68,7 @@ def embedded(bundle: LoadedBundle, data: Path, cache: Path | None, threads: int 
         # Copied before the next run: an engine writes its results into the same arrays again.
         runs = [
             {k: v.copy() for k, v in engine.run({"frames": frames[None, at : at + bundle.info.T]}).items()}
-            for at in np.unique(np.linspace(0, last, WINDOWS).round().astype(int))
+            for at in np.unique(np.linspace(0, last, WINDOWS_A_CLIP).round().astype(int))
         ]
         features = np.stack([pool(run["embedding"][0]) for run in runs])
         clips.append(Clip(found.label, found.subject, features, np.stack([run["logits"][0] for run in runs])))
