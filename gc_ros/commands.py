@@ -137,6 +137,8 @@ def video(
         last_ns = _watch(_chain(first, frames), watcher, writer, show, as_json)
         seconds = (last_ns - first[1]) / NS
         if not watcher.results:
+            if writer is not None:  # which keeps what was written before damaged input ended
+                writer.discard()
             raise DataError(f"{source}: no result: {watcher.why_none(seconds)}")
     if as_json:
         print_json(watcher.as_json(source, seconds, engine.description))

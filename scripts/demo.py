@@ -5,11 +5,11 @@
 2. the clips as a bag of camera images
 3. the node `activity_recognition` in a process of its own, with the bundle of the repository
 4. the bag played at the camera's rate; each message received is printed, the truth beside it
-5. demo_out/demo.mp4 and demo_out/demo.png: what the node saw, drawn from its messages; scores.json: each clip's
+5. demo_out/demo.mp4 and demo_out/demo.png: what the node saw, drawn from its messages; demo.json: each clip's scores
 
 With --camera there is a camera in the place of 1, 2 and 4, see `demo_camera`.
 
-Exit codes: 0 enough clips were named rightly, 1 not, 2 something is missing.
+Exit codes: 0 enough clips were named rightly, 1 not, 2 something is missing, 130 it was ended.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import argparse
 import csv
 import json
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -48,7 +49,7 @@ from gc_ros.recognition.activity import Activity, stream_label
 from gc_ros.recognition.smoothing import ActivityEvent
 from gc_ros.stamps import NS
 from trt_build.bundle import Bundle, load_bundle
-from trt_build.errors import DataError, GlimpseError
+from trt_build.errors import DataError, GlimpseError, one_line
 
 FIRST_SUBJECT = 9001  # nobody the bundle was trained on
 GAP_S = 2.0  # between clips; longer than three sampling periods, after which the node starts a new window
@@ -81,10 +82,15 @@ def main() -> int:
     options = parser.parse_args()
     if options.bundle is None:
         options.bundle = ROOT / "bundles" / ("people" if options.camera is None else "everyday")
+    # As Ctrl-C does it, with the node's process ended and a camera's video kept.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return Demo(options).run() if options.camera is None else CameraDemo(options).run()
-    except GlimpseError as error:
-        print(f"demo: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("demo: ended before its time", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except (GlimpseError, OSError) as error:
+        print(f"demo: {one_line(error)}", file=sys.stderr)
         return 2
 
 
@@ -121,14 +127,15 @@ class Demo:
 
     def make_bag(self) -> Path:
         """Clips of unseen people and a bag of them in demo_out/."""
-        clips, bag = self.out / "clips", self.out / "bag"
-        for old in (clips, bag):
-            shutil.rmtree(old, ignore_errors=True)
         labels, rate = [label for label in self.info.labels if label in ACTIVITIES], self.info.rate_hz
         if not labels:
             raise DataError(
                 f"nobody can be drawn who does {', '.join(self.info.labels)}: give clips with --bag"
             )
+        if self.options.clips < 1 or self.options.seed < 0:
+            raise DataError("--clips must be 1 or more, and --seed 0 or more")
+        folder = self.recording()
+        clips, bag = folder / "clips", folder / "bag"
         print(f"making {self.options.clips} clip(s) each of {', '.join(labels)}", flush=True)
         synthesize(
             clips,
@@ -145,6 +152,21 @@ class Demo:
         summary = make_bag(find_clips([clips]), bag, gap_s=GAP_S)
         print(f"{summary.images} images, {summary.duration_s:.0f} s in {bag}", flush=True)
         return bag
+
+    def recording(self) -> Path:
+        """An empty folder for clips and bag, in the place of what a demo before made; nobody else's is touched."""
+        folder = self.out / "demo_recording"
+        mark = folder / "made_by_make_demo"
+        if mark.is_file():
+            shutil.rmtree(folder)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            raise DataError(
+                f"{folder} is there and not of a demo: move it away, or give another --out"
+            ) from None
+        mark.touch()
+        return folder
 
     def read_truth(self, bag: Path) -> None:
         """What is seen when, from the table that make-bag writes beside the bag."""
@@ -236,7 +258,7 @@ class Demo:
             )
             print(f"{label:<20} {named}{'' if named == label else '   WRONG'}")
         summary = {"model_id": self.info.model_id, "labels": self.info.labels, "right": right, "clips": rows}
-        (self.out / "scores.json").write_text(json.dumps(summary, indent=1))
+        (self.out / "demo.json").write_text(json.dumps(summary, indent=1))
         return right, len(self.truth)
 
     def draw(self, bag: Path) -> None:

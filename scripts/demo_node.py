@@ -51,7 +51,6 @@ class Robot:
         info = self._bundle.info
         command = [sys.executable, str(ROOT / "scripts" / "activity_node"), "--ros-args"]
         command += ["-p", f"bundle:={self._bundle.path}", "-p", f"top_k:={len(info.labels)}"]
-        self._process = subprocess.Popen(command)  # the environment's own Python finds the packages
         # Ctrl-C is for whoever spins: ROS would shut down under them.
         rclpy.init(signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
         self.node = rclpy.create_node("demo_listener")
@@ -63,6 +62,8 @@ class Robot:
             self._gc_msg.ActivityEvent, "/activity_recognition/events", self._on_event, 100
         )
         self._executor.add_node(self.node)
+        # Last, so that nothing that fails before leaves it. The environment's own Python finds the packages.
+        self._process = subprocess.Popen(command)
         return self
 
     @property
@@ -83,7 +84,11 @@ class Robot:
 
         if self.alive:
             self._process.send_signal(signal.SIGINT)
-        code = self._process.wait(10)
+        try:
+            code = self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
         self._executor.shutdown()
         self.node.destroy_node()
         rclpy.try_shutdown()

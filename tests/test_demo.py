@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from gc_ros.media.bags import make_bag
+from gc_ros.media.clips import find_clips
 from gc_ros.media.video import read_video
 from gc_ros.media.video_writer import VideoWriter
 from gc_ros.stamps import NS
@@ -68,6 +70,62 @@ def test_ctrl_c_ends_it_and_keeps_the_video(tmp_path: Path, colours: LoadedBundl
             raise
     assert process.returncode == 0 and "messages received over DDS" in rest
     assert sum(1 for _ in read_video(out / "camera.mp4")) >= 5
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_a_demo_that_is_ended_says_so_in_a_line_and_leaves_no_node(
+    tmp_path: Path, colours: LoadedBundle, ending: signal.Signals
+) -> None:
+    (tmp_path / "clips" / "red").mkdir(parents=True)
+    with VideoWriter(tmp_path / "clips" / "red" / "a.mp4") as video:
+        for i in range(1200):
+            video.write(flat((220, 20, 20)), i * NS // 12)
+    make_bag(find_clips([tmp_path / "clips"]), tmp_path / "bag", gap_s=2)
+    command = [sys.executable, str(REPOSITORY / "scripts" / "demo.py"), "--bag", str(tmp_path / "bag")]
+    command += ["--bundle", str(colours.path), "--out", str(tmp_path / "out")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert any(" age " in line for line in process.stdout)
+            os.kill(process.pid, ending)
+            _, said = process.communicate(timeout=60)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    assert process.returncode == 130
+    assert "demo: ended before its time" in said and "Traceback" not in said
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--clips", "0"], "--clips must be 1 or more"),
+        (["--seed", "-1"], "--seed 0 or more"),
+        ([], "demo_recording is there and not of a demo: move it away"),
+    ],
+)
+def test_a_demo_removes_nothing_that_is_not_its_own(tmp_path: Path, arguments: list[str], word: str) -> None:
+    kept = [tmp_path / name / "mine.mp4" for name in ("clips", "bag", "demo_recording")]
+    for path in kept:
+        path.parent.mkdir()
+        path.touch()
+    done = demo("--bundle", str(REPOSITORY / "bundles" / "people"), "--out", str(tmp_path), *arguments)
+    assert done.returncode == 2 and word in done.stderr and "Traceback" not in done.stderr
+    assert all(path.is_file() for path in kept)
+
+
+@pytest.mark.parametrize("below", ["", "x"])
+def test_an_out_that_cannot_be_a_folder_is_said_in_a_line(
+    tmp_path: Path, colours: LoadedBundle, below: str
+) -> None:
+    (tmp_path / "file").touch()
+    done = demo("--bundle", str(colours.path), "--out", str(tmp_path / "file" / below))
+    said = [line for line in done.stderr.splitlines() if line.startswith("demo: ")]
+    assert done.returncode == 2 and len(said) == 1 and str(tmp_path / "file") in said[0]
 
 
 @pytest.mark.parametrize(("source", "word"), [("99", "ls /dev/video"), ("nothing.mp4", "nothing.mp4")])

@@ -7,7 +7,11 @@ import errno
 import io
 import json
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,7 +70,8 @@ class OneLineErrors(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         _print_anything()
         try:
-            return super().invoke(ctx)
+            with _ended_as_by_ctrl_c():
+                return super().invoke(ctx)
         except GlimpseError as error:
             line = str(error)
         except OSError as error:
@@ -75,6 +80,33 @@ class OneLineErrors(TyperGroup):
             line = os_error_line(error)
         typer.echo(f"error: {line}", err=True)
         raise typer.Exit(2)
+
+
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM, from `timeout` or a service manager, ends a command as Ctrl-C does: files are finished or removed.
+
+    Not where a handler is set, as in a program that calls the command, and not in processes that a command forks.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    ):
+        yield
+        return
+    process = os.getpid()
+
+    def end(number: int, frame: Any) -> None:
+        if os.getpid() == process:
+            raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def os_error_line(error: OSError) -> str:

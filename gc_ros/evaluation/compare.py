@@ -55,7 +55,7 @@ def compare(a: Path, b: Path) -> dict[str, Any]:
                 count[i] += n
         fixed += hits[1] and not hits[0]
         broken += hits[0] and not hits[1]
-        if p.label != q.label:
+        if plain(p.label) != plain(q.label):
             kind = "fixed" if hits[1] else "broken" if hits[0] else "still wrong"
             where = {"bag": p.bag, "pass": p.in_pass, "start_s": p.start_s, "end_s": p.end_s}
             changed.append({**where, "truth": p.truth, "a": p.label, "b": q.label, "kind": kind})

@@ -114,9 +114,11 @@ class VideoWriter:
                 if self._last >= 0:
                     os.replace(self._part, self.path)
         finally:
-            self._discard()
+            self.discard()
 
-    def _discard(self) -> None:
+    def discard(self) -> None:
+        """Throw away what was written, so that what had the file's name before stays; `close` does nothing then."""
+        self._last = -1
         with suppress(*_ERRORS):  # the error at hand says more; closed already, this does nothing
             self._container.close()
         with suppress(OSError):
@@ -140,4 +142,4 @@ class VideoWriter:
         if kind is None or issubclass(kind, DataError):
             self.close()
         else:
-            self._discard()
+            self.discard()

@@ -14,6 +14,8 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.utilities import get_rmw_implementation_identifier
 
+_OVERLAYS = ("/debug/image", "/debug/image/compressed")  # what `results.Results` publishes
+
 
 @dataclass(frozen=True)
 class Publishers:
@@ -71,13 +73,16 @@ def _offers_enough(node: LifecycleNode, topic: str, publisher: Any) -> bool:
 
 
 def topics_of(node: LifecycleNode, type_name: str) -> list[str]:
-    """Topics of a type that have a publisher and are neither published nor subscribed to by this node."""
+    """Topics of a type that have a publisher and are neither this node's own nor the overlay of another one."""
     name, space = node.get_name(), node.get_namespace()
     own = {t for t, _ in node.get_publisher_names_and_types_by_node(name, space)}
     own |= {t for t, _ in node.get_subscriber_names_and_types_by_node(name, space)}
     topics = node.get_topic_names_and_types()
+    # What shows somebody what another node has recognised is no camera.
     return sorted(
-        t for t, types in topics if type_name in types and t not in own and node.count_publishers(t)
+        t
+        for t, types in topics
+        if type_name in types and t not in own and not t.endswith(_OVERLAYS) and node.count_publishers(t)
     )
 
 

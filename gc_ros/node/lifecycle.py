@@ -74,10 +74,9 @@ class ActivityRecognition(LifecycleNode):
         )
         self._jumps = self.get_clock().create_jump_callback(backward, post_callback=self._on_clock_back)
 
-    @property
-    def undeclared(self) -> Sequence[str]:
-        """Names of parameters that were given at the start and do not exist."""
-        return self._settings.undeclared
+    def judge(self, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+        """Why the node must not go on with the parameters it was given, or None; and those to warn about."""
+        return self._settings.judge(arguments)
 
     # -- lifecycle -------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,12 @@ import yaml
 
 from gc_ros.node.parameters import BY_NAME
 
-QOS = ("history", "depth", "reliability")  # what parameters can set of a subscription's quality of service
+# What parameters can set of a subscription's quality of service, and to what; a depth is a number.
+QOS: dict[str, tuple[str, ...]] = {
+    "history": ("keep_last", "keep_all", "system_default"),
+    "depth": (),
+    "reliability": ("reliable", "best_effort", "best_available", "system_default"),
+}
 
 
 def is_qos(name: str) -> bool:
@@ -40,6 +45,19 @@ def judge(unknown: Iterable[str], arguments: Sequence[str]) -> tuple[str | None,
             return f"there is no parameter {name}{hint}", []
         foreign.append(name)
     return None, foreign
+
+
+def judge_qos(given: Mapping[str, Any]) -> str | None:
+    """Why the node must not start with these values of quality of service, by name (`is_qos`), or None."""
+    for name, value in sorted(given.items()):
+        policy = name.rsplit(".", 1)[-1]
+        if policy == "depth":
+            keeps_all = given.get(name.removesuffix("depth") + "history") == "keep_all"
+            if type(value) is not int or value < (0 if keeps_all else 1):
+                return f"{name} is {value!r}; give a whole number from 1 on"
+        elif value not in QOS[policy]:
+            return f"{name} is {value!r}; give {', '.join(QOS[policy][:-1])} or {QOS[policy][-1]}"
+    return None
 
 
 def missing_file(arguments: Sequence[str]) -> str | None:

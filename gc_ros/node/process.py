@@ -141,13 +141,12 @@ def _make_node(arguments: Sequence[str]) -> Any:
     import rclpy
     from rclpy.signals import SignalHandlerOptions
 
-    from gc_ros.node import overrides
     from gc_ros.node.lifecycle import NODE_NAME, ActivityRecognition
 
     with _arguments_checked():
         rclpy.init(args=[NODE_NAME, *arguments], signal_handler_options=SignalHandlerOptions.NO)
         node = ActivityRecognition()
-    refused, foreign = overrides.judge(node.undeclared, arguments)
+    refused, foreign = node.judge(arguments)
     if refused:
         node.close()
         raise GlimpseError(refused)

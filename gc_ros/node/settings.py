@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rcl_interfaces.msg import SetParametersResult
@@ -45,13 +45,19 @@ class Settings:
             self._values[parameter.name] = _as(parameter, declared.value)
         self._declared = True
         # rclpy takes what nobody declares in silence.
-        self.undeclared = [
-            name
-            for name in getattr(node, "_parameter_overrides", {})
-            if not node.has_parameter(name) and not overrides.is_qos(name)
-        ]
+        given = getattr(node, "_parameter_overrides", {})
+        self._qos = {name: p.value for name, p in given.items() if overrides.is_qos(name)}
+        self._undeclared = [n for n in given if not node.has_parameter(n) and n not in self._qos]
         if self._has_post_set:
             node.add_post_set_parameters_callback(self._apply)
+
+    def judge(self, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+        """Why the node must not start with the parameters it was given, or None; and those to warn about.
+
+        arguments: of the process.
+        """
+        refused, foreign = overrides.judge(self._undeclared, arguments)
+        return refused or overrides.judge_qos(self._qos), foreign
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]

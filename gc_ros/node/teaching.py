@@ -148,8 +148,10 @@ class Teaching:
 
     async def _forget(self, request: Any, response: Any, cameras: Sequence[Camera]) -> None:
         self._check_on()
-        await self._work(lambda: self._unlearn(request.name))
+        now = await self._work(lambda: self._unlearn(request.name))
         self._apply(cameras)
+        if now:
+            raise DataError(f'"{request.name}" was renamed; what was shown is "{now}" now: forget that')
         response.success, response.message = True, f"{request.name}: forgotten"
 
     def _check_on(self) -> None:
@@ -238,8 +240,12 @@ class Teaching:
         text = "; ".join([f"{name}: {kept.count} clips, {len(kept)} windows", *remarks])
         return kept.count, len(kept), text
 
-    def _unlearn(self, name: str) -> None:
-        """Forget an activity, and its clips. What others changed in the folder meanwhile holds from now on, too."""
+    def _unlearn(self, name: str) -> str | None:
+        """Forget an activity, and its clips; returns the name that somebody else has given it, if so.
+
+        What others changed in the folder meanwhile holds from now on, too.
+        """
+        renamed = None
         if name_of_clips(self.folder, name) is None:
             must_hold(self.folder)
         with locked(self.folder):
@@ -248,14 +254,19 @@ class Teaching:
             kept = name_of_clips(self.folder, name)
             if after.holds(name) is not None:
                 after = after.forgotten(name)
-            elif kept is None and self.taught.holds(name) is None:  # else somebody else had it forgotten
-                after.spelled(name)
+            elif kept is None:
+                own = self.taught.holds(name) or after.spelled(name)
+                # Else somebody else had it forgotten, or gave it another name.
+                shown = self.taught.activities.get(own)
+                same = (n for n, e in after.activities.items() if shown is not None and e.shares(shown))
+                renamed = next(same, None)
             lessons = self._lessons(after, self._space or space_of(self._bundle))
             # Clips go first: a kill may leave an activity without them, never people's pictures without an activity.
             if kept is not None:
                 forget_clips(self.folder, kept)
             write_taught(self.folder, after)
             self._known = after, lessons
+        return renamed
 
     def _keep(self, name: str, pictures: Sequence[NDArray[np.uint8]]) -> str:
         """Keep the clips of an activity that was learned; returns what is to be said about it."""

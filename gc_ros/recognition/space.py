@@ -57,6 +57,11 @@ class Examples:
         of_clip = np.arange(len(windows))[:, None] == clip
         return (of_clip / windows[:, None]) @ self.features.astype(np.float64)
 
+    def shares(self, other: Examples) -> bool:
+        """Whether a window of the other is among these."""
+        own = {row.tobytes() for row in self.features}
+        return any(row.tobytes() in own for row in other.features)
+
     def joined(self, other: Examples, most: int) -> Examples:
         """Both, thinned out; a clip that both have, and each of its windows, once.
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ import typer
 
 from gc_ros import commands
 from gc_ros.media.detections import Box, Detection, Detections, write_csv
+from gc_ros.media.video import read_video
 from gc_ros.stamps import NS
 from tests.command_line import call
+from tests.gc_ros.evaluation.runs import spawn
 from tests.gc_ros.test_cli import fails, run
 from tests.videos import flat, write_clip
 from trt_build.bundle import LoadedBundle
@@ -63,6 +66,36 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(
 def test_an_input_that_cannot_be_read_leaves_no_output(colours: LoadedBundle, tmp_path: Path) -> None:
     fails("video", tmp_path / "no.mp4", "-b", colours.path, "--out", tmp_path / "o.mp4", words=("no.mp4",))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_clip_without_a_result_leaves_what_had_the_name_of_the_output(
+    colours: LoadedBundle, tmp_path: Path
+) -> None:
+    short = write_clip(tmp_path / "short.mp4", [flat(RED)] * 5)
+    for out in (tmp_path / "old.mp4", tmp_path / "new.mp4"):
+        if out.name == "old.mp4":
+            out.write_bytes(b"what was there")
+        fails("video", short, "-b", colours.path, "--out", out, words=("no result",))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["old.mp4", "short.mp4"]
+    assert (tmp_path / "old.mp4").read_bytes() == b"what was there"
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_a_video_that_is_ended_is_finished(
+    colours: LoadedBundle, tmp_path: Path, ending: signal.Signals
+) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", [flat(RED)] * 6000)
+    out = tmp_path / "out.mp4"
+    with spawn("video", clip, "-b", colours.path, "--out", out, "--json", "--threads", 1) as process:
+        try:
+            assert process.stdout is not None and '"activity"' in process.stdout.readline()
+            process.send_signal(ending)
+            said, wrong = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 0 and '"stream"' in said.splitlines()[-1] and wrong == ""
+    assert 8 <= sum(1 for _ in read_video(out)) < 6000
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.mp4", "out.mp4"]
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,7 @@ def test_compare_pairs_windows_and_tells_which_changed(
     evaluate(spelled, folder, "spelled")
     same = json.loads(call(cli.app, "compare", folder / "a", folder / "spelled", "--json").stdout)
     assert same["windows"] == len(right[0]), "labels match whatever their case"
+    assert same["changed"] == [] and same["mcnemar"]["fixed"] == 0, "another spelling is no change"
     text = call(cli.app, "compare", folder / "a", folder / "a", "--not-worse")
     assert text.exit_code == 0 and "no difference beyond chance" in text.stdout
     assert_one_line(call(cli.app, "compare", folder / "a", folder / "none"), "none", "evaluate again")

@@ -119,6 +119,16 @@ def _last_number(peer: Any) -> int:
     return int(((stamp.sec - 1000) * NS + stamp.nanosec) // PERIOD)
 
 
+def test_the_overlay_of_another_node_is_not_named_as_a_camera(numbers: Path) -> None:
+    with running(numbers, stall_timeout_s=0.3) as (_, peer):
+        peer.node.destroy_publisher(peer.camera)
+        peer.node.create_publisher(Image, "/a/activity_recognition/front/debug/image", 1)
+        peer.wait_for_diagnostic("camera", "no publisher on /image")
+        peer.node.create_publisher(Image, "/b/image_raw", 1)
+        status = peer.wait_for_diagnostic("camera", "there is /b/image_raw")
+        assert "debug" not in status.message
+
+
 def test_two_publishers_on_one_topic_are_named(numbers: Path) -> None:
     with running(numbers) as (_, peer):
         peer.wait_for_camera()

@@ -343,6 +343,18 @@ def test_a_wrong_parameter_file_exits_with_2_and_one_line(name: str, says: str, 
             ["--ros-args", "-p", "qos_overrides./image.subscription.reliabilty:=reliable"],
             "of the policies history, depth, reliability",
         ),
+        (
+            ["--ros-args", "-p", "qos_overrides./image.subscription.reliability:=besteffort"],
+            "is 'besteffort'; give reliable, best_effort, best_available or system_default",
+        ),
+        (
+            ["--ros-args", "-p", "qos_overrides./image.subscription.history:=3"],
+            "is 3; give keep_last, keep_all",
+        ),
+        (
+            ["--ros-args", "-p", "qos_overrides./image.subscription.depth:=0"],
+            "is 0; give a whole number from 1 on",
+        ),
         (["--ros-args", "-r", "__ns:=/a-b"], "a-b"),
         (["--ros-args", "-r", "image"], "image"),
         (["--ros-args", "-p", "mode:=fast"], "mode must be one of auto, window, step"),

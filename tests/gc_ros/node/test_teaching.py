@@ -138,6 +138,20 @@ def test_what_another_process_had_forgotten_is_forgotten_by_the_node_too(
         assert not answer.success and "was not taught" in answer.message
 
 
+def test_what_another_process_renamed_is_not_said_to_be_forgotten(bundle: Path) -> None:
+    with running(bundle) as (_, peer):
+        taught = taught_of(peer)
+        with seen(peer, YELLOW):
+            assert teach(peer, windows=9).success
+        renamed = CliRunner().invoke(app, ["taught", "--rename", "yellow=sun", "--bundle", str(bundle)])
+        assert renamed.exit_code == 0
+        answer = peer.call(Forget, f"{NAME}/forget", Forget.Request(name="yellow"))
+        assert not answer.success and '"yellow" was renamed; what was shown is "sun" now' in answer.message
+        wait_until(lambda: taught and list(taught[-1].names) == ["sun"], "~/taught")
+        assert peer.call(Forget, f"{NAME}/forget", Forget.Request(name="sun")).success
+    assert not read_taught(bundle.with_name("b.taught"), "toy-colours").activities
+
+
 def test_what_was_seen_before_the_request_is_no_part_of_what_is_taught(bundle: Path) -> None:
     with running(bundle, keep_clips=True) as (_, peer):
         with seen(peer, RED):
