@@ -9,6 +9,7 @@ import io
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ def replacing(path: Path, *, suffix: str = "", durable: bool = False) -> Iterato
         # A leftover of a process of the same number, or a link somebody planted: never write through it.
         part.unlink(missing_ok=True)
         yield part
+        _as_any_new_file(part)
         if durable:
             _sync(part)
         os.replace(part, path)
@@ -46,6 +48,17 @@ def replacing(path: Path, *, suffix: str = "", durable: bool = False) -> Iterato
         elif number := _RUST.search(str(error)):
             raise OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(path)) from error
         raise
+
+
+def _as_any_new_file(path: Path) -> None:
+    """Give a file the rights that `open` gives: safetensors writes for its owner alone, and others read a run, too."""
+    if stat.S_IMODE(path.stat().st_mode) != 0o600:
+        return
+    # os.umask tells it only by changing it, for all threads.
+    status = Path("/proc/self/status")
+    found = re.search(r"^Umask:\s*([0-7]+)", status.read_text() if status.exists() else "", re.MULTILINE)
+    if found is not None:
+        path.chmod(0o666 & ~int(found[1], 8))
 
 
 def _about(error: OSError, path: Path) -> OSError:

@@ -19,9 +19,8 @@ class Misses:
     def __init__(self, window_ns: int, every_ns: int, slack_ns: int) -> None:
         self._window, self._every, self._due = window_ns, every_ns, every_ns - slack_ns
         self._newest: dict[str, int] = {}  # stamp of the newest result of each
-        self._without: dict[
-            str, list[tuple[int, int]]
-        ] = {}  # since then: stamps, and since when they were there
+        # Of each, the frames since then: their stamps, and since when somebody was there.
+        self._without: dict[str, list[tuple[int, int]]] = {}
 
     def frame(
         self, stamp_ns: int, since_ns: Mapping[str, int], found: Collection[str]

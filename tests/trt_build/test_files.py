@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from trt_build.files import replacing, temporary_folder, write_atomically
 
@@ -21,6 +24,19 @@ def test_the_name_is_taken_only_at_the_end(tmp_path: Path) -> None:
         assert path.read_text() == "old"
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("umask", "rights"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_what_a_writer_gives_to_its_owner_alone_has_the_rights_of_any_new_file(
+    tmp_path: Path, umask: int, rights: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        with replacing(tmp_path / "a.safetensors") as part:
+            save_file({"x": np.zeros(3)}, part)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == rights
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
