@@ -303,9 +303,9 @@ def test_seconds_are_those_of_the_simulation(bundle: Path) -> None:
         # The camera shows three seconds in one: in real time it would see three times as much.
         with seen(peer, YELLOW, tell=lambda ns: clock.publish(Clock(clock=ros_messages.to_time(ns)))):
             next_labels(peer, 2)
-            answer = teach(peer, seconds=2.0)
-        # Windows of half a second that overlap by half, seven of them if nothing is lost.
-        assert answer.success and 3 <= answer.windows <= 8, answer
+            answer = teach(peer, seconds=4.0)
+        # Windows of a second that overlap by half, seven of them if nothing is lost.
+        assert answer.success and 2 <= answer.windows <= 8, answer
 
 
 def test_fewer_windows_than_asked_for_are_said(bundle: Path) -> None:
