@@ -178,6 +178,22 @@ def own_scores(bundle: LoadedBundle, clip: Clip) -> Values:
     return np.asarray(p / p.sum(axis=1, keepdims=True))
 
 
+def answer(
+    bundle: LoadedBundle, taught: Discriminant, clip: Clip, own: Values | None = None
+) -> tuple[int, bool]:
+    """What a robot says of a clip: its class, the taught ones behind the bundle's, and whether it is unknown.
+
+    Idle is, and what is too strange or below the threshold. own: the network's own scores, where they are known.
+    """
+    info, K = bundle.info, len(bundle.info.labels)
+    own = own_scores(bundle, clip) if own is None else own
+    results = [taught.scores(p, x) for p, x in zip(own, clip.features, strict=True)]
+    s = np.mean([r[0] for r in results], axis=0)
+    k = int(s.argmax())
+    weak = k < K and (info.labels[k] in info.idle or s[k] < info.calibration.unknown_threshold)
+    return k, weak or float(np.mean([r[1] for r in results])) >= 0.5
+
+
 def unknown(
     bundle: LoadedBundle, space: Space, clips: list[Clip], none: list[Clip], shown_none: int, draws: int
 ) -> dict[str, Any]:
@@ -239,19 +255,10 @@ def beside_old(
         others = examples(given) if given else None
         taught = Discriminant(space, names, [examples(c) for c in shown], others, idle)
 
-        def answer(clip: Clip, own: Values, taught: Discriminant = taught) -> tuple[int, bool]:
-            results = [taught.scores(p, x) for p, x in zip(own, clip.features, strict=True)]
-            s = np.mean([r[0] for r in results], axis=0)
-            k = int(s.argmax())
-            weak = k < K and (k in idle or s[k] < info.calibration.unknown_threshold)
-            return k, weak or float(np.mean([r[1] for r in results])) >= 0.5
-
         def note(what: str, values: Any) -> None:
             found.setdefault(what, []).append(float(np.mean(values)))
 
-        answers = [
-            (*answer(c, own_scores(bundle, c)), K + j) for j, their in enumerate(tested) for c in their
-        ]
+        answers = [(*answer(bundle, taught, c), K + j) for j, their in enumerate(tested) for c in their]
         note("taught: right", [k == j and not unknown for k, unknown, j in answers])
         note("taught: an old class", [k < K and not unknown for k, unknown, _ in answers])
         note("taught: unknown", [unknown for _, unknown, _ in answers])
@@ -263,10 +270,12 @@ def beside_old(
             ("none", [c for c in none if c.person not in people]),
         ):
             if theirs:
-                answers = [(*answer(c, own_scores(bundle, c)), 0) for c in theirs]
+                answers = [(*answer(bundle, taught, c), 0) for c in theirs]
                 note(f"{what}: as taught", [k >= K and not unknown for k, unknown, _ in answers])
         for t, theirs in old.items():
-            after = np.array([answer(c, p)[0] for c, p in zip(theirs, scores[t], strict=True)])
+            after = np.array(
+                [answer(bundle, taught, c, p)[0] for c, p in zip(theirs, scores[t], strict=True)]
+            )
             note(f"{t}: points lost", before[t] - np.mean(after == truths[t]))
     result: dict[str, Any] = {what: interval(shares) for what, shares in found.items()}
     return result | {f"{t}: right before": round(100 * float(share), 1) for t, share in before.items()}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from teaching import Clip, embedded, examples, interval, own_scores
+from teaching import Clip, answer, embedded, examples, interval
 
 from gc_ros.recognition.discriminant import Discriminant
 from gc_ros.recognition.taught import space_of
@@ -57,20 +57,11 @@ def draws(
 
 def answers(bundle: LoadedBundle, taught: Discriminant, tested: Shown) -> list[str]:
     """Which of `ANSWERS` each clip gets."""
-    info, found = bundle.info, []
-    K = len(info.labels)
+    found, K = [], len(bundle.info.labels)
     for j, theirs in enumerate(tested):
         for clip in theirs:
-            results = [
-                taught.scores(p, x) for p, x in zip(own_scores(bundle, clip), clip.features, strict=True)
-            ]
-            scores = np.mean([r[0] for r in results], axis=0)
-            k = int(scores.argmax())
-            weak = k < K and (info.labels[k] in info.idle or scores[k] < info.calibration.unknown_threshold)
-            if weak or np.mean([r[1] for r in results]) >= 0.5:
-                found.append("unknown")
-            else:
-                found.append(ANSWERS[2] if k < K else ANSWERS[0] if k == K + j else ANSWERS[1])
+            k, unknown = answer(bundle, taught, clip)
+            found.append(ANSWERS[3 if unknown else 2 if k < K else 0 if k == K + j else 1])
     return found
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,26 @@ def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
 
 
+def ended(end: Callable[[int], None], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A demo to which something is done once it has printed a result; end: by its process."""
+    command = [sys.executable, str(REPOSITORY / "scripts" / "demo.py"), *arguments]
+    # A session of its own: a terminal sends a signal to everybody in it, the node too.
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert any(" age " in line for line in process.stdout)
+            end(process.pid)
+            said, wrong = process.communicate(timeout=60)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    return subprocess.CompletedProcess(command, process.returncode, said, wrong)
+
+
 def test_what_a_camera_sees_is_named_and_drawn(tmp_path: Path, colours: LoadedBundle) -> None:
     with VideoWriter(tmp_path / "clip.mp4") as video:
         for i in range(60):
@@ -51,24 +72,9 @@ def test_ctrl_c_ends_it_and_keeps_the_video(tmp_path: Path, colours: LoadedBundl
         for i in range(1200):
             video.write(flat((220, 20, 20)), i * NS // 12)
     out = tmp_path / "out"
-    command = [
-        sys.executable,
-        str(REPOSITORY / "scripts" / "demo.py"),
-        "--camera",
-        str(tmp_path / "clip.mp4"),
-    ]
-    command += ["--bundle", str(colours.path), "--out", str(out)]
-    # A session of its own: a terminal sends the signal to everybody in it, the node too.
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
-        assert process.stdout is not None
-        try:
-            assert any(" age " in line for line in process.stdout)
-            os.killpg(process.pid, signal.SIGINT)
-            rest, _ = process.communicate(timeout=60)
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-    assert process.returncode == 0 and "messages received over DDS" in rest
+    source = ("--camera", str(tmp_path / "clip.mp4"), "--bundle", str(colours.path), "--out", str(out))
+    done = ended(lambda process: os.killpg(process, signal.SIGINT), *source)
+    assert done.returncode == 0 and "messages received over DDS" in done.stdout
     assert sum(1 for _ in read_video(out / "camera.mp4")) >= 5
 
 
@@ -81,23 +87,10 @@ def test_a_demo_that_is_ended_says_so_in_a_line_and_leaves_no_node(
         for i in range(1200):
             video.write(flat((220, 20, 20)), i * NS // 12)
     make_bag(find_clips([tmp_path / "clips"]), tmp_path / "bag", gap_s=2)
-    command = [sys.executable, str(REPOSITORY / "scripts" / "demo.py"), "--bag", str(tmp_path / "bag")]
-    command += ["--bundle", str(colours.path), "--out", str(tmp_path / "out")]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        assert process.stdout is not None
-        try:
-            assert any(" age " in line for line in process.stdout)
-            os.kill(process.pid, ending)
-            _, said = process.communicate(timeout=60)
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-    assert process.returncode == 130
-    assert "demo: ended before its time" in said and "Traceback" not in said
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
+    source = ("--bag", str(tmp_path / "bag"), "--bundle", str(colours.path), "--out", str(tmp_path / "out"))
+    done = ended(lambda process: os.kill(process, ending), *source)
+    assert done.returncode == 130
+    assert "demo: ended before its time" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -49,8 +49,9 @@ def misfit(
 
 def _outside(span: Span, first_ns: int, last_ns: int) -> bool:
     """Whether a row has no time in common with the recording; one that only touches it has none."""
-    shared_ns = min(span.end_ns, last_ns) - max(span.start_ns, first_ns)
-    return shared_ns < 0 or (shared_ns == 0 and span.end_ns > span.start_ns and last_ns > first_ns)
+    begin_ns, end_ns = span.within(first_ns, last_ns)
+    touches = begin_ns == end_ns and span.end_ns > span.start_ns and last_ns > first_ns
+    return touches or end_ns < begin_ns
 
 
 def timeless(truth: Truth) -> str:

@@ -178,19 +178,21 @@ class Judge:
     ) -> list[dict[str, Any]]:
         """The activities of the ground truth within each pass, as bag.json has them. people: with who does them."""
         mapped = [(span, self.map(span.label)) for span in _united(spans)]
-        return [
-            {
-                "pass": p,
-                "start_s": (max(s.start_ns, q.first_ns) - zero_ns) / NS,
-                "end_s": (min(s.end_ns, q.last_ns) - zero_ns) / NS,
-                "label": target if target else s.label,
-                "mapped": target is not None,
-                **({"person": s.who} if people else {}),
-            }
-            for p, q in enumerate(passes)
-            for s, target in mapped
-            if target != IDLE and min(s.end_ns, q.last_ns) > max(s.start_ns, q.first_ns)
-        ]
+        found = []
+        for number, each in enumerate(passes):
+            for span, target in mapped:
+                start_ns, end_ns = span.within(each.first_ns, each.last_ns)
+                if target == IDLE or end_ns <= start_ns:
+                    continue
+                row = {
+                    "pass": number,
+                    "start_s": (start_ns - zero_ns) / NS,
+                    "end_s": (end_ns - zero_ns) / NS,
+                    "label": target if target else span.label,
+                    "mapped": target is not None,
+                }
+                found.append(row | ({"person": span.who} if people else {}))
+        return found
 
 
 def _united(spans: Sequence[Span]) -> list[Span]:

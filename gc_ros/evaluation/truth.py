@@ -49,6 +49,10 @@ class Span:
     label: str
     who: str = ""
 
+    def within(self, first_ns: int, last_ns: int) -> tuple[int, int]:
+        """Where the part between two stamps begins and ends; it ends no later than it begins where there is none."""
+        return max(self.start_ns, first_ns), min(self.end_ns, last_ns)
+
 
 @dataclass
 class Truth:
@@ -202,7 +206,7 @@ def truth_of(start_ns: int, end_ns: int, spans: Sequence[Span], min_overlap: flo
     length = end_ns - start_ns
     parts: dict[str, list[tuple[int, int]]] = {}
     for span in spans:
-        part = max(span.start_ns, start_ns), min(span.end_ns, end_ns)
+        part = span.within(start_ns, end_ns)
         if part[0] < part[1] and span.label != IDLE:
             parts.setdefault(span.label, []).append(part)
     covered = {label: _length(own) / length for label, own in parts.items()}

@@ -92,8 +92,6 @@ class Showing:
         # Since it began; another wherever the stamps go back.
         self._runs: list[_Run] = []
         self._kept = 0
-        self._newest_ns: int | None = None  # frame
-        self._last_ns = 0  # the end of the newest window
 
     @property
     def taken(self) -> int:
@@ -114,22 +112,20 @@ class Showing:
         if self.complete or run is None:
             return
         # Results may lie a whole window apart: a pause is between the frames.
-        last = self._last_ns
-        new = not self._spans or self._spans[-1][0] is not run or end_ns < last
-        if new or start_ns - last > self._gap:
+        before, first, last = self._spans[-1] if self._spans else (None, 0, 0)
+        if before is not run or end_ns < last or start_ns - last > self._gap:
             self._clips.append([])
             self._spans.append((run, start_ns, end_ns))
         elif start_ns < last - (end_ns - start_ns) / 2:
             return
+        else:
+            self._spans[-1] = run, first, end_ns
         self._clips[-1].append(np.array(features))
-        self._spans[-1] = run, self._spans[-1][1], end_ns
-        self._last_ns = end_ns
 
     def see_frame(self, frame: StepFrame) -> None:
         """A frame as the network sees it, before any result that it is part of; the first `MOST` may be kept."""
-        if self._newest_ns is None or frame.stamp_ns <= self._newest_ns:
+        if not self._runs or frame.stamp_ns <= next(reversed(self._runs[-1])):
             self._runs.append({})
-        self._newest_ns = frame.stamp_ns
         kept = self._kept < MOST and self._keep()
         self._runs[-1][frame.stamp_ns] = frame.image if kept else None
         self._kept += kept
