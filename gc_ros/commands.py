@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +40,7 @@ from gc_ros.recognition.telling import (
 )
 from gc_ros.stamps import NS
 from gc_ros.teach import WHERE
-from trt_build.bundle import load_bundle
+from trt_build.bundle import Bundle, load_bundle
 from trt_build.command import (
     Backend,
     BundleOption,
@@ -156,6 +156,15 @@ def _spare(out: Path, inputs: Iterable[Path | None]) -> None:
             raise DataError(f"{out}: is read here and would be overwritten; choose another --out")
 
 
+def _breaks(info: Bundle, resets: Mapping[str, int], what: str = "images") -> str:
+    """What breaks in a video mean, where it gave no result. what: must come often enough."""
+    reasons = ", ".join(f"{reason}: {n}" for reason, n in sorted(resets.items()))
+    return (
+        f" without a break, but there are breaks ({reasons}); give a clip whose {what} are at most "
+        f"{Sampler(info.rate_hz).max_frame_gap_s:.2g} s apart, in order and of one size"
+    )
+
+
 class _Whole:
     """The activity of the whole picture. results: all so far."""
 
@@ -193,13 +202,7 @@ class _Whole:
             f"{counts.frames_sampled} frames sampled in {seconds:.2f} s, a window needs "
             f"{info.T} frames at {info.rate_hz:g} Hz, {info.window_s:.2g} s"
         )
-        if not counts.resets:
-            return f"{needed}; give a longer clip"
-        breaks = ", ".join(f"{reason}: {n}" for reason, n in sorted(counts.resets.items()))
-        return (
-            f"{needed} without a break, but there are breaks ({breaks}); give a clip whose images are at most "
-            f"{Sampler(info.rate_hz).max_frame_gap_s:.2g} s apart, in order and of one size"
-        )
+        return f"{needed}; give a longer clip" if not counts.resets else needed + _breaks(info, counts.resets)
 
     def as_json(self, source: str, seconds: float, engine: str) -> dict[str, Any]:
         """The whole video."""
@@ -262,7 +265,11 @@ class _Everybody:
             f"nobody was in {info.T} frames at {info.rate_hz:g} Hz, {info.window_s:.2g} s, of the "
             f"{counts.frames_sampled} frames sampled in {seconds:.2f} s"
             + (f" (left out: {left_out})" if left_out else "")
-            + "; check the boxes, or give a longer clip"
+            + (
+                _breaks(info, counts.resets, "images, and each person's boxes,")
+                if counts.resets
+                else "; check the boxes, or give a longer clip"
+            )
         )
 
     def as_json(self, source: str, seconds: float, engine: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import fcntl
 import json
 import shutil
 import signal
@@ -23,7 +24,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import cv2
 import numpy as np
@@ -107,6 +108,7 @@ class Demo:
         self.events: dict[int, list[ActivityEvent]] = {}  # by the recorded stamp of the deciding frame
         self.truth: list[tuple[int, int, str]] = []  # start, end (recorded ns), label
         self.clips: list[str] = []  # one a row of truth
+        self.mark: TextIO | None = None  # open, and so locked, as long as its recording is used
 
     def run(self) -> int:
         began = time.monotonic()
@@ -154,19 +156,37 @@ class Demo:
         return bag
 
     def recording(self) -> Path:
-        """An empty folder for clips and bag, in the place of what a demo before made; nobody else's is touched."""
+        """An empty folder for clips and bag, in the place of what a demo before made; nobody else's is touched.
+
+        Raises DataError where another demo plays what it made there.
+        """
         folder = self.out / "demo_recording"
         mark = folder / "made_by_make_demo"
         if mark.is_file():
-            shutil.rmtree(folder)
+            with mark.open() as file:
+                self.claim(file, folder)
+                shutil.rmtree(folder)
         try:
             folder.mkdir()
         except FileExistsError:
             raise DataError(
                 f"{folder} is there and not of a demo: move it away, or give another --out"
             ) from None
-        mark.touch()
+        self.mark = mark.open("x")
+        self.claim(self.mark, folder)
         return folder
+
+    @staticmethod
+    def claim(mark: TextIO, folder: Path) -> None:
+        """Lock the mark of a folder until it is closed. Raises DataError where another demo has it."""
+        try:
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(
+                f"{folder}: another demo is playing it; wait for that, or give another --out"
+            ) from None
+        except OSError:  # a disk without locks
+            pass
 
     def read_truth(self, bag: Path) -> None:
         """What is seen when, from the table that make-bag writes beside the bag."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -109,6 +110,16 @@ def test_a_demo_removes_nothing_that_is_not_its_own(tmp_path: Path, arguments: l
     done = demo("--bundle", str(REPOSITORY / "bundles" / "people"), "--out", str(tmp_path), *arguments)
     assert done.returncode == 2 and word in done.stderr and "Traceback" not in done.stderr
     assert all(path.is_file() for path in kept)
+
+
+def test_a_recording_that_another_demo_plays_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "demo_recording"
+    folder.mkdir()
+    with (folder / "made_by_make_demo").open("x") as mark:
+        fcntl.flock(mark, fcntl.LOCK_EX)
+        done = demo("--bundle", str(REPOSITORY / "bundles" / "people"), "--out", str(tmp_path))
+    assert done.returncode == 2 and "another demo is playing it" in done.stderr
+    assert [p.name for p in folder.iterdir()] == ["made_by_make_demo"]
 
 
 @pytest.mark.parametrize("below", ["", "x"])

@@ -81,14 +81,17 @@ def synth(
     boxes: Annotated[
         bool, typer.Option("--boxes", help="folder: also tables of boxes, for `gc-model train --boxes`.")
     ] = False,
-    scenes: Annotated[int, typer.Option(help="scenes: how many.")] = 20,
-    people: Annotated[str, typer.Option(help="scenes: people in each, as N or N-M.")] = "2-4",
+    scenes: Annotated[int | None, typer.Option(help="scenes: how many. Default: 20.")] = None,
+    people: Annotated[
+        str | None, typer.Option(help="scenes: people in each, as N or N-M. Default: 2-4.")
+    ] = None,
     crossing: Annotated[
-        float, typer.Option(help="scenes: share in which one of them crosses the picture.")
-    ] = 0.5,
+        float | None,
+        typer.Option(help="scenes: share in which one of them crosses the picture. Default: 0.5."),
+    ] = None,
     change: Annotated[
-        float, typer.Option(help="scenes: seconds after which everybody does something else; 0: never.")
-    ] = 0.0,
+        float | None, typer.Option(help="scenes: seconds after which everybody does something else.")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes; 0: one per core. Does not change the result.")] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the summary as JSON, show no progress.")
@@ -110,13 +113,15 @@ def synth(
             "workers": workers or None, "progress": not as_json and sys.stderr.isatty(),
             **{k: v for k, v in given.items() if v is not None},
         }  # fmt: skip
+        of_scenes = {"--scenes": scenes, "--people": people, "--crossing": crossing, "--change": change}
         if layout == "scenes":
             _none_of({"--clips-per-class": clips_per_class, "--cameras": cameras, "--joints": joints,
                       "--missing-skeletons": missing_skeletons}, layout)  # fmt: skip
-            summary = synthesize_scenes(
-                out, scenes, people=_range(people), crossing=crossing, change_s=change, **how
-            )
+            more = {"crossing": crossing, "change_s": change, "people": people and _range(people)}
+            how |= {k: v for k, v in more.items() if v is not None}
+            summary = synthesize_scenes(out, 20 if scenes is None else scenes, **how)
         else:
+            _none_of({name: value is not None for name, value in of_scenes.items()}, layout)
             if layout != "ntu":
                 _none_of({"--missing-skeletons": missing_skeletons}, layout)
             summary = synthesize(

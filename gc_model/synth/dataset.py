@@ -18,7 +18,7 @@ from gc_model.synth.activities import ACTIVITIES, ALONE
 from gc_model.synth.boxes import detections
 from gc_model.synth.clip import ClipSpec, check, render
 from gc_model.synth.jobs import cannot_write, processes, run_jobs
-from gc_model.synth.skeleton import joint_table, skeleton_text, write_skeleton
+from gc_model.synth.skeleton import joint_table, skeleton_text
 from gc_model.synth.video import write_video
 from gc_ros.media.clips import VIDEO_SUFFIXES
 from gc_ros.media.detections import boxes_of, write_csv
@@ -195,7 +195,7 @@ def make(root: Path, job: Job) -> int:
         skeleton = clip.skeleton if job.skeleton else clip.skeleton * float("nan")
         first = 72057594037927936 + spec.subject * 1000 + spec.take % 1000
         text = skeleton_text(skeleton, clip.space, clip.mask, spec.size, (first, first + 1))
-        write_skeleton(path, text)
+        write_atomically(path, text)
     return len(clip.frames)
 
 

@@ -22,7 +22,7 @@ import cv2
 from trt_build import pool
 from trt_build.command import progress_bar
 from trt_build.errors import DataError
-from trt_build.files import write_atomically
+from trt_build.files import NO_ROOM, write_atomically
 
 _DRAWN = ".synth.json"
 
@@ -88,7 +88,12 @@ def _claim(root: Path, jobs: Sequence[J]) -> None:
 
 
 def cannot_write(root: Path, error: OSError) -> DataError:
-    return DataError(f"cannot write under {root}: {error.strerror or error}; give a folder you may write to")
+    what = (
+        "make room on its disk, or give another folder"
+        if error.errno in NO_ROOM
+        else "give a folder you may write to"
+    )
+    return DataError(f"cannot write under {root}: {error.strerror or error}; {what}")
 
 
 def _make_all(argument: tuple[Path, Sequence[Any], Callable[[Path, Any], int]]) -> int:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from gc_model.synth.body import JOINTS
@@ -60,12 +58,6 @@ def _orientation(places: np.ndarray) -> np.ndarray:
     q[0] = 1, 0, 0, 0
     norm = np.linalg.norm(q, axis=-1, keepdims=True)
     return np.where(norm > 1e-6, q / np.maximum(norm, 1e-9), [1.0, 0.0, 0.0, 0.0])
-
-
-def write_skeleton(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    part.replace(path)
 
 
 def joint_table(skeleton: np.ndarray, size: tuple[int, int]) -> str:

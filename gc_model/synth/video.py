@@ -11,6 +11,8 @@ import av
 import numpy as np
 from av.video.stream import VideoStream
 
+from trt_build.files import replacing
+
 
 def write_video(path: Path, frames: np.ndarray, fps: float, quality: int = 4) -> None:
     """Write frames (T, H, W, 3) uint8 RGB to `path`: H.264 for .mp4, MPEG-4 part 2 for .avi.
@@ -19,9 +21,12 @@ def write_video(path: Path, frames: np.ndarray, fps: float, quality: int = 4) ->
     it is complete, so an interrupted run leaves none that looks whole.
     """
     height, width = frames.shape[1:3]
-    part = path.with_name(f".{path.name}.part")
     mp4 = path.suffix.lower() == ".mp4"
-    with av.open(str(part), "w", format="mp4" if mp4 else "avi", options={"fflags": "+bitexact"}) as box:
+    kind = "mp4" if mp4 else "avi"
+    with (
+        replacing(path) as part,
+        av.open(str(part), "w", format=kind, options={"fflags": "+bitexact"}) as box,
+    ):
         codec = "libx264" if mp4 and "libx264" in av.codecs_available else "mpeg4"
         stream = cast(VideoStream, box.add_stream(codec, rate=Fraction(fps).limit_denominator(1001)))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
@@ -36,4 +41,3 @@ def write_video(path: Path, frames: np.ndarray, fps: float, quality: int = 4) ->
         for frame in frames:
             box.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         box.mux(stream.encode(None))
-    part.replace(path)

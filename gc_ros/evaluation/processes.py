@@ -114,6 +114,12 @@ def _end_with_parent() -> None:
 def _on_dask(todo: Sequence[tuple[int, Task]], address: str) -> Iterator[Outcome]:
     distributed = need("distributed", extra("dask"))
     try:
+        # What is no address at all would leave a client behind that cannot be closed.
+        scheme, place = distributed.comm.parse_address(address)
+        if scheme in ("tcp", "tls"):
+            distributed.comm.addressing.parse_host_port(place)
+        elif scheme not in distributed.comm.registry.backends:
+            raise ValueError(f"unknown address scheme {scheme!r}")
         client = distributed.Client(address, timeout=10, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise DataError(f"no Dask scheduler at {address} ({error}); start one with: dask scheduler") from None

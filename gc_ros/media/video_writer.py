@@ -49,9 +49,12 @@ class VideoWriter:
             raise DataError(f"{path}: give the video file an extension, such as {path}.mp4")
         if not self.path.parent.is_dir():
             raise DataError(f"{self.path.parent}: no such directory to write {self.path.name} into")
-        # Short, whatever the name: what is legal as a name shall not be too long as that of the part.
+        # Short, whatever the name: what is legal as a name shall not be too long as that of the part. Each process has
+        # its own: two that write one file would mix their frames.
         digest = hashlib.sha256(os.fsencode(self.path.name)).hexdigest()[:8]
-        self._part = self.path.with_name(f".{self.path.stem[:40]}.{digest}.part{self.path.suffix}")
+        self._part = self.path.with_name(
+            f".{self.path.stem[:40]}.{digest}.{os.getpid()}.part{self.path.suffix}"
+        )
         try:
             self._container = av.open(str(self._part), "w")
             self._stream = self._open_stream()

@@ -143,7 +143,9 @@ def _silence(f: CameraFacts) -> Condition:
     if not f.publishers:
         return WARN, f"no publisher on {f.topic}{_hint(f)}"
     text = f"no image on {f.topic} for {f.silent_s:.1f} s, though {f.publishers} publisher(s) are matched"
-    return WARN, text + ("" if f.big_segment else _segment_hint())
+    # Where none came yet, nobody knows how large they are.
+    fits = f.big_segment or 0 < f.image_bytes <= SHM_SEGMENT
+    return WARN, text + ("" if fits else _segment_hint())
 
 
 def _images(f: CameraFacts) -> Iterator[Condition]:

@@ -233,7 +233,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "offset_threshold",
         _SMOOTHING.offset,
-        "Smoothed score below which an activity ends; not above onset_threshold.",
+        "Smoothed score below which an activity ends, if no other begins before; not above onset_threshold.",
         "at once",
         0.0,
         1.0,
@@ -241,7 +241,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "min_duration_s",
         _SMOOTHING.min_duration_s,
-        "An activity is announced once it has lasted this long. Seconds.",
+        "An activity is announced, and ends the one before, once it has lasted this long. Seconds.",
         "at once",
         0.0,
         60.0,

@@ -148,11 +148,11 @@ class Teaching:
 
     async def _forget(self, request: Any, response: Any, cameras: Sequence[Camera]) -> None:
         self._check_on()
-        now = await self._work(lambda: self._unlearn(request.name))
+        own, now = await self._work(lambda: self._unlearn(request.name))
         self._apply(cameras)
         if now:
-            raise DataError(f'"{request.name}" was renamed; what was shown is "{now}" now: forget that')
-        response.success, response.message = True, f"{request.name}: forgotten"
+            raise DataError(f'"{own}" was renamed; what was shown is "{now}" now: forget that')
+        response.success, response.message = True, f"{own}: forgotten"
 
     def _check_on(self) -> None:
         if self._off:
@@ -240,8 +240,8 @@ class Teaching:
         text = "; ".join([f"{name}: {kept.count} clips, {len(kept)} windows", *remarks])
         return kept.count, len(kept), text
 
-    def _unlearn(self, name: str) -> str | None:
-        """Forget an activity, and its clips; returns the name that somebody else has given it, if so.
+    def _unlearn(self, name: str) -> tuple[str, str | None]:
+        """Forget an activity, and its clips; returns its name, and that which somebody else has given it, if so.
 
         What others changed in the folder meanwhile holds from now on, too.
         """
@@ -252,6 +252,7 @@ class Teaching:
             sweep(self.folder)
             after = read_taught(self.folder, self._bundle.info.model_id)
             kept = name_of_clips(self.folder, name)
+            own = after.holds(name) or kept
             if after.holds(name) is not None:
                 after = after.forgotten(name)
             elif kept is None:
@@ -266,7 +267,7 @@ class Teaching:
                 forget_clips(self.folder, kept)
             write_taught(self.folder, after)
             self._known = after, lessons
-        return renamed
+        return own or name, renamed
 
     def _keep(self, name: str, pictures: Sequence[NDArray[np.uint8]]) -> str:
         """Keep the clips of an activity that was learned; returns what is to be said about it."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From scores window by window to events: an activity begins (onset) and ends (offset).
 
-Scores are smoothed exponentially over time. An activity begins when its smoothed score reaches `onset` and ends when
-it falls below `offset`; it is announced once it has lasted `min_duration_s`. Everything goes by stamps, so the events
-do not depend on the stride.
+Scores are smoothed exponentially over time. An activity begins when its smoothed score is the largest and reaches
+`onset`; it is announced once it has lasted `min_duration_s`. It ends when its score falls below `offset`, or when
+another is announced, or idle has lasted as long. Everything goes by stamps, so the events do not depend on the stride.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class ActivityEvent:
     """An activity began or ended.
 
     stamp_ns: of an onset, the end of the first window that had it; of an offset, the end of the first window that no
-        longer had it or, at a break in the stream, of the last one that did.
-    score: its smoothed score at that stamp.
+        longer had it or, at a break in the stream, of the last one that did. No two activities are on at once.
+    score: its smoothed score when that was decided; of an onset, `min_duration_s` later.
     """
 
     kind: Literal["onset", "offset"]
@@ -75,7 +75,8 @@ class EventDetector:
         self.scores: NDArray[Any] | None = None  # smoothed, (K,), sums to 1 at most
         self._stamp = 0
         self._active: int | None = None
-        self._candidate: tuple[int, int, float] | None = None  # index, since (ns), score then
+        self._ended = 0  # stamp of the last offset
+        self._candidate: tuple[int, int] | None = None  # index, since (ns)
 
     @property
     def active(self) -> str | None:
@@ -95,27 +96,33 @@ class EventDetector:
             self.scores = self.scores + weight * (scores - self.scores)
         self._stamp = stamp_ns
         events: list[ActivityEvent] = []
-        best = int(np.argmax(self.scores))
-        rival = best != self._active and self.scores[best] >= s.onset
-        if self._active is not None and (self.scores[self._active] < s.offset or rival):
-            events.append(self._event("offset", self._active, stamp_ns))
-            self._active = None
-        if self._active is None:
-            events += self._rise(best, stamp_ns)
+        if self._active is not None and self.scores[self._active] < s.offset:
+            events.append(self._end(stamp_ns))
+        since = self._lasting(stamp_ns)
+        if since is not None and stamp_ns - since >= s.min_duration_s * NS:
+            if self._active is not None:
+                events.append(self._end(since))
+            best, self._candidate = int(np.argmax(self.scores)), None
+            if self._labels[best] not in self._idle:
+                self._active = best
+                events.append(self._event("onset", best, max(since, self._ended)))
         return events
 
-    def _rise(self, best: int, stamp_ns: int) -> list[ActivityEvent]:
+    def _lasting(self, stamp_ns: int) -> int | None:
+        """Since when what is not on has the largest score and one to begin by; None where nothing has."""
         assert self.scores is not None
-        if self.scores[best] < self.smoothing.onset or self._labels[best] in self._idle:
+        best = int(np.argmax(self.scores))
+        if best == self._active or self.scores[best] < self.smoothing.onset:
             self._candidate = None
-            return []
+            return None
         if self._candidate is None or self._candidate[0] != best:
-            self._candidate = (best, stamp_ns, float(self.scores[best]))
-        _, since, score = self._candidate
-        if stamp_ns - since < self.smoothing.min_duration_s * NS:
-            return []
-        self._active, self._candidate = best, None
-        return [ActivityEvent("onset", self._labels[best], best, since, score)]
+            self._candidate = (best, stamp_ns)
+        return self._candidate[1]
+
+    def _end(self, stamp_ns: int) -> ActivityEvent:
+        assert self._active is not None
+        index, self._active, self._ended = self._active, None, stamp_ns
+        return self._event("offset", index, stamp_ns)
 
     def reset(self) -> list[ActivityEvent]:
         """Forget everything; an activity that is on ends with the last window seen."""

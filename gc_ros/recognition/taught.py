@@ -210,8 +210,8 @@ def space_of(bundle: LoadedBundle) -> Space:
     """What the bundle's classes say about its features. Raises BundleError where it cannot be taught."""
     if not bundle.info.embedding:
         raise BundleError(
-            f"{bundle.path}: this bundle cannot be taught: its graphs have no embedding, which bundles have since "
-            "glimpse_clouds 1.1; export its run again: trt-build export RUN --out BUNDLE --clips DATA"
+            f"{bundle.path}: this bundle cannot be taught: its graphs have no embedding, which older exports lack; "
+            "export its run again: trt-build export RUN --out BUNDLE --clips DATA"
         )
     classes = read_classes(bundle)
     if classes is None:

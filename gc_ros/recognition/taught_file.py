@@ -77,6 +77,9 @@ def read_taught(folder: Path, model_id: str) -> Taught:
         text = read_regular(folder, NAME, MAX_JSON)
     except FileNotFoundError:
         return Taught(model_id)
+    except NotADirectoryError:
+        where = f": {folder.parent}" if folder.name == NAME else ""
+        raise DataError(f"{folder}: is a file; name the folder that gc-ros teach wrote{where}") from None
     except OSError as error:
         away = "make it readable" if error.errno == errno.EACCES else "move it away"
         raise DataError(

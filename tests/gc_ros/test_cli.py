@@ -92,6 +92,7 @@ def test_wrong_files_bundles_and_options_are_one_line(
     fails("video", tmp_path / "none.mp4", "-b", colours.path, words=("none.mp4",))
     fails("video", __file__, "-b", colours.path, words=("not a video",))
     fails("video", clip, "-b", tmp_path / "none", words=("no such bundle", "trt-build export"))
+    fails("video", clip, "-b", colours.path / "bundle.json", words=("is a file", str(colours.path)))
     fails("video", clip, "-b", colours.path, "--mode", "both", words=("both", "window, step"))
     fails("video", clip, "-b", colours.path, "--backend", "magic", words=("magic",))
     fails("video", clip, "-b", colours.path, "--out", tmp_path / "a/b.mp4", words=("no such directory",))

@@ -111,6 +111,14 @@ def test_a_clip_whose_breaks_leave_no_window_is_told_so_and_not_to_be_longer(
     assert "longer" not in run("video", broken, "-b", colours.path)[2]
 
 
+def test_breaks_are_told_where_people_are_looked_for_too(colours: LoadedBundle, tmp_path: Path) -> None:
+    slow = write_clip(tmp_path / "slow.mp4", [flat(RED)] * 9, pts=[k * 60 for k in range(9)])
+    rows = [f"{2.0 * k},a,1,1,30,30" for k in range(9)]
+    (tmp_path / "p.csv").write_text("\n".join(["time_s,id,x_min,y_min,x_max,y_max", *rows]))
+    words = ("nobody was in", "there are breaks (gap: ", "images, and each person's boxes, are at most 0.5 s")
+    fails("video", slow, "-b", colours.path, "--people", tmp_path / "p.csv", words=words)
+
+
 def test_stamps_that_go_back_are_told_as_breaks(
     colours: LoadedBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

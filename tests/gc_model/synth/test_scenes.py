@@ -258,6 +258,10 @@ def test_the_command_writes_scenes(tmp_path):
     assert said["people"] == 4 and set(said["classes"]) == set(STANDING)
     assert len(list((tmp_path / "s" / "boxes").iterdir())) == 2
     assert_one_line(call(app, "synth", tmp_path / "t", "--layout", "scenes", "--people", "few"), "2-4")
+    for option, value in (("--scenes", 2), ("--people", "few"), ("--crossing", 0), ("--change", 1)):
+        said = call(app, "synth", tmp_path / "t", "--classes", "wave", option, value)
+        assert_one_line(said, f"{option} does not go with --layout folder")
+    assert not (tmp_path / "t").exists()
 
 
 def test_a_scene_of_another_command_is_not_replaced(tmp_path):

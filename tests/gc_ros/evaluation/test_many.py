@@ -60,6 +60,8 @@ def test_exit_codes_and_one_line_for_every_mishap(tmp_path: Path, colours: Loade
         ((good, "--mode", "both"), ("window, step",)),
         ((good, "--onset-threshold", 0.1), ("thresholds",)),
         ((good, "--dask", "tcp://127.0.0.1:1"), ("no Dask scheduler",)),
+        ((good, "--dask", "foo://127.0.0.1:1"), ("no Dask scheduler", "unknown address scheme")),
+        ((good, "--dask", "127.0.0.1:abc"), ("no Dask scheduler",)),
     ):
         assert_one_line(call(cli.app, "evaluate", *arguments, *common), *words)
 

@@ -210,6 +210,23 @@ def test_the_longest_legal_name_is_written_under_a_hidden_one_that_matches_the_p
         (tmp_path / name).unlink()
 
 
+def test_two_processes_that_write_one_file_do_not_mix_their_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each writes the whole of its own; the one that ends last has the name."""
+    one = VideoWriter(tmp_path / "o.mp4")
+    monkeypatch.setattr("gc_ros.media.video_writer.os.getpid", lambda: 1)
+    two = VideoWriter(tmp_path / "o.mp4")
+    for i in range(30):
+        one.write(flat((220, 20, 20)), i * NS // 10)
+        two.write(flat((20, 20, 220)), i * NS // 10)
+    for writer, red in ((one, 220), (two, 20)):
+        writer.close()
+        read = [int(frame[8, 8, 0]) for frame, _ in read_video(tmp_path / "o.mp4")]
+        assert read == pytest.approx([red] * 30, abs=8)
+    assert [p.name for p in tmp_path.iterdir()] == ["o.mp4"]
+
+
 @pytest.mark.parametrize(
     "name", [f"o.{end}" for end in ["mp4", "mov", "m4v", "3gp", "3g2", "f4v", "flv", "mkv", "ts", "nut"]]
 )

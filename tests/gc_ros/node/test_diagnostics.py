@@ -63,6 +63,11 @@ GOOD = CameraFacts(
         ({"silent_s": 9.0, "publishers": 1}, WARN, "no image on /image for 9.0 s"),
         ({"silent_s": 9.0, "publishers": 1, "big_segment": False}, WARN, "FASTRTPS_DEFAULT_PROFILES_FILE"),
         (
+            {"silent_s": 9.0, "publishers": 1, "big_segment": False, "image_bytes": 6_220_800},
+            WARN,
+            "FASTRTPS_DEFAULT_PROFILES_FILE",
+        ),
+        (
             {"refused_lately": 30, "first_refusal": "step 9", "refusal_lately": "step 3", "warmup": (0, 8)},
             ERROR,
             "every image is refused: step 3",
@@ -107,6 +112,9 @@ def test_a_camera_says_what_is_wrong_and_what_to_type(changes: dict[str, Any], l
     status = judge_camera(replace(GOOD, **changes))
     assert (status.level, says in status.message) == (level, True), status.message
     assert "\n" not in status.message
+    if "FASTRTPS" in says:
+        small = judge_camera(replace(GOOD, **changes | {"image_bytes": 230_400}))
+        assert "FASTRTPS" not in small.message, "small images fit"
     assert all(isinstance(value, str) for value in status.values.values())
 
 

@@ -69,8 +69,8 @@ def test_what_is_shown_is_recognised_within_two_windows_and_kept_over_a_restart(
     with running(bundle) as (_, peer):
         with seen(peer, YELLOW):
             assert set(next_labels(peer, 3)) == {"yellow"}
-            answer = peer.call(Forget, f"{NAME}/forget", Forget.Request(name="yellow"))
-            assert answer.success, answer.message
+            answer = peer.call(Forget, f"{NAME}/forget", Forget.Request(name=" yellow "))
+            assert answer.success and answer.message == "yellow: forgotten", answer.message
             assert "yellow" not in next_labels(peer, 3)
         assert not peer.call(Forget, f"{NAME}/forget", Forget.Request(name="yellow")).success
 

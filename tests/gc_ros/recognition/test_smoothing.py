@@ -53,6 +53,40 @@ def test_what_is_shorter_than_the_minimum_is_never_announced() -> None:
     assert feed(detector, [0.2, 0.9, 0.9, 0.9, 0.9]) == [("onset", "a", 0.1)]  # stamped where it began
 
 
+def test_what_is_too_short_to_be_announced_ends_nothing_either() -> None:
+    """One window of another activity, or of idle, would cut what is on in two."""
+    for idle in ([], ["b"]):
+        detector = EventDetector(LABELS, Smoothing(0, 0.55, 0.3, min_duration_s=0.3), idle)
+        rows = [[0.9, 0.1, 0.0]] * 6 + [[0.35, 0.6, 0.05]] * 2 + [[0.9, 0.1, 0.0]] * 2
+        found = [e for i, row in enumerate(rows) for e in detector.update(np.array(row), i * NS // 10)]
+        assert [(e.kind, e.label) for e in found] == [("onset", "a")] and detector.active == "a"
+
+
+@pytest.mark.parametrize("idle", [[], ["b"]])
+def test_what_lasts_ends_the_activity_before_it_where_it_began(idle: list[str]) -> None:
+    detector = EventDetector(LABELS, Smoothing(0, 0.55, 0.3, min_duration_s=0.3), idle)
+    rows = [[0.9, 0.1, 0.0]] * 4 + [[0.35, 0.6 + i / 100, 0.05] for i in range(5)]
+    found = [
+        (e.kind, e.label, e.stamp_ns * 10 // NS, i, e.score)
+        for i, row in enumerate(rows)
+        for e in detector.update(np.array(row), i * NS // 10)
+    ]
+    onset = [] if idle else [("onset", "b", 4, 7, 0.63)]
+    # Scores are those at the decision, as ActivityEvent.msg says.
+    assert found == [("onset", "a", 0, 3, 0.9), ("offset", "a", 4, 7, 0.35), *onset]
+
+
+def test_what_waits_to_be_announced_begins_where_the_activity_before_it_ended() -> None:
+    detector = EventDetector(LABELS, Smoothing(0, 0.55, 0.3, min_duration_s=0.3))
+    rows = [[0.9, 0.1, 0.0]] * 4 + [[0.35, 0.6, 0.05]] * 2 + [[0.1, 0.8, 0.1]] * 2
+    found = [e for i, row in enumerate(rows) for e in detector.update(np.array(row), i * NS // 10)]
+    assert [(e.kind, e.label, e.stamp_ns * 10 // NS) for e in found] == [
+        ("onset", "a", 0),
+        ("offset", "a", 6),
+        ("onset", "b", 6),
+    ]
+
+
 def test_smoothing_is_a_first_order_filter_in_time() -> None:
     detector = EventDetector(LABELS, Smoothing(tau_s=1.0))
     detector.update(np.array([0.0, 1.0, 0.0]), 0)
@@ -80,8 +114,28 @@ def test_a_break_ends_what_is_on_at_the_last_window_and_forgets() -> None:
     assert detector.reset() == [] and detector.scores is None
 
 
+@given(
+    st.lists(st.tuples(*[st.floats(0, 1)] * 3), max_size=60),
+    st.floats(0, 2),
+    st.floats(0, 1),
+    st.sampled_from([[], ["b"]]),
+)
+def test_onsets_and_offsets_alternate_in_the_order_of_their_stamps(
+    rows: list[tuple[float, ...]], tau: float, least: float, idle: list[str]
+) -> None:
+    detector = EventDetector(LABELS, Smoothing(tau, 0.5, 0.3, least), idle)
+    active, last = None, 0
+    for i, row in enumerate(rows):
+        now = i * NS // 10
+        for e in detector.update(np.array(row) / max(sum(row), 1e-9), now):
+            assert last <= e.stamp_ns <= now and e.label not in idle
+            assert (e.kind == "onset") == (active is None) and (e.kind == "onset" or e.label == active)
+            active, last = e.label if e.kind == "onset" else None, e.stamp_ns
+    assert detector.active == active
+
+
 @given(st.lists(st.floats(0, 1), max_size=60), st.floats(0, 2), st.floats(0, 1))
-def test_onsets_and_offsets_always_alternate(values: list[float], tau: float, least: float) -> None:
+def test_of_one_activity_onsets_and_offsets_alternate(values: list[float], tau: float, least: float) -> None:
     detector = EventDetector(LABELS, Smoothing(tau_s=tau, min_duration_s=least))
     active: str | None = None
     for kind, label, _ in feed(detector, values):

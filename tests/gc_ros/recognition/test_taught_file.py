@@ -296,6 +296,11 @@ def test_a_disk_without_locks_is_said(tmp_path, monkeypatch):
 def test_what_was_taught_is_loaded_from_beside_the_bundle_or_from_where_it_is_named(tmp_path):
     loaded = toy_bundle(tmp_path / "b", "colours", embedding=True)
     assert load_lessons(loaded) is None
+    for file in (tmp_path / "taught.json", tmp_path / "one.mp4"):
+        file.touch()
+        with pytest.raises(DataError, match=r"is a file; name the folder that gc-ros teach wrote"):
+            read_taught(file, "model")
+        file.unlink()
     with pytest.raises(DataError, match=r"holds no taught\.json"):
         load_lessons(loaded, str(tmp_path / "other"))
     taught = Taught(loaded.info.model_id, {"yellow": examples(6)})
