@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,30 +16,15 @@ from numpy.typing import NDArray
 
 from gc_ros.media.detections import from_first, read_csv
 from gc_ros.media.detector import Detector, Finder
-from gc_ros.media.images import Picture
-from gc_ros.media.kinds import printable
 from gc_ros.media.video import Frame, camera_number, open_camera, read_video
 from gc_ros.media.video_writer import VideoWriter
-from gc_ros.recognition.activity import Activity, stream_label
 from gc_ros.recognition.following import Following
-from gc_ros.recognition.overlay import Banner, draw
-from gc_ros.recognition.people import PersonActivity
-from gc_ros.recognition.people_overlay import draw_people
 from gc_ros.recognition.recognizer import Recognizer
-from gc_ros.recognition.sampler import Sampler
 from gc_ros.recognition.taught_file import load_lessons
-from gc_ros.recognition.telling import (
-    by_person,
-    ended_json,
-    people_json,
-    person_json,
-    result_json,
-    result_line,
-    stream_json,
-)
 from gc_ros.stamps import NS
 from gc_ros.teach import WHERE
-from trt_build.bundle import Bundle, load_bundle
+from gc_ros.watchers import Everybody, Whole
+from trt_build.bundle import load_bundle
 from trt_build.command import (
     Backend,
     BundleOption,
@@ -98,7 +82,7 @@ def video(
     camera = camera_number(source)
     if out is not None:
         _spare(out, [Path(source), people, detector])
-    watcher: _Whole | _Everybody
+    watcher: Whole | Everybody
     with ExitStack() as stack:
         # Before anything is read: what cannot be written is said at once.
         writer = stack.enter_context(VideoWriter(out)) if out is not None else None
@@ -128,10 +112,10 @@ def video(
         stack.callback(engine.close)
         if alone:
             following = Following(loaded, engine, recorded, mode=mode, stride=stride, lessons=lessons)
-            watcher = _Everybody(following, finder, first[1])
+            watcher = Everybody(following, finder, first[1])
         else:
             recognizer = Recognizer(loaded, engine, mode=mode, stride=stride, lessons=lessons)
-            watcher = _Whole(recognizer, first[1])
+            watcher = Whole(recognizer, first[1])
         stack.callback(watcher.close)
         began = time.perf_counter()
         last_ns = _watch(_chain(first, frames), watcher, writer, show, as_json)
@@ -156,147 +140,9 @@ def _spare(out: Path, inputs: Iterable[Path | None]) -> None:
             raise DataError(f"{out}: is read here and would be overwritten; choose another --out")
 
 
-def _breaks(info: Bundle, resets: Mapping[str, int], what: str = "images") -> str:
-    """What breaks in a video mean, where it gave no result. what: must come often enough."""
-    reasons = ", ".join(f"{reason}: {n}" for reason, n in sorted(resets.items()))
-    return (
-        f" without a break, but there are breaks ({reasons}); give a clip whose {what} are at most "
-        f"{Sampler(info.rate_hz).max_frame_gap_s:.2g} s apart, in order and of one size"
-    )
-
-
-class _Whole:
-    """The activity of the whole picture. results: all so far."""
-
-    def __init__(self, recognizer: Recognizer, zero_ns: int) -> None:
-        self._recognizer, self._zero_ns = recognizer, zero_ns
-        self._banner = Banner()
-        self.results: list[Activity] = []
-
-    def take(self, image: NDArray[np.uint8], stamp_ns: int, as_json: bool) -> list[Any]:
-        """What a frame makes known, as lines or as JSON."""
-        result = self._recognizer.push(image, stamp_ns, bgr=False)
-        if result is None:
-            return []
-        self.results.append(result)
-        self._banner.add(result.events, stamp_ns)
-        return [result_json(result, self._zero_ns) if as_json else result_line(result, self._zero_ns)]
-
-    def finish(self, as_json: bool) -> list[Any]:
-        """What the end makes known."""
-        return []
-
-    def picture(self, image: NDArray[np.uint8], stamp_ns: int) -> NDArray[np.uint8]:
-        """The frame with the newest result."""
-        return draw(
-            image,
-            self.results[-1] if self.results else None,
-            event=self._banner.at(stamp_ns),
-            warmup=None if self.results else self._recognizer.warmup,
-        )
-
-    def why_none(self, seconds: float) -> str:
-        """Why a video of this length gave no result."""
-        info, counts = self._recognizer.info, self._recognizer.counters()
-        needed = (
-            f"{counts.frames_sampled} frames sampled in {seconds:.2f} s, a window needs "
-            f"{info.T} frames at {info.rate_hz:g} Hz, {info.window_s:.2g} s"
-        )
-        return f"{needed}; give a longer clip" if not counts.resets else needed + _breaks(info, counts.resets)
-
-    def as_json(self, source: str, seconds: float, engine: str) -> dict[str, Any]:
-        """The whole video."""
-        return stream_json(source, self.results, seconds, self._recognizer.counters(), engine)
-
-    def as_text(self, how_long: str) -> list[str]:
-        """The whole video, in lines."""
-        label, scores = stream_label(self.results)
-        return [f"stream: {label} {float(scores.max()):.1%} (mean of {len(self.results)} results {how_long})"]
-
-    def close(self) -> None:
-        """Take nothing more."""
-        self._recognizer.close()
-
-
-class _Everybody:
-    """The activity of each person. finder: who says who is where, else it is known beforehand. results: all so far."""
-
-    def __init__(self, following: Following, finder: Finder | None, zero_ns: int) -> None:
-        self._following, self._finder, self._zero_ns = following, finder, zero_ns
-        self.results: list[PersonActivity] = []
-        self._newest: dict[str, PersonActivity] = {}
-
-    def take(self, image: NDArray[np.uint8], stamp_ns: int, as_json: bool) -> list[Any]:
-        """What a frame makes known, as lines or as JSON."""
-        found = self._following.push(Picture.of(image, False), stamp_ns)
-        if self._finder is not None:
-            found += self._following.detections(self._finder(image, stamp_ns))
-        return self._say(found, as_json)
-
-    def finish(self, as_json: bool) -> list[Any]:
-        """What the end makes known."""
-        return self._say(self._following.finish(), as_json)
-
-    def _say(self, found: list[PersonActivity], as_json: bool) -> list[Any]:
-        self.results += found
-        self._newest |= {result.person_id: result for result in found}
-        ended = self._following.people.take_events()
-        zero_ns = self._zero_ns
-        if as_json:
-            return [ended_json(who, event, zero_ns) for who, event in ended] + [
-                person_json(result, zero_ns) for result in found
-            ]
-        return [
-            f"{(event.stamp_ns - zero_ns) / NS:9.3f} s  {printable(who)}: <{event.kind} {event.label}>"
-            for who, event in ended
-        ] + [result_line(result.activity, zero_ns, f"{printable(result.person_id)}: ") for result in found]
-
-    def picture(self, image: NDArray[np.uint8], stamp_ns: int) -> NDArray[np.uint8]:
-        """The frame with the newest result of each person in it, where the person is now."""
-        boxes = self._following.people.boxes(stamp_ns)
-        shown = [replace(self._newest[who], box=box) for who, box in boxes.items() if who in self._newest]
-        return draw_people(image, shown)
-
-    def why_none(self, seconds: float) -> str:
-        """Why a video of this length gave no result."""
-        counts, info = self._following.people.counters(), self._following.people.info
-        left_out = ", ".join(f"{reason}: {n}" for reason, n in sorted(counts.left_out.items()))
-        return (
-            f"nobody was in {info.T} frames at {info.rate_hz:g} Hz, {info.window_s:.2g} s, of the "
-            f"{counts.frames_sampled} frames sampled in {seconds:.2f} s"
-            + (f" (left out: {left_out})" if left_out else "")
-            + (
-                _breaks(info, counts.resets, "images, and each person's boxes,")
-                if counts.resets
-                else "; check the boxes, or give a longer clip"
-            )
-        )
-
-    def as_json(self, source: str, seconds: float, engine: str) -> dict[str, Any]:
-        """The whole video."""
-        return people_json(source, self.results, seconds, self._following.people.counters(), engine)
-
-    def as_text(self, how_long: str) -> list[str]:
-        """The whole video, in lines."""
-        lines = []
-        for who, own in by_person(self.results).items():
-            label, scores = stream_label(own)
-            lines.append(f"{printable(who)}: {label} {float(scores.max()):.1%} (mean of {len(own)} results)")
-        left_out = sorted(self._following.people.counters().left_out.items())
-        lines += [f"left out: {reason}: {n}" for reason, n in left_out]
-        return [
-            *lines,
-            f"stream: {len(by_person(self.results))} people, {len(self.results)} results {how_long}",
-        ]
-
-    def close(self) -> None:
-        """Take nothing more."""
-        self._following.people.close()
-
-
 def _watch(
     frames: Iterator[Frame],
-    watcher: _Whole | _Everybody,
+    watcher: Whole | Everybody,
     writer: VideoWriter | None,
     show: bool,
     as_json: bool,

@@ -48,7 +48,7 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"media"}),
         frozenset({"recognition"}),
         frozenset({"evaluation", "node"}),
-        frozenset({"teach"}),
+        frozenset({"teach", "watchers"}),
         frozenset({"cli", "commands", "security"}),
     ),
     "gc_model": (

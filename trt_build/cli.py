@@ -85,8 +85,12 @@ def export(
     )
     if CLASSES_NAME not in bundle.info.sha256:
         typer.echo(
-            "it cannot be taught new activities: the clips of the training are not where they were; "
-            "export again with --clips DATA",
+            "it cannot be taught new activities: "
+            + (
+                f"in {clips}, and what was mixed in, there is no clip of some of its classes; give data that has"
+                if clips is not None
+                else "the clips of the training are not where they were; export again with --clips DATA"
+            ),
             err=True,
         )
 

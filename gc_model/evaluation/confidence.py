@@ -60,6 +60,8 @@ def calibrate_run(
     network after it. Raises DataError where no clip is left or none decodes.
     """
     model, recipe = checkpoint.load(run)
+    if unknown_labelled is not None:
+        _idle(run, recipe)  # before anything is computed
     model.to(accelerator())
     clips, source = _validation(run, data, recipe, subjects, boxes)
     logits, labels, left_out = _windows(model, recipe, clips, progress)
@@ -77,6 +79,11 @@ def calibrate_run(
             )
     threshold = open_set_threshold(_sureness(logits, T), None if strange is None else _sureness(strange, T))
     recipe = replace(recipe, temperature=T, unknown_threshold=threshold)
+    lower = 0.0
+    if unknown is not None and strange is not None and unknown_labelled is not None:
+        lower = _lowered(
+            run, recipe, unknown, strange, unknown_labelled
+        )  # may be refused: nothing is written before
     checkpoint.save(run, model, recipe)
     found: dict[str, Any] = {
         "source": source,
@@ -87,7 +94,7 @@ def calibrate_run(
     found |= _figures(logits, labels, strange, recipe)
     write_atomically(run / "confidence.json", json.dumps(found, indent=1))
     if unknown is not None and strange is not None and unknown_labelled is not None:
-        settled = _settle(run, model, recipe, unknown, strange, unknown_labelled)
+        settled = _settle(run, model, recipe, strange, lower)
         # A bias of the classifiers is one of the logits.
         for each in (logits, strange):
             each[:, _idle(run, recipe)] -= settled["idle_lowered"]
@@ -166,14 +173,11 @@ def settle_idle(run: Path, unknown: Path, share: float, *, progress: bool = True
     logits = _windows(model, recipe, index("clips", unknown), progress, labelled=False)[0]
     if not len(logits):
         raise DataError(f"{unknown}: no clip gives a window; give some that decode")
-    return _settle(run, model, recipe, unknown, logits, share)
+    return _settle(run, model, recipe, logits, _lowered(run, recipe, unknown, logits, share))
 
 
-@torch.no_grad()
-def _settle(
-    run: Path, model: Network, recipe: checkpoint.Recipe, unknown: Path, logits: Tensor, share: float
-) -> dict[str, Any]:
-    """`settle_idle` by the logits of the windows of `unknown`."""
+def _lowered(run: Path, recipe: checkpoint.Recipe, unknown: Path, logits: Tensor, share: float) -> float:
+    """What `settle_idle` lowers idle by, by the logits of the windows of `unknown`. Raises DataError as that does."""
     idle = _idle(run, recipe)
     lower = idle_offset(logits, idle, recipe.temperature, recipe.unknown_threshold, share)
     if lower is None:
@@ -188,6 +192,15 @@ def _settle(
             f"without idle at all {100 * without:.1f} % of the windows of {unknown} carry a label: ask for less than "
             f"that, or idle would never be said"
         )
+    return lower
+
+
+@torch.no_grad()
+def _settle(
+    run: Path, model: Network, recipe: checkpoint.Recipe, logits: Tensor, lower: float
+) -> dict[str, Any]:
+    """Lower idle in the network. logits: of the windows of none of the classes."""
+    idle = _idle(run, recipe)
     for name, parameter in model.named_parameters():
         if name.startswith(CLASSIFIERS) and name.endswith("bias"):
             parameter[..., idle] -= lower
@@ -266,7 +279,7 @@ def open_set_threshold(known: Tensor, unknown: Tensor | None) -> float:
     known, unknown: (n,) best probabilities of windows of either kind.
     """
     if unknown is None:
-        return min(SURE, float(torch.quantile(known.double(), 1 - KEPT)))
+        return min(SURE, float(torch.quantile(known.double(), 1 - KEPT, interpolation="lower")))
     scores = torch.cat([known, unknown]).double().numpy()
     target = np.r_[np.ones(len(known), int), np.zeros(len(unknown), int)]
     false, true, thresholds = roc_curve(target, scores, drop_intermediate=False)

@@ -55,21 +55,21 @@ def training_clips(run: Path, labels: Sequence[str], data: Path | None) -> list[
         boxes=boxes,
         margin=margin,
     )
-    clips = [*found]
-    also = [Path(a) for a in options.get("also", ()) if Path(a).exists()] if data is None else []
-    for each in all_mixed_in(also, margin if boxes else None):
-        clips += each
-    # Classes that counted as idle are left out: idle would lie where a robot may be taught them.
-    idle = {clean(c) for c in options.get("idle_classes", ())}
-    clips = [c for c in clips if c.label not in idle]
     people = set(options.get("subjects") or ())
     clips = [
-        c for c in spelled_as(clips, labels) if c.label in labels and (not people or c.subject in people)
+        c for c in spelled_as(found, labels) if c.label in labels and (not people or c.subject in people)
     ]
     if data is not None and not clips:
         raise DataError(
             f"{data} has no clip that {run} was trained on; give the data of its training, or none: --clips"
         )
+    # What was mixed in was so whole, whoever the people of the data were.
+    also = [Path(a) for a in options.get("also", ()) if Path(a).exists()]
+    for each in all_mixed_in(also, margin if boxes else None):
+        clips += [c for c in spelled_as(each, labels) if c.label in labels]
+    # Classes that counted as idle are left out: idle would lie where a robot may be taught them.
+    idle = {clean(c) for c in options.get("idle_classes", ())}
+    clips = [c for c in clips if c.label not in idle]
     # A table may name the same files below another folder than when the run was trained.
     ends = {_end(name) for name in trained_on}
     known = [c for c in clips if _end(c.name) in ends]

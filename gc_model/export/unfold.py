@@ -26,7 +26,7 @@ from gc_model.paper.variants import build, for_robot
 from gc_model.training import checkpoint
 from gc_model.training.checkpoint import Recipe
 from gc_model.training.run_directory import check_unused
-from trt_build.bundle import LoadedBundle, load_bundle
+from trt_build.bundle import INT8, LoadedBundle, load_bundle
 from trt_build.errors import BundleError, DataError
 
 # Names in the graphs: those of `WindowGraph` and `StepGraph`, which hold the network as `model`.
@@ -73,7 +73,9 @@ def unfold(bundle: LoadedBundle) -> tuple[GlimpseClouds, Recipe]:
             f"{bundle.path}: its graphs are not those of the network that it describes ({error}); train from the run "
             "that it was exported from"
         ) from None
-    calibration, provenance = info.calibration, {k: v for k, v in info.provenance.items() if k != NETWORK}
+    calibration = info.calibration
+    # The next export has no INT8 graphs.
+    provenance = {k: v for k, v in info.provenance.items() if k not in (NETWORK, INT8)}
     return model, Recipe(
         list(info.labels),
         info.window_s,

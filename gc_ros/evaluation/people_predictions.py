@@ -38,7 +38,8 @@ class PeoplePredictions(Predictions):
         """Write the results of a frame, and its annotations of the image. Their events come first."""
         self._newest |= {result.person_id: result for result in results}
         present = people.present
-        for who in self._newest.keys() - present.keys():
+        # As the node has it: what was said of an id before its window began again may be of somebody else.
+        for who in self._newest.keys() - people.known:
             del self._newest[who]
             self._on.pop(who, None)
         newest = results[0].activity
@@ -49,7 +50,7 @@ class PeoplePredictions(Predictions):
             image_width=newest.width,
             image_height=newest.height,
             people=[self._person(result, newest.stamp_ns) for result in told],
-            warming_up=sorted(who for who, (n, T) in present.items() if n < T),
+            warming_up=sorted(present.keys() - self._newest.keys()),
             left_out=sorted(people.without_slot),
             model_id=newest.model_id,
         )

@@ -32,7 +32,7 @@ from gc_ros.evaluation.sources import Frame, FrameReader, Source
 from gc_ros.evaluation.strips import Seen, WatchedSlots
 from gc_ros.media.detections import Box, Detections, from_first, read_csv
 from gc_ros.media.kinds import clean
-from gc_ros.recognition.following import Following
+from gc_ros.recognition.following import Following, in_order
 from gc_ros.recognition.people import PeopleCounters, PersonActivity
 from gc_ros.recognition.region import overlap
 from gc_ros.recognition.sampler import Sampler
@@ -129,13 +129,17 @@ class PeopleReading(BagReading):
         self._there = Whereabouts()
         self._size: tuple[int, int] | None = None
         self._active: dict[str, str | None] = {}
-        self._named: dict[str, str] = {}  # person of the truth by id, from the newest result
+        # Person of the truth by id: from the newest result, and from that with which began what is on.
+        self._named: dict[str, str] = {}
+        self._began: dict[str, str] = {}
         info = bundle.info
         step = (options.mode or info.default_mode) == "step"
         every = max(options.stride, (info.reset_after or 1) if step else 1)
-        self._window_ns = round(info.window_s * NS)
+        self._span_ns = round(
+            (info.T - 1) / info.rate_hz * NS
+        )  # of a window, from its first frame to its last
         self._misses = Misses(
-            self._window_ns, round(every / info.rate_hz * NS), round(0.5 / info.rate_hz * NS)
+            round(info.window_s * NS), round(every / info.rate_hz * NS), round(0.5 / info.rate_hz * NS)
         )
         self._log_ns = 0  # when what is looked at was recorded
         self._writer: PeoplePredictions | None = None
@@ -174,7 +178,7 @@ class PeopleReading(BagReading):
                 self._look(item)
             self._results(self._following.finish())
             self._note_missed(self._misses.end())
-            self._note_events(self._following.people.reset("end"), self.passes[-1].last_ns)
+            self._note_events(self._following.people.reset("end"))
         self.spent = {"wall_s": time.perf_counter() - began, "cpu_s": time.process_time() - cpu}
 
     def _begin(self, first_ns: int) -> Following:
@@ -212,7 +216,7 @@ class PeopleReading(BagReading):
         if again and self._table is not None:
             found, ended = self._following.rewind()
             self._results(found)
-            self._note_events(ended, frame.stamp_ns)
+            self._note_events(ended)
         self._size = frame.picture.width, frame.picture.height
         for item in frame.people:
             self._look(item)
@@ -221,7 +225,7 @@ class PeopleReading(BagReading):
             self._writer.image(frame, self.frames.topic)
         found = self._following.push(frame.picture, frame.stamp_ns, encoding=frame.encoding)
         if again:  # what this image ends belongs to the pass before it
-            self._note_events(self._following.people.take_events(), frame.stamp_ns)
+            self._note_events(self._following.people.take_events())
         self._follow(frame, again)
         self._results(found)
 
@@ -251,8 +255,18 @@ class PeopleReading(BagReading):
     def _results(self, found: Sequence[PersonActivity]) -> None:
         assert self._following is not None
         by_frame: dict[int, list[PersonActivity]] = {}
-        for result in found:
-            by_frame.setdefault(result.activity.stamp_ns, []).append(result)
+        for item in in_order(found, self._following.people.take_events()):
+            if isinstance(item, PersonActivity):
+                by_frame.setdefault(item.activity.stamp_ns, []).append(item)
+            else:
+                self._frames(by_frame)
+                by_frame.clear()
+                self._note_events([item])
+        self._frames(by_frame)
+
+    def _frames(self, by_frame: dict[int, list[PersonActivity]]) -> None:
+        """Note the results of some frames."""
+        assert self._following is not None
         for stamp_ns, results in by_frame.items():
             there = self._there.at(stamp_ns)
             named = (
@@ -260,13 +274,13 @@ class PeopleReading(BagReading):
             )
             for result, who in zip(results, named, strict=True):
                 self._named[result.person_id] = who or f"?{result.person_id}"
-                self._note_events([(result.person_id, e) for e in result.activity.events], stamp_ns)
+                for event in result.activity.events:
+                    self._note_event(result.person_id, event, stamp_ns)
                 self._row(result, who)
             since = {who: self._there.since_ns(who) for who in there}
             self._note_missed(self._misses.frame(stamp_ns, since, {who for who in named if who is not None}))
             if self._writer is not None:
                 self._writer.people(results, self._following.people, self.frames.frame_id, self._log_ns)
-        self._note_events(self._following.people.take_events(), self.clocks[-1][1] if self.clocks else 0)
 
     def _row(self, result: PersonActivity, who: str | None) -> None:
         a, box = result.activity, result.box
@@ -295,17 +309,26 @@ class PeopleReading(BagReading):
 
     def _note_missed(self, missed: Sequence[tuple[str, int]]) -> None:
         for who, stamp_ns in missed:
-            start_ns = stamp_ns - self._window_ns
+            start_ns = stamp_ns - self._span_ns
             row = {"missed": True, "start_ns": start_ns, "end_ns": stamp_ns, "truth_person": who}
             self._rows.write(json.dumps(row) + "\n")
 
-    def _note_events(self, events: Sequence[tuple[str, ActivityEvent]], decided_ns: int) -> None:
-        for person, event in events:
-            self._active[person] = event.label if event.kind == "onset" else None
-            place = {"decided_ns": decided_ns, "pass": self.in_pass}
-            self.events.append({**asdict(event), **place, "person": self._named.get(person, person)})
-            if self._writer is not None:
-                self._writer.event(event, decided_ns, self.frames.frame_id, self._log_ns, person)
+    def _note_events(self, ended: Sequence[tuple[str, ActivityEvent]]) -> None:
+        """Note what ended without a result, as the frame decided that was looked at last."""
+        assert self._following is not None
+        for person, event in ended:
+            self._note_event(person, event, self._following.people.shown_ns)
+
+    def _note_event(self, person: str, event: ActivityEvent, decided_ns: int) -> None:
+        if event.kind == "onset":
+            self._began[person] = self._named.get(person, person)
+        # What ends is what began, whoever the box lies on by now.
+        name = self._began.get(person, person)
+        self._active[person] = event.label if event.kind == "onset" else None
+        place = {"decided_ns": decided_ns, "pass": self.in_pass}
+        self.events.append({**asdict(event), **place, "person": name})
+        if self._writer is not None:
+            self._writer.event(event, decided_ns, self.frames.frame_id, self._log_ns, person)
 
     def everybody(self) -> set[str]:
         """Everybody whom the true boxes name, as a truth may name them."""

@@ -125,7 +125,7 @@ class CameraPeople:
     def _present(self) -> Present:
         present = self.people.present
         warming_up = tuple(who for who, (n, T) in present.items() if n < T)
-        return Present(tuple(present), warming_up, self.people.without_slot)
+        return Present(tuple(present), warming_up, self.people.without_slot, self.people.shown_ns)
 
     # -- diagnostics -----------------------------------------------------------------------------------------
 

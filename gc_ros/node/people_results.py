@@ -34,11 +34,15 @@ _NO_GESTURE = ("OTHER", "RIGHT", "LEFT", "INDEPENDENT")
 
 @dataclass(frozen=True)
 class Present:
-    """Who is there: ids with a place, those of them whose window is not full, and ids for whom there is no place."""
+    """Who is there: ids with a place, those of them whose window is not full, and ids for whom there is no place.
+
+    shown_ns: stamp of the frame that was looked at last; 0: none yet.
+    """
 
     ids: Sequence[str] = ()
     warming_up: Sequence[str] = ()
     left_out: Sequence[str] = ()
+    shown_ns: int = 0
 
     @property
     def known(self) -> set[str]:
@@ -108,7 +112,8 @@ class PeopleResults:
                 self._on[who] = event
             else:
                 self._on.pop(who, None)
-            self._results.publish_event(who, event, decided_ns)
+            # What ends without a result is decided by a frame all the same.
+            self._results.publish_event(who, event, decided_ns or self._present().shown_ns or None)
 
         with self._lock:
             self.log.publish(publish)

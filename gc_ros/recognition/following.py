@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from gc_ros.media.detections import Detections
@@ -13,6 +13,21 @@ from gc_ros.recognition.people import People, PersonActivity, PersonWork
 from gc_ros.recognition.smoothing import ActivityEvent
 from trt_build.bundle import LoadedBundle
 from trt_build.engine import Engine
+
+
+def in_order(
+    found: Sequence[PersonActivity], ended: Sequence[tuple[str, ActivityEvent]]
+) -> list[PersonActivity | tuple[str, ActivityEvent]]:
+    """Results, which bring their events, and (person, event) of what ended without one, as they came about.
+
+    Where boxes are rarer than images, one message of theirs makes several frames known at once. found: in the order of
+    their stamps, as one call of `Following` gives them. What ended did so after the last window that had it.
+    """
+    items: list[tuple[int, int, PersonActivity | tuple[str, ActivityEvent]]] = [
+        *((result.activity.stamp_ns, 0, result) for result in found),
+        *((item[1].stamp_ns, 1, item) for item in ended),
+    ]
+    return [item for *_, item in sorted(items, key=lambda item: item[:2])]
 
 
 class Following:

@@ -121,8 +121,8 @@ class People:
         self._newest_ns: int | None = None  # stamp of the newest image
         self._asked = 0
         self._received = self._sampled = 0
-        #: Chosen frames that have been given to who is in them; the others wait for detections.
-        self.shown = 0
+        #: Chosen frames that have been given to who is in them; the others wait for detections. Stamp of the last.
+        self.shown = self.shown_ns = 0
         self._dropped: Counter[str] = Counter()
         self._left_out: Counter[str] = Counter()
 
@@ -214,7 +214,7 @@ class People:
 
     def _show(self, frame: _Waiting) -> list[PersonWork]:
         """Give a frame to the recognisers of everybody who is in it."""
-        self.shown += 1
+        self.shown, self.shown_ns = self.shown + 1, frame.stamp_ns
         places = self._usable(frame)
         self._seats.free(frame.stamp_ns, self._patience, places)
         work: list[PersonWork] = []
@@ -274,6 +274,11 @@ class People:
         """Who has a slot, and the `warmup` of each."""
         with self._lock:
             return {name: seat.recognizer.warmup for name, seat in self._seats.taken.items()}
+
+    @property
+    def known(self) -> set[str]:
+        """Whose window is full: before that, what was said of the id may be of somebody else."""
+        return {who for who, (n, T) in self.present.items() if n == T}
 
     def boxes(self, stamp_ns: int) -> dict[str, Box]:
         """Where everybody who has a slot is at a stamp, as far as that is known by now."""

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gc_ros.media.kinds import printable
 from gc_ros.recognition.activity import Activity, stream_label
 from gc_ros.recognition.intake import Counters
 from gc_ros.recognition.people import PeopleCounters, PersonActivity
@@ -58,8 +59,22 @@ def person_json(result: PersonActivity, zero_ns: int) -> dict[str, Any]:
 
 
 def ended_json(who: str, event: ActivityEvent, zero_ns: int) -> dict[str, Any]:
-    """An activity that ended without a result: the person left, or the window began again."""
-    return {"type": "event", "person": who, **event_json(event, zero_ns)}
+    """An activity that ended without a result: the person left, the window began again, or the video ended.
+
+    who: "" for the whole picture.
+    """
+    return {"type": "event", **({"person": who} if who else {}), **event_json(event, zero_ns)}
+
+
+def ended_line(who: str, event: ActivityEvent, zero_ns: int) -> str:
+    """The same for people to read."""
+    at = (event.stamp_ns - zero_ns) / NS
+    return f"{at:9.3f} s  {f'{printable(who)}: ' if who else ''}<{event.kind} {event.label}>"
+
+
+def _breaks(resets: Mapping[str, int]) -> dict[str, int]:
+    """Without the end of the file, which is none."""
+    return {reason: n for reason, n in resets.items() if reason != "end"}
 
 
 def stream_json(
@@ -78,7 +93,7 @@ def stream_json(
         "frames_in": counters.frames_received,
         "frames_sampled": counters.frames_sampled,
         "dropped": counters.dropped,
-        "resets": counters.resets,
+        "resets": _breaks(counters.resets),
         "model_id": results[-1].model_id,
         "engine": engine,
     }
@@ -118,7 +133,7 @@ def people_json(
         "frames_sampled": counters.frames_sampled,
         "dropped": counters.dropped,
         "left_out": counters.left_out,
-        "resets": counters.resets,
+        "resets": _breaks(counters.resets),
         "model_id": results[-1].activity.model_id,
         "engine": engine,
     }

@@ -45,7 +45,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_video_prints_a_line_a_result_and_the_stream_last(clip: Path, colours: LoadedBundle) -> None:
     code, out, _ = run("video", clip, "--bundle", colours.path, "--stride", 4, "--threads", 1)
     lines = out.splitlines()
-    assert code == 0 and len(lines) == 6  # 24 samples: results at 8, 12, 16, 20, 24
+    assert code == 0 and len(lines) == 7  # 24 samples: results at 8, 12, 16, 20, 24
+    assert "<offset " in lines[-2] and "%" not in lines[-2], "what is on at the end ends there"
     assert "0.867 s  red 100.0%" in lines[0] and "<onset red>" in lines[0]
     assert lines[-1].startswith("stream: red ")
 
@@ -54,8 +55,9 @@ def test_video_prints_a_line_a_result_and_the_stream_last(clip: Path, colours: L
 def test_video_speaks_json(clip: Path, colours: LoadedBundle, mode: str) -> None:
     code, out, _ = run("video", clip, "-b", colours.path, "--json", "--mode", mode, "--stride", 8)
     rows = [json.loads(line) for line in out.splitlines()]
-    assert code == 0 and [row["type"] for row in rows] == ["activity"] * 3 + ["stream"]
+    assert code == 0 and [row["type"] for row in rows] == ["activity"] * 3 + ["event", "stream"]
     first, last = rows[0], rows[-1]
+    assert (rows[-2]["kind"], rows[-2]["s"]) == ("offset", rows[2]["end_s"]) and last["resets"] == {}
     assert first["label"] == "red" and len(first["glimpses"]) == 3 and first["status"] == "ok"
     assert first["start_s"] == 0 and first["end_s"] == pytest.approx(26 / 30)
     assert last["label"] == "red" and last["results"] == 3 and last["frames_in"] == 90

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import typer
 
-from gc_ros import commands
+from gc_ros import commands, watchers
 from gc_ros.media.detections import Box, Detection, Detections, write_csv
 from gc_ros.media.video import read_video
 from gc_ros.stamps import NS
@@ -167,3 +168,68 @@ def test_more_threads_than_cores_are_not_used(
     result = call(app, "one", *(() if given is None else ("--threads", given)))
     assert result.exit_code == 0 and seen == [used]
     assert call(app, "one", "--threads", 0).exit_code == 2
+
+
+def test_what_a_break_ends_is_said_and_nothing_of_before_is_shown_behind_it(
+    colours: LoadedBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty red pictures, a gap of three seconds, then green ones, too few for a window."""
+    times = [*range(0, 40, 2), *range(130, 142, 2)]
+    images = [flat(RED)] * 20 + [flat((5, 210, 30))] * 6
+    clip = write_clip(tmp_path / "gap.mp4", images, pts=times)
+    shown = []
+    real = watchers.draw
+    monkeypatch.setattr(
+        watchers,
+        "draw",
+        lambda image, result, **more: shown.append((result, more)) or real(image, result, **more),
+    )
+    code, out, _ = run("video", clip, "-b", colours.path, "--out", tmp_path / "o.mp4", "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    ended = [row for row in rows if row["type"] == "event"]
+    assert code == 0 and [(e["kind"], e["label"]) for e in ended] == [("offset", "red")]
+    last = [row for row in rows if row["type"] == "activity"][-1]
+    assert ended[0]["s"] == last["end_s"] and "person" not in ended[0]
+    assert [result is None for result, _ in shown[-6:]] == [True] * 6
+    assert all(more["warmup"][0] < more["warmup"][1] for _, more in shown[-6:])
+
+
+def test_an_id_that_lies_on_somebody_else_is_not_shown_with_what_was_said_before(
+    colours: LoadedBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.full((120, 320, 3), RED, np.uint8)
+    image[:, 160:] = (5, 210, 30)
+    clip = write_clip(tmp_path / "two.mp4", [image] * 60, fps=15)
+    left, right = Box(20, 20, 80, 100), Box(240, 20, 300, 100)
+    found = [Detections(i * NS // 15, (Detection("7", left if i < 30 else right),)) for i in range(60)]
+    write_csv(tmp_path / "people.csv", found)
+    shown = []
+    monkeypatch.setattr(watchers, "draw_people", lambda image, people: shown.append(people) or image)
+    code, _, _ = run(
+        "video", clip, "-b", colours.path, "--people", tmp_path / "people.csv", "--out", tmp_path / "o.mp4"
+    )
+    labels = [[(p.activity.label, p.box.x_min > 160) for p in people] for people in shown]
+    assert code == 0 and [("red", False)] in labels and [("green", True)] in labels
+    assert all(what in ([], [("red", False)], [("green", True)]) for what in labels)
+
+
+def test_events_of_frames_that_one_message_of_boxes_releases_come_in_their_order(
+    colours: LoadedBundle, tmp_path: Path
+) -> None:
+    """Boxes come every second: the jump of an id lies among the frames that one of them makes known."""
+    image = np.full((120, 320, 3), RED, np.uint8)
+    image[:, 160:] = (5, 210, 30)
+    clip = write_clip(tmp_path / "two.mp4", [image] * 75, fps=15)
+    left, right = Box(20, 20, 80, 100), Box(240, 20, 300, 100)
+    for every in range(8, 16):
+        found = [
+            Detections(i * NS // 15, (Detection("7", left if i < 30 else right),))
+            for i in range(0, 75, every)
+        ]
+        write_csv(tmp_path / "people.csv", found)
+        _, out, _ = run("video", clip, "-b", colours.path, "--people", tmp_path / "people.csv", "--json")
+        events = []
+        for row in map(json.loads, out.splitlines()):
+            events += [row] if row["type"] == "event" else row.get("events", [])
+        assert [e["kind"] for e in events] == ["onset", "offset"] * (len(events) // 2), (every, events)
+        assert [e["s"] for e in events] == sorted(e["s"] for e in events)

@@ -67,6 +67,12 @@ def test_without_unknown_clips_the_threshold_keeps_95_of_100_known():
     assert open_set_threshold(known, None) == pytest.approx(0.05, abs=1e-3)
 
 
+@pytest.mark.parametrize("n", [2, 5, 10, 15, 19, 35, 39, 59, 100])
+def test_as_many_of_few_known_windows_pass_as_is_promised(n: int):
+    known = torch.linspace(0.3, 0.45, n)
+    assert (known >= open_set_threshold(known, None)).double().mean() >= 0.95
+
+
 def test_known_clips_alone_never_ask_for_more_than_an_even_chance():
     # A small set is often fitted to certainty; a threshold of 0.9996 would call everything new unknown.
     assert open_set_threshold(torch.full((100,), 0.9998), None) == 0.5

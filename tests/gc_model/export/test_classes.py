@@ -69,6 +69,25 @@ def test_classes_that_counted_as_idle_in_training_are_no_part_of_the_statistics(
     assert {c.label for c in training_clips(run, LABELS, None)} == {"blue", "red"}
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_what_was_mixed_in_is_part_of_the_statistics_whoever_was_left_out(data: Path, moved: bool) -> None:
+    """Clips that a robot kept name no person, and lie apart from the data."""
+    also = data.parent / "kept" / "new"
+    also.mkdir(parents=True)
+    for n in range(3):
+        write_clip(also / f"{n}.mp4", [np.full((96, 128, 3), GREY, np.uint8)] * 24, fps=8)
+    table = [
+        "path,class,subject",
+        *(f"{k}/{n}.mp4,{k},{'ann' if n else 'ben'}" for k in LABELS for n in range(6)),
+    ]
+    (data / "clips.csv").write_text("\n".join(table))
+    run = run_on(data, subjects=["ann"], also=[str(also.parent)])
+    names = {*json.loads((run / "clips.json").read_text())["training"], *(f"new/{n}.mp4" for n in range(3))}
+    (run / "clips.json").write_text(json.dumps({"training": sorted(names)}))
+    clips = training_clips(run, [*LABELS, "new"], data if moved else None)
+    assert sorted(c.label for c in clips) == sorted([*(5 * LABELS), *(3 * ["new"])])
+
+
 def test_runs_of_whole_pictures_and_those_whose_boxes_are_gone_have_whole_pictures(
     data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

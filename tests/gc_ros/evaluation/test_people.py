@@ -447,3 +447,68 @@ def test_average_precision_is_the_area_below_the_falling_curve(
         best = max(precision for _, precision in points[i:])
         area += (points[i][0] - points[i - 1][0]) * best
     assert average_precision(right, scores, missed) == pytest.approx(area)
+
+
+def one_who_is_red_for_a_while(tmp_path: Path) -> Path:
+    """Ann, red from 0.6 to 2.4 s and grey else; Bob is grey."""
+    red, grey = np.full((240, 560, 3), 100, np.uint8), np.full((240, 560, 3), 100, np.uint8)
+    red[:, :170] = COLOURS[0]
+    clip = write_clip(tmp_path / "one.mp4", [red if 9 <= i < 36 else grey for i in range(60)], fps=15)
+    write_csv(tmp_path / "true.csv", boxes({"ann": ANN, "bob": BOB}))
+    truth(tmp_path / "one.truth.csv", ("ann", 0.6, 2.4, "red"))
+    return clip
+
+
+def test_what_ends_is_what_began_whoever_the_box_lies_on_by_then(
+    colours: LoadedBundle, tmp_path: Path
+) -> None:
+    clip = one_who_is_red_for_a_while(tmp_path)
+    tall = Box(ANN.x_min, ANN.y_min - 55, ANN.x_max, ANN.y_max + 150)  # nobody's, by overlap
+    late = boxes({"7": tall, "8": BOB})
+    right = boxes({"7": ANN, "8": BOB})
+    write_csv(tmp_path / "found.csv", [*right[:20], *late[20:]])
+    arguments = ("--people", tmp_path / "found.csv", "--true-boxes", tmp_path / "true.csv")
+    found = run(colours, tmp_path / "out", clip, *arguments)
+    bag = json.loads((tmp_path / "out" / "bag.json").read_text())
+    assert [(e["kind"], e["label"], e["person"]) for e in bag["events"]] == [
+        ("onset", "red", "ann"),
+        ("offset", "red", "ann"),
+    ]
+    assert {row["truth_person"] for row in rows_of(tmp_path / "out")} == {"ann", "bob", None}, (
+        "what is tested"
+    )
+    assert found["result"]["events"]["noticed"] == 1
+    assert "F1@0.1/0.25/0.5 1.00/1.00/" in found["text"]
+
+
+def test_as_many_windows_are_due_of_who_is_lost_as_of_who_is_found(
+    colours: LoadedBundle, tmp_path: Path
+) -> None:
+    clip = one_who_is_red_for_a_while(tmp_path)
+    counts = []
+    for name, end in (("all", SECONDS), ("lost", 1.8)):
+        bob, both = boxes({"bob": BOB}), boxes({"ann": ANN, "bob": BOB})
+        found = [both[i] if i < 10 * end else bob[i] for i in range(len(both))]
+        write_csv(tmp_path / f"{name}.csv", found)
+        arguments = ("--people", tmp_path / f"{name}.csv", "--true-boxes", tmp_path / "true.csv")
+        result = run(colours, tmp_path / name, clip, *arguments)["result"]
+        red = result["people"]["frame_map"]["per_class"]["red"]
+        counts.append((red["true"], red["missed"] > 0))
+    assert counts == [(counts[0][0], False), (counts[0][0], True)]
+
+
+def test_predictions_never_say_of_an_id_what_was_said_before_it_jumped(
+    clip: Path, colours: LoadedBundle, tmp_path: Path
+) -> None:
+    there, gone = boxes({"7": ANN, "bob": BOB}), boxes({"7": CID, "bob": BOB})
+    write_csv(tmp_path / "found.csv", [*there[:20], *gone[20:]])
+    run(colours, tmp_path / "out", clip, "--people", tmp_path / "found.csv", "--truth", "none")
+    with Recording(tmp_path / "out" / "predictions.mcap") as recording:
+        told = [item.message for item in recording.messages(["/activity_recognition/people"])]
+    warming = [message for message in told if "7" in message.warming_up]
+    assert warming, "the case that is tested"
+    for message in told:
+        ids = [person.person_id for person in message.people]
+        assert not {*ids} & {*message.warming_up}
+        seven = next((person for person in message.people if person.person_id == "7"), None)
+        assert seven is None or seven.label == ("red" if seven.x_min < 200 else "green")
