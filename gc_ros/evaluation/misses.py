@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who was there at frames with results and got none, although one was due: the misses of the frame mAP."""
+"""Who was there at frames that people were looked for in and got no result, although one was due: the misses of mAP."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 
 
 class Misses:
-    """Follows the frames of a recording that have results, in their order.
+    """Follows the frames of a recording that people were looked for in, in their order.
 
     window_ns: after which somebody who has come gets the first result. every_ns: from one result of a person to the
     next. slack_ns: half of a frame. People have their results at different frames, and one who was not found in a frame
@@ -25,7 +25,7 @@ class Misses:
     def frame(
         self, stamp_ns: int, since_ns: Mapping[str, int], found: Collection[str]
     ) -> list[tuple[str, int]]:
-        """A frame with results; returns (person, stamp) of what turns out to be missed.
+        """A frame, with results or without; returns (person, stamp) of what turns out to be missed.
 
         since_ns: since when each who is there has been. found: who has a result of this frame.
         """

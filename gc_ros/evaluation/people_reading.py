@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -138,6 +139,10 @@ class PeopleReading(BagReading):
         self._span_ns = round(
             (info.T - 1) / info.rate_hz * NS
         )  # of a window, from its first frame to its last
+        self._shown: list[
+            int
+        ] = []  # stamps of frames that people were looked for in, of whom nothing is noted yet
+        self._begun_ns = 0  # stamp of the first image since a break: nobody has a full window before
         self._misses = Misses(
             round(info.window_s * NS), round(every / info.rate_hz * NS), round(0.5 / info.rate_hz * NS)
         )
@@ -199,6 +204,7 @@ class PeopleReading(BagReading):
             self._engine,  # type: ignore[arg-type]
             recorded,
             looked=self._looked,
+            shown=self._shown.append,
             mode=o.mode,
             stride=o.stride,
             smoothing=o.smoothing,
@@ -212,7 +218,8 @@ class PeopleReading(BagReading):
 
     def _take(self, frame: Frame) -> None:
         self._following = self._following or self._begin(frame.stamp_ns)
-        again = self._stream.decide(frame.stamp_ns).reset == "backward"
+        broken = self._stream.decide(frame.stamp_ns).reset
+        again = broken == "backward"
         if again and self._table is not None:
             found, ended = self._following.rewind()
             self._results(found)
@@ -223,6 +230,8 @@ class PeopleReading(BagReading):
         self._log_ns = frame.log_ns
         if self._writer is not None:
             self._writer.image(frame, self.frames.topic)
+        if broken is not None:
+            self._begun_ns = frame.stamp_ns
         found = self._following.push(frame.picture, frame.stamp_ns, encoding=frame.encoding)
         if again:  # what this image ends belongs to the pass before it
             self._note_events(self._following.people.take_events())
@@ -254,20 +263,21 @@ class PeopleReading(BagReading):
 
     def _results(self, found: Sequence[PersonActivity]) -> None:
         assert self._following is not None
-        by_frame: dict[int, list[PersonActivity]] = {}
+        by_frame: dict[int, list[PersonActivity]] = {stamp_ns: [] for stamp_ns in self._shown}
+        self._shown.clear()
         for item in in_order(found, self._following.people.take_events()):
             if isinstance(item, PersonActivity):
                 by_frame.setdefault(item.activity.stamp_ns, []).append(item)
             else:
-                self._frames(by_frame)
-                by_frame.clear()
+                self._frames(by_frame, item[1].stamp_ns)
                 self._note_events([item])
         self._frames(by_frame)
 
-    def _frames(self, by_frame: dict[int, list[PersonActivity]]) -> None:
-        """Note the results of some frames."""
+    def _frames(self, by_frame: dict[int, list[PersonActivity]], last_ns: float = math.inf) -> None:
+        """Note the results of frames, up to that of a stamp, and who has none; they are taken out."""
         assert self._following is not None
-        for stamp_ns, results in by_frame.items():
+        for stamp_ns in [stamp_ns for stamp_ns in by_frame if stamp_ns <= last_ns]:
+            results = by_frame.pop(stamp_ns)
             there = self._there.at(stamp_ns)
             named = (
                 match(results, there) if self._by_boxes else [clean(result.person_id) for result in results]
@@ -277,9 +287,9 @@ class PeopleReading(BagReading):
                 for event in result.activity.events:
                     self._note_event(result.person_id, event, stamp_ns)
                 self._row(result, who)
-            since = {who: self._there.since_ns(who) for who in there}
+            since = {who: max(self._there.since_ns(who), self._begun_ns) for who in there}
             self._note_missed(self._misses.frame(stamp_ns, since, {who for who in named if who is not None}))
-            if self._writer is not None:
+            if self._writer is not None and results:
                 self._writer.people(results, self._following.people, self.frames.frame_id, self._log_ns)
 
     def _row(self, result: PersonActivity, who: str | None) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The truth of each person, and the figures that only results by person have: of each person, and mAP by frames.
 
-mAP as AVA has it (Gu et al. 2018): over the frames with results, a result is right for a class if its box overlaps the
+mAP as AVA has it (Gu et al. 2018): over all frames looked at, a result is right for a class if its box overlaps the
 true one by half and that person does it; a person who does it and got no result is missed. A class has the area below
 its interpolated precision over recall; mAP is the mean over classes.
 """

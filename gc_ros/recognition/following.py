@@ -33,8 +33,9 @@ def in_order(
 class Following:
     """`People` and the engine at work for them, call by call. recorded: detections that are known beforehand.
 
-    looked: called with each result and its slot of the engine, before the next engine call. The engine's batch says how
-    many people there may be. arguments: those of `People`. Raises EngineError as a `Recognizer` does.
+    looked: called with each result and its slot of the engine, before the next engine call. shown: called with the
+    stamp of each frame that people were looked for in. The engine's batch says how many people there may be. arguments:
+    those of `People`. Raises EngineError as a `Recognizer` does.
     """
 
     def __init__(
@@ -44,13 +45,14 @@ class Following:
         recorded: Iterable[Detections] = (),
         *,
         looked: Callable[[PersonActivity, int], None] = lambda result, slot: None,
+        shown: Callable[[int], None] = lambda stamp_ns: None,
         **arguments: Any,
     ) -> None:
         self.people = People(bundle, engine, range(engine.batch), at_once=self._run, **arguments)
         self._batch = Batch(engine, self.people.recognizers)
         self._all_recorded = sorted(recorded, key=lambda found: -found.stamp_ns)
         self._recorded = self._all_recorded.copy()  # the next one is the last
-        self._looked = looked
+        self._looked, self._shown = looked, shown
         self._results: list[PersonActivity] = []
 
     def push(self, picture: Picture, stamp_ns: int, *, encoding: str = "") -> list[PersonActivity]:
@@ -82,6 +84,7 @@ class Following:
         return self._take()
 
     def _run(self, work: list[PersonWork]) -> None:
+        self._shown(self.people.shown_ns)
         for item in work:
             self._batch.add(item.key, item.window)
         while self._batch.pending:

@@ -481,13 +481,15 @@ def test_what_ends_is_what_began_whoever_the_box_lies_on_by_then(
     assert "F1@0.1/0.25/0.5 1.00/1.00/" in found["text"]
 
 
+@pytest.mark.parametrize("others", [{"bob": BOB}, {}], ids=["beside somebody", "alone"])
 def test_as_many_windows_are_due_of_who_is_lost_as_of_who_is_found(
-    colours: LoadedBundle, tmp_path: Path
+    colours: LoadedBundle, tmp_path: Path, others: dict[str, Box]
 ) -> None:
     clip = one_who_is_red_for_a_while(tmp_path)
+    write_csv(tmp_path / "true.csv", boxes({"ann": ANN, **others}))
     counts = []
     for name, end in (("all", SECONDS), ("lost", 1.8)):
-        bob, both = boxes({"bob": BOB}), boxes({"ann": ANN, "bob": BOB})
+        bob, both = boxes(others), boxes({"ann": ANN, **others})
         found = [both[i] if i < 10 * end else bob[i] for i in range(len(both))]
         write_csv(tmp_path / f"{name}.csv", found)
         arguments = ("--people", tmp_path / f"{name}.csv", "--true-boxes", tmp_path / "true.csv")
@@ -495,6 +497,19 @@ def test_as_many_windows_are_due_of_who_is_lost_as_of_who_is_found(
         red = result["people"]["frame_map"]["per_class"]["red"]
         counts.append((red["true"], red["missed"] > 0))
     assert counts == [(counts[0][0], False), (counts[0][0], True)]
+
+
+def test_nobody_is_missed_before_a_window_is_full_behind_a_gap(colours: LoadedBundle, tmp_path: Path) -> None:
+    """Who stands there all the while needs a window of new images, as everybody does at the beginning."""
+    image = np.full((240, 560, 3), COLOURS[0], np.uint8)
+    images = [*range(0, 120, 4), *range(240, 360, 4)]  # at 30 a second: two seconds, a gap of two, two more
+    clip = write_clip(tmp_path / "gap.mp4", [image] * len(images), pts=images, fps=30)
+    every = [Detections(i * NS // 10, (Detection("ann", ANN),)) for i in range(120)]
+    write_csv(tmp_path / "found.csv", every)
+    truth(tmp_path / "gap.truth.csv", ("ann", 0, 12, "red"))
+    result = run(colours, tmp_path / "out", clip, "--people", tmp_path / "found.csv")["result"]
+    red = result["people"]["frame_map"]["per_class"]["red"]
+    assert red["missed"] == 0 and red["true"] > 10 and red["average_precision"] == pytest.approx(1)
 
 
 def test_predictions_never_say_of_an_id_what_was_said_before_it_jumped(
