@@ -208,9 +208,8 @@ def load_bundle(path: str | os.PathLike[str], verify: bool = True, sha256: str |
     path = Path(path)
     if not path.is_dir():
         if path.exists():
-            raise BundleError(
-                f"{path}: is a file; a bundle is the folder that holds {INFO_NAME}: {path.parent}"
-            )
+            holds = f": {path.parent}" if (path.parent / INFO_NAME).is_file() else ""
+            raise BundleError(f"{path}: is a file; a bundle is the folder that holds {INFO_NAME}{holds}")
         raise BundleError(
             f"{path}: no such bundle directory; make one with: trt-build export RUN --out {path}"
         )

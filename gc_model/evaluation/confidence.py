@@ -81,9 +81,8 @@ def calibrate_run(
     recipe = replace(recipe, temperature=T, unknown_threshold=threshold)
     lower = 0.0
     if unknown is not None and strange is not None and unknown_labelled is not None:
-        lower = _lowered(
-            run, recipe, unknown, strange, unknown_labelled
-        )  # may be refused: nothing is written before
+        # May be refused: nothing is written before.
+        lower = _lowered(run, recipe, unknown, strange, unknown_labelled)
     checkpoint.save(run, model, recipe)
     found: dict[str, Any] = {
         "source": source,

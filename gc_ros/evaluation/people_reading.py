@@ -136,12 +136,9 @@ class PeopleReading(BagReading):
         info = bundle.info
         step = (options.mode or info.default_mode) == "step"
         every = max(options.stride, (info.reset_after or 1) if step else 1)
-        self._span_ns = round(
-            (info.T - 1) / info.rate_hz * NS
-        )  # of a window, from its first frame to its last
-        self._shown: list[
-            int
-        ] = []  # stamps of frames that people were looked for in, of whom nothing is noted yet
+        self._span_ns = round((info.T - 1) / info.rate_hz * NS)  # of a window, first frame to last
+        # Stamps of frames that people were looked for in, of whom nothing is noted yet.
+        self._shown: list[int] = []
         self._begun_ns = 0  # stamp of the first image since a break: nobody has a full window before
         self._misses = Misses(
             round(info.window_s * NS), round(every / info.rate_hz * NS), round(0.5 / info.rate_hz * NS)

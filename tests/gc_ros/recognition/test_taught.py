@@ -231,6 +231,26 @@ def test_old_classes_seen_where_others_were_taught_are_not_taken_for_these(monke
     assert moved < 0.5 * in_another_place()
 
 
+def where_the_old_were_learned() -> float:
+    """Share of windows of four taught classes that these win, seen by the camera of the old ones, not by their own."""
+    won = []
+    for seed in range(6):
+        rng, mix, _, space = world(seed, apart=0.5)
+        place = 0.7 * rng.normal(size=F) @ mix
+        new = 0.7 * rng.normal(size=(4, F)) @ mix
+        d = Discriminant(space, ["a", "b", "c", "d"], [shown(rng, mix, place + m) for m in new])
+        for j, m in enumerate(new):
+            scores = [d.scores(np.full(K, 1 / K), x)[0] for x in m + scatter(rng, mix, 40)]
+            won += [s.argmax() == K + j for s in scores]
+    return float(np.mean(won))
+
+
+def test_taught_classes_seen_where_the_old_were_learned_are_not_taken_for_these(monkeypatch):
+    moved = where_the_old_were_learned()
+    monkeypatch.setattr(discriminant, "MOVE", 0.0)
+    assert moved > where_the_old_were_learned() + 0.1
+
+
 def test_activities_that_were_shown_once_win_where_the_network_knows_nothing_better():
     wins = []
     for seed in range(6):
