@@ -113,7 +113,7 @@ class Rows:
         self._move = self._add_examples(move[None], metric.solve(move[None]))[0]
         # The middle of J taught classes is by one part in J one of them; moved whole, few would lie on the old.
         back = -((1 - 1 / max(len(taught), 1)) ** 2)
-        self._by = np.where(np.arange(len(self.means)) < len(space.means), 1.0, back)
+        self._by, self._back = np.where(np.arange(len(self.means)) < len(space.means), 1.0, back), back * move
         self._moved_bias = -(self._by * (self.means @ self._move) + self._by**2 * (move @ self._move) / 2)
 
     def _add_examples(self, rows: NDArray[np.float64], solved: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -136,15 +136,16 @@ class Rows:
     def signs(self, features: NDArray[Any]) -> NDArray[np.float64]:
         """Two signs (n, 2) of how strange features (n, F) are, each nearly normal.
 
-        The logarithm of the distance from the nearest taught class, by the embedding's mean over time alone: its
-        deviation and change are too noisy in a single window. And how far on the way from the best taught class to the
-        best old one: -1 at the one, 1 at the other.
+        The logarithm of the distance from the nearest taught class, where it was shown or moved, by the embedding's
+        mean over time alone: its deviation and change are too noisy in a single window. And how far on the way from the
+        best taught class to the best old one, as `here` has them: -1 at the one, 1 at the other.
         """
         part = slice(0, features.shape[1] // POOLED)
         shown = self.shown[: self._taught.stop - self._taught.start]
+        shown = np.concatenate([shown, shown + self._back])
         apart = self.space.scaled(features)[:, None, part] - shown[None, :, part]
         distance = np.log(np.linalg.norm(apart, axis=-1).min(axis=1, initial=np.inf) + 1e-9)
-        values = self(features)
+        values = self.here(features)
         old = values[:, : self._taught.start].argmax(axis=1)
         taught = self._taught.start + values[:, self._taught].argmax(axis=1)
         whole = ((self.means[old] - self.means[taught]) * (self.weights[old] - self.weights[taught])).sum(

@@ -77,7 +77,7 @@ def test_what_was_never_shown_is_mostly_unknown_or_old_without_examples_of_it():
         for x in rng.normal(size=(90, F)) @ mix + scatter(rng, mix, 90):
             scores, strange = d.scores(network, x)
             missed.append(not strange and scores.argmax() >= K)
-    assert np.mean(rejected) < 0.12 and np.mean(missed) < 0.5
+    assert np.mean(rejected) < 0.15 and np.mean(missed) < 0.1
 
 
 def test_what_is_far_from_all_that_was_shown_is_strange_on_the_side_away_from_the_old_too():
