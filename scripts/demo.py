@@ -31,6 +31,7 @@ import numpy as np
 from demo_node import (  # first: it says where ROS is to look
     ROOT,
     Robot,
+    end_demo,
     from_message,
     say_event,
     status_of,
@@ -84,7 +85,8 @@ def main() -> int:
     if options.bundle is None:
         options.bundle = ROOT / "bundles" / ("people" if options.camera is None else "everyday")
     # As Ctrl-C does it, with the node's process ended and a camera's video kept.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, end_demo)
+    signal.signal(signal.SIGTERM, end_demo)
     try:
         return Demo(options).run() if options.camera is None else CameraDemo(options).run()
     except KeyboardInterrupt:

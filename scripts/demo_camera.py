@@ -68,7 +68,7 @@ class CameraDemo:
                 self.stopped.set()
                 camera.join(5)
             if robot.alive:
-                robot.spin(LAST_S)
+                robot.spin(LAST_S, ended=True)
         if self.failures:
             raise self.failures[0]
         print(

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,14 @@ from gc_ros.recognition.activity import Activity, Glimpse  # noqa: E402
 from gc_ros.recognition.smoothing import ActivityEvent  # noqa: E402
 from trt_build.bundle import Bundle, LoadedBundle  # noqa: E402
 from trt_build.errors import GlimpseError  # noqa: E402
+
+_ended = threading.Event()
+
+
+def end_demo(*_: object) -> None:
+    """Handler of the signals that end a demo. Raised alone, the exception is lost where a callback swallows it."""
+    _ended.set()
+    raise KeyboardInterrupt
 
 
 class Robot:
@@ -71,11 +80,16 @@ class Robot:
         """Whether the process of the node runs."""
         return self._process.poll() is None
 
-    def spin(self, seconds: float) -> None:
-        """Take messages for so long."""
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
+    def spin(self, seconds: float, *, ended: bool = False) -> None:
+        """Take messages for so long. Raises KeyboardInterrupt where the demo shall end.
+
+        ended: it has, these are the last.
+        """
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=left)
+            if _ended.is_set() and not ended:
+                raise KeyboardInterrupt
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

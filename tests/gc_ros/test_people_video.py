@@ -56,7 +56,8 @@ def test_each_person_has_json_of_their_own(clip: Path, colours: LoadedBundle, mo
     onsets = [(r["person"], e["kind"], e["label"]) for r in results for e in r["events"]]
     assert sorted(onsets) == [("ann", "onset", "red"), ("bob", "onset", "blue")]
     assert [(r["person"], r["kind"], r["label"]) for r in rows if r["type"] == "event"] == [
-        ("bob", "offset", "blue")
+        ("bob", "offset", "blue"),
+        ("ann", "offset", "red"),  # at the end of the video
     ]
     last = rows[-1]
     assert last["type"] == "stream" and [(p["person"], p["label"]) for p in last["people"]] == [

@@ -91,7 +91,9 @@ def assert_red_then_blue(node: Running, peer: Peer, camera: Camera) -> None:
     """Of 12 red images and blue ones after them: the activities have their images' stamps, and nothing was refused."""
     wait_until(lambda: peer.activities and peer.activities[-1].label == "blue", "the second activity")
     labels = {ros_messages.to_ns(a.header.stamp): a.label for a in peer.activities}
-    assert labels[1000 * NS + 11 * PERIOD] == "red"
+    # Windows of red images alone; a busy machine skips some.
+    reds = {labels.get(1000 * NS + i * PERIOD) for i in range(7, 12)} - {None}
+    assert reds == {"red"}
     assert all(stamp % PERIOD == 0 for stamp in labels) and list(labels) == sorted(labels)
     assert peer.activities[0].header.frame_id == "camera" and peer.activities[0].image_width == 64
     assert not camera.at_node.input.refused and not camera.at_node.input.unusable and not node.errors
