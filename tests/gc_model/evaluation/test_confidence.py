@@ -212,6 +212,14 @@ def test_the_figures_are_those_of_the_network_whose_idle_was_lowered(tmp_path):
     assert found["ece"][1] == pytest.approx(calibration_error(p, labels), abs=1e-4)
 
 
+def test_a_calibration_that_is_refused_leaves_the_run_as_it_was(tmp_path):
+    run = untrained(tmp_path / "run", labels=("blue", "green", "idle", "red"))
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    with pytest.raises(DataError, match="allow more"):
+        calibrate_run(run, colours(), subjects=["a"], unknown=colours(), unknown_labelled=0.0, progress=False)
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
 @pytest.mark.slow
 def test_it_is_imported_alone_as_the_command_does():
     # Other tests bring Lightning, and with it what this module must bring itself.
