@@ -79,26 +79,23 @@ def calibrate_run(
             )
     threshold = open_set_threshold(_sureness(logits, T), None if strange is None else _sureness(strange, T))
     recipe = replace(recipe, temperature=T, unknown_threshold=threshold)
-    lower = 0.0
+    settled: dict[str, Any] = {}
     if unknown is not None and strange is not None and unknown_labelled is not None:
         # May be refused: nothing is written before.
-        lower = _lowered(run, recipe, unknown, strange, unknown_labelled)
-    checkpoint.save(run, model, recipe)
+        settled = _settle(run, model, recipe, unknown, strange, unknown_labelled)
+        # A bias of the classifiers is one of the logits.
+        for each in (logits, strange):
+            each[:, _idle(run, recipe)] -= settled["idle_lowered"]
+    else:
+        checkpoint.save(run, model, recipe)
     found: dict[str, Any] = {
         "source": source,
         "clips": len(clips),
         "windows": len(labels),
         "left_out": left_out,
     }
-    found |= _figures(logits, labels, strange, recipe)
+    found |= _figures(logits, labels, strange, recipe) | settled
     write_atomically(run / "confidence.json", json.dumps(found, indent=1))
-    if unknown is not None and strange is not None and unknown_labelled is not None:
-        settled = _settle(run, model, recipe, strange, lower)
-        # A bias of the classifiers is one of the logits.
-        for each in (logits, strange):
-            each[:, _idle(run, recipe)] -= settled["idle_lowered"]
-        found |= _figures(logits, labels, strange, recipe) | settled
-        write_atomically(run / "confidence.json", json.dumps(found, indent=1))
     return found
 
 
@@ -172,11 +169,14 @@ def settle_idle(run: Path, unknown: Path, share: float, *, progress: bool = True
     logits = _windows(model, recipe, index("clips", unknown), progress, labelled=False)[0]
     if not len(logits):
         raise DataError(f"{unknown}: no clip gives a window; give some that decode")
-    return _settle(run, model, recipe, logits, _lowered(run, recipe, unknown, logits, share))
+    return _settle(run, model, recipe, unknown, logits, share)
 
 
-def _lowered(run: Path, recipe: checkpoint.Recipe, unknown: Path, logits: Tensor, share: float) -> float:
-    """What `settle_idle` lowers idle by, by the logits of the windows of `unknown`. Raises DataError as that does."""
+@torch.no_grad()
+def _settle(
+    run: Path, model: Network, recipe: checkpoint.Recipe, unknown: Path, logits: Tensor, share: float
+) -> dict[str, Any]:
+    """`settle_idle` by the logits of the windows of `unknown`. Where it is refused, nothing is written."""
     idle = _idle(run, recipe)
     lower = idle_offset(logits, idle, recipe.temperature, recipe.unknown_threshold, share)
     if lower is None:
@@ -191,15 +191,6 @@ def _lowered(run: Path, recipe: checkpoint.Recipe, unknown: Path, logits: Tensor
             f"without idle at all {100 * without:.1f} % of the windows of {unknown} carry a label: ask for less than "
             f"that, or idle would never be said"
         )
-    return lower
-
-
-@torch.no_grad()
-def _settle(
-    run: Path, model: Network, recipe: checkpoint.Recipe, logits: Tensor, lower: float
-) -> dict[str, Any]:
-    """Lower idle in the network. logits: of the windows of none of the classes."""
-    idle = _idle(run, recipe)
     for name, parameter in model.named_parameters():
         if name.startswith(CLASSIFIERS) and name.endswith("bias"):
             parameter[..., idle] -= lower

@@ -13,6 +13,7 @@ from gc_ros.evaluation.people_reading import PeopleReading
 from gc_ros.evaluation.reading import Reading
 from gc_ros.evaluation.sources import Source
 from gc_ros.evaluation.truth import IDLE, Span
+from gc_ros.recognition.telling import breaks
 from gc_ros.stamps import NS
 from trt_build.bundle import file_sha256
 
@@ -95,7 +96,7 @@ def _counts(reading: Reading | PeopleReading) -> dict[str, Any]:
         "zero_stamps": frames.zero_stamps,
         "frames_sampled": counters.frames_sampled,
         "frames_dropped": dict(sorted(counters.dropped.items())),
-        "resets": dict(sorted((k, v) for k, v in counters.resets.items() if k != "end")),
+        "resets": breaks(counters.resets),
         "windows": reading.windows,
         "windows_skipped": counters.windows_skipped,
     }

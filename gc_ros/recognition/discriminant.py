@@ -66,9 +66,8 @@ LEAST_CLIPS = 3
 # five, and less to one.
 LEAD, LEAD_MORE = 0.6, 1.27
 FAR = 10.0  # at most so far behind the largest counts an old class, however little it fits
-MOVE = (
-    2 / 3
-)  # of the way from the middle of the old to that of J taught, times J / (J + 1), that classes are moved
+# Of the way from the middle of the old to that of J taught, times J / (J + 1), that classes are moved.
+MOVE = 2 / 3
 # A taught class leads over an old class by so much that, by the features alone, it takes 5 % of that class's windows.
 CLOSE_Z = 1.645
 UNTESTED = 1.0  # temperature where nothing can be left out

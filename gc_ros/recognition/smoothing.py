@@ -98,26 +98,25 @@ class EventDetector:
         events: list[ActivityEvent] = []
         if self._active is not None and self.scores[self._active] < s.offset:
             events.append(self._end(stamp_ns))
-        since = self._lasting(stamp_ns)
-        if since is not None and stamp_ns - since >= s.min_duration_s * NS:
+        self._candidate = self._rising(stamp_ns)
+        if self._candidate is not None and stamp_ns - self._candidate[1] >= s.min_duration_s * NS:
+            (best, since), self._candidate = self._candidate, None
             if self._active is not None:
                 events.append(self._end(since))
-            best, self._candidate = int(np.argmax(self.scores)), None
             if self._labels[best] not in self._idle:
                 self._active = best
                 events.append(self._event("onset", best, max(since, self._ended)))
         return events
 
-    def _lasting(self, stamp_ns: int) -> int | None:
-        """Since when what is not on has the largest score and one to begin by; None where nothing has."""
+    def _rising(self, stamp_ns: int) -> tuple[int, int] | None:
+        """What is not on and has the largest score and one to begin by, and since when; None where nothing has."""
         assert self.scores is not None
         best = int(np.argmax(self.scores))
         if best == self._active or self.scores[best] < self.smoothing.onset:
-            self._candidate = None
             return None
-        if self._candidate is None or self._candidate[0] != best:
-            self._candidate = (best, stamp_ns)
-        return self._candidate[1]
+        if self._candidate is not None and self._candidate[0] == best:
+            return self._candidate
+        return best, stamp_ns
 
     def _end(self, stamp_ns: int) -> ActivityEvent:
         assert self._active is not None

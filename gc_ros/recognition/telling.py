@@ -72,9 +72,9 @@ def ended_line(who: str, event: ActivityEvent, zero_ns: int) -> str:
     return f"{at:9.3f} s  {f'{printable(who)}: ' if who else ''}<{event.kind} {event.label}>"
 
 
-def _breaks(resets: Mapping[str, int]) -> dict[str, int]:
-    """Without the end of the file, which is none."""
-    return {reason: n for reason, n in resets.items() if reason != "end"}
+def breaks(resets: Mapping[str, int]) -> dict[str, int]:
+    """Resets by reason, in order, without the end of the file, which is none."""
+    return {reason: n for reason, n in sorted(resets.items()) if reason != "end"}
 
 
 def stream_json(
@@ -93,7 +93,7 @@ def stream_json(
         "frames_in": counters.frames_received,
         "frames_sampled": counters.frames_sampled,
         "dropped": counters.dropped,
-        "resets": _breaks(counters.resets),
+        "resets": breaks(counters.resets),
         "model_id": results[-1].model_id,
         "engine": engine,
     }
@@ -133,7 +133,7 @@ def people_json(
         "frames_sampled": counters.frames_sampled,
         "dropped": counters.dropped,
         "left_out": counters.left_out,
-        "resets": _breaks(counters.resets),
+        "resets": breaks(counters.resets),
         "model_id": results[-1].activity.model_id,
         "engine": engine,
     }
