@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import importlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -92,6 +96,32 @@ def test_a_demo_that_is_ended_says_so_in_a_line_and_leaves_no_node(
     done = ended(lambda process: os.kill(process, ending), *source)
     assert done.returncode == 130
     assert "demo: ended before its time" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_interrupt_that_a_callback_swallows_ends_the_demo_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The import sets them; what they were comes back.
+    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_DOMAIN_ID"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
+    parts = importlib.import_module("demo_node")
+    monkeypatch.setattr(parts, "_ended", threading.Event())
+    taken = []
+
+    def callback(timeout_sec: float) -> None:
+        taken.append(timeout_sec)
+        with contextlib.suppress(KeyboardInterrupt):
+            parts.end_demo()
+
+    robot = object.__new__(parts.Robot)
+    robot._executor = SimpleNamespace(spin_once=callback)
+    with pytest.raises(KeyboardInterrupt):
+        robot.spin(60)
+    assert len(taken) == 1
+    # What a demo that has ended still takes.
+    robot.spin(0.01, ended=True)
+    assert len(taken) > 1
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from gc_model.training import checkpoint
 from tests.command_line import assert_one_line, call
 from tests.gc_model.nets import build, noise
 from tests.gc_model.runs import bundle, colours, run
-from trt_build.bundle import LoadedBundle, load_bundle, write_bundle
+from trt_build.bundle import INT8, LoadedBundle, load_bundle, write_bundle
 from trt_build.errors import BundleError
 
 ROOT = Path(__file__).parents[3]
@@ -103,6 +103,15 @@ def test_an_unpacked_run_trains_further_and_exports_to_the_bundle_it_came_from(t
     assert_same_function(before, checkpoint.load(tmp_path / "same")[0])
     done = call(app, "finetune", unpacked, *options, "--epochs", 1, "--out", tmp_path / "mine")
     assert done.exit_code == 0 and "0 of them new" in done.output, done.output
+
+
+@pytest.mark.slow
+def test_an_unpacked_run_says_nothing_of_the_int8_graphs_that_it_does_not_have(tmp_path):
+    loaded = bundled(tmp_path / "b", build(dtype=torch.float32))
+    kept = {"data": "of mine"}
+    loaded.info.provenance.update(kept | {INT8: {"windows": 12}})
+    _, recipe = unfold(loaded)
+    assert recipe.provenance.items() >= kept.items() and INT8 not in recipe.provenance
 
 
 @pytest.mark.slow

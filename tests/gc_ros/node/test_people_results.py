@@ -18,6 +18,7 @@ from gc_ros.node import ros_messages
 from gc_ros.node.people_results import PeopleResults, Present
 from gc_ros.recognition.activity import Activity
 from gc_ros.recognition.people import PersonActivity
+from gc_ros.recognition.smoothing import ActivityEvent
 from gc_ros.stamps import NS
 from tests.gc_ros.recognition.pictures import result_of
 from tests.toy import toy_bundle
@@ -38,6 +39,7 @@ class Told:
     def __init__(self, activity: Activity) -> None:
         self.messages: list[Any] = []
         self.shown: list[tuple[list[str], int]] = []  # people and stamp of each picture
+        self.decided: list[tuple[str, str, int | None]] = []  # person, kind and s of each event
         self.present = Present()
         self._activity = activity
         self.results = PeopleResults(
@@ -63,6 +65,9 @@ class Told:
 
     def show_people(self, people: list[PersonActivity], newest: Activity) -> None:
         self.shown.append(([p.person_id for p in people], newest.stamp_ns // NS))
+
+    def publish_event(self, person: str, event: ActivityEvent, decided_ns: int | None) -> None:
+        self.decided.append((person, event.kind, decided_ns and decided_ns // NS))
 
     # What happens.
 
@@ -120,3 +125,20 @@ def test_a_result_of_somebody_who_went_meanwhile_is_about_nobody(activity: Activ
     count = len(told.messages)
     told.results.forget()
     assert len(told.messages) == count
+
+
+def test_an_event_is_decided_by_its_result_or_by_the_frame_that_was_looked_at_last(
+    activity: Activity,
+) -> None:
+    told = Told(activity)
+    onset, offset = (ActivityEvent(kind, "red", 3, 0.9, 8 * NS) for kind in ("onset", "offset"))
+    told.results.log.note([onset], 9 * NS, "a")
+    told.results.publish_events()
+    told.results.log.note([offset], None, "a")
+    told.present = Present(shown_ns=12 * NS)
+    told.results.publish_events()
+    # Before any frame was looked at, the event's own stamp remains.
+    told.results.log.note([offset], None, "b")
+    told.present = Present()
+    told.results.publish_events()
+    assert told.decided == [("a", "onset", 9), ("a", "offset", 12), ("b", "offset", None)]
