@@ -2,13 +2,14 @@
 """Weights of the head's products in 8 bits, activations in FP32, beside INT8: what each gains on a processor.
 
     python benchmarks/weights8.py bundles/people --clips CLIPS
-    python benchmarks/weights8.py --preset paper --mode step
+    python benchmarks/weights8.py --preset paper --mode step [--backend openvino]
 
 Prints JSON: times of FP32, of the 8-bit weights and of INT8 in turn, by the clock and of the processor, which other
 load on the machine moves less; with `--clips` the checks of `verify` of the 8-bit weights. Their graphs stand in for
 INT8 graphs in a copy of the bundle. ONNX Runtime runs them as MatMulNBits, which turns the activations of a product
 into 8 bits as well while it runs. INT8 is that of the bundle, or with --preset that of `trt-build quantize`, its ranges
-measured on noise.
+measured on noise; "as stored" with weights around 128, where this processor would run them around zero
+(`trt_build.engines.int8_graph`). OpenVINO has no MatMulNBits: it runs FP32 and INT8.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -33,12 +35,14 @@ from onnx import helper, numpy_helper
 
 from benchmarks.engines import random_bundle
 from trt_build.bundle import INT8, INT8_WEIGHTS_NAME, LoadedBundle, graph_name, load_bundle, write_bundle
+from trt_build.engines import int8_graph
 from trt_build.engines.open import open_engine
 from trt_build.graphs.weights import share_weights
 from trt_build.verify import verify
 
 BLOCK = 128  # weights along a product's sum that share a scale
 _LARGE = 1 << 16  # elements of a weight worth it
+AS_STORED = "int8, as stored"
 _ACCURACY = 4  # MatMulNBits: products of 8-bit integers; 0, of dequantised floats, was slower than FP32
 
 
@@ -123,16 +127,17 @@ def weights8(bundle: LoadedBundle, folder: Path) -> LoadedBundle:
 
 
 def in_turn(
-    graphs: dict[str, tuple[LoadedBundle, str]], mode: str, calls: int, threads: int
+    graphs: dict[str, tuple[LoadedBundle, str]], mode: str, calls: int, threads: int, backend: str
 ) -> dict[str, dict[str, float]]:
     """Milliseconds of a call, by the clock and of the processor: median and least of `calls`, in turn.
 
     graphs: name -> bundle and precision. Beside each but the first: how many times as fast as that one it is.
     """
-    engines = {
-        name: open_engine(bundle, mode, precision=precision, threads=threads)
-        for name, (bundle, precision) in graphs.items()
-    }
+    signed, engines = int8_graph.multiplies_signed(), {}
+    for name, (bundle, precision) in graphs.items():
+        here = signed and name != AS_STORED
+        with mock.patch.object(int8_graph, "multiplies_signed", lambda here=here: here):
+            engines[name] = open_engine(bundle, mode, backend=backend, precision=precision, threads=threads)
     name, spec = next(iter(next(iter(engines.values())).inputs.items()))
     frames = {name: np.random.default_rng(0).integers(0, 256, spec.sized(1), np.uint8)}
     clocks = {"clock": time.perf_counter, "processor": time.process_time}
@@ -165,6 +170,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--calls", type=int, default=20)
     parser.add_argument("--mode", choices=["window", "step"], help="only this one")
+    parser.add_argument("--backend", choices=["onnxruntime", "openvino"], default="onnxruntime")
     options = parser.parse_args()
     if bool(options.bundle) == bool(options.preset):
         parser.error("give a bundle or --preset")
@@ -172,13 +178,21 @@ def main() -> None:
         folder = Path(temporary)
         source = random_bundle(options.preset, folder) if options.preset else load_bundle(options.bundle)
         made = weights8(source, folder / "weights8")
-        answer: dict[str, Any] = {"model_id": made.info.model_id, "threads": options.threads}
-        graphs = {"fp32": (source, "fp32"), "8-bit weights": (made, INT8)}
+        answer: dict[str, Any] = {
+            "model_id": made.info.model_id,
+            "backend": options.backend,
+            "threads": options.threads,
+        }
+        graphs = {"fp32": (source, "fp32")}
+        if options.backend == "onnxruntime":
+            graphs["8-bit weights"] = made, INT8
         if graph_name("window", INT8) in source.info.sha256:
             graphs[INT8] = source, INT8
+            if int8_graph.multiplies_signed():
+                graphs[AS_STORED] = source, INT8
         for mode in made.info.modes if options.calls else ():
             if options.mode in (None, mode):
-                answer[mode] = in_turn(graphs, mode, options.calls, options.threads)
+                answer[mode] = in_turn(graphs, mode, options.calls, options.threads, options.backend)
         if options.clips:
             from gc_ros.recognition.footage import read_footage
 

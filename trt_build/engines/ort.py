@@ -31,6 +31,7 @@ from trt_build.engine import (
     zeros,
 )
 from trt_build.engines.host_states import DIRECTIONS, HostStates
+from trt_build.engines.int8_graph import SIGNED, int8_graph
 from trt_build.errors import BundleError, EngineError, need
 from trt_build.install import pip
 
@@ -118,6 +119,8 @@ class OrtEngine:
         self.description: str = (
             f"onnxruntime {ort.__version__} {provider}, {mode}, {self.precision}, batch {batch}"
         )
+        if self._signed:
+            self.description += SIGNED
         if self._blocked:
             self.description += f", caches in blocks of {self._block}"
         if self._device == "cuda" and not self._graph:
@@ -125,11 +128,14 @@ class OrtEngine:
 
     def _open(self, bundle: LoadedBundle, mode: str, threads: int | None, device: str) -> None:
         """Open the session and make every buffer."""
-        self._session = _open(bundle, mode, self.precision, self.batch, threads, device, self._graph)
+        source = _source(bundle, mode, self.precision, self.batch, self._device)
+        name = bundle.graph(mode, INT8 if self.precision == INT8 else "fp32")
+        self._session = _open(source, name, self.batch, threads, device, self._graph)
+        self._signed = self.precision == INT8 and isinstance(source, bytes)
         self._block = 0
         self._blocked: list[str] = []
         if self._device == "cpu" and mode == "step" and self.precision in ("fp32", INT8):
-            self._block_caches(bundle.graph(mode, self.precision), threads)
+            self._block_caches(source, threads)
         graph_in = {v.name: _spec(v, bundle, mode) for v in self._session.get_inputs()}
         graph_out = {v.name: _spec(v, bundle, mode) for v in self._session.get_outputs()}
         self.inputs, found, self.states = split_states(graph_in, graph_out)
@@ -150,7 +156,7 @@ class OrtEngine:
         self._bindings = [self._bind(read, write) for read, write in DIRECTIONS]
         self._bound: list[dict[str, NDArray[Any]]] = [{}, {}]
 
-    def _block_caches(self, graph: Path, threads: int | None) -> None:
+    def _block_caches(self, graph: Path | bytes, threads: int | None) -> None:
         """Use the graph with its caches in blocks where it can be made, which is faster and not necessary."""
         with contextlib.suppress(Exception):  # without `onnx`; or of a version whose own operators are others
             from trt_build.engines.ort_caches import block_size, blocked_session
@@ -260,23 +266,23 @@ class OrtEngine:
         self._session = None
 
 
-def _open(
-    bundle: LoadedBundle,
-    mode: str,
-    precision: str,
-    batch: int,
-    threads: int | None,
-    device: str,
-    cuda_graph: bool,
-) -> ort.InferenceSession:
-    graph = bundle.graph(mode, precision if precision == INT8 else "fp32")
-    source: str | bytes = str(graph)
+def _source(bundle: LoadedBundle, mode: str, precision: str, batch: int, kind: str) -> Path | bytes:
+    """The graph to open, as a file or serialised. kind: "cpu" or "cuda"."""
     if precision == "fp16":
         # The graph that TensorRT compiles, so that the effect of FP16 on the results shows without a GPU.
         need("onnx", pip("onnx"))
         from trt_build.graphs.precision import mixed_precision
 
-        source = mixed_precision(bundle, mode, batch=batch).SerializeToString()
+        made: bytes = mixed_precision(bundle, mode, batch=batch).SerializeToString()
+        return made
+    graph = bundle.graph(mode, precision)
+    return int8_graph(graph) if precision == INT8 and kind == "cpu" else graph
+
+
+def _open(
+    source: Path | bytes, name: Path, batch: int, threads: int | None, device: str, cuda_graph: bool
+) -> ort.InferenceSession:
+    """A session of `source`; name: the file that it comes from."""
     kind, index = _split_device(device)
     providers: list[Any] = ["CPUExecutionProvider"]
     if kind == "cuda":
@@ -297,9 +303,10 @@ def _open(
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        session = ort.InferenceSession(source, sess_options=options, providers=providers)
+        opened = source if isinstance(source, bytes) else str(source)
+        session = ort.InferenceSession(opened, sess_options=options, providers=providers)
     except Exception as error:
-        raise BundleError(f"{graph}: onnxruntime cannot load it ({error}); export the bundle again") from None
+        raise BundleError(f"{name}: onnxruntime cannot load it ({error}); export the bundle again") from None
     if kind == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         # ONNX Runtime would silently use the CPU, at a tenth of the speed.
         raise EngineError(

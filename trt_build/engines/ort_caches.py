@@ -37,17 +37,17 @@ _FRAMES = 2  # that are compared: the second reads what the first wrote
 
 
 def blocked_session(
-    plain: ort.InferenceSession, source: Path, threads: int | None
+    plain: ort.InferenceSession, source: Path | bytes, threads: int | None
 ) -> tuple[ort.InferenceSession, list[str]] | None:
-    """(session of the graph at `source` with caches in blocks, names of these caches); None where nothing is gained.
+    """(session of the graph of `source` with caches in blocks, names of these caches); None where nothing is gained.
 
     plain: a session of the same graph, with which the results are compared.
     """
-    model = onnx.load(source, load_external_data=False)
+    model = _load(source, weights=False)
     caches = _added_states(model.graph)
     if not caches:
         return None
-    model = onnx.load(source)
+    model = _load(source)
     _pool(model.graph, caches)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimised.onnx"
@@ -65,6 +65,12 @@ def blocked_session(
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
     return (session, blocked) if _equal(plain, session) else None
+
+
+def _load(source: Path | bytes, weights: bool = True) -> onnx.ModelProto:
+    if isinstance(source, bytes):
+        return onnx.load_model_from_string(source)
+    return onnx.load(source, load_external_data=weights)
 
 
 def block_size() -> int:

@@ -26,6 +26,7 @@ from trt_build.engine import (
     zeros,
 )
 from trt_build.engines.host_states import DIRECTIONS, HostStates
+from trt_build.engines.int8_graph import SIGNED, int8_graph
 from trt_build.errors import BundleError, EngineError
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # what is not quantised stays FP32
@@ -56,6 +57,8 @@ class OvEngine:
         self.description = (
             f"openvino {ov.__version__.split('-')[0]} CPU, {mode}, {self.precision}, batch {batch}"
         )
+        if self._signed:
+            self.description += SIGNED
         self._host = zeros(self.outputs, batch)
         self._carried = HostStates(self.states, batch)
         self._requests = [self._request(compiled, read, write) for read, write in DIRECTIONS]
@@ -63,11 +66,13 @@ class OvEngine:
 
     def _compile(self, bundle: LoadedBundle, mode: str, threads: int | None) -> Any:
         graph = bundle.graph(mode, INT8 if self.precision == INT8 else "fp32")
+        source = int8_graph(graph) if self.precision == INT8 else graph
+        self._signed = isinstance(source, bytes)
         core = ov.Core()
         if self.precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise EngineError("this processor has no BF16 arithmetic; use precision fp32 or int8")
         try:
-            model = core.read_model(graph)
+            model = core.read_model(source)
         except Exception as error:
             raise BundleError(
                 f"{graph}: openvino cannot load it ({error}); export the bundle again"

@@ -7,8 +7,9 @@ activation that follows it; all read it dequantised. So is the result of a Gemm,
 only then; that of a MatMul is float32.
 
 Weights are symmetric, one scale for each output channel, and written as UINT8 around 128: processors with AVX2 and no
-VNNI add two products of UINT8 and INT8 in 16 bits and saturate, and do not where both are UINT8. Activations are
-asymmetric UINT8 with one scale. Biases are INT32 in units of input times weight.
+VNNI add two products of UINT8 and INT8 in 16 bits and saturate, and do not where both are UINT8. `sign_weights` turns
+them into INT8 for the others. Activations are asymmetric UINT8 with one scale. Biases are INT32 in units of input times
+weight.
 """
 
 from __future__ import annotations
@@ -60,6 +61,33 @@ def write_qdq(model: onnx.ModelProto, chosen: Collection[str], ranges: Mapping[s
     ranges: (least, most) of the activations that `tensors_to_measure` names.
     """
     _Writer(model, set(chosen), ranges).run()
+
+
+def sign_weights(graph: onnx.GraphProto) -> int:
+    """Write weights of UINT8 around 128 as INT8 around zero, in place; returns how many. They must be loaded."""
+    constants = {t.name: t for t in graph.initializer}
+    nodes = [
+        node
+        for node in graph.node
+        if node.op_type == "DequantizeLinear"
+        and len(node.input) > 2
+        and {node.input[0], node.input[2]} <= constants.keys()
+        and _around_middle(constants[node.input[2]])
+    ]
+    pairs = [(node.input[0], node.input[2]) for node in nodes]
+    readers = Counter(name for node in graph.node for name in node.input)
+    # What others read too, as the zero of an activation, stays as they read it, and so does what is read with it.
+    while shared := {n for n, own in Counter(n for pair in pairs for n in pair).items() if own < readers[n]}:
+        pairs = [pair for pair in pairs if shared.isdisjoint(pair)]
+    for name in dict.fromkeys(name for pair in pairs for name in pair):
+        # 128 less: the highest bit is another.
+        signed = (numpy_helper.to_array(constants[name]) ^ np.uint8(_MIDDLE)).view(np.int8)
+        constants[name].CopyFrom(numpy_helper.from_array(signed, name))
+    return len(dict(pairs))
+
+
+def _around_middle(zero: onnx.TensorProto) -> bool:
+    return zero.data_type == onnx.TensorProto.UINT8 and bool((numpy_helper.to_array(zero) == _MIDDLE).all())
 
 
 def _results(graph: onnx.GraphProto, chosen: set[str]) -> dict[str, str]:

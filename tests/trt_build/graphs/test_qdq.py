@@ -11,7 +11,7 @@ onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install -e
 
 from onnx import TensorProto, helper, numpy_helper
 
-from trt_build.graphs.qdq import activation_scale, tensors_to_measure, write_qdq
+from trt_build.graphs.qdq import activation_scale, sign_weights, tensors_to_measure, write_qdq
 from trt_build.graphs.ranges import best_range, measure_ranges, run_clips, session
 
 CLIPS = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 6, 3), np.uint8)
@@ -172,3 +172,46 @@ def test_onnxruntime_computes_in_int8_what_was_chosen(tmp_path: Path) -> None:
         kinds
     )
     assert not {"Conv", "FusedConv", "Clip", "Gemm"} & set(kinds), kinds
+
+
+ALL = ("expand", "clip", "project", "residual", "last")
+
+
+def as_written(model: "onnx.ModelProto") -> np.ndarray:
+    """Logits by the pairs as they stand, dequantised in floats: alike on every processor."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    opened = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    return np.concatenate([found["logits"] for found in run_clips(opened, CLIPS, ["logits"])])
+
+
+def test_signed_weights_are_the_same_weights() -> None:
+    model = quantised(*ALL)
+    before = as_written(model)
+    constants = {t.name: t.data_type for t in model.graph.initializer}
+    assert sign_weights(model.graph) == 3
+    onnx.checker.check_model(model, full_check=True)
+    np.testing.assert_array_equal(as_written(model), before)
+    changed = {t.name for t in model.graph.initializer if t.data_type != constants[t.name]}
+    weights = {f"{name}_w_{part}" for name in ("expand", "project", "last") for part in ("int8", "zero")}
+    assert changed == weights
+    assert sign_weights(model.graph) == 0
+
+
+def test_a_zero_that_activations_share_keeps_the_weights_that_are_read_with_it() -> None:
+    model = quantised(*ALL)
+    nodes = {node.name: node for node in model.graph.node}
+    constants = {t.name: t for t in model.graph.initializer}
+    # Both of one shape, as a simplifier may join them; both weights lie around the same zero.
+    shared, other = constants["project_w_zero"], constants["last_w_zero"]
+    nodes["project_w_dequantize"].input[2] = "zero"
+    nodes["last_w_dequantize"].input[2] = "zero_of_all"
+    model.graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(shared), "zero"))
+    model.graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(other), "zero_of_all"))
+    model.graph.node.append(helper.make_node("Identity", ["zero_of_all"], ["shown"], "show"))
+    before = as_written(model)
+    assert sign_weights(model.graph) == 2
+    types = {t.name: t.data_type for t in model.graph.initializer}
+    assert types["last_w_int8"] == types["zero_of_all"] == TensorProto.UINT8
+    assert types["project_w_int8"] == types["zero"] == TensorProto.INT8
+    np.testing.assert_array_equal(as_written(model), before)
