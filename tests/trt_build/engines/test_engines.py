@@ -41,8 +41,8 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime's sessions and buffers for `cuda` are the CPU's."""
     open_session = ort._open
 
-    def on_the_cpu(bundle: LoadedBundle, mode: str, precision: str, batch: int, *_: Any) -> Any:
-        return open_session(bundle, mode, precision, batch, 1, "cpu", False)
+    def on_the_cpu(source: Path | bytes, name: Path, batch: int, *_: Any) -> Any:
+        return open_session(source, name, batch, 1, "cpu", False)
 
     def in_its_memory(_: ort.OrtEngine, array: np.ndarray) -> Any:
         return onnxruntime.OrtValue.ortvalue_from_numpy(array.copy())
