@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import hashlib
 import os
 from collections.abc import Iterator
@@ -52,13 +54,17 @@ class VideoWriter:
         # Short, whatever the name: what is legal as a name shall not be too long as that of the part. Each process has
         # its own: two that write one file would mix their frames.
         digest = hashlib.sha256(os.fsencode(self.path.name)).hexdigest()[:8]
-        self._part = self.path.with_name(
-            f".{self.path.stem[:40]}.{digest}.{os.getpid()}.part{self.path.suffix}"
-        )
+        begin, end = f".{self.path.stem[:40]}.{digest}.", f".part{self.path.suffix}"
+        self._part = self.path.with_name(f"{begin}{os.getpid()}{end}")
+        _sweep(self.path.parent, begin, end)
+        self._held = -1  # tells others that this process still writes it
         try:
             self._container = av.open(str(self._part), "w")
             self._stream = self._open_stream()
             self._part.touch()  # libav does so at the first frame only
+            with suppress(OSError):  # where files cannot be locked, nobody sweeps either
+                self._held = os.open(self._part, os.O_RDONLY)
+                fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (*_ERRORS, ValueError) as error:
             with suppress(OSError):
                 self._part.unlink(missing_ok=True)
@@ -126,6 +132,9 @@ class VideoWriter:
             self._container.close()
         with suppress(OSError):
             self._part.unlink(missing_ok=True)
+        if self._held >= 0:
+            os.close(self._held)
+            self._held = -1
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -146,3 +155,29 @@ class VideoWriter:
             self.close()
         else:
             self.discard()
+
+
+def _sweep(folder: Path, begin: str, end: str) -> None:
+    """Remove what killed processes left of the same file: it takes room, and shows people."""
+    for part in folder.glob(f"{glob.escape(begin)}*{glob.escape(end)}"):
+        number = part.name[len(begin) : -len(end)]
+        if not number.isdecimal() or _runs(int(number)):
+            continue
+        with suppress(OSError):
+            descriptor = os.open(part, os.O_RDONLY)
+            try:
+                # Held by a process of another machine or container, whose numbers mean nothing here.
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                part.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True

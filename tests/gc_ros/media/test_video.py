@@ -4,7 +4,11 @@
 from __future__ import annotations
 
 import gc
+import os
 import resource
+import signal
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ from gc_ros.media import video
 from gc_ros.media.video import open_camera, read_pictures, read_video, upright
 from gc_ros.media.video_writer import PART, VideoWriter
 from gc_ros.stamps import NS
+from tests.conftest import REPOSITORY
 from tests.videos import BT709, BT2020, centres, flat, patches, rotated, truncated, write_clip
 from trt_build.errors import DataError
 
@@ -208,6 +213,41 @@ def test_the_longest_legal_name_is_written_under_a_hidden_one_that_matches_the_p
             assert len(list(tmp_path.glob(PART))) == 1
         assert [p.name for p in tmp_path.iterdir()] == [name]
         (tmp_path / name).unlink()
+
+
+def test_what_a_killed_process_left_of_a_video_goes_with_the_next_one(tmp_path: Path) -> None:
+    out = tmp_path / "o[1].mp4"
+    dying = f"""
+import os, signal
+import numpy as np
+from gc_ros.media.video_writer import VideoWriter
+writer = VideoWriter({str(out)!r})
+writer.write(np.zeros((48, 64, 3), np.uint8), 0)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", dying], cwd=REPOSITORY, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    # Not of a process, and of another file: somebody else's.
+    others = [left.with_name(left.name.replace(".part", "x.part")), left.with_name("." + left.name)]
+    for other in others:
+        other.touch()
+    with VideoWriter(out) as writer:
+        assert not left.exists()
+        writer.write(flat((9, 9, 9)), 0)
+    assert set(tmp_path.iterdir()) == {out, *others}
+
+
+def test_what_a_process_of_another_machine_writes_is_left_to_it(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "o.mp4") as writer:
+        writer.write(flat((9, 9, 9)), 0)
+        # Where its number means nothing: there is no such process here.
+        (own,) = tmp_path.iterdir()
+        foreign = own.rename(own.with_name(own.name.replace(str(os.getpid()), str(2**30))))
+        with VideoWriter(tmp_path / "o.mp4") as other:
+            other.write(flat((9, 9, 9)), 0)
+            assert foreign.exists()
+        foreign.rename(own)
 
 
 def test_two_processes_that_write_one_file_do_not_mix_their_frames(
