@@ -62,7 +62,12 @@ class Camera:
         self.input = Input(node, f"{prefix}image", setting, self._offer, lambda: recognizer.asked)
         self.topic = self.input.topic
         useless = lambda: self.input.refused + self.input.unusable
-        self.results = Results(node, prefix, recognizer.info.model_id, setting, useless, people is not None)
+        info = recognizer.info
+        # A network that starts again in a step has one result a start.
+        frames = max(recognizer.stride, info.reset_after if recognizer.mode == "step" else 0)
+        self.results = Results(
+            node, prefix, info.model_id, setting, useless, frames / info.rate_hz, people is not None
+        )
         recognizer.log_events(self.results.log)
         self._size: tuple[int, int] | None = None  # of the newest image
         self._taken = time.monotonic()  # when it came

@@ -45,7 +45,8 @@ class Results:
     """Publishers of one camera.
 
     prefix: of its topics below the node's name, "" or "front/". setting: the value of a parameter of the node.
-    refused: how many images never reached the recogniser. with_people: whether people are recognised, too.
+    refused: how many images never reached the recogniser. apart_s: from one result to the next. with_people: whether
+    people are recognised, too.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Results:
         model_id: str,
         setting: Callable[[str], Any],
         refused: Callable[[], int],
+        apart_s: float,
         with_people: bool = False,
     ) -> None:
         self._node, self._model_id, self._setting, self._refused = node, model_id, setting, refused
@@ -73,10 +75,9 @@ class Results:
             ros_messages.classification_type(), f"~/{prefix}classification", 10
         )
         self._annotations = self._create(foxglove.annotations_type(), f"~/{prefix}annotations", 10)
-        self._markers = self._create(rviz.markers_type(), f"~/{prefix}markers", 10)
+        self._markers = rviz.Shown(self._create(rviz.markers_type(), f"~/{prefix}markers", 10), apart_s)
         self._watched: OrderedDict[int, tuple[np.ndarray, bool]] = OrderedDict()
         self._banner = overlay.Banner()
-        self._marked_ns = 0  # stamp of the newest markers
         self.latencies = Latencies()
         self.age = Recent(AGE_S)  # the newest remark is the age of the newest result, seconds
         self.unpublished = Recent(AGE_S)
@@ -168,38 +169,26 @@ class Results:
             event = self._banner.at(activity.stamp_ns)
             stamp = ros_messages.to_time(activity.stamp_ns)
             self._annotations.publish(foxglove.to_annotations(activity, stamp, event))
-        if self._markers is not None and self._markers.get_subscription_count():
-            fov_deg = float(self._setting("marker_fov_deg"))
-            lifetime_s = self._lifetime_s(activity.stamp_ns)
-            self._markers.publish(rviz.to_markers(activity, frame_id, fov_deg, lifetime_s))
+        self._markers.picture(activity, frame_id, float(self._setting("marker_fov_deg")))
         self._draw(activity)
 
     def show_people(self, people: Sequence[PersonActivity], newest: Activity) -> None:
         """Annotations, markers and overlay of everybody's newest result, where somebody watches. newest: of these."""
-        self.showing_people = bool(people)
+        before, self.showing_people = self.showing_people, bool(people)
         if not people:
+            if before:
+                self._markers.clear()
             return
         size = newest.width, newest.height
         if self._annotations is not None and self._annotations.get_subscription_count():
             stamp = ros_messages.to_time(newest.stamp_ns)
             self._annotations.publish(foxglove.to_people_annotations(people, self._scene, stamp, size[1]))
-        if self._markers is not None and self._markers.get_subscription_count():
-            fov_deg = float(self._setting("marker_fov_deg"))
-            frame_id = self.frame_id_of(newest.stamp_ns)
-            lifetime_s = self._lifetime_s(newest.stamp_ns)
-            self._markers.publish(
-                rviz.to_people_markers(people, size, newest.stamp_ns, frame_id, fov_deg, lifetime_s)
-            )
+        fov_deg = float(self._setting("marker_fov_deg"))
+        self._markers.people(people, size, newest.stamp_ns, self.frame_id_of(newest.stamp_ns), fov_deg)
         # The frames of the people are chosen apart from those of the picture, which are kept.
         image = self._kept(newest.stamp_ns, NS // 4)
         if image is not None:
             self._publish_drawn(people_overlay.draw_people(image, people, self._scene), newest.stamp_ns)
-
-    def _lifetime_s(self, stamp_ns: int) -> float:
-        """How long markers of this stamp stay."""
-        apart_s = (stamp_ns - self._marked_ns) / NS if self._marked_ns else 0.0
-        self._marked_ns = stamp_ns
-        return rviz.lifetime_s(apart_s)
 
     def publish_events(self, decided_ns: int | None = None) -> None:
         """Onsets and offsets that were noted in `log`.
@@ -236,8 +225,10 @@ class Results:
             self._watched.popitem(last=False)
 
     def forget(self) -> None:
-        """Drop the images kept for the overlay, and who was shown."""
+        """Drop the images kept for the overlay, and who was shown; RViz shows nothing."""
         self._watched.clear()
+        with self.guarded():
+            self._markers.clear()
         self.showing_people, self._scene = False, None
 
     def _kept(self, stamp_ns: int, within_ns: int = 0) -> np.ndarray | None:

@@ -8,7 +8,8 @@ on a plane one metre in front of the camera, as wide as the parameter `marker_fo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gc_ros.node.ros_messages import to_time
@@ -17,8 +18,9 @@ from gc_ros.recognition.palette import Colour, glimpse_colour, person_colour
 from gc_ros.recognition.people import PersonActivity
 from gc_ros.stamps import NS
 
-# After which a marker goes that no result has renewed: the camera or the node has stopped. The longest: after a break.
+# After which a marker goes that no result has renewed: the node has stopped. The longest: of an engine that was busy.
 LIFETIME_S, LONGEST_S = 2.0, 60.0
+_PICTURE = ""  # whose results are those of the whole picture
 
 
 def lifetime_s(apart_s: float) -> float:
@@ -131,3 +133,87 @@ def to_people_markers(
         across, above = (box.x_min + box.x_max) / 2, box.y_min - 0.04 * size[1]
         plane.text(space, 1 + len(activity.glimpses), words, across, above, colour, 0.05)
     return plane.message
+
+
+class Shown:
+    """What RViz shows of one camera: the newest message alone, what it leaves out is deleted. Thread-safe.
+
+    Made only while somebody subscribes. publisher: of MarkerArray; None where its package is missing. apart_s: from one
+    result to the next, where none is late.
+    """
+
+    def __init__(self, publisher: Any, apart_s: float) -> None:
+        self._publisher, self._due_s = publisher, apart_s
+        self._there: dict[tuple[str, int], str] = {}  # namespace and number of markers -> frame_id
+        self._stamps: dict[str, int] = {}  # of the newest result, by person
+        self._apart_s: dict[str, float] = {}  # of the last two results, by person
+        self._lock = threading.Lock()  # a break clears in another thread than results come from
+
+    def picture(self, activity: Activity, frame_id: str, fov_deg: float) -> None:
+        """See `to_markers`."""
+        with self._lock:
+            if self._watched():
+                stays_s = self._stays_s({_PICTURE: activity.stamp_ns})
+                self._send(to_markers(activity, frame_id, fov_deg, stays_s))
+
+    def people(
+        self,
+        people: Sequence[PersonActivity],
+        size: tuple[int, int],
+        stamp_ns: int,
+        frame_id: str,
+        fov_deg: float,
+    ) -> None:
+        """See `to_people_markers`."""
+        with self._lock:
+            if self._watched():
+                stays_s = self._stays_s({p.person_id: p.activity.stamp_ns for p in people})
+                self._send(to_people_markers(people, size, stamp_ns, frame_id, fov_deg, stays_s))
+
+    def clear(self) -> None:
+        """Show nothing: a break, or nobody is there any more."""
+        with self._lock:
+            if self._watched() and self._there:
+                from visualization_msgs.msg import MarkerArray
+
+                self._send(MarkerArray())
+            self._forget()
+
+    def _watched(self) -> bool:
+        if self._publisher is None:
+            return False
+        if self._publisher.get_subscription_count():
+            return True
+        self._forget()
+        return False
+
+    def _forget(self) -> None:
+        self._there.clear()
+        self._stamps.clear()
+        self._apart_s.clear()
+
+    def _stays_s(self, stamps: Mapping[str, int]) -> float:
+        """How long the markers of these results stay, those of all as long as those of the slowest."""
+        apart_s = {}
+        for who, stamp_ns in stamps.items():
+            since_ns = stamp_ns - self._stamps.get(who, stamp_ns)
+            # One that is shown again tells nothing.
+            apart_s[who] = since_ns / NS if since_ns > 0 else self._apart_s.get(who, 0.0)
+        self._stamps, self._apart_s = dict(stamps), apart_s
+        return lifetime_s(max([self._due_s, *apart_s.values()]))
+
+    def _send(self, message: Any) -> None:
+        """Publish the message, with the end of all that it does not show."""
+        shown = {(m.ns, m.id): m.header.frame_id for m in message.markers}
+        gone = {key: frame_id for key, frame_id in self._there.items() if key not in shown}
+        self._there = shown
+        message.markers += [_deleted(*key, frame_id) for key, frame_id in gone.items()]
+        self._publisher.publish(message)
+
+
+def _deleted(space: str, number: int, frame_id: str) -> Any:
+    from visualization_msgs.msg import Marker
+
+    made = Marker(ns=space, id=number, action=Marker.DELETE)
+    made.header.frame_id = frame_id
+    return made

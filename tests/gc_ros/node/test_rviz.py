@@ -47,6 +47,7 @@ def visualization_msgs(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     made = [(name, Any, dataclasses.field(default_factory=start)) for name, start in MARKER.items()]
     module.Marker = dataclasses.make_dataclass("Marker", made, kw_only=True, slots=True)
     module.Marker.LINE_STRIP, module.Marker.TEXT_VIEW_FACING, module.Marker.ADD = 4, 9, 0
+    module.Marker.DELETE = 2
     markers = [("markers", list, dataclasses.field(default_factory=list))]
     module.MarkerArray = dataclasses.make_dataclass("MarkerArray", markers, kw_only=True, slots=True)
     monkeypatch.setitem(sys.modules, "visualization_msgs", types.ModuleType("visualization_msgs"))
@@ -133,6 +134,120 @@ def test_people_are_boxes_with_a_text_above_in_a_namespace_of_their_own(
     assert text.pose.position.y * 320 + 240 < 50
 
 
+class RViz:
+    """A publisher with what RViz makes of its messages, and whether RViz runs."""
+
+    def __init__(self) -> None:
+        self.runs = True
+        self.messages: list[Any] = []
+        self.there: set[tuple[str, int]] = set()
+
+    def get_subscription_count(self) -> int:
+        return int(self.runs)
+
+    def publish(self, message: Any) -> None:
+        self.messages.append(message)
+        for m in message.markers:
+            (self.there.discard if m.action == 2 else self.there.add)((m.ns, m.id))
+
+    @property
+    def spaces(self) -> set[str]:
+        return {space for space, _ in self.there}
+
+    @property
+    def stays_s(self) -> set[float]:
+        """How long what the newest message shows stays."""
+        markers = [m for m in self.messages[-1].markers if m.action == 0]
+        return {m.lifetime.sec + m.lifetime.nanosec / NS for m in markers}
+
+
+class Camera:
+    """What one camera shows in RViz, results at given seconds. apart_s: as `rviz.Shown` takes it."""
+
+    def __init__(self, activity: Activity, apart_s: float) -> None:
+        self.rviz = RViz()
+        self.shown = rviz.Shown(self.rviz, apart_s)
+        self._activity = activity
+
+    def picture(self, at_s: float) -> None:
+        self.shown.picture(self._at(at_s), "camera", 60.0)
+
+    def people(self, **at_s: float) -> None:
+        people = [PersonActivity(who, Box(1, 2, 3, 4), self._at(s)) for who, s in at_s.items()]
+        self.shown.people(people, (640, 480), int(max(at_s.values()) * NS), "camera", 60.0)
+
+    def _at(self, at_s: float) -> Activity:
+        return dataclasses.replace(self._activity, stamp_ns=int(at_s * NS))
+
+
+def test_rviz_shows_the_newest_message_and_nothing_of_those_before(
+    visualization_msgs: Any, activity: Activity
+) -> None:
+    camera = Camera(activity, 1.0)
+    camera.picture(1)
+    assert camera.rviz.spaces == {"glimpses", "label"}
+    camera.people(ann=2, bob=2)
+    assert camera.rviz.spaces == {"person ann", "person bob"}
+    camera.people(ann=3)
+    assert camera.rviz.spaces == {"person ann"}
+    assert {m.ns for m in camera.rviz.messages[-1].markers if m.action == 2} == {"person bob"}
+    assert all(m.header.frame_id == "camera" for m in camera.rviz.messages[-1].markers)
+    camera.picture(4)
+    assert camera.rviz.spaces == {"glimpses", "label"}
+    camera.shown.clear()
+    assert not camera.rviz.there
+    camera.shown.clear()
+    assert len(camera.rviz.messages) == 5, "nothing is left to delete"
+
+
+def test_who_does_not_watch_is_told_nothing_and_who_comes_later_no_end_of_what_he_never_saw(
+    visualization_msgs: Any, activity: Activity
+) -> None:
+    camera = Camera(activity, 1.0)
+    camera.picture(1)
+    camera.rviz.runs = False
+    camera.picture(2)
+    camera.shown.clear()
+    camera.rviz.runs = True
+    camera.people(ann=900)
+    assert len(camera.rviz.messages) == 2 and camera.rviz.stays_s == {2.0}
+    assert {m.action for m in camera.rviz.messages[-1].markers} == {0}
+    rviz.Shown(None, 1.0).picture(activity, "camera", 60.0)
+    rviz.Shown(None, 1.0).clear()
+
+
+def test_markers_stay_as_long_as_two_results_of_the_slowest_take(
+    visualization_msgs: Any, activity: Activity
+) -> None:
+    camera = Camera(activity, 6.0)
+    stays_s = []
+    # Two people whose results come every 6 s, half a second after each other.
+    for turn in range(3):
+        camera.people(ann=6 * turn, bob=6 * turn - 5.5)
+        stays_s.append(camera.rviz.stays_s)
+        camera.people(ann=6 * turn, bob=6 * turn + 0.5)
+        stays_s.append(camera.rviz.stays_s)
+    assert stays_s == [{12.0}] * 6
+    # Bob goes: ann's is shown again.
+    camera.people(ann=12)
+    assert camera.rviz.stays_s == {12.0}
+    # A busy engine takes longer than it should.
+    camera.people(ann=22)
+    assert camera.rviz.stays_s == {20.0}
+
+
+def test_a_break_is_not_the_pace_of_results(visualization_msgs: Any, activity: Activity) -> None:
+    camera = Camera(activity, 0.5)
+    camera.picture(1)
+    camera.shown.clear()
+    camera.picture(41)
+    assert camera.rviz.stays_s == {2.0}
+    # Nor is the time in which people were shown in the picture's place.
+    camera.people(ann=42)
+    camera.picture(90)
+    assert camera.rviz.stays_s == {2.0}
+
+
 def test_markers_are_made_only_while_somebody_subscribes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +260,7 @@ def test_markers_are_made_only_while_somebody_subscribes(
 
     monkeypatch.setattr(rviz, "markers_type", lambda: CompressedImage)
     monkeypatch.setattr(rviz, "to_markers", to_markers)
+    monkeypatch.setattr(rviz.Shown, "_send", lambda self, message: self._publisher.publish(message))
     got: list[CompressedImage] = []
     with running(toy.toy_bundle(tmp_path).path, marker_fov_deg=75.0) as (node, peer):
         peer.wait_for_camera()
