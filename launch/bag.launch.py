@@ -91,7 +91,9 @@ def _play_and_evaluate(context):
     )
 
     def checked(event, context):
-        check("the check of what the evaluation needs", event, context)
+        # Its error names the options of the command.
+        here = "; its --topic is topic:= with image_transport:= here, its --truth truth:=, its --out out:="
+        check("the check of what the evaluation needs", event, context, here)
         return None if context.is_shutdown else [play]
 
     def played(event, context):

@@ -137,14 +137,16 @@ def evaluate(
     check: Annotated[
         bool,
         typer.Option(
-            "--check", help="Only check that packages, bags and bundle are there; evaluate nothing."
+            "--check",
+            help="Only check that packages, bundle, bags with their topics and truth, and --out can be used; evaluate "
+            "nothing.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json.")] = False,
 ) -> None:
     """Evaluate bags and videos with the robot's recogniser: figures, report, predictions. Needs no ROS."""
     _usable(locals())
-    from gc_ros.evaluation.many import check_tools, evaluate_many
+    from gc_ros.evaluation.many import check_evaluation, evaluate_many
     from gc_ros.evaluation.options import Options
     from gc_ros.evaluation.people_sources import shared_tables
     from gc_ros.evaluation.sources import find_sources
@@ -187,8 +189,8 @@ def evaluate(
         **_taught(bundle, bundle_sha256, taught),
     )
     if check:
-        check_tools(options)
-        load_bundle(bundle, sha256=bundle_sha256)
+        for name, reason in check_evaluation(sources, bundle, out, options, bundle_sha256):
+            typer.echo(f"warning: {name}: {reason}", err=True)
         return
     with progress_bar() as bar:
         task = bar.add_task("evaluating", total=len(sources))

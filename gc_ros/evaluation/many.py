@@ -17,12 +17,13 @@ from typing import Any
 from gc_ros.evaluation import results
 from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.people_scoring import people_figures
+from gc_ros.evaluation.people_sources import find_table
 from gc_ros.evaluation.processes import OutputError, run_tasks
 from gc_ros.evaluation.running import Task, resume
 from gc_ros.evaluation.scoring import EXTRA, gather, summarise
-from gc_ros.evaluation.sources import Source
-from gc_ros.evaluation.truth import map_label
-from trt_build.bundle import IDLE_LABELS, load_bundle
+from gc_ros.evaluation.sources import FrameReader, Source
+from gc_ros.evaluation.truth import find_truth, map_label
+from trt_build.bundle import IDLE_LABELS, LoadedBundle, load_bundle
 from trt_build.command import os_error_line
 from trt_build.errors import DataError, GlimpseError, need
 from trt_build.files import replacing, write_atomically
@@ -58,20 +59,7 @@ def evaluate_many(
     far, where bags are evaluated in this process.
     Raises GlimpseError when the bundle cannot be used, `out` cannot be written, or no bag can be evaluated.
     """
-    check_tools(options)
-    if options.people is not None and (
-        options.simulate_latency_s is not None or options.truth.startswith("topic:")
-    ):
-        raise DataError("--people does not go with --simulate-latency, nor with the truth of a topic")
-    loaded = load_bundle(bundle, sha256=bundle_sha256)
-    info = loaded.info
-    if options.mode not in (None, *info.modes):
-        raise DataError(f"mode {options.mode!r} is not in this bundle; use one of: {', '.join(info.modes)}")
-    labels = options.labels(info)
-    for label, target in options.mapping.items():
-        if map_label(target, labels, {}) is None:
-            known = ", ".join(dict.fromkeys([*labels, IDLE_LABELS[0]]))
-            raise DataError(f"--map {label}={target}: the bundle has no {target!r}; map to one of: {known}")
+    loaded, labels = _usable(bundle, options, bundle_sha256)
     folders = results.bag_folders(out, [source.name for source in sources])
     _check_places(sources, folders)
     out.mkdir(parents=True, exist_ok=True)
@@ -118,7 +106,61 @@ def evaluate_many(
     return Evaluation(summary, problems, resumed)
 
 
-def check_tools(options: Options) -> None:
+def check_evaluation(
+    sources: Sequence[Source], bundle: Path, out: Path, options: Options, bundle_sha256: str | None = None
+) -> list[tuple[str, str]]:
+    """What `evaluate_many` would refuse, found without evaluating or writing anything.
+
+    Returns (name, reason) of the sources that it would leave out. Raises GlimpseError or OSError for what would end it.
+    """
+    _, labels = _usable(bundle, options, bundle_sha256)
+    _check_places(sources, results.bag_folders(out, [source.name for source in sources]))
+    there = next(place for place in (out.absolute(), *out.absolute().parents) if place.exists())
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(out)) from None
+    problems = []
+    for source in sources:
+        try:
+            _check_source(source, options, labels)
+        except OSError as error:
+            problems.append((source.name, os_error_line(error)))
+        except GlimpseError as error:
+            problems.append((source.name, str(error)))
+    if len(problems) == len(sources):
+        raise DataError("; ".join(dict.fromkeys(reason for _, reason in problems)))
+    return problems
+
+
+def _check_source(source: Source, options: Options, labels: Sequence[str]) -> None:
+    truth = find_truth(source, options.truth, labels, options.mapping)
+    FrameReader(source, options.topic, options.stamps, (truth.topic,) if truth.topic else ()).close()
+    for how in (options.people, options.true_boxes):
+        if how is not None and not how.startswith("topic:"):
+            find_table(source, how)
+
+
+def _usable(bundle: Path, options: Options, sha256: str | None) -> tuple[LoadedBundle, list[str]]:
+    """The bundle, and its labels with those that it was taught. Raises GlimpseError where the options do not fit it."""
+    _check_tools(options)
+    if options.people is not None and (
+        options.simulate_latency_s is not None or options.truth.startswith("topic:")
+    ):
+        raise DataError("--people does not go with --simulate-latency, nor with the truth of a topic")
+    loaded = load_bundle(bundle, sha256=sha256)
+    info = loaded.info
+    if options.mode not in (None, *info.modes):
+        raise DataError(f"mode {options.mode!r} is not in this bundle; use one of: {', '.join(info.modes)}")
+    labels = options.labels(info)
+    for label, target in options.mapping.items():
+        if map_label(target, labels, {}) is None:
+            known = ", ".join(dict.fromkeys([*labels, IDLE_LABELS[0]]))
+            raise DataError(f"--map {label}={target}: the bundle has no {target!r}; map to one of: {known}")
+    return loaded, labels
+
+
+def _check_tools(options: Options) -> None:
     """Check that the packages are installed that the end of a run needs. Raises EngineError."""
     for module in ("sklearn.metrics", "jinja2", *(() if options.predictions == "none" else ("mcap.writer",))):
         need(module, EXTRA)

@@ -142,6 +142,11 @@ class FrameReader:
             self._recording.close()
             raise
 
+    def close(self) -> None:
+        """Close the source without reading its frames."""
+        if self._recording is not None:
+            self._recording.close()
+
     def __iter__(self) -> Iterator[Frame]:
         if self._recording is None:
             yield from self._video()

@@ -223,7 +223,7 @@ def _results(f: CameraFacts) -> Iterator[Condition]:
 
 def _hint(f: CameraFacts) -> str:
     if not f.elsewhere:
-        return f"; no topic of type {f.type_name} has one either: start the camera driver"
+        return f"; no other topic of type {f.type_name} has one either: start the camera driver"
     first = f.elsewhere[0]
     return f"; there is {', '.join(f.elsewhere[:5])}: remap with -r {f.remap}:={first}"
 
@@ -249,6 +249,7 @@ class EngineFacts:
     last_error: str | None = None
     busy_s: float = 0.0
     teaching: str = "none"  # how far it has come
+    node: str = ""  # its full name
 
 
 def judge_engine(f: EngineFacts) -> Status:
@@ -267,7 +268,9 @@ def judge_engine(f: EngineFacts) -> Status:
         return Status(ERROR, f.failure, values)
     if f.failures_in_row:
         return Status(ERROR, f"{f.failures_in_row} failed runs in a row: {f.last_error}", values)
-    return Status(OK, f.state, values)
+    transitions = {"unconfigured": "configure, then activate", "inactive": "activate"}.get(f.state)
+    remedy = f"; ros2 lifecycle set {f.node} {transitions}" if transitions else ""
+    return Status(OK, f"{f.state}{remedy}", values)
 
 
 class Recent:

@@ -64,7 +64,9 @@ def node_arguments() -> list[DeclareLaunchArgument]:
         choices = BY_NAME[name].choices
         # The launch system compares with choices letter by letter; a switch has more spellings than it knows.
         limited = {"choices": ["", *choices]} if choices else {}
-        text = f"{BY_NAME[name].description} Empty: as in params_file."
+        # What empty means to the node; here it means that nothing is passed on.
+        text = BY_NAME[name].description.replace(" Empty: ", " Empty in params_file: ")
+        text += " Empty: as in params_file."
         passed_on.append(DeclareLaunchArgument(name, default_value="", description=text, **limited))
     return [
         DeclareLaunchArgument(
@@ -198,7 +200,7 @@ def live_node(
     return [RegisterEventHandler(OnProcessExit(target_action=node, on_exit=gone)), node]
 
 
-def check(who: str, event: Any, context: Any) -> None:
+def check(who: str, event: Any, context: Any, remark: str = "") -> None:
     """Called when a process has ended: what it raises ends the launch with exit code 1."""
     if event.returncode and not context.is_shutdown:
-        raise RuntimeError(f"{who} ended with exit code {event.returncode}")
+        raise RuntimeError(f"{who} ended with exit code {event.returncode}{remark}")

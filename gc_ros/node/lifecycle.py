@@ -256,6 +256,7 @@ class ActivityRecognition(LifecycleNode):
         )
         facts = EngineFacts(
             state=self.state,
+            node=self.get_fully_qualified_name(),
             failure=self._failure,
             description=self._model.engine.description if self._model else "none",
             model_id=self._model.info.model_id if self._model else "none",

@@ -224,3 +224,45 @@ def test_check_says_what_to_install_and_evaluates_nothing(
     assert_one_line(done, missing, "python3 -m pip install", "'mcap>=1.2'")
     assert not (tmp_path / "out").exists()
     assert_one_line(call(cli.app, "evaluate", tmp_path / "none", "-b", colours.path, "--check"), "none")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--truth", "nofile.csv"], ["nofile.csv: no such truth"]),
+        (["--truth", "topic:/labels"], ["no topic /labels for the ground truth"]),
+        (["--topic", "/nosuch"], ["no image topic /nosuch", "/camera"]),
+        (["--out", "/proc/x"], ["/proc/x"]),
+        (["--out", "a_file/out"], ["a_file/out"]),
+        (["--people", "nofile.csv"], ["nofile.csv"]),
+        (["--map", "red=violet"], ["no 'violet'"]),
+        (["--mode", "tube"], ["mode 'tube' is not in this bundle"]),
+    ],
+)
+def test_check_finds_what_would_end_the_evaluation(
+    options: list[str],
+    words: list[str],
+    tmp_path: Path,
+    colours: LoadedBundle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a_file").touch()
+    bag = tmp_path / "bag"
+    write_bag(bag, [("red", 2.0)])
+    there = set(tmp_path.iterdir())
+    command = ["evaluate", bag, "-b", colours.path, "--out", "new/out", *options]
+    assert_one_line(call(cli.app, *command, "--check"), *words)
+    assert set(tmp_path.iterdir()) == there
+    assert_one_line(call(cli.app, *command), *words)
+
+
+def test_check_warns_of_the_bags_that_the_evaluation_would_leave_out(
+    tmp_path: Path, colours: LoadedBundle
+) -> None:
+    for name in ("one", "two"):
+        write_bag(tmp_path / name, [("red", 2.0)])
+    (tmp_path / "two.truth.csv").write_text("no,truth\n")
+    done = call(cli.app, "evaluate", tmp_path, "-b", colours.path, "--out", tmp_path / "out", "--check")
+    assert done.exit_code == 0 and "warning: two: " in done.output and "two.truth.csv" in done.output
+    assert "one" not in done.output

@@ -46,7 +46,7 @@ GOOD = CameraFacts(
         (
             {"silent_s": 9.0},
             WARN,
-            "no publisher on /image; no topic of type sensor_msgs/msg/Image has one either",
+            "no publisher on /image; no other topic of type sensor_msgs/msg/Image has one either",
         ),
         ({"silent_s": 9.0, "elsewhere": ["/cam/a", "/cam/b"]}, WARN, "remap with -r image:=/cam/a"),
         ({"silent_s": 9.0, "other_types": ["x/msg/Y"]}, ERROR, "is published as x/msg/Y"),
@@ -119,7 +119,12 @@ def test_a_camera_says_what_is_wrong_and_what_to_type(changes: dict[str, Any], l
 
 
 def test_the_engine_says_why_it_does_not_run() -> None:
-    assert judge_engine(EngineFacts("active")).level == OK
+    active = judge_engine(EngineFacts("active", node="/robot/activity_recognition"))
+    assert (active.level, active.message) == (OK, "active")
+    for state, transitions in (("unconfigured", "configure, then activate"), ("inactive", "activate")):
+        waiting = judge_engine(EngineFacts(state, node="/robot/activity_recognition"))
+        typed = f"ros2 lifecycle set /robot/activity_recognition {transitions}"
+        assert (waiting.level, waiting.message) == (OK, f"{state}; {typed}")
     failed = judge_engine(EngineFacts("unconfigured", failure="no bundle given"))
     assert (failed.level, failed.message) == (ERROR, "no bundle given")
     row = judge_engine(EngineFacts("active", failures_in_row=2, last_error="not finite"))
