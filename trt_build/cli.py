@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from trt_build.bundle import CLASSES_NAME, LoadedBundle, load_bundle
+from trt_build.bundle import CLASSES_NAME, INT8_WEIGHTS_NAME, LoadedBundle, load_bundle
 from trt_build.command import Json, Threads, command_line, progress_bar
 from trt_build.engine import Engine
 from trt_build.errors import EngineError, need
@@ -66,6 +66,7 @@ def export(
         from gc_model.export.onnx import export_bundle
     except ImportError as error:
         raise EngineError(f"export needs torch ({error}); {extra('export')}") from None
+    quantised = (out / INT8_WEIGHTS_NAME).is_file()
     bundle = export_bundle(
         run,
         out,
@@ -83,6 +84,10 @@ def export(
     typer.echo(
         f"{out}: {bundle.info.model_id}, modes {', '.join(bundle.info.modes)}, within {worst:.1e} of torch"
     )
+    if quantised:
+        typer.echo(
+            f"its INT8 graphs of before are gone; for new ones: trt-build quantize {quote(str(out))} --clips CLIPS"
+        )
     if CLASSES_NAME not in bundle.info.sha256:
         typer.echo(
             "it cannot be taught new activities: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -24,7 +25,7 @@ def processes(workers: int | None, jobs: int) -> Iterator[ProcessPoolExecutor]:
     spawn = multiprocessing.get_context("spawn")
     count = min(workers or len(os.sched_getaffinity(0)), max(jobs, 1))
     # No `with`: its second call of `shutdown` would take the jobs up again.
-    pool = ProcessPoolExecutor(count, mp_context=spawn)
+    pool = ProcessPoolExecutor(count, mp_context=spawn, initializer=end_with_parent)
     try:
         check_start(pool)
         yield pool
@@ -32,6 +33,18 @@ def processes(workers: int | None, jobs: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     pool.shutdown()
+
+
+def end_with_parent() -> None:
+    """In a process of a pool: end when the parent ends, however that happens."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
 
 
 def check_start(pool: ProcessPoolExecutor) -> None:

@@ -9,7 +9,7 @@ stands still and the people step aside, the whole picture with the place itself 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from gc_model.data import own
 from gc_model.data.clip import LabelledClip
+from gc_model.data.frames import other_pictures
 from gc_ros.media.clips import tables_of
-from gc_ros.media.detections import Box, boxes_of, read_csv
+from gc_ros.media.detections import Box, boxes_of, of_other_pictures, read_csv
 from gc_ros.media.tables import read_rows
 from gc_ros.media.video_writer import VideoWriter
 from gc_ros.stamps import NS
@@ -47,7 +48,7 @@ def write_empty(
 
     boxes: folder of the people's boxes, class/clip.boxes.csv. Returns {"clips", "without_boxes", "beside", "places",
     "damaged": {name: reason}}: how many clips were found, passed over, and written of either kind. Raises DataError
-    where no clip has boxes, two clips share a table of them, or none shows a place without anybody.
+    where no clip has boxes that can be read, two clips share a table of them, or none shows a place without anybody.
     """
     from rich.progress import track
 
@@ -78,10 +79,19 @@ def write_empty(
                     video.write(frame, stamp_ns)
             written[name] = [name, label, clip.subject]
             counts[kind] += 1
+    if not written and damaged:
+        raise DataError(f"{data}: nothing of {_first(damaged)}")
     if not written:
-        raise DataError(f"{data}: people fill every picture; none shows a place without them")
+        others = f"; {counts['without_boxes']} more have no boxes" if counts["without_boxes"] else ""
+        raise DataError(f"{data}: people fill every picture{others}; none shows a place without them")
     own.write_table(out, [row for _, row in sorted((before | written).items())])
     return counts | {"damaged": damaged}
+
+
+def _first(damaged: Mapping[str, str]) -> str:
+    """The first of these clips with what is wrong with it, and how many more there are."""
+    name, reason = next(iter(damaged.items()))
+    return f"{name}: {reason}" + (f"; and {len(damaged) - 1} more" if len(damaged) > 1 else "")
 
 
 def _written_before(out: Path, label: str) -> dict[str, list[str]]:
@@ -150,6 +160,9 @@ def known(clip: LabelledClip, table: Path) -> Shot | None:
     if length < _LEAST_FRAMES:
         return None
     height, width = frames[0].shape[:2]
+    boxes = [p.box for d in found for p in d.people]
+    if of_other_pictures([(b.x_min, b.y_min, b.x_max, b.y_max) for b in boxes], width, height):
+        raise DataError(other_pictures(table, clip.path))
     people = np.zeros((length, height, width), bool)
     for mask, detections in zip(people, near[first : first + length], strict=True):
         for box in (p.box for d in detections for p in d.people):

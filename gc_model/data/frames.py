@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gc_model.data.clip import LabelledClip, PersonSource, ReadFrames
 from gc_model.data.people import Whereabouts
+from gc_ros.media.detections import of_other_pictures
 from gc_ros.media.video import read_video
 from trt_build.bundle import Preprocess
 from trt_build.errors import DataError, GlimpseError
@@ -169,6 +170,14 @@ class FrameCache:
             ) from None
 
 
+def other_pictures(table: Path, clip: Path) -> str:
+    """What is wrong with boxes that `of_other_pictures`."""
+    return (
+        f"{table}: most boxes lie outside the pictures of {clip}, so they were made on pictures of another size; make "
+        "them again of these clips"
+    )
+
+
 def decode(
     path: Path,
     preprocess: Preprocess,
@@ -179,7 +188,7 @@ def decode(
     """The frames of a video through the robot's own reader and resize, at most `max_fps` of them a second.
 
     person: frames show the square around this person; those in which the person is not found are left out. Raises
-    DataError where no frame remains.
+    DataError where no frame remains, or boxes are of pictures of another size.
     """
     whole = preprocess.model_copy(update={"size": preprocess.resize})
     where = None if person is None else Whereabouts(person)
@@ -207,6 +216,8 @@ def decode(
         images.append(model_input(image, whole, bgr=False, area=area))
         times.append(t)
         numbers.append(number)
+    if person is not None and of_other_pictures([r.tolist() for r in regions], 1, 1):
+        raise DataError(other_pictures(person.file, path))
     if not images and person is not None:
         raise DataError(f"{path}: person {person.id} of {person.file} is in none of its frames")
     if not images:

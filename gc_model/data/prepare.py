@@ -8,6 +8,7 @@ and evaluation on the result meet the same damage, name it and count it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -57,9 +58,10 @@ def prepare(
     workers: int | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Rescale every clip of `data` into `out`, in parallel; what is there already is kept.
+    """Rescale every clip of `data` into `out`, in parallel; what is there already of the same clip is kept.
 
-    Returns {"clips", "made", "kept", "damaged": {name: reason}}, also written to OUT/prepare.json. Raises DataError.
+    Returns {"clips", "made", "kept", "damaged": {name: reason}}, also written to OUT/prepare.json. Raises DataError,
+    also where `out` holds clips of other data.
     """
     from rich.progress import track
 
@@ -67,20 +69,28 @@ def prepare(
         raise DataError(
             "only --fit stretch keeps the joints of a data set where they belong; leave --fit away"
         )
-    if out.resolve() == (data if data.is_dir() else data.parent).resolve():
+    if out.resolve() == _root(data).resolve():
         raise DataError(f"{out} is the data itself: give another folder")
     clips = index(layout, data)
     coded = {_codec(_container(_place(layout, c)[0])) for c in clips}
     if size % 2 and "libx264" in coded:
         raise DataError(f"--size {size} is odd, which H.264 does not take: give {size + 1}")
     how = Preprocess.model_validate({"size": size, "resize": size, "fit": fit})
+    root, sources = str(_root(data).resolve()), {c.name: _content(c) for c in clips}
     try:
         out.mkdir(parents=True, exist_ok=True)
         _same(out / "prepare.json", {"layout": layout, "size": size, "fit": fit})
         jobs = [Rescaling(c, out / _place(layout, c)[0], how) for c in clips]
+        again = _changed(out, root, sources)
+        for job in jobs:
+            if job.clip.name in again:
+                for old in (place for place in _place(layout, job.clip) if place is not None):
+                    (out / old).unlink(missing_ok=True)
+        damaged = {name: why for name, why in _state(out)["damaged"].items() if name not in again}
+        # Before any of them is made: what is there from now on is of these clips.
+        _note(out, {"data": root, "sources": sources, "damaged": damaged})
         _copy_tables(layout, data, out, clips)
         missing = [j for j in jobs if not j.target.is_file()]
-        damaged: dict[str, str] = dict(_state(out)["damaged"])
         if missing:
             with processes(workers, len(missing)) as pool:
                 running = {pool.submit(rescale, j): j for j in missing}
@@ -192,8 +202,13 @@ def _place(layout: str, clip: LabelledClip) -> tuple[Path, Path | None]:
     return (Path(clip.name), None) if layout == OWN else DATA_SETS[layout].prepared(clip)
 
 
+def _root(data: Path) -> Path:
+    """The folder of a data set that is given as a folder, or as its table."""
+    return data if data.is_dir() else data.parent
+
+
 def _copy_tables(layout: str, data: Path, out: Path, clips: Sequence[LabelledClip]) -> None:
-    root = data if data.is_dir() else data.parent
+    root = _root(data)
     if (root / "classes.csv").is_file():
         shutil.copyfile(root / "classes.csv", out / "classes.csv")
     for clip in clips:
@@ -216,6 +231,34 @@ def _state(out: Path) -> dict[str, Any]:
 
 def _note(out: Path, values: dict[str, Any]) -> None:
     write_atomically(out / "prepare.json", json.dumps(_state(out) | values, indent=1))
+
+
+def _content(clip: LabelledClip) -> str:
+    """What tells a clip from another of its name, also where it was moved or copied: size and a hash of its begin.
+
+    Of a folder of pictures, names and sizes of all.
+    """
+    path = clip.path
+    try:
+        if path.is_dir():
+            files = sorted((p.name, p.stat().st_size) for p in path.iterdir() if p.is_file())
+            return hashlib.sha256(repr(files).encode()).hexdigest()[:16]
+        with path.open("rb") as file:
+            return f"{path.stat().st_size} {hashlib.sha256(file.read(1 << 16)).hexdigest()[:16]}"
+    except OSError:  # it counts as damaged
+        return "unreadable"
+
+
+def _changed(out: Path, root: str, sources: dict[str, str]) -> set[str]:
+    """Names of clips that are other ones since they were prepared. Raises DataError where they are of other data."""
+    state = _state(out)
+    before: dict[str, str] = state.get("sources", {})
+    others = {name for name, content in before.items() if sources.get(name) != content}
+    if others and state.get("data") != root:
+        raise DataError(
+            f"{out} holds clips of {state.get('data')}, {sorted(others)[0]} for one: choose another folder"
+        )
+    return others
 
 
 def _same(path: Path, how: dict[str, Any]) -> None:

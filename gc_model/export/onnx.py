@@ -26,7 +26,7 @@ from gc_model.paper.network import CACHE, State
 from gc_model.paper.presets import Config
 from gc_model.paper.variants import for_robot
 from gc_model.training import checkpoint
-from trt_build.bundle import CLASSES_NAME, Bundle, LoadedBundle, load_bundle, write_bundle
+from trt_build.bundle import CLASSES_NAME, INFO_NAME, Bundle, LoadedBundle, load_bundle, write_bundle
 from trt_build.engine import Engine
 from trt_build.engines.open import open_engine
 from trt_build.errors import BundleError
@@ -93,10 +93,10 @@ def export_bundle(
     the weights behind the trunk, rounded before anything is compared, and of the statistics of the classes; None: as
     they are. data: where the clips of the training are now, None: where they were then; without them the bundle cannot
     be taught new activities. licences: of these clips, for the provenance. Raises DataError for a run that is not
-    complete or a video that does not decode, BundleError if a graph does not reproduce torch within `EXPORT_TOLERANCE`.
+    complete or a video that does not decode, BundleError if a graph does not reproduce torch within
+    `EXPORT_TOLERANCE`, or `out` is neither new nor empty nor a bundle.
     """
-    if out.exists() and not out.is_dir():
-        raise BundleError(f"{out} is a file: choose another --out")
+    _check_place(out)
     network, recipe = checkpoint.load(run)
     model = for_robot(network)
     if head_bits is not None:
@@ -201,6 +201,16 @@ def _to_onnx(
     slim = onnxslim.slim(graph)
     assert isinstance(slim, onnx.ModelProto)
     return slim
+
+
+def _check_place(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise BundleError(f"{out} is a file: choose another --out")
+    if (out / checkpoint.DESCRIPTION).is_file():
+        raise BundleError(f"{out} is a run, which a bundle in it would hide: choose another --out")
+    # What is hidden, an export that was killed has left.
+    if out.is_dir() and not (out / INFO_NAME).is_file() and any(p.name[0] != "." for p in out.iterdir()):
+        raise BundleError(f"{out} holds something else: choose another --out")
 
 
 def check_parity(

@@ -25,6 +25,7 @@ from trt_build.errors import DataError
 from trt_build.files import replacing, write_atomically
 
 SCHEMA = 1
+DESCRIPTION = "model.json"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def save(run: Path, model: Network, recipe: Recipe) -> None:
     with replacing(run / "model.safetensors", durable=True) as part:
         save_file(weights, part)
     text = json.dumps({"schema": SCHEMA, "config": model.config.to_json(), "recipe": vars(recipe)}, indent=1)
-    write_atomically(run / "model.json", text, durable=True)
+    write_atomically(run / DESCRIPTION, text, durable=True)
 
 
 def load(run: Path) -> tuple[Network, Recipe]:
@@ -101,8 +102,9 @@ def complete(weights: dict[str, Tensor], model: Network) -> dict[str, Tensor]:
 
 def read_description(run: Path) -> tuple[Config, Recipe]:
     """Configuration and recipe of a trained model, without its weights. Raises DataError."""
-    path = run / "model.json"
-    if (run / INFO_NAME).is_file():
+    path = run / DESCRIPTION
+    # An export once wrote a bundle into the run itself.
+    if (run / INFO_NAME).is_file() and not path.is_file():
         raise DataError(
             f"{run} is a bundle, not a run: `gc-model unpack {run} --out RUN` makes a run of it, which this takes"
         )

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -68,7 +69,7 @@ def check_run(options: TrainOptions, out: Path, resume: bool) -> None:
             raise DataError(
                 f"{path} is damaged ({reason}): restore it, remove {out}, or choose another --out"
             ) from None
-        changed = [k for k, v in before if v != getattr(options, k)]
+        changed = [k for k, v in before if _whole_paths(v) != _whole_paths(getattr(options, k))]
         if changed:
             raise DataError(
                 f"{out} was started with other options ({', '.join(changed)}): resume with the same"
@@ -80,6 +81,13 @@ def check_run(options: TrainOptions, out: Path, resume: bool) -> None:
         )
     if resume and not (out / "cache").is_dir():
         raise DataError(f"{out} holds no run to resume: leave out --resume to start one")
+
+
+def _whole_paths(value: Any) -> Any:
+    """An option, a path in one spelling of many."""
+    if isinstance(value, list):
+        return [_whole_paths(part) for part in value]
+    return value.resolve() if isinstance(value, Path) else value
 
 
 def check_unused(out: Path) -> None:

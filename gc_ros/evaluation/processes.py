@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -21,7 +19,7 @@ from trt_build.command import os_error_line
 from trt_build.errors import DataError, GlimpseError, need
 from trt_build.files import NO_ROOM
 from trt_build.install import extra
-from trt_build.pool import check_start
+from trt_build.pool import check_start, end_with_parent
 
 Outcome = tuple[int, dict[str, Any] | None, str]  # number of the task, bag.json or None, what went wrong
 _TRIES = 2  # of a bag whose process was killed
@@ -71,7 +69,7 @@ def _in_processes(todo: Sequence[tuple[int, Task]], jobs: int) -> Iterator[Outco
     context = multiprocessing.get_context("spawn")  # engines' threads do not survive a fork
     for tries in range(_TRIES):
         pool = ProcessPoolExecutor(
-            jobs if tries == 0 else 1, mp_context=context, initializer=_end_with_parent
+            jobs if tries == 0 else 1, mp_context=context, initializer=_leave_ctrl_c_to_parent
         )
         try:
             if tries == 0:
@@ -98,17 +96,10 @@ def _in_processes(todo: Sequence[tuple[int, Task]], jobs: int) -> Iterator[Outco
         )
 
 
-def _end_with_parent() -> None:
-    """In a worker process: end when the parent ends, however that happens, and leave Ctrl-C to the parent."""
+def _leave_ctrl_c_to_parent() -> None:
+    """In a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+    end_with_parent()
 
 
 def _on_dask(todo: Sequence[tuple[int, Task]], address: str) -> Iterator[Outcome]:

@@ -90,6 +90,15 @@ def about(found: Sequence[Detections]) -> tuple[str, ...]:
     return tuple(sorted((who for who in seen if seen[who] >= most / 2), key=lambda who: (-seen[who], who)))
 
 
+def of_other_pictures(boxes: Sequence[Sequence[float]], width: float, height: float) -> bool:
+    """Whether most of the boxes (x_min, y_min, x_max, y_max) have their middle outside a picture of this size.
+
+    So have those that were made on larger pictures of the same clip; of somebody who leaves through an edge, few.
+    """
+    outside = sum(not (0 <= x0 + x1 <= 2 * width and 0 <= y0 + y1 <= 2 * height) for x0, y0, x1, y1 in boxes)
+    return 2 * outside > len(boxes)
+
+
 def boxes_of(folder: Path, name: str) -> Path:
     """Where the CSV of the clip `name` lies below a folder of boxes: class/clip.boxes.csv for class/clip.mp4."""
     return (folder / name).with_suffix(".boxes.csv")

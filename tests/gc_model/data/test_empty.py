@@ -191,3 +191,30 @@ def test_without_boxes_or_any_free_place_the_error_says_what_to_do(tmp_path: Pat
         boxes_of(tmp_path / "boxes", "walk/a.mp4"), [Detections(0, (Detection("1", Box(0, 0, W, H)),))] * 1
     )
     assert_one_line(call(app, *arguments, tmp_path / "boxes"), "none shows a place without them")
+
+
+def test_boxes_of_other_pictures_show_no_empty_place(tmp_path: Path) -> None:
+    """Of pictures three times as large: what lies beside them is not without people."""
+    clip_of(tmp_path, STANDS)
+    clip_of(tmp_path, STANDS, name="walk/b.mp4")
+    arguments = ("empty", tmp_path / "clips", "--out", tmp_path / "out", "--boxes", tmp_path / "boxes")
+    for name in ("walk/a.mp4", "walk/b.mp4"):
+        large = [
+            Detections(k * NS // FPS, (Detection("1", Box(3 * 50, 60, 3 * 74, 240)),)) for k in range(16)
+        ]
+        write_csv(boxes_of(tmp_path / "boxes", name), large)
+    words = ("walk/a.mp4", "outside the pictures", "another size", "and 1 more")
+    assert_one_line(call(app, *arguments), *words)
+    clip_of(tmp_path, STANDS, name="walk/b.mp4")
+    done = call(app, *arguments)
+    assert done.exit_code == 0 and "outside the pictures" in done.output, done.output
+
+
+def test_tables_that_cannot_be_read_are_the_reason_where_nothing_is_written(tmp_path: Path) -> None:
+    clip_of(tmp_path, STANDS)
+    clip_of(tmp_path, STANDS, name="walk/b.mp4")
+    table = boxes_of(tmp_path / "boxes", "walk/a.mp4")
+    table.write_text(table.read_text().replace("x_max", "xmax"))
+    boxes_of(tmp_path / "boxes", "walk/b.mp4").unlink()
+    arguments = ("empty", tmp_path / "clips", "--out", tmp_path / "out", "--boxes", tmp_path / "boxes")
+    assert_one_line(call(app, *arguments), "walk/a.mp4", "x_max")

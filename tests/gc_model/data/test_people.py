@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from gc_model.data.joints import joints_of, to_input
 from gc_model.data.people import LEAST, boxes_of_joints, read_boxes, with_boxes
 from gc_model.paper.presets import preset
 from gc_model.synth import synthesize, synthesize_scenes
-from gc_ros.media.detections import Box, Detection, Detections, boxes_of, write_csv
+from gc_ros.media.detections import Box, Detection, Detections, boxes_of, read_csv, write_csv
 from gc_ros.media.video import read_video
 from gc_ros.recognition.region import square
 from tests.videos import write_clip
@@ -382,3 +382,15 @@ def test_clips_that_would_share_a_table_are_refused_before_any_is_made(tmp_path:
     with pytest.raises(DataError, match=SHARED.format("joints")):
         estimate(data, tmp_path / "j", subjects=subjects, progress=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clips"]
+
+
+def test_boxes_of_larger_pictures_show_nobody(clips: Path) -> None:
+    table = boxes_of(boxes(clips, "1"), "walk/a.mp4")
+    large = [
+        replace(d, people=tuple(replace(p, box=Box(*(3 * v for v in astuple(p.box)))) for p in d.people))
+        for d in read_csv(table)
+    ]
+    write_csv(table, large)
+    person = walker(clips, clips / "boxes").people[0]
+    with pytest.raises(DataError, match=r"a\.boxes\.csv: most boxes lie outside .*of another size"):
+        decode(clips / "walk/a.mp4", P, 12.0, person=person)

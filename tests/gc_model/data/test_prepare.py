@@ -49,6 +49,46 @@ def test_preparing_rescales_resumes_and_keeps_damage_countable(tmp_path):
         prepare(data, out, layout="ntu", size=64, progress=False)
 
 
+def test_a_folder_of_another_data_set_is_left_alone(tmp_path):
+    """Neither clips of the same names are kept as the new ones, nor is the table replaced."""
+    first = coloured_clips(tmp_path / "first", per_class=1, frames=4)
+    out = tmp_path / "out"
+    prepare(first, out, size=48, workers=1, progress=False)
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    for name, clips in (("same_names", {"frames": 6}), ("other_names", {"per_class": 2})):
+        other = coloured_clips(tmp_path / name, **{"per_class": 1, "frames": 4} | clips)
+        if name == "other_names":
+            for clip in other.glob("*/*0.mp4"):
+                clip.rename(clip.with_stem("new"))
+            table = (other / "clips.csv").read_text()
+            for label in ("red", "green", "blue"):
+                table = table.replace(f"{label}0", "new")
+            (other / "clips.csv").write_text(table)
+        with pytest.raises(DataError, match=r"out holds clips of .*first.*choose another folder"):
+            prepare(other, out, size=48, workers=1, progress=False)
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+
+
+def test_data_that_were_moved_are_the_same_and_a_clip_filmed_again_is_made_again(tmp_path):
+    data, out = coloured_clips(tmp_path / "data", per_class=1, frames=4), tmp_path / "out"
+    prepare(data, out, size=48, workers=1, progress=False)
+    moved = tmp_path / "moved"
+    shutil.copytree(data, moved)
+    shutil.rmtree(data)
+    assert prepare(moved, out, size=48, workers=1, progress=False)["kept"] == 3
+    # By its table the same data, too.
+    assert prepare(moved / "clips.csv", out, size=48, workers=1, progress=False)["kept"] == 3
+    longer = coloured_clips(tmp_path / "longer", per_class=1, frames=9)
+    shutil.copy(longer / "red" / "red0.mp4", moved / "red" / "red0.mp4")
+    (moved / "blue" / "blue0.mp4").write_bytes(b"no video")
+    found = prepare(moved, out, size=48, workers=1, progress=False)
+    assert (found["made"], found["kept"], list(found["damaged"])) == (2, 1, ["blue/blue0.mp4"])
+    assert sum(1 for _ in read_video(out / "red" / "red0.mp4")) == 9
+    shutil.copy(longer / "blue" / "blue0.mp4", moved / "blue" / "blue0.mp4")
+    found = prepare(moved, out, size=48, workers=1, progress=False)
+    assert (found["made"], found["damaged"]) == (1, {})
+
+
 def test_a_process_that_is_killed_is_one_line_and_the_same_command_continues(tmp_path, monkeypatch):
     data = coloured_clips(tmp_path / "data", per_class=1, frames=4)
     once = tmp_path / "killed"

@@ -385,6 +385,19 @@ def test_a_bundle_cannot_be_written_over_a_file(tmp_path):
         export.export_bundle(run(), tmp_path / "bundle")
 
 
+def test_a_bundle_is_not_written_into_a_run_nor_among_other_files(tmp_path):
+    mine = Path(shutil.copytree(run(), tmp_path / "mine"))
+    with pytest.raises(BundleError, match=r"mine is a run.*--out"):
+        export.export_bundle(mine, mine)
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.mp4").touch()
+    with pytest.raises(BundleError, match=r"clips holds something else.*--out"):
+        export.export_bundle(mine, tmp_path / "clips")
+    # A run into which an earlier version did.
+    shutil.copy(Path(bundle()) / "bundle.json", mine)
+    assert checkpoint.load(mine)[0].config == checkpoint.load(run())[0].config
+
+
 def recorded(clips: Path, loaded: LoadedBundle, count: int) -> np.ndarray:
     """T frames of `count` recorded gestures each, over the whole clip, as the robot prepares them."""
     videos = sorted((clips / "gestures").glob("*/*.*"))

@@ -334,6 +334,14 @@ def test_a_run_is_resumed_with_its_own_options_only():
         train(uninterrupted(), resume=True, batch=5, seed=1)
 
 
+def test_a_path_in_another_spelling_is_the_same_option(monkeypatch):
+    before = TrainOptions.model_validate_json((uninterrupted() / "options.json").read_text())
+    monkeypatch.chdir(before.data.parent)
+    run_directory.check_run(before.model_copy(update={"data": Path(before.data.name)}), uninterrupted(), True)
+    with pytest.raises(DataError, match=r"other options \(data\)"):
+        run_directory.check_run(before.model_copy(update={"data": Path("elsewhere")}), uninterrupted(), True)
+
+
 def test_a_damaged_options_file_is_one_line(tmp_path):
     shutil.copytree(uninterrupted(), tmp_path / "run")
     (tmp_path / "run" / "options.json").write_text("{")
