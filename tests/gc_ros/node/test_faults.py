@@ -188,7 +188,9 @@ def test_malformed_images_are_counted_and_the_good_ones_go_on(numbers: Path) -> 
 def test_no_publisher_names_the_topics_there_are(numbers: Path) -> None:
     with running(numbers, stall_timeout_s=0.3) as (_, peer):
         peer.node.destroy_publisher(peer.camera)
-        peer.wait_for_diagnostic("camera", "no publisher on /image; no other topic of type sensor_msgs/msg/Image")
+        peer.wait_for_diagnostic(
+            "camera", "no publisher on /image; no other topic of type sensor_msgs/msg/Image"
+        )
         peer.node.create_publisher(Image, "/camera/image_raw", 1)
         status = peer.wait_for_diagnostic("camera", "remap with -r image:=/camera/image_raw")
         assert status.level == WARN
