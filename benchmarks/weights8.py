@@ -177,7 +177,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         source = random_bundle(options.preset, folder) if options.preset else load_bundle(options.bundle)
-        made = weights8(source, folder / "weights8")
+        # Quantising takes a while; OpenVINO has no use for it.
+        wanted = options.backend == "onnxruntime" or options.clips
+        made = weights8(source, folder / "weights8") if wanted else source
         answer: dict[str, Any] = {
             "model_id": made.info.model_id,
             "backend": options.backend,

@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 
 from gc_model.data import own
 from gc_model.data.clip import LabelledClip
-from gc_model.data.frames import other_pictures
 from gc_ros.media.clips import tables_of
-from gc_ros.media.detections import Box, boxes_of, of_other_pictures, read_csv
+from gc_ros.media.detections import Box, boxes_of, check_of_these_pictures, read_csv
 from gc_ros.media.tables import read_rows
 from gc_ros.media.video_writer import VideoWriter
 from gc_ros.stamps import NS
@@ -160,9 +159,8 @@ def known(clip: LabelledClip, table: Path) -> Shot | None:
     if length < _LEAST_FRAMES:
         return None
     height, width = frames[0].shape[:2]
-    boxes = [p.box for d in found for p in d.people]
-    if of_other_pictures([(b.x_min, b.y_min, b.x_max, b.y_max) for b in boxes], width, height):
-        raise DataError(other_pictures(table, clip.path))
+    boxes = [(b.x_min, b.y_min, b.x_max, b.y_max) for d in found for b in (p.box for p in d.people)]
+    check_of_these_pictures(boxes, width, height, table, clip.path)
     people = np.zeros((length, height, width), bool)
     for mask, detections in zip(people, near[first : first + length], strict=True):
         for box in (p.box for d in detections for p in d.people):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gc_model.data.clip import LabelledClip, PersonSource, ReadFrames
 from gc_model.data.people import Whereabouts
-from gc_ros.media.detections import of_other_pictures
+from gc_ros.media.detections import check_of_these_pictures
 from gc_ros.media.video import read_video
 from trt_build.bundle import Preprocess
 from trt_build.errors import DataError, GlimpseError
@@ -170,14 +170,6 @@ class FrameCache:
             ) from None
 
 
-def other_pictures(table: Path, clip: Path) -> str:
-    """What is wrong with boxes that `of_other_pictures`."""
-    return (
-        f"{table}: most boxes lie outside the pictures of {clip}, so they were made on pictures of another size; make "
-        "them again of these clips"
-    )
-
-
 def decode(
     path: Path,
     preprocess: Preprocess,
@@ -216,8 +208,8 @@ def decode(
         images.append(model_input(image, whole, bgr=False, area=area))
         times.append(t)
         numbers.append(number)
-    if person is not None and of_other_pictures([r.tolist() for r in regions], 1, 1):
-        raise DataError(other_pictures(person.file, path))
+    if person is not None:
+        check_of_these_pictures([r.tolist() for r in regions], 1, 1, person.file, path)
     if not images and person is not None:
         raise DataError(f"{path}: person {person.id} of {person.file} is in none of its frames")
     if not images:

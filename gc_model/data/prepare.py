@@ -81,12 +81,13 @@ def prepare(
         out.mkdir(parents=True, exist_ok=True)
         _same(out / "prepare.json", {"layout": layout, "size": size, "fit": fit})
         jobs = [Rescaling(c, out / _place(layout, c)[0], how) for c in clips]
-        again = _changed(out, root, sources)
-        for job in jobs:
-            if job.clip.name in again:
-                for old in (place for place in _place(layout, job.clip) if place is not None):
+        before = _state(out)
+        again = _changed(before, out, root, sources)
+        for clip in clips:
+            if clip.name in again:
+                for old in filter(None, _place(layout, clip)):
                     (out / old).unlink(missing_ok=True)
-        damaged = {name: why for name, why in _state(out)["damaged"].items() if name not in again}
+        damaged = {name: why for name, why in before["damaged"].items() if name not in again}
         # Before any of them is made: what is there from now on is of these clips.
         _note(out, {"data": root, "sources": sources, "damaged": damaged})
         _copy_tables(layout, data, out, clips)
@@ -249,14 +250,12 @@ def _content(clip: LabelledClip) -> str:
         return "unreadable"
 
 
-def _changed(out: Path, root: str, sources: dict[str, str]) -> set[str]:
-    """Names of clips that are other ones since they were prepared. Raises DataError where they are of other data."""
-    state = _state(out)
-    before: dict[str, str] = state.get("sources", {})
-    others = {name for name, content in before.items() if sources.get(name) != content}
-    if others and state.get("data") != root:
+def _changed(before: dict[str, Any], out: Path, root: str, sources: dict[str, str]) -> set[str]:
+    """Names of clips that are other ones than in `before`, the state of `out`. Raises DataError for other data."""
+    others = {name for name, content in before.get("sources", {}).items() if sources.get(name) != content}
+    if others and before.get("data") != root:
         raise DataError(
-            f"{out} holds clips of {state.get('data')}, {sorted(others)[0]} for one: choose another folder"
+            f"{out} holds clips of {before.get('data')}, {min(others)} for one: choose another folder"
         )
     return others
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gc_model.data.clip import LabelledClip
 from gc_model.paper.network import Network
+from gc_model.training.checkpoint import DESCRIPTION
 from gc_model.training.options import TrainOptions
 from trt_build.bundle import INFO_NAME
 from trt_build.errors import DataError, one_line
@@ -75,7 +76,7 @@ def check_run(options: TrainOptions, out: Path, resume: bool) -> None:
                 f"{out} was started with other options ({', '.join(changed)}): resume with the same"
             )
         return
-    if any((out / name).exists() for name in ("model.json", INFO_NAME)):
+    if any((out / name).exists() for name in (DESCRIPTION, INFO_NAME)):
         raise DataError(
             f"{out} holds a trained network: choose another --out, or remove it to train it again"
         )

@@ -84,7 +84,7 @@ def train(
         run.stage2()
         carried = run.stage3()
         # A run that was finished before may have been calibrated since.
-        if first and (run.trained or not (out / "model.json").is_file()):
+        if first and (run.trained or not (out / checkpoint.DESCRIPTION).is_file()):
             checkpoint.save(out, model, run.recipe(carried))
         return run.summary(carried) | {"minutes": round((time.monotonic() - started) / 60, 2)}
 

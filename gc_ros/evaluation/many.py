@@ -124,10 +124,9 @@ def check_evaluation(
     for source in sources:
         try:
             _check_source(source, options, labels)
-        except OSError as error:
-            problems.append((source.name, os_error_line(error)))
-        except GlimpseError as error:
-            problems.append((source.name, str(error)))
+        except (GlimpseError, OSError) as error:
+            reason = os_error_line(error) if isinstance(error, OSError) else str(error)
+            problems.append((source.name, reason))
     if len(problems) == len(sources):
         raise DataError("; ".join(dict.fromkeys(reason for _, reason in problems)))
     return problems

@@ -90,13 +90,20 @@ def about(found: Sequence[Detections]) -> tuple[str, ...]:
     return tuple(sorted((who for who in seen if seen[who] >= most / 2), key=lambda who: (-seen[who], who)))
 
 
-def of_other_pictures(boxes: Sequence[Sequence[float]], width: float, height: float) -> bool:
-    """Whether most of the boxes (x_min, y_min, x_max, y_max) have their middle outside a picture of this size.
+def check_of_these_pictures(
+    boxes: Iterable[Sequence[float]], width: float, height: float, table: Path, clip: Path
+) -> None:
+    """Raise DataError where most boxes (x_min, y_min, x_max, y_max) have their middle outside pictures of this size.
 
     So have those that were made on larger pictures of the same clip; of somebody who leaves through an edge, few.
+    table, clip: the files of both, for the message.
     """
-    outside = sum(not (0 <= x0 + x1 <= 2 * width and 0 <= y0 + y1 <= 2 * height) for x0, y0, x1, y1 in boxes)
-    return 2 * outside > len(boxes)
+    inside = [0 <= x0 + x1 <= 2 * width and 0 <= y0 + y1 <= 2 * height for x0, y0, x1, y1 in boxes]
+    if 2 * sum(inside) < len(inside):
+        raise DataError(
+            f"{table}: most boxes lie outside the pictures of {clip}, so they were made on pictures of another size; "
+            "make them again of these clips"
+        )
 
 
 def boxes_of(folder: Path, name: str) -> Path:

@@ -9,6 +9,7 @@ result stays the same. It needs `onnx`.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -23,19 +24,17 @@ def int8_graph(path: Path) -> Path | bytes:
 
     The file where the processor saturates, and without `onnx`.
     """
-    if not multiplies_signed():
-        return path
-    try:
-        import onnx
+    if multiplies_signed():
+        # Without `onnx`; or what is wrong with the file, which whoever opens it says.
+        with suppress(Exception):
+            import onnx
 
-        from trt_build.graphs.qdq import sign_weights
-    except ImportError:
-        return path
-    try:
-        model = onnx.load(path)
-        return model.SerializeToString() if sign_weights(model.graph) else path
-    except Exception:  # whoever opens the file says what is wrong with it
-        return path
+            from trt_build.graphs.qdq import sign_weights
+
+            model = onnx.load(path)
+            if sign_weights(model.graph):
+                return bytes(model.SerializeToString())
+    return path
 
 
 @cache

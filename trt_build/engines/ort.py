@@ -128,10 +128,18 @@ class OrtEngine:
 
     def _open(self, bundle: LoadedBundle, mode: str, threads: int | None, device: str) -> None:
         """Open the session and make every buffer."""
-        source = _source(bundle, mode, self.precision, self.batch, self._device)
-        name = bundle.graph(mode, INT8 if self.precision == INT8 else "fp32")
-        self._session = _open(source, name, self.batch, threads, device, self._graph)
-        self._signed = self.precision == INT8 and isinstance(source, bytes)
+        graph = bundle.graph(mode, INT8 if self.precision == INT8 else "fp32")
+        source: Path | bytes = graph
+        if self.precision == "fp16":
+            # The graph that TensorRT compiles, so that the effect of FP16 on the results shows without a GPU.
+            need("onnx", pip("onnx"))
+            from trt_build.graphs.precision import mixed_precision
+
+            source = mixed_precision(bundle, mode, batch=self.batch).SerializeToString()
+        elif self.precision == INT8 and self._device == "cpu":
+            source = int8_graph(graph)
+        self._session = _open(source, graph, self.batch, threads, device, self._graph)
+        self._signed = self.precision == INT8 and source is not graph
         self._block = 0
         self._blocked: list[str] = []
         if self._device == "cpu" and mode == "step" and self.precision in ("fp32", INT8):
@@ -266,23 +274,10 @@ class OrtEngine:
         self._session = None
 
 
-def _source(bundle: LoadedBundle, mode: str, precision: str, batch: int, kind: str) -> Path | bytes:
-    """The graph to open, as a file or serialised. kind: "cpu" or "cuda"."""
-    if precision == "fp16":
-        # The graph that TensorRT compiles, so that the effect of FP16 on the results shows without a GPU.
-        need("onnx", pip("onnx"))
-        from trt_build.graphs.precision import mixed_precision
-
-        made: bytes = mixed_precision(bundle, mode, batch=batch).SerializeToString()
-        return made
-    graph = bundle.graph(mode, precision)
-    return int8_graph(graph) if precision == INT8 and kind == "cpu" else graph
-
-
 def _open(
-    source: Path | bytes, name: Path, batch: int, threads: int | None, device: str, cuda_graph: bool
+    source: Path | bytes, graph: Path, batch: int, threads: int | None, device: str, cuda_graph: bool
 ) -> ort.InferenceSession:
-    """A session of `source`; name: the file that it comes from."""
+    """A session of `source`, which is or comes from the file `graph`."""
     kind, index = _split_device(device)
     providers: list[Any] = ["CPUExecutionProvider"]
     if kind == "cuda":
@@ -306,7 +301,7 @@ def _open(
         opened = source if isinstance(source, bytes) else str(source)
         session = ort.InferenceSession(opened, sess_options=options, providers=providers)
     except Exception as error:
-        raise BundleError(f"{name}: onnxruntime cannot load it ({error}); export the bundle again") from None
+        raise BundleError(f"{graph}: onnxruntime cannot load it ({error}); export the bundle again") from None
     if kind == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         # ONNX Runtime would silently use the CPU, at a tenth of the speed.
         raise EngineError(

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from trt_build.engine import STATE_PREFIX
-from trt_build.graphs.passes import drop_unused, replace_items, sort_nodes
+from trt_build.graphs.passes import drop_unused, load_weights, replace_items, sort_nodes
 from trt_build.graphs.ranges import quiet_options, run_clips
 from trt_build.tolerances import relative_error, spread
 
@@ -43,11 +43,15 @@ def blocked_session(
 
     plain: a session of the same graph, with which the results are compared.
     """
-    model = _load(source, weights=False)
+    if isinstance(source, bytes):
+        model = onnx.load_model_from_string(source)
+    else:
+        model = onnx.load(source, load_external_data=False)
     caches = _added_states(model.graph)
     if not caches:
         return None
-    model = _load(source)
+    if not isinstance(source, bytes):
+        load_weights(model.graph.initializer, source.parent)
     _pool(model.graph, caches)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimised.onnx"
@@ -65,12 +69,6 @@ def blocked_session(
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
     return (session, blocked) if _equal(plain, session) else None
-
-
-def _load(source: Path | bytes, weights: bool = True) -> onnx.ModelProto:
-    if isinstance(source, bytes):
-        return onnx.load_model_from_string(source)
-    return onnx.load(source, load_external_data=weights)
 
 
 def block_size() -> int:

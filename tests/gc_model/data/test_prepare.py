@@ -55,8 +55,8 @@ def test_a_folder_of_another_data_set_is_left_alone(tmp_path):
     out = tmp_path / "out"
     prepare(first, out, size=48, workers=1, progress=False)
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
-    for name, clips in (("same_names", {"frames": 6}), ("other_names", {"per_class": 2})):
-        other = coloured_clips(tmp_path / name, **{"per_class": 1, "frames": 4} | clips)
+    for name in ("same_names", "other_names"):
+        other = coloured_clips(tmp_path / name, per_class=1, frames=6)
         if name == "other_names":
             for clip in other.glob("*/*0.mp4"):
                 clip.rename(clip.with_stem("new"))

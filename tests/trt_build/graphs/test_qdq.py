@@ -202,12 +202,11 @@ def test_a_zero_that_activations_share_keeps_the_weights_that_are_read_with_it()
     model = quantised(*ALL)
     nodes = {node.name: node for node in model.graph.node}
     constants = {t.name: t for t in model.graph.initializer}
-    # Both of one shape, as a simplifier may join them; both weights lie around the same zero.
-    shared, other = constants["project_w_zero"], constants["last_w_zero"]
-    nodes["project_w_dequantize"].input[2] = "zero"
-    nodes["last_w_dequantize"].input[2] = "zero_of_all"
-    model.graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(shared), "zero"))
-    model.graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(other), "zero_of_all"))
+    # The zero of one has another name, that of the other a second reader.
+    for weight, zero in (("project", "zero"), ("last", "zero_of_all")):
+        values = numpy_helper.to_array(constants[f"{weight}_w_zero"])
+        model.graph.initializer.append(numpy_helper.from_array(values, zero))
+        nodes[f"{weight}_w_dequantize"].input[2] = zero
     model.graph.node.append(helper.make_node("Identity", ["zero_of_all"], ["shown"], "show"))
     before = as_written(model)
     assert sign_weights(model.graph) == 2
