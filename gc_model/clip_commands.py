@@ -100,7 +100,9 @@ def _say_tables(
         typer.echo(f"no {tables} of {name}: {reason}", err=True)
     empty = result["empty"]
     if empty:
-        typer.echo(f"nobody {seen} in {len(empty)} clips: {', '.join(empty[:5])}", err=True)
+        none = "no hands" if what == "hands" else "nobody"
+        more = ", ..." if len(empty) > 5 else ""
+        typer.echo(f"{none} {seen} in {len(empty)} clips: {', '.join(empty[:5])}{more}", err=True)
     share = "" if result["seen"] is None else f"; {what} in {100 * result['seen']:.0f} % of the frames"
     typer.echo(
         f"{result['clips']} clips: {result['made']} made, {result['kept']} there before, "

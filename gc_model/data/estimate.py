@@ -99,7 +99,9 @@ def estimate(
             for c in without
             if boxes is not None
         }
-        for boxed in track(as_completed(of_boxes), "finding boxes", len(of_boxes), disable=not progress):
+        for boxed in track(
+            as_completed(of_boxes), "finding boxes", len(of_boxes), disable=not progress or not of_boxes
+        ):
             try:
                 boxed.result()
             except DataError as error:
