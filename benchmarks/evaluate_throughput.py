@@ -30,7 +30,7 @@ from gc_ros.evaluation.many import evaluate_many
 from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.running import Task, evaluate_bag
 from gc_ros.evaluation.sources import Source
-from gc_ros.media.bags import read_bag_images
+from gc_ros.media.bag_reading import read_bag_images
 from gc_ros.recognition.sampler import Sampler
 from tests.gc_ros.evaluation.bag_files import write_bag
 from trt_build.bundle import LoadedBundle, load_bundle

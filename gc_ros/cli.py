@@ -95,11 +95,14 @@ def play(
     rate: Annotated[float, typer.Option(min=0.01, help="Speed: 2.0 plays twice as fast.")] = 1.0,
     topic: Annotated[str | None, typer.Option(help="Image topic of the bag; default: the only one.")] = None,
     stamps: Annotated[str, typer.Option(help="Header stamps: bag (as recorded) or now (shifted).")] = "bag",
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a subscriber; 0: for ever.")] = 30.0,
 ) -> None:
     """Publish a bag's images over DDS, waiting for a subscriber first; needs rclpy, not ros2 bag."""
     if stamps not in ("bag", "now"):
         raise DataError(f"unknown --stamps {stamps!r}; use bag or now")
-    code = _ros_module("gc_ros.node.player").play(bag, rate=rate, topic=topic, stamps=stamps)
+    code = _ros_module("gc_ros.node.player").play(
+        bag, rate=rate, topic=topic, stamps=stamps, wait_s=wait or None
+    )
     raise typer.Exit(code or 0)
 
 

@@ -72,7 +72,8 @@ def _play_and_evaluate(context):
     suffix = BY_NAME[argument(context, "image_transport")].suffix
     recorded = ["--topic", f"{topic}{suffix}"]
     speed = ["--rate", argument(context, "rate"), "--stamps", argument(context, "stamps")]
-    play = _gc_ros(context, "play", bag, *recorded, *speed)
+    # The node may build its engine first, for minutes; where it ends, so does the launch.
+    play = _gc_ros(context, "play", bag, *recorded, *speed, "--wait", "0")
     report = ["--bundle", argument(context, "bundle"), "--out", argument(context, "out")]
     report += ["--truth", argument(context, "truth")]
     for name in JUDGED:

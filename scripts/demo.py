@@ -43,7 +43,8 @@ from demo_camera import CameraDemo
 
 from gc_model.synth.activities import ACTIVITIES
 from gc_model.synth.dataset import synthesize
-from gc_ros.media.bags import make_bag, read_bag_images
+from gc_ros.media.bag_reading import read_bag_images
+from gc_ros.media.bags import make_bag
 from gc_ros.media.clips import find_clips
 from gc_ros.media.video_writer import VideoWriter
 from gc_ros.recognition import overlay

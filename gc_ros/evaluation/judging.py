@@ -4,37 +4,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gc_ros.evaluation.alignment import absent, misfit, overlaps, timeless
+from gc_ros.evaluation.clocks import Clocks, Pass, from_messages, from_table
 from gc_ros.evaluation.options import Options
-from gc_ros.evaluation.truth import (
-    IDLE,
-    Span,
-    Truth,
-    from_messages,
-    from_table,
-    map_label,
-    truth_of,
-)
+from gc_ros.evaluation.truth import IDLE, Span, Truth, map_label, spans_of, truth_of
 from gc_ros.media.recording import Message
 from gc_ros.stamps import NS
-
-_SAME_CLOCK_S = 1.0  # stamps this far from the time of recording may be late, but are of one clock
-
-
-@dataclass
-class Pass:
-    """A stretch of the bag in which stamps only go forward."""
-
-    first_ns: int
-    last_ns: int
-    first_log_ns: int
 
 
 @dataclass
@@ -83,7 +63,7 @@ class Judge:
         if self.truth.kind == "name":
             label = self.truth.label
         elif self.truth.kind == "csv" and self._options.truth_time == "header":
-            spans = from_table(self.truth.segments, first_ns)
+            spans = spans_of(self.truth.segments, first_ns)
             if who is not None:
                 spans = [span for span in spans if span.who in (who, "")]
             kind, found = self.truth_of(start_ns, end_ns, spans)
@@ -125,19 +105,14 @@ class Judge:
     def _spans(
         self, passes: Sequence[Pass], messages: Sequence[Message], clocks: Sequence[tuple[int, int]]
     ) -> list[Span]:
-        truth, first = self.truth, passes[0]
-        last_ns = max(p.last_ns for p in passes)
+        truth = self.truth
         if truth.kind == "name":
-            return [Span(min(p.first_ns for p in passes), last_ns, truth.label)]
+            return [Span(min(p.first_ns for p in passes), max(p.last_ns for p in passes), truth.label)]
         if truth.kind == "topic":
-            return from_messages(messages, last_ns, self._options.stamps == "log", _label_clock(clocks))
+            return from_messages(messages, Clocks(passes, clocks), self._options.stamps == "log")
         if truth.kind != "csv":
             return []
-        if self._options.truth_time == "header":
-            return from_table(truth.segments, first.first_ns)
-        stamp_at = _stamp_at(clocks)
-        spans = from_table(truth.segments, first.first_log_ns)
-        return [Span(stamp_at(s.start_ns), stamp_at(s.end_ns), s.label, s.who) for s in spans]
+        return from_table(truth.segments, Clocks(passes, clocks), self._options.truth_time == "bag")
 
     def judge(
         self,
@@ -150,7 +125,8 @@ class Judge:
         """Write the rows of a reading to `windows` with the truth of each, and with seconds since `zero_ns`."""
         with windows.open("w", encoding="utf-8") as out:
             for row in rows:
-                kind, label = self.truth_of(row["start_ns"], row["end_ns"], spans)
+                own = [span for span in spans if span.is_about(row["pass"])]
+                kind, label = self.truth_of(row["start_ns"], row["end_ns"], own)
                 row |= {"bag": bag, "truth": label, "truth_kind": kind}
                 row |= {
                     "start_s": (row["start_ns"] - zero_ns) / NS,
@@ -182,7 +158,7 @@ class Judge:
         for number, each in enumerate(passes):
             for span, target in mapped:
                 start_ns, end_ns = span.within(each.first_ns, each.last_ns)
-                if target == IDLE or end_ns <= start_ns:
+                if target == IDLE or end_ns <= start_ns or not span.is_about(number):
                     continue
                 row = {
                     "pass": number,
@@ -198,34 +174,13 @@ class Judge:
 def _united(spans: Sequence[Span]) -> list[Span]:
     """With rows that overlap and say the same as one: somebody does it once."""
     found: list[Span] = []
-    newest: dict[tuple[str, str], int] = {}  # by label and person, place of the last one
+    newest: dict[tuple[str, str, int | None], int] = {}  # by label, person and pass, place of the last one
     for span in sorted(spans, key=lambda s: s.start_ns):
-        at = newest.get((span.label, span.who))
+        which = span.label, span.who, span.in_pass
+        at = newest.get(which)
         if at is not None and span.start_ns < found[at].end_ns:
             found[at] = replace(found[at], end_ns=max(found[at].end_ns, span.end_ns))
         else:
-            newest[span.label, span.who] = len(found)
+            newest[which] = len(found)
             found.append(span)
     return found
-
-
-def _stamp_at(clocks: Sequence[tuple[int, int]]) -> Callable[[int], int]:
-    """Stamp by time of recording: between images by interpolation, beyond them at the same pace."""
-    log, stamp = (np.array(column, np.int64) for column in zip(*sorted(clocks), strict=True))
-    zero_log, zero = int(log[0]), int(stamp[0])
-
-    def stamp_at(log_ns: int) -> int:
-        inside = np.interp(log_ns - zero_log, log - zero_log, stamp - zero)
-        beyond = max(log_ns - int(log[-1]), 0) + min(log_ns - zero_log, 0)
-        return zero + round(float(inside)) + beyond
-
-    return stamp_at
-
-
-def _label_clock(clocks: Sequence[tuple[int, int]]) -> Callable[[int], int]:
-    """Stamp by time of recording, for labels: the same number unless the two clocks are unrelated.
-
-    A camera's own clock has nothing to do with the recorder's.
-    """
-    apart = float(np.median([abs(log_ns - stamp_ns) for log_ns, stamp_ns in clocks]))
-    return _stamp_at(clocks) if apart > _SAME_CLOCK_S * NS else lambda log_ns: log_ns

@@ -24,6 +24,10 @@ class AtOnce:
     def __init__(self, recognizer: Recognizer) -> None:
         self._recognizer = recognizer
 
+    def before(self, frame: Frame) -> Iterator[Result]:
+        """Yield what has been published by the time a frame arrives."""
+        return iter(())
+
     def push(self, frame: Frame) -> Iterator[Result]:
         """Take a frame; yield the result it gives, if any."""
         found = self._recognizer.push(frame.picture, frame.stamp_ns, encoding=frame.encoding)
@@ -48,21 +52,25 @@ class SlowRobot:
         self._waiting: Window | None = None
         self._arrived: dict[int, int] = {}  # arrival of windows' newest frames by stamp
 
-    def push(self, frame: Frame) -> Iterator[Result]:
-        """Take a frame; yield what has been published by the time it arrives."""
+    def before(self, frame: Frame) -> Iterator[Result]:
+        """Yield what has been published by the time a frame arrives."""
         if self._last is not None:
             self._now += max(frame.stamp_ns - self._last, 0)
         self._last = frame.stamp_ns
         yield from self._until(self._now)
+
+    def push(self, frame: Frame) -> Iterator[Result]:
+        """Take a frame, after `before`; it gives no result at once."""
         window = self._recognizer.offer(frame.picture, frame.stamp_ns, encoding=frame.encoding)
         if window is None:
-            return
+            return iter(())
         self._arrived[frame.stamp_ns] = self._now
         while len(self._arrived) > 1024:
             del self._arrived[next(iter(self._arrived))]
         self._waiting = window
         if self._done is None:
             self._start(self._now)
+        return iter(())
 
     def finish(self) -> Iterator[Result]:
         """Yield the results of the inference that runs and the window that waits when the stream ends."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from gc_ros.evaluation.ahead import read_ahead
 from gc_ros.evaluation.judging import Judge, Pass
@@ -31,14 +31,15 @@ from gc_ros.evaluation.people_sources import (
 from gc_ros.evaluation.reading import BagReading, lessons_of
 from gc_ros.evaluation.sources import Frame, FrameReader, Source
 from gc_ros.evaluation.strips import Seen, WatchedSlots
-from gc_ros.media.detections import Box, Detections, from_first, read_csv
+from gc_ros.evaluation.whereabouts import StampsOfImages, Whereabouts, match
+from gc_ros.media.detections import Detections, from_first, read_csv
 from gc_ros.media.kinds import clean
+from gc_ros.media.recording import Message
 from gc_ros.recognition.following import Following, in_order
+from gc_ros.recognition.intake import Signature, signature_of
 from gc_ros.recognition.people import PeopleCounters, PersonActivity
-from gc_ros.recognition.region import overlap
 from gc_ros.recognition.sampler import Sampler
 from gc_ros.recognition.smoothing import ActivityEvent
-from gc_ros.recognition.tracks import Tracks
 from gc_ros.stamps import NS
 from trt_build.bundle import LoadedBundle
 from trt_build.engine import Engine
@@ -46,59 +47,6 @@ from trt_build.errors import DataError
 
 if TYPE_CHECKING:
     from gc_ros.evaluation.people_predictions import PeoplePredictions
-
-OVERLAP = 0.5  # of a person's box and the true one, as AVA has it
-_TOGETHER_S = 1.0  # a person who is away for longer has not been there all the time
-
-
-class Whereabouts:
-    """Where people really are: known beforehand (`recorded`), or told to `add` while the bag is read."""
-
-    def __init__(self, recorded: Sequence[Detections] = ()) -> None:
-        self._tracks = Tracks(0.5, _TOGETHER_S, smoothing_s=0)
-        self._recorded = sorted(recorded, key=lambda found: -found.stamp_ns)
-        self._since: dict[str, tuple[int, int]] = {}  # first and last stamp of an unbroken stay
-
-    def add(self, found: Detections) -> None:
-        """Take the true boxes of an image."""
-        self._tracks.add(found)
-        for person in found.people:
-            who = clean(person.id)
-            first, last = self._since.get(who, (found.stamp_ns, found.stamp_ns))
-            if not 0 <= found.stamp_ns - last <= _TOGETHER_S * NS:
-                first = found.stamp_ns
-            self._since[who] = first, found.stamp_ns
-
-    def at(self, stamp_ns: int) -> dict[str, Box]:
-        """Who is seen at a stamp, by the name that a truth may give them, and where."""
-        while self._recorded and (self._tracks.newest_ns is None or self._tracks.newest_ns < stamp_ns):
-            self.add(self._recorded.pop())
-        places = self._tracks.at(stamp_ns)
-        self._tracks.forget_before(stamp_ns)
-        return {clean(who): place.box for who, place in places.items() if not place.held}
-
-    def names(self) -> set[str]:
-        """Everybody who was seen."""
-        return {*self._since}
-
-    def since_ns(self, who: str) -> int:
-        """Since when a person who is seen has been there."""
-        return self._since[who][0]
-
-
-def match(found: Sequence[PersonActivity], there: dict[str, Box]) -> list[str | None]:
-    """Who each of the results of a frame is about, by their boxes: the best pairs first, nobody twice."""
-    pairs = sorted(
-        ((overlap(result.box, box), i, who) for i, result in enumerate(found) for who, box in there.items()),
-        key=lambda pair: (-pair[0], pair[1:]),
-    )
-    named: list[str | None] = [None] * len(found)
-    taken: set[str] = set()
-    for shared, i, who in pairs:
-        if shared >= OVERLAP and named[i] is None and who not in taken:
-            named[i] = who
-            taken.add(who)
-    return named
 
 
 class PeopleReading(BagReading):
@@ -128,7 +76,8 @@ class PeopleReading(BagReading):
         self._following: Following | None = None
         self._true: list[Detections] = []  # what a table says of where people really are
         self._there = Whereabouts()
-        self._size: tuple[int, int] | None = None
+        self._stamps = StampsOfImages()
+        self._signature: Signature | None = None
         self._active: dict[str, str | None] = {}
         # Person of the truth by id: from the newest result, and from that with which began what is on.
         self._named: dict[str, str] = {}
@@ -215,19 +164,24 @@ class PeopleReading(BagReading):
 
     def _take(self, frame: Frame) -> None:
         self._following = self._following or self._begin(frame.stamp_ns)
+        signature = signature_of(frame.picture, frame.encoding)
+        changed = self._signature not in (None, signature)
+        if changed:  # a stream of its own, as for `People`
+            self._stream.reset()
         broken = self._stream.decide(frame.stamp_ns).reset
-        again = broken == "backward"
+        again = broken == "backward" or (changed and frame.stamp_ns < self.passes[-1].last_ns)
         if again and self._table is not None:
             found, ended = self._following.rewind()
             self._results(found)
             self._note_events(ended)
-        self._size = frame.picture.width, frame.picture.height
+        self._signature = signature
         for item in frame.people:
-            self._look(item)
+            self._look(item, frame)
+        self._stamps.note(frame)
         self._log_ns = frame.log_ns
         if self._writer is not None:
             self._writer.image(frame, self.frames.topic)
-        if broken is not None:
+        if broken is not None or changed:
             self._begun_ns = frame.stamp_ns
         found = self._following.push(frame.picture, frame.stamp_ns, encoding=frame.encoding)
         if again:  # what this image ends belongs to the pass before it
@@ -235,10 +189,12 @@ class PeopleReading(BagReading):
         self._follow(frame, again)
         self._results(found)
 
-    def _look(self, item: Any) -> None:
+    def _look(self, item: Message, frame: Frame | None = None) -> None:
+        """Take the boxes of a message. frame: the image behind it."""
         assert self._following is not None and self.people_reader is not None
         self._log_ns = item.log_ns
-        for found in self.people_reader.read(item, self._size):
+        for said in self.people_reader.read(item, self._signature and self._signature[:2]):
+            found = self._stamps.placed(said, frame)
             if not self._by_boxes:
                 self._there.add(found)
             self._results(self._following.detections(found))
@@ -317,7 +273,13 @@ class PeopleReading(BagReading):
     def _note_missed(self, missed: Sequence[tuple[str, int]]) -> None:
         for who, stamp_ns in missed:
             start_ns = stamp_ns - self._span_ns
-            row = {"missed": True, "start_ns": start_ns, "end_ns": stamp_ns, "truth_person": who}
+            row = {
+                "missed": True,
+                "pass": self.in_pass,
+                "start_ns": start_ns,
+                "end_ns": stamp_ns,
+                "truth_person": who,
+            }
             self._rows.write(json.dumps(row) + "\n")
 
     def _note_events(self, ended: Sequence[tuple[str, ActivityEvent]]) -> None:

@@ -49,6 +49,7 @@ def judge_people(
                 kind, label = "nobody", None
             elif who in of or "" in of:
                 own = [*of.get(who, ()), *(of.get("", ()) if who else ())]
+                own = [span for span in own if span.is_about(row["pass"])]
                 kind, label = judge.truth_of(row["start_ns"], row["end_ns"], own)
             else:
                 kind, label = "none", None
@@ -82,7 +83,7 @@ def average_precision(right: NDArray[np.bool_], scores: NDArray[np.float64], mis
 def people_figures(
     bags: Sequence[tuple[dict[str, Any], BagWindows]], labels: Sequence[str]
 ) -> dict[str, Any]:
-    """The figures of each person in each bag, and mAP over all bags."""
+    """The figures of each person in each bag, and mAP over all bags with truth."""
     persons, left_out, missed = [], Counter[str](), Counter[str]()
     for record, w in bags:
         left_out.update(record["people"]["left_out"])
@@ -102,9 +103,10 @@ def people_figures(
                     "accuracy": accuracy,
                 }
             )
-    truth = np.concatenate([w.truth for _, w in bags] or [np.zeros(0, np.int64)])
-    scores = np.concatenate([w.scores for _, w in bags] or [np.zeros((0, len(labels)))])
-    counts = np.array([kind in _COUNTS for _, w in bags for kind in w.truth_kinds], bool)
+    judged = [w for record, w in bags if record["truth"]["kind"] != "none"]
+    truth = np.concatenate([w.truth for w in judged] or [np.zeros(0, np.int64)])
+    scores = np.concatenate([w.scores for w in judged] or [np.zeros((0, len(labels)))])
+    counts = np.array([kind in _COUNTS for w in judged for kind in w.truth_kinds], bool)
     per_class = {}
     for k, label in enumerate(labels):
         right = (truth == k)[counts]

@@ -135,7 +135,21 @@ def _on_dask(todo: Sequence[tuple[int, Task]], address: str) -> Iterator[Outcome
 
 
 def _absolute(task: Task) -> Task:
-    pieces = tuple(piece.resolve() for piece in task.source.pieces)
-    source = replace(task.source, path=task.source.path.resolve(), pieces=pieces)
-    bundle, folder = str(Path(task.bundle).resolve()), str(Path(task.folder).resolve())
-    return replace(task, source=source, bundle=bundle, folder=folder)
+    """For a process with another directory. Links stay what they are: tables lie beside them."""
+    o = task.options
+    options = replace(
+        o,
+        truth=o.truth if o.truth in ("auto", "name", "none") else _place(o.truth),
+        people=o.people if o.people in (None, "auto") else _place(o.people),
+        true_boxes=o.true_boxes and _place(o.true_boxes),
+        taught=o.taught and _place(o.taught),
+    )
+    pieces = tuple(piece.absolute() for piece in task.source.pieces)
+    source = replace(task.source, path=task.source.path.absolute(), pieces=pieces)
+    return replace(
+        task, source=source, bundle=_place(task.bundle), folder=_place(task.folder), options=options, typed=o
+    )
+
+
+def _place(path: str) -> str:
+    return path if path.startswith("topic:") else str(Path(path).absolute())

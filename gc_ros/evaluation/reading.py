@@ -153,6 +153,9 @@ class Reading(BagReading):
 
     def _take(self, frame: Frame, pace: AtOnce | SlowRobot) -> None:
         """Run one image through the recogniser; its results are written after what it says about the stream."""
+        # Published before it came: they do not know of a break that it may bring.
+        for activity, age_s in pace.before(frame):
+            self._result(activity, age_s, frame.log_ns)
         results = []
         try:
             for result in pace.push(frame):
@@ -173,9 +176,9 @@ class Reading(BagReading):
         if self.recognizer.epoch != self._epoch:
             self._epoch = self.recognizer.epoch
             self._note_events(self.recognizer.take_events(), frame.stamp_ns, log_ns=frame.log_ns)
-            jumps = self.recognizer.counters().resets.get("backward", 0)
-            if jumps != self._backward:
-                self._backward, self._last_ns = jumps, None
+            # Images that change begin a stream anew, of which the recogniser does not say how its stamps go on.
+            if counters.resets.get("backward", 0) != self._backward or frame.stamp_ns < (self._last_ns or 0):
+                self._backward, self._last_ns = counters.resets.get("backward", 0), None
         if self._last_ns is None:
             self.passes.append(Pass(frame.stamp_ns, frame.stamp_ns, frame.log_ns))
         elif 0 < frame.stamp_ns - self._last_ns <= self.recognizer.max_frame_gap_s * NS:

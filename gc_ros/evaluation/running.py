@@ -47,6 +47,7 @@ class Task:
     options: Options
     folder: str  # of its results
     bundle_sha256: str = ""  # of bundle.json, as the evaluation began with it; "": as it is now
+    typed: Options | None = None  # the options as somebody typed them, where `options` has other paths
 
     @property
     def bundle_digest(self) -> str:
@@ -55,14 +56,14 @@ class Task:
 
 def identity(task: Task, truth: Truth) -> str:
     """A digest of what a result depends on, except for the bag's content."""
-    tables = [truth.sha256]
+    # A name is the truth itself: it may be corrected, and then the bag is as it was.
+    tables = [f"name {truth.label}" if truth.kind == "name" else truth.sha256]
     for how in (task.options.people, task.options.true_boxes):
         table = None if how is None or how.startswith("topic:") else find_table(task.source, how)
         tables += [] if table is None else [file_sha256(table)]
     # Of the whole picture it is what it was before there were people.
-    return result_key(
-        task.bundle_digest, task.options, truth.sha256 if len(tables) == 1 else " ".join(map(str, tables))
-    )
+    said = tables[0] if len(tables) == 1 else " ".join(map(str, tables))
+    return result_key(task.bundle_digest, task.typed or task.options, said)
 
 
 def resume(task: Task, labels: list[str]) -> dict[str, Any] | None:

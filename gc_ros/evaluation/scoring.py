@@ -152,9 +152,9 @@ def event_figures(record: dict[str, Any], w: BagWindows, late_s: float) -> dict[
     hits = {str(overlap): [0, 0, 0] for overlap in seg.OVERLAPS}
     edits, delays, false, count = [], [], 0, 0
     for p, who in _streams(record, w):
-        segments = [
-            s for s in record["truth"]["segments"] if s["pass"] == p and s.get("person", "") in (who, "")
-        ]
+        # A box on nobody does nothing, whatever is true of everybody.
+        of = () if who.startswith("?") else (who, "")
+        segments = [s for s in record["truth"]["segments"] if s["pass"] == p and s.get("person", "") in of]
         truth = [Segment(s["start_s"], s["end_s"], s["label"]) for s in segments if s["mapped"]]
         unmapped = [s for s in segments if not s["mapped"]]
         # What begins during an activity that the model does not know is neither right nor wrong. What ends there does

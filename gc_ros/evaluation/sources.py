@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gc_ros.media.bags import choose_topic
+from gc_ros.media.bag_reading import choose_topic, stamped
 from gc_ros.media.clips import Clip, Clips, find_recordings
 from gc_ros.media.images import Picture, Refusal
 from gc_ros.media.kinds import printable
@@ -25,7 +25,6 @@ from trt_build.bundle import file_sha256
 from trt_build.errors import DataError, ImageError
 
 _KEPT = 64  # messages of a stream between two frames; what a decoder holds back, and some that it refuses
-_AHEAD = 8  # images with a stamp of 0 that are held until one with another says what 0 means
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def find_sources(paths: Iterable[str | os.PathLike[str]]) -> Clips[Source]:
 
 @dataclass(frozen=True)
 class Frame:
-    """One image. log_ns: time of recording; for a video the same as the stamp.
+    """One image. log_ns: time of recording; header_ns: stamp of its header; for a video both the same as the stamp.
 
     messages: those that it is made of, as they came since the frame before; of a video stream there may be several.
     """
@@ -91,6 +90,7 @@ class Frame:
     messages: tuple[Message, ...] = field(default=(), repr=False)
     made: Any = field(default=None, repr=False)  # by `FrameReader(make=)`
     people: tuple[Message, ...] = field(default=(), repr=False)  # of their topics, since the frame before
+    header_ns: int = 0
 
 
 class FrameReader:
@@ -155,7 +155,7 @@ class FrameReader:
             transport = BY_TYPE[recording.topics[self.topic]]
             reader, since = transport.reader(False), deque[Message](maxlen=_KEPT if transport.stateful else 1)
             items = recording.messages([self.topic, *self._others, *self.people_topics])
-            for item, stamp_ns in self._stamped(transport, items):
+            for item, stamp_ns in stamped(transport, self.topic, items):
                 if item.topic in self.people_topics:
                     self.rest.append(item)
                     continue
@@ -163,39 +163,16 @@ class FrameReader:
                     self.messages.append(item)
                     continue
                 self.images += 1
+                if wrong_stamp := transport.refuse_stamp(item.message):
+                    self.refused[wrong_stamp] += 1
+                    reader.lost()
+                    continue
                 since.append(item)
                 for (source, stamp), found in reader.read(item.message, (item, stamp_ns)):
                     yield from self._frame(transport, source, stamp, found, since)
             for (source, stamp), found in reader.finish():
                 yield from self._frame(transport, source, stamp, found, since)
             self.damage = list(recording.damage)
-
-    def _stamped(
-        self, transport: Transport, items: Iterable[Message]
-    ) -> Iterator[tuple[Message, int | None]]:
-        """The messages in their order, images with their stamp; None where that is 0 and means that there is none.
-
-        Simulated time begins at 0. So what 0 means is said by the next image with another stamp.
-        """
-        held: list[Message] = []
-        zeros = 0  # images among them
-        for item in items:
-            stamp_ns = transport.stamp_ns(item.message) if item.topic == self.topic else None
-            if stamp_ns == 0 and zeros < _AHEAD:
-                zeros += 1
-            elif stamp_ns is not None and held:
-                late_ns = item.log_ns - stamp_ns
-                # At 0 on the clock of this image, or at the time of recording: which is nearer to when it came?
-                yield from (
-                    (old, 0 if stamp_ns and abs(old.log_ns - late_ns) <= abs(late_ns) else None)
-                    for old in held
-                )
-                held, zeros = [], 0
-            if zeros:
-                held.append(item)
-            else:
-                yield item, stamp_ns or None
-        yield from ((old, None) for old in held)
 
     def _frame(
         self,
@@ -218,7 +195,7 @@ class FrameReader:
         self.zero_stamps += zero
         self.frame_id = transport.frame_id(message)
         people, self.rest = tuple(self.rest), []
-        yield Frame(stamp, item.log_ns, picture, encoding, tuple(since), made, people)
+        yield Frame(stamp, item.log_ns, picture, encoding, tuple(since), made, people, stamp_ns or 0)
         since.clear()
 
     def _foresee(self, picture: Picture, stamp_ns: int, encoding: str) -> tuple[bool, Any]:
@@ -257,7 +234,7 @@ class FrameReader:
                 self.images += 1
                 usable, made = self._foresee(picture, stamp, "rgb8")
                 if usable:
-                    yield Frame(stamp, stamp, picture, "rgb8", made=made)
+                    yield Frame(stamp, stamp, picture, "rgb8", made=made, header_ns=stamp)
         except DataError as error:
             if not self.images:
                 raise

@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from gc_ros.evaluation.sources import Source
 from gc_ros.media.clips import VIDEO_SUFFIXES
 from gc_ros.media.kinds import BAG_SUFFIXES, clean, plain
-from gc_ros.media.recording import Message
 from gc_ros.media.tables import read_rows, times_of
 from gc_ros.stamps import NS
 from trt_build.errors import DataError
@@ -42,16 +40,24 @@ class Segment:
 
 @dataclass(frozen=True)
 class Span:
-    """A label from one stamp to another, nanoseconds of one clock. who: as of a `Segment`."""
+    """A label from one stamp to another, nanoseconds of one clock. who: as of a `Segment`.
+
+    in_pass: the only pass over the stamps that it is about; None: every one.
+    """
 
     start_ns: int
     end_ns: int
     label: str
     who: str = ""
+    in_pass: int | None = None
 
     def within(self, first_ns: int, last_ns: int) -> tuple[int, int]:
         """Where the part between two stamps begins and ends; it ends no later than it begins where there is none."""
         return max(self.start_ns, first_ns), min(self.end_ns, last_ns)
+
+    def is_about(self, in_pass: int) -> bool:
+        """Whether it holds in a pass."""
+        return self.in_pass in (None, in_pass)
 
 
 @dataclass
@@ -141,42 +147,11 @@ def read_segments(path: Path, names: Sequence[str] = ()) -> tuple[list[Segment],
     return sorted(segments, key=lambda s: s.start), [name for name in bags if name != bag]
 
 
-def from_table(segments: Sequence[Segment], first_ns: int) -> list[Span]:
+def spans_of(segments: Sequence[Segment], first_ns: int) -> list[Span]:
     """Seconds of a CSV as nanoseconds of the clock whose first image is at `first_ns`."""
     absolute = any(segment.start >= ABSOLUTE_S for segment in segments)
     zero = 0 if absolute else first_ns
     return [Span(zero + round(s.start * NS), zero + round(s.end * NS), s.label, s.who) for s in segments]
-
-
-def from_messages(
-    messages: Sequence[Message], end_ns: int, log_clock: bool, stamp_at: Callable[[int], int]
-) -> list[Span]:
-    """The spans of a label topic.
-
-    std_msgs/String: a label holds until the next message (empty: idle). Other messages have `label` and, as our
-    ActivityEvent, `kind`, 0 for the beginning and 1 for the end; those with a `person_id` are not about the whole
-    picture and left out. stamp_at: the images' clock at a time of recording, for messages without a stamp of their own.
-    """
-    spans: list[Span] = []
-    current: tuple[int, str] | None = None
-    for item in messages:
-        message: Any = item.message
-        if getattr(message, "person_id", ""):  # of one person in the picture
-            continue
-        label = getattr(message, "label", getattr(message, "data", None))
-        if not isinstance(label, str):
-            raise DataError(f"{item.topic} is of {item.msgtype} and has no label; use std_msgs/String")
-        at = stamp_at(item.log_ns)
-        stamp = getattr(message, "stamp", getattr(getattr(message, "header", None), "stamp", None))
-        if stamp is not None and not log_clock and (int(stamp.sec) or int(stamp.nanosec)):
-            at = int(stamp.sec) * NS + int(stamp.nanosec)
-        if current is not None:
-            spans.append(Span(current[0], at, current[1]))
-        ended = getattr(message, "kind", 0) == 1
-        current = None if ended else (at, label)
-    if current is not None and current[0] <= end_ns:
-        spans.append(Span(current[0], end_ns, current[1]))
-    return [span for span in spans if span.end_ns > span.start_ns]
 
 
 def map_label(label: str, labels: Sequence[str], mapping: Mapping[str, str]) -> str | None:

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bags without ROS: clips become an MCAP bag of camera images, and the images of any bag are read back.
+"""Bags without ROS: clips become an MCAP bag of camera images.
 
 Bags are written as sensor_msgs/Image (bgr8, as cameras publish) or CompressedImage (JPEG, PNG; on
-`<topic>/compressed`, as image_transport names it); every type of the table in `transports` is read. Stamps are the
-messages' own in nanoseconds.
+`<topic>/compressed`, as image_transport names it).
 """
 
 from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,13 @@ from rosbags.typesys import Stores, get_typestore
 
 from gc_ros.media.bag_people import PeopleWriter, check_boxes, check_topics
 from gc_ros.media.clips import Clip
-from gc_ros.media.images import MAX_PIXELS, Picture, Refusal
+from gc_ros.media.images import MAX_PIXELS
 from gc_ros.media.kinds import printable
-from gc_ros.media.recording import Recording
-from gc_ros.media.transports import BY_NAME, BY_TYPE, TRANSPORTS, Reader, Transport
+from gc_ros.media.transports import BY_NAME
 from gc_ros.media.unfinished import unfinished
 from gc_ros.media.video import read_video
 from gc_ros.stamps import NS
-from trt_build.errors import DataError, ImageError
+from trt_build.errors import DataError
 
 START_NS = 1_700_000_000 * NS  # a fixed start, so that the same clips always give the same bag
 IMAGE, COMPRESSED = (BY_NAME[name].type_name for name in ("raw", "compressed"))
@@ -235,111 +233,3 @@ def _message(
     return types[COMPRESSED](
         header=header, format=f"bgr8; {compressed} compressed bgr8", data=data.reshape(-1)
     )
-
-
-@dataclass(frozen=True)
-class BagMessage:
-    """An image message as recorded: `message` has the fields of the transport's type."""
-
-    stamp_ns: int  # its own stamp; the time of recording where it has none
-    topic: str
-    transport: Transport
-    message: Any
-
-
-def read_bag_messages(
-    bag: str | os.PathLike[str], topic: str | None = None, *, pieces: Sequence[Path] = ()
-) -> Iterator[BagMessage]:
-    """Yield the image messages of one topic, in the order of recording.
-
-    bag: a rosbag2 directory, an .mcap or .db3 file, or a ROS 1 .bag. topic: None = the only image topic
-    there is. pieces: as `Recording` takes them. Raises DataError.
-    """
-    with Recording(bag, pieces) as recording:
-        chosen = choose_topic(recording, topic)
-        count = 0
-        for item in recording.messages([chosen]):
-            count += 1
-            transport = BY_TYPE[item.msgtype]
-            stamp = transport.stamp_ns(item.message) or item.log_ns
-            yield BagMessage(stamp, chosen, transport, item.message)
-        damage = _damage(recording)
-        if damage and not count:
-            raise DataError(
-                f"{bag}: no image can be read ({damage[0]}); record it again, or as sensor_msgs/Image: "
-                "ros2 run image_transport republish"
-            )
-        if damage:
-            raise DataError(f"{bag}: damaged after {count} images ({damage[0]}); record it again")
-
-
-def _damage(recording: Recording) -> list[str]:
-    return [line for line in recording.damage if not line.startswith("metadata.yaml")]
-
-
-def choose_topic(recording: Recording, topic: str | None) -> str:
-    """The only image topic there is, or the one asked for. Raises DataError that names those there are."""
-    path, kinds = recording.path, recording.topics
-    topics = sorted(name for name, kind in kinds.items() if kind in BY_TYPE)
-    if topic is None and len(topics) == 1:
-        return topics[0]
-    if topic in topics:
-        return str(topic)
-    if not topics:
-        types = ", ".join(row.short_type for row in TRANSPORTS)
-        raise DataError(f"{path}: holds no topic of images ({types}){_instead(recording)}")
-    what = "several image topics, choose one" if topic is None else f"no image topic {topic}"
-    if topic in kinds:
-        what = f"{topic} is of type {kinds[str(topic)]} and no image, choose another"
-    raise DataError(f"{path}: {what} with --topic; there are: {', '.join(topics)}")
-
-
-def _instead(recording: Recording) -> str:
-    """What there is in place of camera images, and what to do about it."""
-    there = {topic: f"{kind} (cdr)" for topic, kind in recording.topics.items()} | recording.others
-    if not there:
-        return ""
-    found = ", ".join(f"{topic}: {what}" for topic, what in sorted(there.items())[:12])
-    kinds = " ".join(there.values())
-    remedy = "record the camera's sensor_msgs/Image"
-    if "ros1" in kinds:
-        remedy = "convert it with: rosbags-convert --src IN --dst OUT"
-    elif "foxglove" in kinds:
-        remedy = "record sensor_msgs/CompressedImage or foxglove_msgs/CompressedVideo in CDR, not Foxglove's schemas"
-    return f"; there are {found}; {remedy}"
-
-
-def read_bag_images(
-    bag: str | os.PathLike[str],
-    topic: str | None = None,
-    *,
-    refused: Callable[[int, str], None] | None = None,
-    pieces: Sequence[Path] = (),
-) -> Iterator[tuple[int, NDArray[np.uint8], str]]:
-    """Yield (stamp_ns, image uint8 (H, W, 3), "bgr8" or "rgb8") of one image topic; see `read_bag_messages`.
-
-    refused(stamp_ns, reason) is told of images that cannot be decoded, which are left out; without it they
-    raise DataError. Images may be views into the message. Of a video stream each has the stamp of its own packet.
-    """
-    for stamp, found in _pictures(read_bag_messages(bag, topic, pieces=pieces)):
-        reason = found.reason if isinstance(found, Refusal) else ""
-        if not isinstance(found, Refusal):
-            try:
-                image = found.pixels()
-            except ImageError as error:
-                reason = str(error)
-            else:
-                yield stamp, image, "bgr8" if found.bgr else "rgb8"
-        if reason and refused is None:
-            raise DataError(f"{bag}: image at {stamp} ns: {reason}")
-        if reason and refused is not None:
-            refused(stamp, reason)
-
-
-def _pictures(messages: Iterable[BagMessage]) -> Iterator[tuple[int, Picture | Refusal]]:
-    reader: Reader | None = None
-    for item in messages:
-        reader = reader or item.transport.reader(False)
-        yield from reader.read(item.message, item.stamp_ns)
-    if reader is not None:
-        yield from reader.finish()

@@ -81,6 +81,13 @@ class Transport:
         stamp = self.stamp(message)
         return int(stamp.sec) * NS + int(stamp.nanosec)
 
+    def refuse_stamp(self, message: Any) -> str | None:
+        """Why a stamp is none, or None."""
+        nanoseconds = int(self.stamp(message).nanosec)
+        if nanoseconds < NS:
+            return None
+        return f"stamp with {nanoseconds} nanoseconds, a second has {NS}; let the driver fill header.stamp"
+
     def frame_id(self, message: Any) -> str:
         return str(message.header.frame_id if self.header else message.frame_id)
 

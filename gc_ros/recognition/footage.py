@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gc_ros.media.bags import read_bag_images
+from gc_ros.media.bag_reading import read_bag_images
 from gc_ros.media.clips import Clip, find_clips, find_recordings
 from gc_ros.media.video import read_video
 from gc_ros.recognition.sampler import Sampler

@@ -198,6 +198,7 @@ class Intake:
         self._queue.clear()
         if sampler:
             self.sampler.reset()
+            self._signature = None  # nothing is left that another size could break
         self._broken()
 
     def close(self) -> None:

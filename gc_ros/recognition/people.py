@@ -148,7 +148,8 @@ class People:
             if asked not in (None, self._asked):
                 return []
             signature = signature_of(picture, encoding)
-            if self._signature not in (None, signature):
+            changed = self._signature not in (None, signature)
+            if changed:
                 self._change(signature)
             self._signature = signature
             decision = self._sampler.decide(stamp_ns)
@@ -157,14 +158,21 @@ class People:
                 return []
             if decision.reset:
                 self._break(decision.reset)
-                newest = self._tracks.newest_ns
-                if decision.reset == "backward" and newest is not None and newest - stamp_ns > self._timeout:
-                    self._tracks.clear()
+            newest = self._tracks.newest_ns
+            # What changed began anew: whether the stamps went back nobody says.
+            again = decision.reset == "backward" or (changed and stamp_ns < (self._newest_ns or 0))
+            if again and newest is not None and newest - stamp_ns > self._timeout:
+                self._tracks.clear()
             self._newest_ns = stamp_ns
             if decision.take:
                 self._sampled += 1
                 self._frames.append(_Waiting(picture, stamp_ns, encoding))
             return self._release()
+
+    def would_take(self, stamp_ns: int) -> bool:
+        """Whether `offer` would look for people in an image with this stamp, of the present size and encoding."""
+        with self._lock:
+            return self._sampler.would_take(stamp_ns)
 
     def flush(self) -> list[PersonWork]:
         """The work of the frames that still wait, when nothing more will come."""

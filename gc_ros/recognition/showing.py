@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gc_ros.media.bags import read_bag_images
+from gc_ros.media.bag_reading import read_bag_images
 from gc_ros.media.clips import Clip
 from gc_ros.media.images import Picture
 from gc_ros.media.video import read_video
@@ -59,14 +59,15 @@ def _images(clip: Clip, topic: str | None) -> Iterable[tuple[NDArray[np.uint8], 
 def _features(
     images: Iterable[tuple[NDArray[np.uint8], int, bool]], recognizer: Recognizer
 ) -> Iterator[NDArray[np.float32]]:
-    last, stamp = None, 0
+    last, stamp, seen = None, 0, False
     for image, stamp, bgr in images:
         last = Picture.of(image, bgr)
         result = recognizer.push(last, stamp)
         if result is not None and result.features is not None:
             yield result.features
+            seen = True
     n, T = recognizer.warmup
-    if last is None or n == T:
+    if last is None or seen or n == T:
         return
     for _ in range(T - n + 1):
         stamp += round(NS / recognizer.info.rate_hz)

@@ -75,8 +75,8 @@ class Taught:
     def renamed(self, old: str, new: str) -> Taught:
         """With another name for an activity. Raises DataError where `old` was not taught, or `new` was."""
         old = self.spelled(old)
-        if new in self.activities:
-            raise DataError(f'"{new}" is taught already; forget it first, or choose another name')
+        if (same := self.like(new)) not in (None, old) or new == old:
+            raise DataError(f'"{same}" is taught already; forget it first, or choose another name')
         return replace(self, activities={new if n == old else n: e for n, e in self.activities.items()})
 
     def merged(self, other: Taught) -> Taught:

@@ -89,7 +89,13 @@ def read_taught(folder: Path, model_id: str) -> Taught:
         file = _File.model_validate_json(text)
         if file.sha256 != file.digest():
             raise ValueError("its content does not have the hash that it names")
-        content = read_regular(folder, _arrays_name(file.arrays), MAX_ARRAYS)
+        try:
+            content = read_regular(folder, _arrays_name(file.arrays), MAX_ARRAYS)
+        except FileNotFoundError:
+            if read_regular(folder, NAME, MAX_JSON) == text:
+                raise
+            # Somebody taught between the two reads, and nothing needs the old arrays any more.
+            return read_taught(folder, model_id)
         if hashlib.sha256(content).hexdigest() != file.arrays:
             raise ValueError(f"{_arrays_name(file.arrays)} was changed")
         found = tensors.from_bytes(content)

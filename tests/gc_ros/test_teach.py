@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gc_ros.cli import app
-from gc_ros.media import bags
+from gc_ros.media import bag_reading
 from gc_ros.media.bags import make_bag
 from gc_ros.media.clips import Clip, find_clips, find_recordings
 from gc_ros.recognition import showing, taught_file
@@ -290,8 +290,8 @@ def test_clips_that_cannot_be_kept_are_said_before_any_is_watched(
     else:
         shown, words = tmp_path / "bag", "bag: no image can be used; give another clip"
         make_bag([Clip(clips / "yellow0.mp4", "yellow0", "yellow")], shown, compressed="png")
-        nothing = lambda messages: ((m.stamp_ns, bags.Refusal("cannot be decoded")) for m in messages)
-        monkeypatch.setattr(bags, "_pictures", nothing)
+        nothing = lambda messages: ((m.stamp_ns, bag_reading.Refusal("cannot be decoded")) for m in messages)
+        monkeypatch.setattr(bag_reading, "_pictures", nothing)
     fails("teach", "yellow", shown, "-b", bundle, "--keep-clips", words=(words,))
     assert not (tmp_path / "b.taught" / "taught.json").exists()
 

@@ -7,5 +7,6 @@ what was left out stands in `Recording.damage`, one line a place.
 """
 
 from gc_ros.media.recording.bag import Message, Recording
+from gc_ros.media.recording.storage import SET_BACK
 
-__all__ = ["Message", "Recording"]
+__all__ = ["SET_BACK", "Message", "Recording"]

@@ -33,6 +33,7 @@ Damaged = Callable[[str], None]  # called with a line for each place that cannot
 CDR, ROS1 = "cdr", "ros1"
 # Of one chunk or message: four times the largest image that is accepted.
 EXPANDED_LIMIT = 1 << 30
+SET_BACK = "times of recording go back"  # begins a remark: nothing is lost
 _SET_BACK_NS = 1_000_000_000  # what a clock that is slowed down does not go back by
 _SET_SELDOM = 16  # messages to each time at least that a clock was set; rows in no order go back all the time
 
@@ -82,7 +83,7 @@ def remark_set_back(topics: Iterable[Sequence[int]], damaged: Damaged) -> None:
         back = [a - b for a, b in pairwise(times) if a - b > _SET_BACK_NS]
         if back and len(back) * _SET_SELDOM <= len(times):
             damaged(
-                f"times of recording go back by {max(back) / 1e9:.1f} s: the clock was set; "
+                f"{SET_BACK} by {max(back) / 1e9:.1f} s: the clock was set; "
                 "what was recorded before and after comes mixed"
             )
             return

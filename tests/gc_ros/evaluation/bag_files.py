@@ -9,7 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 NS = 1_000_000_000
@@ -86,6 +86,20 @@ def write_bag(
             if colour != "grey":
                 truth.append((begin, last, colour))
     return truth
+
+
+def join_bags(path: Path, *bags: tuple[Path, float]) -> Path:
+    """One bag of the messages of several, each recorded so many seconds later than it was."""
+    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        topics: dict[str, Any] = {}
+        for bag, later_s in bags:
+            with Reader(bag) as reader:
+                for c, log_ns, data in reader.messages():
+                    if c.topic not in topics:
+                        kept = {"msgdef": c.msgdef.data, "rihs01": c.digest}
+                        topics[c.topic] = writer.add_connection(c.topic, c.msgtype, **kept)
+                    writer.write(topics[c.topic], log_ns + round(later_s * NS), data)
+    return path
 
 
 def write_truth(path: Path, truth: Sequence[tuple[float, float, str]], zero: float = 0.0) -> Path:

@@ -26,7 +26,7 @@ from gc_ros.media.recording import Recording
 from gc_ros.recognition.intake import Intake
 from gc_ros.recognition.sampler import Sampler
 from tests.command_line import assert_one_line, call
-from tests.gc_ros.evaluation.bag_files import START, write_bag, write_truth
+from tests.gc_ros.evaluation.bag_files import START, join_bags, write_bag, write_truth
 from tests.gc_ros.evaluation.runs import SIMPLE, make, run
 from trt_build.bundle import LoadedBundle
 
@@ -182,6 +182,38 @@ def test_a_loop_is_scored_pass_by_pass_and_windows_stay_within(tmp_path: Path, c
     assert all(0 < row["end_ns"] - row["start_ns"] < 1.1 * NS for row in rows)
 
 
+def test_a_loop_in_which_the_images_change_size_is_a_loop(tmp_path: Path, colours: LoadedBundle) -> None:
+    write_bag(tmp_path / "red", [("red", 3.0)])
+    write_bag(tmp_path / "green", [("green", 3.0)], size=(32, 24), first_ns=START + 3 * NS)
+    parts = [(tmp_path / ("green" if n % 2 else "red"), 3.0 * n) for n in range(4)]
+    bag = join_bags(tmp_path / "bag", *parts)
+    write_truth(tmp_path / "bag.truth.csv", [(0, 3, "red"), (3, 6, "green")])
+    result = run(colours, tmp_path / "out", bag)
+    (of_bag,), events = result["bags"], result["result"]["events"]
+    assert of_bag["counts"]["resets"] == {"size change": 3}, "the case that is tested"
+    assert len(of_bag["passes"]) == 2 and of_bag["seconds_seen"] == pytest.approx(2 * 95 / 16, abs=0.01)
+    assert events["segments"] == events["noticed"] == 4 and events["segment_f1"]["0.5"] == 1
+
+
+@pytest.mark.parametrize("told_by", ["a topic", "a table by the recorder's clock"])
+@pytest.mark.parametrize("second_s", [3.0, 1.5])
+def test_what_is_true_at_a_time_of_recording_is_true_of_the_pass_that_was_recorded_then(
+    tmp_path: Path, colours: LoadedBundle, told_by: str, second_s: float
+) -> None:
+    """A simulator that is reset: the stamps begin again, the recorder's clock goes on."""
+    pieces = [("red", 3.0), ("loop", 0.0), ("blue", second_s)]
+    bag = make(tmp_path, pieces=pieces, truth=False, labels=told_by == "a topic")
+    table = write_truth(tmp_path / "labels.csv", [(0, 3, "red"), (3, 3 + second_s, "blue")])
+    truth = ("topic:/label",) if told_by == "a topic" else (table, "--truth-time", "bag")
+    result = run(colours, tmp_path / "out", bag, "--truth", *truth)
+    assert result["result"]["windows"]["accuracy"] == 1
+    rows = list(results.read_windows(tmp_path / "out" / "windows.jsonl"))
+    assert {(row["pass"], row["truth"]) for row in rows} == {(0, "red"), (1, "blue")}
+    segments = json.loads((tmp_path / "out" / "bag.json").read_text())["truth"]["segments"]
+    assert [(s["pass"], s["label"]) for s in segments] == [(0, "red"), (1, "blue")]
+    assert [s["end_s"] for s in segments] == pytest.approx([47 / 16, second_s - 1 / 16])
+
+
 @pytest.mark.parametrize("clock", ["header", "bag"])
 @pytest.mark.parametrize("absolute", [False, True])
 def test_csv_times_count_from_the_first_image_or_from_1970_on_either_clock(
@@ -289,6 +321,20 @@ def test_a_slow_robot_in_step_mode_sees_every_frame_and_is_later_with_each_resul
         late = newest * 0.15 - (newest - 1) * 0.125
         assert late - 1e-6 <= row["published_after_s"] <= late + 7 * 0.15 + 1e-6, "a turn has eight calls"
     assert slow["bags"][0]["counts"]["resets"] == full["bags"][0]["counts"]["resets"]
+
+
+def test_what_a_slow_robot_says_before_a_gap_stands_before_the_gap(
+    tmp_path: Path, colours: LoadedBundle
+) -> None:
+    """Its last results come while nothing is seen: an activity that they begin ends with the gap, not before it."""
+    bag = make(tmp_path, pieces=[*[("red", 2.0), ("gap", 3.0)] * 3, ("red", 2.0)])
+    result = run(colours, tmp_path / "out", bag, "--simulate-latency", 0.3)
+    assert result["result"]["smoothed"]["accuracy"] == 1
+    rows = list(results.read_windows(tmp_path / "out" / "windows.jsonl"))
+    assert len(rows) > 8 and {row["active"] for row in rows} == {"red"}
+    events = json.loads((tmp_path / "out" / "bag.json").read_text())["events"]
+    assert [event["kind"] for event in events] == ["onset", "offset"] * 4
+    assert result["result"]["events"]["noticed"] == result["result"]["events"]["segments"] == 4
 
 
 def test_zero_stamps_and_log_time_are_counted_and_used(tmp_path: Path, colours: LoadedBundle) -> None:

@@ -15,19 +15,23 @@ from typing import Any
 import pytest
 
 from gc_ros import cli
-from gc_ros.evaluation import many, results, sources
+from gc_ros.evaluation import many, processes, results, sources
 from gc_ros.evaluation.options import Options
-from gc_ros.evaluation.running import Task, evaluate_bag
+from gc_ros.evaluation.running import Task, evaluate_bag, resume
 from gc_ros.evaluation.sources import Source, find_sources
 from gc_ros.media import images
+from gc_ros.media.detections import Box, Detection, Detections, write_csv
 from gc_ros.media.images import Refusal
+from gc_ros.recognition.taught_file import taught_digest
+from gc_ros.stamps import NS
 from tests.command_line import assert_one_line, call
 from tests.gc_ros.evaluation.bag_files import mcap_of, write_truth
-from tests.gc_ros.evaluation.runs import make, run
+from tests.gc_ros.evaluation.runs import make, run, write_clip
 from trt_build.bundle import LoadedBundle
 from trt_build.errors import DataError
 
 pytest.importorskip("sklearn")
+BOX = Box(5, 5, 45, 45)
 
 
 @pytest.mark.slow
@@ -132,6 +136,55 @@ def test_finished_bags_are_evaluated_again_only_when_something_changed(
     assert "(1 finished before)" in run(colours, out, *bags, "--stride", 2)["text"]
     other = make_bundle("colours", S=224, temperature=2.0)
     assert "(0 finished before)" in run(other, out, *bags, "--stride", 2)["text"]
+
+
+@pytest.mark.parametrize("said_by", ["a table of clips", "its folder"])
+def test_a_corrected_label_is_judged_anew(tmp_path: Path, colours: LoadedBundle, said_by: str) -> None:
+    out, folder = tmp_path / "out", tmp_path / "blue"
+    folder.mkdir()
+    clip, table = write_clip(folder / "a.mp4", "red"), tmp_path / "clips.csv"
+    table.write_text(f"path,class\n{clip},blue\n")
+    asked = table if said_by == "a table of clips" else folder
+    assert run(colours, out, asked)["result"]["windows"]["accuracy"] == 0
+    assert "(1 finished before)" in run(colours, out, asked)["text"]
+    if said_by == "a table of clips":
+        table.write_text(f"path,class\n{clip},red\n")
+    else:
+        asked = folder.rename(tmp_path / "red")
+    again = run(colours, out, asked)
+    assert "(0 finished before)" in again["text"] and again["result"]["windows"]["accuracy"] == 1
+
+
+@pytest.mark.parametrize("told_by", ["a table beside the link", "a table", "its boxes", "what was taught"])
+def test_a_worker_elsewhere_finds_all_that_a_task_names(
+    tmp_path: Path, make_bundle: Any, monkeypatch: pytest.MonkeyPatch, told_by: str
+) -> None:
+    bundle = make_bundle("colours", embedding=True)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("scene.mp4").symlink_to(write_clip(tmp_path / "store" / "0001.mp4", "red"))
+    write_truth(Path("scene.truth.csv"), [(0, 2, "red")])
+    write_truth(Path("labels.csv"), [(0, 2, "red")])
+    asked: dict[str, Any] = {"threads": 1, "predictions": "none", "pictures": 0}
+    if told_by == "a table":
+        asked["truth"] = "labels.csv"
+    elif told_by == "its boxes":
+        write_csv(Path("boxes.csv"), [Detections(n * NS // 10, (Detection("1", BOX),)) for n in range(20)])
+        asked |= {"people": "boxes.csv", "true_boxes": "boxes.csv"}
+    elif told_by == "what was taught":
+        assert not call(cli.app, "teach", "other", "scene.mp4", "-b", bundle.path, "--taught", "t").exit_code
+        asked |= {"taught": "t", "taught_sha256": taught_digest(Path("t")), "taught_labels": ("other",)}
+    options = Options(**asked)
+    place = os.path.relpath(bundle.path)
+    task = Task(find_sources(["scene.mp4"])[0], place, options, "out")
+    absolute = processes._absolute(task)
+    monkeypatch.chdir(tmp_path)
+    record, problem = processes.attempt(absolute)
+    assert record is not None, problem
+    assert record["truth"]["kind"] == "csv"
+    monkeypatch.chdir(tmp_path / "here")
+    assert resume(task, options.labels(bundle.info)) is not None, "the same command takes it from there"
 
 
 @pytest.mark.slow

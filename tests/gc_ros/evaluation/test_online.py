@@ -11,7 +11,8 @@ import pytest
 from gc_ros.evaluation import many, results
 from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.sources import find_sources
-from gc_ros.media.bags import make_bag, read_bag_messages
+from gc_ros.media.bag_reading import read_bag_messages
+from gc_ros.media.bags import make_bag
 from gc_ros.media.clips import find_clips
 from tests.gc_ros.evaluation.bag_files import write_bag
 from tests.gc_ros.node.harness import running, wait_until

@@ -30,6 +30,7 @@ from gc_ros.media.detections import Box, Detection, Detections, write_csv
 from gc_ros.media.recording import Recording
 from gc_ros.stamps import NS
 from tests.command_line import assert_one_line, call
+from tests.gc_ros.evaluation.bag_files import START, join_bags, write_bag
 from tests.gc_ros.evaluation.runs import run
 from tests.videos import write_clip
 from trt_build.bundle import LoadedBundle
@@ -292,6 +293,40 @@ def test_what_is_true_of_everybody_counts_for_those_of_whom_nothing_is_noticed(
     assert found[0]["events"] == found[1]["events"] and found[0]["events"]["segments"] == 3
 
 
+@pytest.mark.parametrize("who", ["ann", ""])
+def test_a_box_on_nobody_is_false_whatever_is_true_of_everybody(
+    colours: LoadedBundle, tmp_path: Path, who: str
+) -> None:
+    image = np.full((240, 560, 3), COLOURS[0], np.uint8)
+    clip = write_clip(tmp_path / "red.mp4", [image] * (15 * SECONDS), fps=15)
+    write_csv(tmp_path / "true.csv", boxes({"ann": ANN}))
+    write_csv(tmp_path / "found.csv", boxes({"1": ANN, "2": BOB}))
+    truth(tmp_path / "red.truth.csv", (who, 0, SECONDS, "red"))
+    asked = ("--people", tmp_path / "found.csv", "--true-boxes", tmp_path / "true.csv")
+    events = run(colours, tmp_path / "out", clip, *asked)["result"]["events"]
+    assert (events["segments"], events["noticed"], events["false_activations"]) == (1, 1, 1)
+    assert events["segment_f1"]["0.5"] == pytest.approx(2 / 3)
+
+
+def test_a_bag_without_truth_does_not_count_in_the_mean_average_precision(
+    clip: Path, colours: LoadedBundle, tmp_path: Path
+) -> None:
+    for name in ("found", "true", "truth"):
+        (tmp_path / name).mkdir()
+    other = shutil.copy(clip, tmp_path / "other.mp4")
+    for name in ("scene", "other"):
+        write_csv(tmp_path / "found" / f"{name}.csv", boxes({"1": ANN, "2": CID}))
+    write_csv(tmp_path / "true" / "scene.csv", boxes({"ann": ANN, "cid": CID}))
+    write_csv(tmp_path / "true" / "other.csv", boxes({"ann": ANN}))
+    truth(tmp_path / "truth" / "scene.csv", ("ann", 0, SECONDS, "red"), ("cid", 0, SECONDS, "green"))
+    asked = ("--people", "found", "--true-boxes", "true", "--truth", "truth")
+    asked = tuple(word if word[0] == "-" else str(tmp_path / word) for word in asked)
+    found = [run(colours, tmp_path / f"of_{len(clips)}", *clips, *asked) for clips in ([clip], [clip, other])]
+    one, both = (each["result"] for each in found)
+    assert both["bags_with_truth"] == 1 and "nobody" in both["truth_kinds"], "the case that is tested"
+    assert both["people"]["frame_map"] == one["people"]["frame_map"]
+
+
 def test_true_boxes_without_people_are_not_ignored(clip: Path, colours: LoadedBundle, tmp_path: Path) -> None:
     arguments = ("-b", colours.path, "--out", tmp_path / "out", "--true-boxes", tmp_path / "scene.people.csv")
     assert_one_line(call(cli.app, "evaluate", clip, *arguments), "give --people, too")
@@ -510,6 +545,39 @@ def test_nobody_is_missed_before_a_window_is_full_behind_a_gap(colours: LoadedBu
     result = run(colours, tmp_path / "out", clip, "--people", tmp_path / "found.csv")["result"]
     red = result["people"]["frame_map"]["per_class"]["red"]
     assert red["missed"] == 0 and red["true"] > 10 and red["average_precision"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["goes on", "begins again"])
+def test_images_of_another_size_are_one_break(colours: LoadedBundle, tmp_path: Path, again: bool) -> None:
+    """Nobody is missed while windows fill anew, and stamps that go back in that moment are another pass."""
+    write_bag(tmp_path / "a", [("red", 3.0)])
+    write_bag(tmp_path / "b", [("red", 3.0)], size=(128, 96), first_ns=START + (0 if again else 3) * NS)
+    bag = join_bags(tmp_path / "bag", (tmp_path / "a", 0), (tmp_path / "b", 3))
+    there = [
+        Detections(i * NS // 16, (Detection("ann", Box(10, 5, 40, 40)),)) for i in range(48 if again else 96)
+    ]
+    write_csv(tmp_path / "bag.people.csv", there)
+    truth(tmp_path / "bag.truth.csv", ("ann", 0, 3 if again else 6, "red"))
+    found = run(colours, tmp_path / "out", bag, "--people", "auto")
+    red = found["result"]["people"]["frame_map"]["per_class"]["red"]
+    assert red["missed"] == 0 and red["true"] == 34 and red["average_precision"] == 1
+    (of_bag,) = found["bags"]
+    assert len(of_bag["passes"]) == 1 + again
+    assert sum(of_bag["counts"]["resets"].values()) == 1
+
+
+@pytest.mark.parametrize("stamps", ["header", "log"])
+def test_boxes_of_a_topic_are_on_the_clock_of_the_images(
+    clip: Path, colours: LoadedBundle, tmp_path: Path, stamps: str
+) -> None:
+    (tmp_path / "boxes").mkdir()
+    shutil.copy(tmp_path / "scene.people.csv", tmp_path / "boxes" / "scene.boxes.csv")
+    make_bag(find_clips([clip], []), tmp_path / "seen", boxes=tmp_path / "boxes", compressed="png")
+    bag = join_bags(tmp_path / "bag", (tmp_path / "seen", 100))  # the camera has a clock of its own
+    shutil.copy(tmp_path / "scene.truth.csv", tmp_path / "bag.truth.csv")
+    found = run(colours, tmp_path / "out", bag, "--people", "auto", "--stamps", stamps)["result"]
+    assert found["windows"]["accuracy"] == 1 and found["windows"]["windows"] > 60
+    assert found["people"]["left_out"] == {}
 
 
 def test_predictions_never_say_of_an_id_what_was_said_before_it_jumped(

@@ -16,7 +16,7 @@ import pytest
 
 from gc_ros import cli
 from gc_ros.evaluation import results
-from gc_ros.media.bags import read_bag_images
+from gc_ros.media.bag_reading import read_bag_images
 from gc_ros.media.recording import Recording
 from tests.command_line import assert_one_line, call
 from tests.gc_ros.evaluation.bag_files import write_bag, write_truth

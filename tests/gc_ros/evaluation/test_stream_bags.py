@@ -16,7 +16,8 @@ from mcap.reader import make_reader
 from rosbags.rosbag2 import StoragePlugin
 
 from gc_ros.evaluation.results import WINDOWS, read_windows
-from gc_ros.media.bags import make_bag, read_bag_images, read_bag_messages
+from gc_ros.media.bag_reading import read_bag_images, read_bag_messages
+from gc_ros.media.bags import make_bag
 from gc_ros.media.clips import find_clips
 from gc_ros.media.recording import Recording
 from tests.conftest import REPOSITORY

@@ -13,7 +13,8 @@ import pytest
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 
 from gc_ros.cli import app
-from gc_ros.media.bags import START_NS, make_bag, read_bag_messages
+from gc_ros.media.bag_reading import read_bag_messages
+from gc_ros.media.bags import START_NS, make_bag
 from gc_ros.media.clips import find_clips
 from gc_ros.media.detections import Box, Detection, Detections, about, boxes_of, write_csv
 from gc_ros.media.people_topics import read_vision

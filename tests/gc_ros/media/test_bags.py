@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
 
-from gc_ros.media.bags import IMAGE, START_NS, make_bag, read_bag_images, read_bag_messages
+from gc_ros.media.bag_reading import read_bag_images, read_bag_messages
+from gc_ros.media.bags import START_NS, make_bag
 from gc_ros.media.clips import Clip, find_clips, find_recordings
 from gc_ros.media.video import read_video
 from gc_ros.recognition.recognizer import Recognizer, stream_label
@@ -266,47 +264,6 @@ def test_played_through_the_recogniser_each_clip_is_a_stream_of_its_own(
     assert r.counters().resets == {"gap": 5}
     per_clip = len(labels) // 6
     assert labels == [label for label in COLOURS for _ in range(2 * per_clip)] and per_clip >= 2
-
-
-def handmade(path: Path, topics: dict[str, Callable[[object], object]]) -> None:
-    """A bag with one message a topic; the function fills a sensor_msgs/Image."""
-    store = get_typestore(Stores.ROS2_JAZZY)
-    types = store.types
-    header = types["std_msgs/msg/Header"](types["builtin_interfaces/msg/Time"](0, 0), "camera")
-    with Writer(path, version=9, storage_plugin=StoragePlugin.SQLITE3) as writer:
-        for topic, fill in topics.items():
-            connection = writer.add_connection(topic, IMAGE, typestore=store)
-            message = types[IMAGE](header, 2, 2, "rgb8", 0, 8, np.arange(16, dtype=np.uint8))
-            fill(message)
-            writer.write(connection, 77, store.serialize_cdr(message, IMAGE))
-
-
-def test_padded_rgb_without_a_stamp_and_other_storage_is_read(tmp_path: Path) -> None:
-    handmade(tmp_path / "bag", {"/camera": lambda m: m})
-    ((stamp, image, encoding),) = read_bag_images(tmp_path / "bag")
-    assert (stamp, encoding) == (77, "rgb8")
-    assert image.tolist() == [[[0, 1, 2], [3, 4, 5]], [[8, 9, 10], [11, 12, 13]]]
-
-
-def test_an_image_that_cannot_be_decoded_is_reported_not_hidden(tmp_path: Path) -> None:
-    def spoil(message: object) -> None:
-        message.step = 5  # type: ignore[attr-defined]
-
-    handmade(tmp_path / "bag", {"/camera": spoil})
-    with pytest.raises(DataError, match="step"):
-        list(read_bag_images(tmp_path / "bag"))
-    told: list[tuple[int, str]] = []
-    assert list(read_bag_images(tmp_path / "bag", refused=lambda s, why: told.append((s, why)))) == []
-    assert told[0][0] == 77 and "step" in told[0][1]
-
-
-def test_of_several_topics_one_must_be_chosen(tmp_path: Path) -> None:
-    handmade(tmp_path / "bag", {"/left": lambda m: m, "/right": lambda m: m})
-    with pytest.raises(DataError, match="/left, /right"):
-        list(read_bag_images(tmp_path / "bag"))
-    with pytest.raises(DataError, match="no image topic /none"):
-        list(read_bag_images(tmp_path / "bag", "/none"))
-    assert len(list(read_bag_images(tmp_path / "bag", "/right"))) == 1
 
 
 def test_what_is_no_bag_is_one_line(tmp_path: Path, folder: Path) -> None:

@@ -18,7 +18,7 @@ from gc_model.data import own
 from gc_model.data.frames import decode
 from gc_ros.cli import app
 from gc_ros.evaluation.sources import find_sources
-from gc_ros.media.bags import read_bag_images
+from gc_ros.media.bag_reading import read_bag_images
 from gc_ros.media.clips import Clip, find_clips, find_recordings
 from gc_ros.media.recording import Recording
 from gc_ros.media.video import read_video
@@ -177,7 +177,7 @@ def test_14_a_database_in_wal_mode_is_read_where_nothing_can_be_written(case: An
     bag = case("14") / "bag"
     names = sorted(os.listdir(bag))
     assert len(list(read_bag_images(bag))) == 52 and sorted(os.listdir(bag)) == names
-    code = f"from gc_ros.media.bags import read_bag_images; print(len(list(read_bag_images({str(bag)!r}))))"
+    code = f"from gc_ros.media.bag_reading import read_bag_images; print(len(list(read_bag_images({str(bag)!r}))))"
     mount = f"mount --bind {bag} {bag} && mount -o remount,ro,bind {bag}"
     if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
         pytest.skip("mounting a folder read-only is not allowed here")

@@ -17,7 +17,7 @@ from rosbags.rosbag2 import StoragePlugin
 from rosbags.typesys import Stores, get_typestore
 
 from gc_ros.evaluation.sources import FrameReader, find_sources
-from gc_ros.media.bags import read_bag_images
+from gc_ros.media.bag_reading import read_bag_images
 from gc_ros.media.recording import Recording, bag, mcap
 from gc_ros.media.recording.storage import expand, zstd
 from tests.gc_ros.evaluation.bag_files import mcap_of, write_bag

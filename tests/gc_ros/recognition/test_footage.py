@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train,export]'")
 
-from gc_ros.media import bags
+from gc_ros.media import bag_reading, bags
 from gc_ros.media.clips import find_clips
 from gc_ros.recognition.footage import read_footage, training_subjects
 from tests.gc_model.runs import bundle, colours
@@ -44,13 +44,13 @@ def test_without_subjects_a_table_gives_the_people_of_the_training(tmp_path):
 def test_images_of_a_bag_that_cannot_be_decoded_are_counted_not_hidden(tmp_path, monkeypatch, caplog):
     info = load_bundle(bundle()).info
     bags.make_bag(find_clips([colours() / "red"])[:1], tmp_path / "bag", compressed="png")
-    pictures = bags._pictures
+    pictures = bag_reading._pictures
 
     def every_fifth_is_broken(messages):
         for k, (stamp, found) in enumerate(pictures(messages)):
-            yield stamp, bags.Refusal("compressed image cannot be decoded") if k % 5 == 4 else found
+            yield stamp, bag_reading.Refusal("compressed image cannot be decoded") if k % 5 == 4 else found
 
-    monkeypatch.setattr(bags, "_pictures", every_fifth_is_broken)
+    monkeypatch.setattr(bag_reading, "_pictures", every_fifth_is_broken)
     (piece,) = read_footage([tmp_path / "bag"], info)
     assert len(piece.frames) >= info.T
     assert "images left out: compressed image cannot be decoded" in caplog.text and "bag: 4 " in caplog.text

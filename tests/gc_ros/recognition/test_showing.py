@@ -6,11 +6,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gc_ros.media.clips import find_recordings
 from gc_ros.recognition import showing as showing_module
 from gc_ros.recognition.intake import StepFrame
 from gc_ros.recognition.recognizer import Recognizer
-from gc_ros.recognition.showing import Showing
+from gc_ros.recognition.showing import Showing, examples_from_clips
 from gc_ros.stamps import NS
+from tests.gc_ros.evaluation.bag_files import write_bag
 from tests.toy import toy_bundle
 from trt_build.bundle import load_bundle
 from trt_build.engines.open import open_engine
@@ -92,6 +94,20 @@ def test_a_clip_holds_the_frames_of_its_own_time_where_stamps_go_back(back_s: fl
         list(range(10, 26)),
         list(range(20, 36)),
     ]
+
+
+@pytest.mark.parametrize("mode", ["window", "step"])
+def test_what_follows_a_break_in_a_clip_with_whole_windows_is_no_still_window(tmp_path, mode) -> None:
+    """Only a clip that has no window at all stands still at its end."""
+    bundle = toy_bundle(
+        tmp_path / "bundle", "colours", S=32, preprocess={"size": 32, "resize": 32}, embedding=True
+    )
+    engine = open_engine(bundle, mode, threads=1)
+    for name, pieces in (("broken", [("red", 4.0), ("gap", 2.0), ("blue", 0.1)]), ("short", [("blue", 0.1)])):
+        write_bag(tmp_path / name, pieces)
+        shown = examples_from_clips(find_recordings([tmp_path / name]), bundle, engine, mode).features
+        blue = shown[:, 2] > shown[:, 0]
+        assert blue.all() if name == "short" else not blue.any(), name
 
 
 def test_without_a_window_there_is_nothing_to_learn_from() -> None:

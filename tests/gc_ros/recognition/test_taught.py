@@ -437,6 +437,10 @@ def test_names_that_look_the_same_are_one_name(tmp_path):
     taught = Taught("m").taught(apart, colour_examples((250, 0, 0)))
     assert taught.spelled(f" {composed}") == apart
     assert list(taught.renamed(composed, "x").activities) == ["x"]
+    both = taught.taught("other", colour_examples((0, 250, 0)))
+    with pytest.raises(DataError, match="is taught already"):
+        both.renamed("other", composed)
+    assert list(both.renamed(apart, composed).activities) == [composed, "other"]
     assert not taught.forgotten(composed).activities
     with pytest.raises(DataError, match="was not taught"):
         taught.spelled("uben")

@@ -250,6 +250,29 @@ def test_a_kill_in_the_middle_of_writing_leaves_a_whole_file(tmp_path):
     assert list(read_taught(tmp_path / "t", "m").activities) == ["n", "after"]
 
 
+def test_who_reads_while_somebody_teaches_reads_what_is_taught_then(tmp_path, monkeypatch):
+    """Between its two files the old arrays go: that is no damage, and nothing to be removed."""
+    write_taught(tmp_path, Taught("m", {"before": examples(2, 1)}))
+    read = taught_file.read_regular
+
+    def read_and_teach(folder, name, most):
+        content = read(folder, name, most)
+        if name == taught_file.NAME and "before" in str(content):
+            write_taught(tmp_path, Taught("m", {"after": examples(3, 2)}))
+        return content
+
+    monkeypatch.setattr(taught_file, "read_regular", read_and_teach)
+    assert list(read_taught(tmp_path, "m").activities) == ["after"]
+
+
+def test_arrays_that_are_gone_are_told(tmp_path):
+    write_taught(tmp_path, Taught("m", {"n": examples(2, 1)}))
+    (arrays,) = tmp_path.glob("examples-*")
+    arrays.unlink()
+    with pytest.raises(DataError, match="was changed or is damaged"):
+        read_taught(tmp_path, "m")
+
+
 def test_two_writers_wait_for_each_other(tmp_path):
     held = subprocess.Popen(
         [
