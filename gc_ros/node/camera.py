@@ -85,7 +85,11 @@ class Camera:
         self._stamps: deque[int] = deque(maxlen=60)
         # Called in the inference thread with each result, the picture's and its people's.
         self.watching: Callable[[Activity], None] | None = None
-        self.failures_in_row = 0  # engine runs with this camera, touched by the inference thread
+
+    @property
+    def topics(self) -> list[str]:
+        """That it subscribes to, those of single bodies aside."""
+        return [self.topic, *([self.people.input.topic] if self.people is not None else [])]
 
     # -- life ------------------------------------------------------------------------------------------------
 
@@ -160,8 +164,10 @@ class Camera:
         self._stamps.append(stamp_ns)
         self._size = picture.width, picture.height
         jobs: dict[str, Job] = {}
+        # A result may be about this very frame, and about no other.
+        if window is not None or (self.people is not None and self.people.people.would_take(stamp_ns)):
+            self.results.watch(picture, stamp_ns)
         if window is not None:
-            self.results.watch(picture, stamp_ns)  # a result may be about this very frame, and about no other
             jobs[self.name] = Job(window, decode_s, arrived.began)
         if self.people is not None:
             self.people.offer(picture, stamp_ns, encoding, arrived.asked, jobs)
@@ -177,6 +183,13 @@ class Camera:
             throttle_duration_sec=1.0,
         )
         self.results.publish_events(stamp_ns)
+
+    def tell_what_ended(self) -> None:
+        """In the inference thread: the engine failed, and what that ended is told, whether an image comes or not."""
+        self.results.publish_events()
+        if self.people is not None:
+            self.people.results.publish_events()
+            self.people.results.settle()
 
     # -- watchdog and diagnostics ----------------------------------------------------------------------------
 
@@ -212,8 +225,8 @@ class Camera:
         if stalled or (self._running and self._node.count_publishers(self.topic) > 1):
             publishers = graph.publishers_of(self._node, self.topic, self.input.transport.type_name)
             # The middleware's event tells too, but only once: the graph tells what is so now.
-            if stalled and self.input.incompatible is None and not publishers.reliable_enough:
-                self.input.incompatible = "RELIABILITY"
+            if stalled:
+                self.input.judge_qos(publishers.fitting, publishers.reliable_enough)
             if stalled and not publishers.fitting:
                 elsewhere = graph.topics_of(self._node, self.input.transport.type_name)
         counts = self._note_counts()

@@ -18,6 +18,8 @@ from gc_ros.recognition.batch import Batch
 from gc_ros.recognition.people import PersonActivity
 from trt_build.engine import Engine
 
+_FORGOTTEN_S = 30.0
+
 
 class InferenceThread:
     """A thread that calls `work` with everything that waits, the newest item of each key.
@@ -84,20 +86,52 @@ class InferenceThread:
                 self._since = None
 
 
+class Failures:
+    """How often in a row the engine failed: whole calls of it, or the row of one recogniser among others that go well.
+
+    A row that has not run for `_FORGOTTEN_S` seconds counts no longer: its camera is silent, or its person gone.
+    """
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._rows: dict[str, tuple[int, float]] = {}  # count and when, by the key of the recogniser
+
+    def call(self, failed: bool) -> None:
+        """A whole call failed, or it returned."""
+        self._calls = self._calls + 1 if failed else 0
+
+    def row(self, key: str, failed: bool) -> None:
+        """The row of a recogniser was not finite, or it was."""
+        if failed:
+            self._rows[key] = self._row(key) + 1, time.monotonic()
+        else:
+            self._rows.pop(key, None)
+
+    def _row(self, key: str) -> int:
+        count, at = self._rows.get(key, (0, 0.0))
+        return count if time.monotonic() - at < _FORGOTTEN_S else 0
+
+    @property
+    def in_row(self) -> int:
+        """The most of all that fail now."""
+        return max([self._calls, *map(self._row, list(self._rows))])
+
+
 class Inference:
     """The engine at work for the cameras, from activation to deactivation.
 
-    failed: called in the inference thread with an error and the cameras whose results it cost.
+    failed: called in the inference thread with an error, which is in `failures` then.
     """
 
     def __init__(
         self,
         engine: Engine,
         cameras: Sequence[Camera],
-        failed: Callable[[Exception, Sequence[Camera]], None],
+        failed: Callable[[Exception], None],
     ) -> None:
         self._cameras = list(cameras)
         self._failed = failed
+        self.failures = Failures()
         recognizers = {camera.name: camera.recognizer for camera in cameras}
         self._camera_of = {camera.name: camera for camera in cameras}
         for camera in cameras:
@@ -129,14 +163,17 @@ class Inference:
         for key, job in jobs.items():
             self._batch.add(key, job.window, job)
         people: dict[str, list[PersonActivity]] = {}  # by camera
-        for outcome in self._batch.run():
+        outcomes = self._batch.run()
+        self.failures.call(failed=False)
+        for outcome in outcomes:
             if self._stopped:
                 return False
             camera = self._camera_of[outcome.key]
+            self.failures.row(outcome.key, failed=outcome.error is not None)
             if outcome.error is not None:
-                self._failed(outcome.error, [camera])
+                self._failed(outcome.error)
+                camera.tell_what_ended()
                 continue
-            camera.failures_in_row = 0
             if outcome.activity is None:
                 continue
             watching = camera.watching
@@ -154,5 +191,9 @@ class Inference:
 
     def _on_engine_error(self, error: Exception) -> None:
         """A whole engine call failed; nothing of it was published."""
-        if not self._stopped:
-            self._failed(error, self._cameras)
+        if self._stopped:
+            return
+        self.failures.call(failed=True)
+        self._failed(error)
+        for camera in self._cameras:
+            camera.tell_what_ended()

@@ -116,6 +116,15 @@ class Input:
     def _on_incompatible_qos(self, event: Any) -> None:
         self.incompatible = qos_policy_name_from_kind(event.last_policy_kind)
 
+    def judge_qos(self, publishers: int, reliable_enough: bool) -> None:
+        """Whether a publisher's quality of service is why no image comes, by those that are there now."""
+        if not publishers:
+            self.incompatible = None
+        elif not reliable_enough:
+            self.incompatible = "RELIABILITY"
+        elif self.incompatible == "RELIABILITY":  # that publisher has gone, or another one fits
+            self.incompatible = None
+
     @property
     def silent_s(self) -> float | None:
         """Seconds since the last image, or since the subscription; None without one."""
@@ -160,10 +169,11 @@ class Input:
         self.received += 1
         self.lately["received"].add()
         self.image_bytes = len(message.data)
+        self.incompatible = None  # what is silent from now on did offer it
         if self.stalled:
             self.stalled = False
             self._node.get_logger().info(f"images on {self.topic} again")
-        wrong_stamp = ros_messages.refuse_stamp(self.transport.stamp(message))
+        wrong_stamp = self.transport.refuse_stamp(message)
         if wrong_stamp:
             self._miss(wrong_stamp)
             return None

@@ -118,6 +118,8 @@ class ActivityRecognition(LifecycleNode):
             if self.context.ok():  # else a signal interrupted it
                 self.get_logger().fatal(self._failure)
             return TransitionCallbackReturn.FAILURE
+        for remark in self._settings.judge_topics([t for c in self._cameras for t in c.topics]):
+            self.get_logger().warning(remark)
         self._failure, self._failures, self.state = None, 0, "inactive"
         return TransitionCallbackReturn.SUCCESS
 
@@ -128,8 +130,6 @@ class ActivityRecognition(LifecycleNode):
             if self._model.abandoned:
                 raise GlimpseError("an engine run still hangs; clean up and configure again")
             self._failure = None
-            for camera in self._cameras:
-                camera.failures_in_row = 0
             self._inference = Inference(self._model.engine, self._cameras, self._failed_run)
             for camera in self._cameras:
                 camera.start()
@@ -206,15 +206,13 @@ class ActivityRecognition(LifecycleNode):
 
     @property
     def _failures_in_row(self) -> int:
-        return max((camera.failures_in_row for camera in self._cameras), default=0)
+        return self._inference.failures.in_row if self._inference else 0
 
-    def _failed_run(self, error: Exception, cameras: Sequence[Camera]) -> None:
+    def _failed_run(self, error: Exception) -> None:
         """In the inference thread: an engine call failed, or its result is not finite."""
         if not self.context.ok():
             return
         self._failures += 1
-        for camera in cameras:
-            camera.failures_in_row += 1
         self._last_error = one_line(error)
         self.get_logger().error(f"inference failed: {self._last_error}", throttle_duration_sec=1.0)
         if self._failures_in_row >= self._settings["max_failures"]:

@@ -47,6 +47,15 @@ def judge(unknown: Iterable[str], arguments: Sequence[str]) -> tuple[str | None,
     return None, foreign
 
 
+def judge_topics(given: Iterable[str], topics: Sequence[str]) -> list[str]:
+    """What to say of given names (`is_qos`) whose topic is none of these."""
+    return [
+        f"{name} is for no topic of this node: it subscribes to {' and '.join(topics)}"
+        for name in sorted(given)
+        if name.split(".")[1] not in topics
+    ]
+
+
 def judge_qos(given: Mapping[str, Any]) -> str | None:
     """Why the node must not start with these values of quality of service, by name (`is_qos`), or None."""
     for name, value in sorted(given.items()):

@@ -27,6 +27,7 @@ from gc_ros.recognition.intake import Window
 from gc_ros.recognition.people import PersonActivity
 from gc_ros.recognition.smoothing import ActivityEvent
 from gc_ros.stamps import NS
+from trt_build.errors import ImageError
 
 _FRAME_IDS = 256  # changes of a camera's frame_id that are remembered
 _WATCHED = 16  # images kept for the overlay, while somebody watches
@@ -220,7 +221,10 @@ class Results:
         """Keep the image of a result that is due, for the overlay, while somebody subscribes to it."""
         if not self._debug_wanted:
             return
-        self._watched[stamp_ns] = (picture.pixels(), picture.bgr)
+        try:
+            self._watched[stamp_ns] = (picture.pixels(), picture.bgr)
+        except ImageError:  # said where it is recognised
+            return
         while len(self._watched) > _WATCHED:
             self._watched.popitem(last=False)
 

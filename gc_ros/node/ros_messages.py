@@ -62,13 +62,6 @@ def to_time(stamp_ns: int) -> Time:
     return Time(sec=stamp_ns // NS, nanosec=stamp_ns % NS)
 
 
-def refuse_stamp(stamp: Time) -> str | None:
-    """Why a stamp is none, or None."""
-    if stamp.nanosec >= NS:
-        return f"stamp with {stamp.nanosec} nanoseconds, a second has {NS}; let the driver fill header.stamp"
-    return None
-
-
 def to_ns(stamp: Time) -> int:
     """builtin_interfaces/Time as int nanoseconds."""
     return int(stamp.sec) * NS + int(stamp.nanosec)

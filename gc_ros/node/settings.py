@@ -59,6 +59,10 @@ class Settings:
         refused, foreign = overrides.judge(self._undeclared, arguments)
         return refused or overrides.judge_qos(self._qos), foreign
 
+    def judge_topics(self, topics: Sequence[str]) -> list[str]:
+        """What to say of values of quality of service for topics that the node does not subscribe to."""
+        return overrides.judge_topics(self._qos, topics)
+
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
 

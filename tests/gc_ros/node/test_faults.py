@@ -97,6 +97,47 @@ def test_one_failed_run_is_survived(numbers: Path) -> None:
         assert peer.state() == "active"
 
 
+def test_single_failed_runs_do_not_add_up_on_a_camera_that_is_silent(numbers: Path) -> None:
+    faulty = Faulty()
+    with running(numbers, faulty, cameras=["front", "left"], max_failures=2) as (node, peer):
+        peer.add_cameras("front", "left")
+        for hiccup in range(3):
+            start_ns = (1000 + 100 * hiccup) * NS
+            faulty.engine.before_run, runs = fail, faulty.engine.runs
+            send_to_front(peer, 8, start_ns)
+            wait_until(lambda runs=runs: faulty.engine.runs > runs, "the failed run")
+            faulty.engine.before_run = None
+            seen = len(peer.activities_of["front"])
+            send_to_front(peer, 2, start_ns + 8 * PERIOD)
+            wait_until(lambda seen=seen: len(peer.activities_of["front"]) > seen, "a result after it")
+            assert node.node._failures_in_row == 0 and peer.state() == "active"
+
+
+def send_to_front(peer: Peer, count: int, start_ns: int) -> None:
+    for number in range(count):
+        peer.publish(toy.number_image(number), start_ns + number * PERIOD, camera="front")
+        time.sleep(0.01)
+
+
+def test_what_a_failed_run_ends_is_told_though_no_image_comes_any_more(tmp_path: Path) -> None:
+    """A state that is lost ends the activity that is on; a camera that stops then would leave it on for ever."""
+    faulty = Faulty()
+    bundle = toy.toy_bundle(tmp_path / "bundle", "colours", reset_after=0).path
+    green = np.zeros((48, 64, 3), np.uint8)
+    green[..., 1] = 250
+    options = {"mode": "step", "stall_timeout_s": 60.0, "smoothing_tau_s": 0.0, "max_age_s": 0.0}
+    with running(bundle, faulty, **options) as (_, peer):
+        peer.wait_for_camera()
+        for number in range(12):
+            peer.publish(green, 1000 * NS + number * PERIOD)
+            time.sleep(0.02)
+        wait_until(lambda: peer.events, "the onset")
+        faulty.engine.before_run = fail
+        peer.publish(green, 1000 * NS + 12 * PERIOD)
+        wait_until(lambda: len(peer.events) > 1, "the offset")
+        assert [(event.kind, event.label) for event in peer.events] == [(0, "green"), (1, "green")]
+
+
 def test_exit_on_failure_sets_exit_code_3(numbers: Path) -> None:
     faulty = Faulty()
     with running(numbers, faulty, exit_on_failure=True, max_failures=1) as (node, peer):
@@ -216,10 +257,35 @@ def test_incompatible_qos_names_policy_and_parameter(numbers: Path) -> None:
         assert peer.wait_for_diagnostic("camera", wanted).level == ERROR
         reliable = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
         camera = peer.node.create_publisher(Image, "image", reliable)
-        peer.camera = camera
+        first, peer.camera = peer.camera, camera
         peer.wait_for_camera()
         send(peer, 8)
         wait_until(lambda: peer.activities, "a message through the matching publisher")
+        # It was said of another publisher: neither silence of this one nor its end is about quality of service.
+        peer.wait_for_diagnostic("camera", "though 2 publisher")
+        for publisher in (camera, first):
+            peer.node.destroy_publisher(publisher)
+        peer.wait_for_diagnostic("camera", "no publisher on /image")
+
+
+def test_of_an_incompatible_publisher_that_has_gone_nothing_is_said(numbers: Path) -> None:
+    overrides = {"qos_overrides./image.subscription.reliability": "reliable", "stall_timeout_s": 0.3}
+    with running(numbers, **overrides) as (_, peer):
+        peer.wait_for_diagnostic("camera", "does not offer the QoS reliability")
+        peer.node.destroy_publisher(peer.camera)
+        peer.wait_for_diagnostic("camera", "no publisher on /image")
+
+
+def test_quality_of_service_of_another_topic_is_told(
+    numbers: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    name = "qos_overrides./imagee.subscription.reliability"
+    own = "qos_overrides./image.subscription.reliability"
+    with running(numbers, **{name: "reliable", own: "best_effort"}) as (_, peer):
+        peer.wait_for_camera()
+    said = capfd.readouterr().err
+    assert f"{name} is for no topic of this node: it subscribes to /image" in said
+    assert f"{own} is for" not in said
 
 
 def test_a_stalled_camera_clears_the_window_and_recovers(numbers: Path) -> None:

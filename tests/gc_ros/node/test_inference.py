@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from gc_ros.node.inference import InferenceThread
+from gc_ros.node import inference
+from gc_ros.node.inference import Failures, InferenceThread
 
 
 class Bench:
@@ -82,3 +83,31 @@ def test_an_idle_thread_is_not_busy() -> None:
     thread = InferenceThread(lambda items: None, lambda error: None)
     assert thread.busy_s == 0 and ended == []
     assert thread.stop(5)
+
+
+def test_failures_in_a_row_are_of_whole_calls_or_of_one_row() -> None:
+    failures = Failures()
+    for _ in range(5):  # one call in three fails
+        for failed in (True, False, False):
+            failures.call(failed)
+            assert failures.in_row == failed
+    for number in range(1, 4):  # one row never is finite, another always
+        failures.call(False)
+        failures.row("front", True)
+        failures.row("left", False)
+        assert failures.in_row == number
+    failures.row("front", False)
+    assert failures.in_row == 0
+
+
+def test_a_row_that_runs_no_more_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(inference.time, "monotonic", lambda: now[0])
+    failures = Failures()
+    failures.row("anna", True)
+    failures.row("anna", True)
+    assert failures.in_row == 2
+    now[0] = 31.0
+    assert failures.in_row == 0
+    failures.row("anna", True)
+    assert failures.in_row == 1

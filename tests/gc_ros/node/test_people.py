@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from glimpse_clouds.msg import ActivityEvent, PersonActivity
 from sensor_msgs.msg import Image
@@ -17,6 +18,7 @@ from gc_ros.recognition.following import Following
 from gc_ros.recognition.smoothing import Smoothing
 from gc_ros.stamps import NS
 from tests import toy
+from tests.gc_ros.node.carrier import found_message
 from tests.gc_ros.node.crowd import PERIOD, Detector, Drawn, as_picture, carrier, detections, picture
 from tests.gc_ros.node.harness import NAME, running, wait_until
 from trt_build.engines.open import open_engine
@@ -277,6 +279,51 @@ def test_the_overlay_shows_the_people_while_there_are_some_and_the_picture_other
     assert {(p.width, p.height) for p in pictures} == {(960, 480)} and stamps == sorted(stamps)
     shown = picture(people, 0)
     assert shown.shape == (240, 320, 3)
+
+
+@pytest.mark.parametrize("first", [0, 4])
+def test_the_overlay_goes_on_for_who_comes_at_any_phase_of_the_stride(colours: Path, first: int) -> None:
+    """Results of a person lie a stride apart, counted from when she came, and not when the picture's are due."""
+    pictures: list[Image] = []
+    people = [Drawn("anna", "green", "green", x=60, y=60, first=first)]
+    with running(colours, mode="window", stride=8, **OPTIONS) as (node, peer):
+        detector = Detector(node, peer)
+        peer.wait_for_camera()
+        peer.node.create_subscription(Image, f"{NAME}/debug/image", pictures.append, 20)
+        results = node.node._cameras[0].results
+        wait_until(lambda: results._debug.get_subscription_count(), "the watcher")
+        detector.show(people, range(40), pause_s=0.02)
+        wait_until(lambda: len(list(detector.results())) >= 4, "her results")
+        ends = [stamp_ns for _, stamp_ns, _ in detector.results()]
+        drawn = lambda: {ros_messages.to_ns(p.header.stamp) for p in pictures}
+        wait_until(lambda: {*ends} <= drawn(), "a picture of each of her results")
+
+
+@pytest.mark.parametrize("row", [0, 1], ids=["the picture", "anna"])
+def test_a_row_that_never_is_finite_ends_the_node_beside_rows_that_are(colours: Path, row: int) -> None:
+    class OneRow(toy.FakeEngine):
+        def run(self, inputs: Any, active: Any = None) -> dict[str, np.ndarray]:
+            out = super().run(inputs, active)
+            out["logits"] = np.array(out["logits"])
+            out["logits"][row] = np.nan
+            return out
+
+    def opened(*arguments: Any, **options: Any) -> Any:
+        return OneRow(open_engine(*arguments, **options))
+
+    crowd = [Drawn("anna", "green", "green", x=60, y=60), Drawn("bob", "red", "red", x=200, y=100)]
+    with running(colours, opened, mode="window", max_people=2, **OPTIONS) as (node, peer):
+        detector = Detector(node, peer)
+        peer.wait_for_camera()
+        for frame in range(60):
+            if node.node.state != "active":
+                break
+            stamp_ns = START + frame * PERIOD
+            peer.publish(picture(crowd, frame), stamp_ns)
+            detector.topic.publish(found_message(detections(crowd, frame, stamp_ns)))
+            time.sleep(0.03)
+        status = peer.wait_for_diagnostic("engine", "3 failed engine runs in a row, deactivated")
+        assert "not finite" in status.message and peer.state() == "inactive"
 
 
 class Counting(Opened):

@@ -15,7 +15,8 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from gc_ros.media.bags import read_bag_messages
+from gc_ros.media.bag_reading import BagMessage, read_bag_messages
+from gc_ros.media.transports import BY_NAME
 from gc_ros.stamps import NS
 from tests.gc_ros.node.harness import new_domain, ros_messages, wait_until
 from trt_build.errors import DataError
@@ -102,6 +103,63 @@ def test_a_bag_arrives_complete_unchanged_and_at_its_own_rate(tmp_path: Path, li
     assert stamps == [START + n * NS // RATE_HZ for n in range(COUNT)]
     assert pairs == [(stamp, stamp) for stamp in stamps]
     assert times[-1] - times[0] >= (COUNT - 1) / RATE_HZ - 0.05
+
+
+def images(*rows: tuple[float, float]) -> list[BagMessage]:
+    """Of these stamps and times of recording, in seconds."""
+    return [
+        BagMessage(round(stamp * NS), "/image", BY_NAME["raw"], None, round(log * NS)) for stamp, log in rows
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "due"),
+    [
+        # A clock of its own, and jitter of the recorder.
+        ([(10, 1000.1), (11, 1001), (12, 1002.2)], [0, 1, 2]),
+        # As frames of a video stream are reordered.
+        ([(10, 10), (10.3, 10.3), (10.1, 10.31), (10.2, 10.32)], [0, 0.3, 0.1, 0.2]),
+        # Loops, a short and a long one.
+        ([(10, 10), (11, 11), (10, 12), (11, 13)], [0, 1, 2, 3]),
+        ([(10, 10), (20, 20), (10, 21), (20, 31)], [0, 10, 11, 21]),
+        # A clock that was set ahead.
+        ([(10, 10), (11, 11), (3611, 12), (3612, 13)], [0, 1, 2, 3]),
+        # Simulated time.
+        ([(0, 1000), (0.1, 1000.1), (0.2, 1000.2)], [0, 0.1, 0.2]),
+        # A gap is a gap.
+        ([(10, 10), (40, 40), (41, 41)], [0, 30, 31]),
+    ],
+)
+def test_images_are_due_as_far_apart_as_they_were_seen(
+    rows: list[tuple[float, float]], due: list[float]
+) -> None:
+    from gc_ros.node.player import Pace
+
+    found = images(*rows)
+    pace = Pace(found[0])
+    assert [pace.due_ns(image) / NS for image in found] == pytest.approx(due)
+
+
+def test_of_a_damaged_bag_what_is_readable_is_played_and_the_damage_is_said(
+    tmp_path: Path, listen: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from gc_ros.node.player import play
+
+    bag = write_bag(tmp_path / "bag")
+    (file,) = bag.glob("*.mcap")
+    file.write_bytes(file.read_bytes()[:-200])
+    received = listen(ros_messages.Image)
+    assert play(bag, rate=4.0) == 0
+    wait_until(lambda: len(received) == COUNT, "all images")
+    assert f"warning: {bag}: " in capfd.readouterr().err
+
+
+def test_a_stamp_that_is_none_is_played_as_it_was_recorded(tmp_path: Path) -> None:
+    from gc_ros.node.player import to_message
+
+    (item,) = read_bag_messages(write_bag(tmp_path / "bag", count=1))
+    item.message.header.stamp.nanosec = 2 * NS
+    assert to_message(item).header.stamp.nanosec == 2 * NS
 
 
 def test_stamps_can_be_those_of_the_play_and_the_rate_doubled(tmp_path: Path, listen: Any) -> None:

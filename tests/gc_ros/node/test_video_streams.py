@@ -15,7 +15,7 @@ import pytest
 from std_srvs.srv import Trigger
 
 from gc_ros.media import transports
-from gc_ros.media.bags import read_bag_messages
+from gc_ros.media.bag_reading import read_bag_messages
 from gc_ros.media.images import Refusal
 from gc_ros.node import input as node_input
 from gc_ros.node import ros_messages
