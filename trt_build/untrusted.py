@@ -48,11 +48,18 @@ def open_regular(folder: Path, name: str, flags: int = os.O_RDONLY) -> BinaryIO:
 
 
 def read_regular(folder: Path, name: str, most: int) -> bytes:
-    """The content of the file `name` below `folder`. Raises OSError as `open_regular`, and above `most` bytes."""
+    """The content of the file `name` below `folder`. Raises OSError as `open_regular`, and above `most` bytes.
+
+    A file that grows meanwhile is refused, too: it is read as long as it was when it was opened.
+    """
     with open_regular(folder, name) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise OSError(errno.EFBIG, f"it is larger than {most} bytes", os.fspath(folder / name))
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise OSError(errno.EFBIG, f"it is larger than {most} bytes", os.fspath(folder / name))
+        # Not most + 1: `read` takes that much memory first, and an engine may have more than the machine has.
+        content = file.read(size + 1)
+    if len(content) > size:
+        raise OSError(errno.EAGAIN, "it grew while it was read", os.fspath(folder / name))
     return content
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,34 @@ def test_a_link_among_the_folders_of_a_name_is_not_followed(tmp_path: Path) -> N
     with pytest.raises(FileNotFoundError) as caught:
         open_regular(tmp_path / "inside", "deep/none")
     assert caught.value.filename == str(tmp_path / "inside" / "deep" / "none")
+
+
+def test_a_file_is_read_in_the_memory_of_its_size_not_of_what_it_might_have(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(bytes(1 << 20))
+    tracemalloc.start()
+    try:
+        assert len(read_regular(tmp_path, "x", 4 << 30)) == 1 << 20
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_that_grows_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"seen")
+    real = os.fstat
+
+    def grows_behind_each_look(descriptor: int) -> os.stat_result:
+        status = real(descriptor)
+        with path.open("ab") as file:
+            file.write(b", and more")
+        return status
+
+    monkeypatch.setattr(os, "fstat", grows_behind_each_look)
+    with pytest.raises(OSError, match="it grew while it was read"):
+        read_regular(tmp_path, "x", 1000)
 
 
 def test_writing_a_bundle_writes_through_no_link(tmp_path: Path) -> None:
