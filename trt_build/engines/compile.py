@@ -77,7 +77,9 @@ def wanted_engine(
         _check_target(trt, backend, capability, device)
     else:
         try:
-            found = load_cuda(device).gpu()
+            cuda = load_cuda(device)
+            found = cuda.gpu()
+            cuda.use()  # the builder has no argument for it: it compiles for the current one
         except EngineError as error:
             hint = " or name one: --target sm89" if backend == "tensorrt_rtx" else ""
             raise EngineError(f"an engine is built for a GPU, but there is none: {error}{hint}") from None

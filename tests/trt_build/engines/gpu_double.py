@@ -52,7 +52,8 @@ class FakeCudart:
     )
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
 
-    def __init__(self) -> None:
+    def __init__(self, *gpus: Any) -> None:
+        self.gpus, self.current = gpus or (GPU,), 0  # as in a new process
         self.calls: list[str] = []
         self.fail: dict[str, cudaError_t] = {}  # call -> error, once
         self.fail_in_capture: dict[str, cudaError_t] = {}
@@ -122,13 +123,14 @@ class FakeCudart:
         return self.runtime
 
     def cudaSetDevice(self, device: int) -> None:
-        assert device == 0
+        assert 0 <= device < len(self.gpus)
+        self.current = device
 
     def cudaGetDeviceCount(self) -> int:
-        return 1
+        return len(self.gpus)
 
     def cudaGetDeviceProperties(self, device: int) -> Any:
-        return GPU
+        return self.gpus[device]
 
     def cudaMalloc(self, size: int) -> int:
         return self._allocate("device", size)

@@ -16,11 +16,14 @@ from typing import Any
 import pytest
 
 from tests import command_line
+from tests.trt_build.engines.gpu_double import FakeCudart
+from tests.trt_build.engines.test_names import building
 from trt_build.bundle import LoadedBundle, file_sha256, load_bundle
 from trt_build.cli import app
 from trt_build.engines import compile as build_module
 from trt_build.engines import nvidia
 from trt_build.engines.compile import wanted_engine
+from trt_build.engines.cuda import Cuda
 from trt_build.engines.sidecar import (
     ANY_GPU,
     BUILD_VERSION,
@@ -192,6 +195,43 @@ def test_an_engine_built_ahead_serves_any_gpu_of_its_capability_and_one_for_the_
         assert find_plan(bundle, here)[0] == path
     with pytest.raises(EngineRefused, match=r"capability is 8\.7.*8\.9"):
         find_plan(bundle, wanted_of(bundle, compute_capability="8.9", gpu="other"))
+
+
+def gpus(*kinds: tuple[str, str, int, int]) -> FakeCudart:
+    """CUDA with these GPUs: name, compute capability, multiprocessors, memory."""
+    return FakeCudart(
+        *(
+            SimpleNamespace(
+                name=name.encode(),
+                major=int(capability.split(".")[0]),
+                minor=int(capability.split(".")[1]),
+                multiProcessorCount=multiprocessors,
+                totalGlobalMem=memory,
+            )
+            for name, capability, multiprocessors, memory in kinds
+        )
+    )
+
+
+TWO = (("RTX 3060", "8.6", 28, 12 << 30), ("RTX 4090", "8.9", 128, 24 << 30))
+
+
+@pytest.mark.parametrize("version", ["tensorrt 10.3.0", "tensorrt_rtx 1.5.0.114"])
+def test_an_engine_is_compiled_on_the_gpu_that_its_sidecar_names(
+    version: str, make_bundle: Callable[..., LoadedBundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, trt, cudart = make_bundle("colours"), building(version), gpus(*TWO)
+    monkeypatch.setattr(nvidia, "load", lambda backend: trt)
+    monkeypatch.setattr(build_module, "load_cuda", lambda device=0: Cuda(cudart, device))
+    started_on: list[int] = []
+    real = trt._inner.Builder
+    trt._inner.Builder = lambda log: (started_on.append(cudart.current), real(log))[1]
+    command = ("build", bundle.path, "--backend", version.split()[0], "--mode", "step", "--json")
+    for device, name in ((1, "RTX 4090"), (0, "RTX 3060")):
+        result = call(*command, "--device", device)
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)[0]["gpu"] == name and started_on.pop() == device
+    command_line.assert_one_line(call(*command, "--device", 2), "no GPU cuda:2; there are 2")
 
 
 @pytest.mark.parametrize("renames_done", [0, 1])
