@@ -49,7 +49,7 @@ def configure(trt: Any, builder: Any, wanted: Wanted, workspace_mb: int) -> tupl
         # Without it an execution context may allocate while it runs, and such a run cannot be recorded as a CUDA graph.
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
         flags.append("REQUIRE_USER_ALLOCATION")
-    if wanted.gpu == ANY_GPU and hasattr(config, "set_compute_capability"):
+    if wanted.gpu == ANY_GPU:
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, sm(wanted.compute_capability)), 0)
         flags.append(f"target {sm(wanted.compute_capability).lower()}")

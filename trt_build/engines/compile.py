@@ -71,19 +71,18 @@ def wanted_engine(
         raise EngineError(f"{backend} engines are built in fp16 or fp32, not {precision}")
     if batch < 1:
         raise EngineError(f"batch is {batch}; it must be at least 1")
-    if target is not None:
-        gpu, capability = ANY_GPU, nvidia.parse_target(target)
-        multiprocessors, memory = 0, 0
-        _check_target(trt, backend, capability, device)
+    capability = None if target is None else nvidia.parse_target(target)
+    if capability is not None and hasattr(trt, "ComputeCapability"):
+        _check_target(trt, backend, capability)
+        gpu, multiprocessors, memory = ANY_GPU, 0, 0
     else:
-        try:
-            cuda = load_cuda(device)
-            found = cuda.gpu()
-            cuda.use()  # the builder has no argument for it: it compiles for the current one
-        except EngineError as error:
-            hint = " or name one: --target sm89" if backend == "tensorrt_rtx" else ""
-            raise EngineError(f"an engine is built for a GPU, but there is none: {error}{hint}") from None
-        check_capability(trt, backend, found)
+        found = _gpu_here(trt, backend, device)
+        # Whatever target is named, the engine is of this very GPU: another module of its capability must not take it.
+        if capability not in (None, found.compute_capability):
+            raise EngineError(
+                f"{backend} builds for the GPU it runs on ({found.compute_capability}), not for {capability}; build "
+                "on the target, or use tensorrt_rtx"
+            )
         gpu, capability = found.name, found.compute_capability
         multiprocessors, memory = found.multiprocessors, found.memory
     sources = wanted_sources(bundle, mode)
@@ -101,16 +100,22 @@ def wanted_engine(
     )
 
 
-def _check_target(trt: Any, backend: str, capability: str, device: int) -> None:
-    names = getattr(trt, "ComputeCapability", None)
-    if names is None:
-        own = load_cuda(device).gpu().compute_capability
-        if own != capability:
-            raise EngineError(
-                f"{backend} builds for the GPU it runs on ({own}), not for {capability}; build on the target, or use "
-                "tensorrt_rtx"
-            )
-    elif not hasattr(names, sm(capability)):
+def _gpu_here(trt: Any, backend: str, device: int) -> nvidia.Gpu:
+    """The GPU that is compiled for, made current. Raises EngineError where there is none or it is not supported."""
+    try:
+        cuda = load_cuda(device)
+        found = cuda.gpu()
+        cuda.use()  # the builder has no argument for it: it compiles for the current one
+    except EngineError as error:
+        hint = " or name one: --target sm89" if backend == "tensorrt_rtx" else ""
+        raise EngineError(f"an engine is built for a GPU, but there is none: {error}{hint}") from None
+    check_capability(trt, backend, found)
+    return found
+
+
+def _check_target(trt: Any, backend: str, capability: str) -> None:
+    names = trt.ComputeCapability
+    if not hasattr(names, sm(capability)):
         known = ", ".join(sorted(n.lower() for n in dir(names) if n.startswith("SM")))
         raise EngineError(
             f"{backend} {trt.__version__} has no target {sm(capability).lower()}; it has {known}"

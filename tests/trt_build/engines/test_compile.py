@@ -234,6 +234,28 @@ def test_an_engine_is_compiled_on_the_gpu_that_its_sidecar_names(
     command_line.assert_one_line(call(*command, "--device", 2), "no GPU cuda:2; there are 2")
 
 
+def test_a_target_is_no_way_around_the_check_of_the_module(
+    make_bundle: Callable[..., LoadedBundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT compiles for the GPU it runs on, whatever target is named."""
+    bundle, trt = make_bundle("colours"), building("tensorrt 10.3.0")
+    monkeypatch.setattr(nvidia, "load", lambda backend: trt)
+
+    def here(*module: Any) -> None:
+        monkeypatch.setattr(build_module, "load_cuda", lambda device=0: Cuda(gpus(module), device))
+
+    here("Orin", "8.7", 16, 64 << 30)
+    wanted = wanted_engine(bundle, "step", backend="tensorrt", target="sm87")
+    assert wanted == wanted_engine(bundle, "step", backend="tensorrt") and wanted.gpu == "Orin"
+    _, sidecar = build_module.build_engine(bundle, wanted)
+    assert not any(flag.startswith("target") for flag in sidecar.flags)
+    with pytest.raises(EngineError, match=r"builds for the GPU it runs on \(8\.7\), not for 8\.9"):
+        wanted_engine(bundle, "step", backend="tensorrt", target="sm89")
+    here("Orin", "8.7", 8, 8 << 30)
+    with pytest.raises(EngineRefused, match="number of multiprocessors is 16, but 8 is needed"):
+        find_plan(bundle, wanted_engine(bundle, "step", backend="tensorrt"))
+
+
 @pytest.mark.parametrize("renames_done", [0, 1])
 def test_a_kill_during_the_write_leaves_no_engine(cached, renames_done: int) -> None:
     """Also where a good engine was there before: half of each must not pass for one."""
