@@ -185,6 +185,24 @@ def test_a_late_error_of_the_assignment_fails_the_drift_by_its_block():
     assert not late.ok and late.blocks[:9] == [0.0] * 9 and late.blocks[9] > 1
 
 
+@pytest.mark.parametrize(("reset_after", "windows"), [(8, 5), (20, 26), (0, 33)])
+def test_labels_of_step_count_in_the_windows_that_a_robot_reads(reset_after, windows):
+    """None lies across a reset, and one that is wrong weighs as much as on the robot."""
+    theirs = np.zeros((40, 4), np.float32)
+    theirs[:, 0] = 1
+    ours = theirs.copy()
+    ours[7, 1] = 100  # of the first window the last frame
+
+    def value(part):
+        rows = work._compare("any", part, "int8", {"logits": ours}, {"logits": theirs}, 8, reset_after, {})
+        return next(row.value for row in rows if row.what == "labels")
+
+    across = 1 if reset_after == 8 else 8  # windows that hold this frame
+    assert value("step") == pytest.approx(1 - across / windows)
+    if not reset_after:
+        assert value("drift") == value("step")
+
+
 def test_the_state_of_past_assignments_may_hold_a_near_tie_and_no_nan():
     p = choices(80, 1).reshape(10, 8, 3, 3)
     assert judged(work.PAST_CHOICES, p, p).value == 0
