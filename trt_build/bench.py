@@ -8,6 +8,7 @@ where times cannot.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -159,7 +160,10 @@ class _EngineProcess:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                pipe.close()
+                # Closing writes what a process that has ended did not take; the error at hand says more, and the
+                # other processes are to be ended, too.
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
 
 
 def _resident() -> int:

@@ -14,7 +14,7 @@ import pytest
 from tests import command_line
 from tests.toy import toy_bundle
 from tests.waiting import wait_until
-from trt_build.bench import Timing, as_lines, ratios
+from trt_build.bench import Timing, _EngineProcess, as_lines, ratios
 from trt_build.bundle import load_bundle
 from trt_build.cli import app
 
@@ -47,6 +47,25 @@ def test_every_engine_and_mode_is_timed_by_itself(tmp_path):
         assert engine["start_s"] > 0 and 0 < engine["own_mb"] < engine["resident_mb"]
         assert engine["calls_per_s"] <= 1e3 / engine["p50_ms"] * 3
     assert answer["window_to_step"]["onnxruntime"] > 0 and answer["threads"] == 1
+
+
+def test_an_engine_that_dies_between_its_turns_is_named_and_no_other_is_left(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="pip install -e '.[onnxruntime]'")
+    real, asked = _EngineProcess.ask, []
+
+    def killed_before_its_second_turn(self, what):
+        asked.append(self)
+        if len(asked) == 3:  # two engines: window and step
+            self._process.kill()
+            self._process.wait()
+        return real(self, what)
+
+    monkeypatch.setattr(_EngineProcess, "ask", killed_before_its_second_turn)
+    bundle = toy_bundle(tmp_path / "b").path
+    result = call("bench", bundle, "--engine", "onnxruntime", "--calls", 10, "--threads", 1)
+    command_line.assert_one_line(result, "onnxruntime, window", "exit code -9", "trt-build verify")
+    ended = {process: process._process.returncode for process in asked}
+    assert len(ended) == 2 and None not in ended.values()
 
 
 @pytest.mark.slow
