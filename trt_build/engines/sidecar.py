@@ -111,15 +111,23 @@ def plan_path(bundle: LoadedBundle, wanted: Wanted) -> Path:
 def find_plan(bundle: LoadedBundle, wanted: Wanted) -> tuple[Path, Sidecar]:
     """The engine in the bundle that fits `wanted`: one for this very GPU, else one for its compute capability.
 
-    Raises EngineRefused, naming both sides of what does not fit. Where neither exists, the error says why another
-    engine of this mode cannot be used.
+    Raises EngineRefused, naming both sides of what does not fit, of the first that exists. Where neither exists, the
+    error says why another engine of this mode cannot be used.
     """
     own = plan_path(bundle, wanted)
     _refuse_link(own.parent, wanted)
     ahead = own.with_name(f"{Wanted(**{**vars(wanted), 'gpu': ANY_GPU}).stem}.plan")
+    refused: EngineRefused | None = None
     for path in (own, ahead):
         if path.exists():
-            return path, check_plan(path, wanted)
+            try:
+                return path, check_plan(path, wanted)
+            except (
+                EngineRefused
+            ) as error:  # the other may fit: of a bundle of before, one of this GPU is left over
+                refused = refused or error
+    if refused is not None:
+        raise refused
     others = sorted((bundle.path / ENGINES).glob(f"*-{wanted.mode}-b*.plan"))
     for path in others:
         check_plan(path, wanted)  # raises with what differs; names alone are not trusted
@@ -224,7 +232,7 @@ def locked(folder: Path, on_wait: Callable[[float], None]) -> Iterator[None]:
     """Hold the folder's lock. The kernel releases it with the process, so a killed builder blocks nobody.
 
     on_wait: called repeatedly, while another process holds it, with the seconds waited so far. Raises EngineError
-    where the folder cannot be written.
+    where the folder cannot be written, or lies on a disk without locks.
     """
     try:
         if not folder.is_symlink():
@@ -239,7 +247,12 @@ def locked(folder: Path, on_wait: Callable[[float], None]) -> Iterator[None]:
             f"{folder}: cannot be written ({error.strerror or error}); copy the bundle to a writable folder"
         ) from None
     with file:
-        lock(file.fileno(), on_wait, every_s=0.2)
+        try:
+            lock(file.fileno(), on_wait, every_s=0.2)
+        except OSError as error:  # as on NFS without a lock daemon
+            raise EngineError(
+                f"{folder}: cannot be locked ({error.strerror or error}); copy the bundle to a disk with locks"
+            ) from None
         yield  # closing the file releases it
 
 

@@ -197,6 +197,22 @@ def test_an_engine_built_ahead_serves_any_gpu_of_its_capability_and_one_for_the_
         find_plan(bundle, wanted_of(bundle, compute_capability="8.9", gpu="other"))
 
 
+def test_a_stale_engine_of_this_gpu_hides_none_that_was_built_ahead_and_fits(
+    make_bundle: Callable[..., LoadedBundle],
+) -> None:
+    bundle = make_bundle()
+    ahead, here = wanted_of(bundle, gpu=ANY_GPU), wanted_of(bundle)
+    path = plan_path(bundle, ahead)
+    path.parent.mkdir()
+    write_plan(path, PLAN, sidecar_of(ahead))
+    of_before = {**here.sources, "step.onnx": "0" * 64}
+    write_plan(plan_path(bundle, here), PLAN, sidecar_of(here, sources=of_before))
+    assert find_plan(bundle, here)[0] == path
+    path.write_bytes(PLAN[:-1])
+    with pytest.raises(EngineRefused, match=r"sha256 of step\.onnx is 000000000000"):
+        find_plan(bundle, here)
+
+
 def gpus(*kinds: tuple[str, str, int, int]) -> FakeCudart:
     """CUDA with these GPUs: name, compute capability, multiprocessors, memory."""
     return FakeCudart(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gc
 import json
@@ -16,8 +17,10 @@ import pytest
 
 from tests.toy import number_image
 from tests.trt_build.engines.gpu_double import GPU, KERNELS, FakeCudart, FakeRtx, install_plan
+from tests.trt_build.engines.test_compile import wanted_of
 from trt_build.bundle import LoadedBundle
 from trt_build.engines import nvidia, runtime_cache
+from trt_build.engines.compile import build_engine
 from trt_build.engines.cuda import Cuda
 from trt_build.engines.trt import TrtEngine
 from trt_build.errors import EngineError
@@ -145,6 +148,20 @@ def test_a_builder_at_work_costs_the_kernels_not_the_start(rig: Rig, monkeypatch
         fcntl.flock(other, fcntl.LOCK_EX)
         told, _ = rig.start()
     assert "not kept: another process builds" in told and not rig.kernels.exists()
+
+
+def no_locks(*_: Any) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+def test_a_disk_without_locks_costs_the_kernels_not_the_start(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    told, _ = rig.start()
+    assert "not kept: " in told and "No locks available" in told and not rig.kernels.exists()
+    with pytest.raises(EngineError, match=r"engines: cannot be locked \(No locks.*a disk with locks"):
+        build_engine(rig.bundle, wanted_of(rig.bundle))
 
 
 def test_a_full_disk_costs_the_kernels_not_the_start(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
