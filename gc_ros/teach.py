@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -201,7 +202,7 @@ def taught(
     if not rows:
         space_of(loaded)  # else the remedy would be none
         typer.echo(
-            f"nothing was taught to {loaded.info.model_id}; teach it: gc-ros teach NAME CLIP... -b {bundle}"
+            f"nothing was taught to {loaded.info.model_id}; teach it: gc-ros teach NAME CLIP... -b {quote(str(bundle))}"
         )
     for row in rows:
         won = row["recognised_left_out"]

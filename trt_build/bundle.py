@@ -31,6 +31,7 @@ from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from shlex import quote
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -211,7 +212,7 @@ def load_bundle(path: str | os.PathLike[str], verify: bool = True, sha256: str |
             holds = f": {path.parent}" if (path.parent / INFO_NAME).is_file() else ""
             raise BundleError(f"{path}: is a file; a bundle is the folder that holds {INFO_NAME}{holds}")
         raise BundleError(
-            f"{path}: no such bundle directory; make one with: trt-build export RUN --out {path}"
+            f"{path}: no such bundle directory; make one with: trt-build export RUN --out {quote(str(path))}"
         )
     try:
         content = read_regular(path, INFO_NAME, MAX_INFO_BYTES)

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Set
 from pathlib import Path
+from shlex import quote
 
 from trt_build.errors import BundleError
 from trt_build.references import external_files
@@ -104,4 +105,4 @@ def whole(path: Path) -> str:
 
 def again(path: Path) -> str:
     """The remedy for a bundle that is damaged."""
-    return f"copy or export the bundle again: trt-build export RUN --out {path}"
+    return f"copy or export the bundle again: trt-build export RUN --out {quote(str(path))}"

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -78,7 +79,9 @@ def load(run: Path) -> tuple[Network, Recipe]:
         weights = complete(load_file(run / "model.safetensors"), model)
         model.load_state_dict(weights)
     except FileNotFoundError as error:
-        raise DataError(f"{run} has no model.safetensors: train with `gc-model train --out {run}`") from error
+        raise DataError(
+            f"{run} has no model.safetensors: train with `gc-model train --out {quote(str(run))}`"
+        ) from error
     except (SafetensorError, RuntimeError, OSError) as error:
         first = " ".join(str(error).split())[:160]
         raise DataError(
@@ -106,11 +109,12 @@ def read_description(run: Path) -> tuple[Config, Recipe]:
     # An export once wrote a bundle into the run itself.
     if (run / INFO_NAME).is_file() and not path.is_file():
         raise DataError(
-            f"{run} is a bundle, not a run: `gc-model unpack {run} --out RUN` makes a run of it, which this takes"
+            f"{run} is a bundle, not a run: `gc-model unpack {quote(str(run))} --out RUN` makes a run of it, which "
+            "this takes"
         )
     if not path.is_file():
         raise DataError(
-            f"{run} holds no trained model (no model.json): `gc-model train --data ... --out {run}`"
+            f"{run} holds no trained model (no model.json): `gc-model train --data ... --out {quote(str(run))}`"
         )
     try:
         values = json.loads(path.read_text())

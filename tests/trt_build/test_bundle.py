@@ -51,6 +51,14 @@ def refused(path: Path, *words: str) -> None:
         assert word in message
 
 
+def test_a_remedy_can_be_typed_where_a_name_has_blanks(tmp_path: Path) -> None:
+    path = tmp_path / "my bundles" / "people"
+    refused(path, f"trt-build export RUN --out '{path}'")
+    path.mkdir(parents=True)
+    (path / "bundle.json").write_text("{}")
+    refused(path, f"trt-build export RUN --out '{path}'")
+
+
 def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     data = json.loads((path / "bundle.json").read_text())
     change(data)

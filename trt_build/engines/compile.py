@@ -66,9 +66,7 @@ def wanted_engine(
 ) -> Wanted:
     """The engine that this machine or a named target needs. Raises EngineError without GPU and target."""
     trt = nvidia.load(backend)
-    precision = "fp16" if precision == "auto" else precision
-    if precision not in ("fp16", "fp32"):
-        raise EngineError(f"{backend} engines are built in fp16 or fp32, not {precision}")
+    precision = nvidia.built_precision(backend, precision)
     if batch < 1:
         raise EngineError(f"batch is {batch}; it must be at least 1")
     capability = None if target is None else nvidia.parse_target(target)
@@ -97,6 +95,7 @@ def wanted_engine(
         sources,
         multiprocessors,
         memory,
+        device,
     )
 
 
@@ -152,7 +151,7 @@ def build_engine(
         plan, flags, layers = _compile(model, serialized, wanted, path.parent, workspace_mb, progress)
         progress.now(f"writing {len(plan) / 1e6:.0f} MB")
         sidecar = Sidecar(
-            **{name: getattr(wanted, name) for name in Wanted.__dataclass_fields__},
+            **{name: getattr(wanted, name) for name in Wanted.__dataclass_fields__ if name != "device"},
             build_version=BUILD_VERSION,
             onnx_sha256=hashlib.sha256(serialized).hexdigest(),
             flags=flags,

@@ -45,6 +45,14 @@ def load(backend: str) -> Any:
     return trt
 
 
+def built_precision(backend: str, precision: str) -> str:
+    """The precision of an engine; FP16 for "auto". Raises EngineError for one that no engine is built in."""
+    precision = "fp16" if precision == "auto" else precision
+    if precision not in ("fp16", "fp32"):
+        raise EngineError(f"{backend} engines are built in fp16 or fp32, not {precision}")
+    return precision
+
+
 def numbers_of(version: str) -> tuple[int, ...]:
     """(10, 13, 3, 9) of "10.13.3.9"."""
     return tuple(int(number) for number in re.findall(r"\d+", version))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trt_build.bundle import LoadedBundle
-from trt_build.engines.nvidia import Gpu
+from trt_build.engines.nvidia import Gpu, built_precision
 from trt_build.engines.sidecar import (
     MAX_PLAN_BYTES,
     EngineRefused,
@@ -58,7 +58,7 @@ def open_plan(
     wanted = Wanted(
         backend,
         mode,
-        "fp16" if precision == "auto" else precision,
+        built_precision(backend, precision),
         batch,
         trt.__version__,
         gpu.name,
@@ -66,6 +66,7 @@ def open_plan(
         wanted_sources(bundle, mode),
         gpu.multiprocessors,
         gpu.memory,
+        gpu.index,
     )
     try:
         path, sidecar = find_plan(bundle, wanted)

@@ -12,8 +12,9 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -60,6 +61,7 @@ class Wanted:
     sources: dict[str, str]  # file in the bundle -> sha256
     multiprocessors: int = 0  # of the GPU; 0 with ANY_GPU
     memory: int = 0  # of the GPU in bytes; 0 with ANY_GPU
+    device: int = field(default=0, compare=False)  # number of the GPU here, which the next boot may give to another
 
     @property
     def stem(self) -> str:
@@ -258,9 +260,10 @@ def locked(folder: Path, on_wait: Callable[[float], None]) -> Iterator[None]:
 
 def build_hint(bundle: Path, wanted: Wanted) -> str:
     batch = f" --batch {wanted.batch}" if wanted.batch != 1 else ""
+    device = f" --device {wanted.device}" if wanted.device else ""
     return (
-        f"build it: trt-build build {bundle} --backend {wanted.backend} --mode {wanted.mode} "
-        f"--precision {wanted.precision}{batch}, or set engine_policy to rebuild"
+        f"build it: trt-build build {quote(str(bundle))} --backend {wanted.backend} --mode {wanted.mode} "
+        f"--precision {wanted.precision}{batch}{device}, or set engine_policy to rebuild"
     )
 
 

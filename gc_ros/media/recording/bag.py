@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import yaml
@@ -52,7 +53,7 @@ class Recording:
     def __init__(self, bag: str | os.PathLike[str], pieces: Sequence[Path] = ()) -> None:
         self.path = Path(bag)
         if not self.path.exists():
-            raise DataError(f"{bag}: no such bag; make one with: gc-ros make-bag CLIPS --out {bag}")
+            raise DataError(f"{bag}: no such bag; make one with: gc-ros make-bag CLIPS --out {quote(str(bag))}")
         self.damage: list[str] = []
         self.topics: dict[str, str] = {}
         self.others: dict[str, str] = {}

@@ -421,7 +421,7 @@ def install_plan(
         for side, names in (("inputs", trt.inputs), ("outputs", trt.outputs))
     }
     sidecar = Sidecar(
-        **vars(wanted),
+        **{name: value for name, value in vars(wanted).items() if name in Sidecar.model_fields},
         build_version=BUILD_VERSION,
         onnx_sha256="0",
         flags=[],

@@ -6,6 +6,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +27,8 @@ from trt_build.engines import compile as build_module
 from trt_build.engines import nvidia
 from trt_build.engines.compile import wanted_engine
 from trt_build.engines.cuda import Cuda
+from trt_build.engines.open import open_engine
+from trt_build.engines.plan import open_plan
 from trt_build.engines.sidecar import (
     ANY_GPU,
     BUILD_VERSION,
@@ -64,7 +69,7 @@ def wanted_of(bundle: LoadedBundle, **changes: Any) -> Wanted:
 
 def sidecar_of(wanted: Wanted, **changes: Any) -> Sidecar:
     fields = {
-        **vars(wanted),
+        **{name: value for name, value in vars(wanted).items() if name in Sidecar.model_fields},
         "build_version": BUILD_VERSION,
         "onnx_sha256": "0",
         "flags": [],
@@ -272,6 +277,43 @@ def test_a_target_is_no_way_around_the_check_of_the_module(
         find_plan(bundle, wanted_engine(bundle, "step", backend="tensorrt"))
 
 
+@pytest.mark.parametrize("device", [0, 1])
+def test_the_remedy_of_a_refused_engine_builds_the_one_that_is_missing_when_it_is_typed(
+    device: int, make_bundle: Callable[..., LoadedBundle], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bundle = load_bundle(shutil.copytree(make_bundle("colours").path, tmp_path / "my bundles; all"))
+    trt, cudart = building("tensorrt 10.3.0"), gpus(*TWO)
+    monkeypatch.setattr(nvidia, "load", lambda backend: trt)
+    monkeypatch.setattr(build_module, "load_cuda", lambda device=0: Cuda(cudart, device))
+
+    def opened() -> bytes:
+        options = {"backend": "tensorrt", "batch": 2, "precision": "fp32", "policy": "refuse", "say": print}
+        return open_plan(bundle, "step", gpu=Cuda(cudart, device).gpu(), trt=trt, **options).data
+
+    with pytest.raises(EngineRefused) as caught:
+        opened()
+    remedy = re.search(r"build it: trt-build (.*), or set engine_policy", str(caught.value))
+    assert remedy is not None
+    result = call(*shlex.split(remedy[1]))
+    assert result.exit_code == 0, result.output
+    assert opened() == b"a plan"
+
+
+@pytest.mark.parametrize("precision", ["int8", "bf16"])
+@pytest.mark.parametrize("policy", ["refuse", "rebuild"])
+def test_a_precision_that_no_engine_is_built_in_is_said_before_any_is_looked_for(
+    precision: str, policy: str, make_bundle: Callable[..., LoadedBundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trt = building("tensorrt 10.3.0")
+    monkeypatch.setattr(nvidia, "load", lambda backend: trt)
+    monkeypatch.setattr("trt_build.engines.trt.load_cuda", lambda device=0: Cuda(gpus(*TWO), device))
+    with pytest.raises(EngineError, match=f"built in fp16 or fp32, not {precision}") as caught:
+        open_engine(
+            make_bundle(), "step", backend="tensorrt", precision=precision, engine_policy=policy
+        )
+    assert "trt-build build" not in str(caught.value)
+
+
 @pytest.mark.parametrize("renames_done", [0, 1])
 def test_a_kill_during_the_write_leaves_no_engine(cached, renames_done: int) -> None:
     """Also where a good engine was there before: half of each must not pass for one."""
@@ -407,8 +449,6 @@ def test_old_and_unknown_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -
 def test_every_graph_of_the_presets_compiles_to_fp16_within_bounds(preset: str, tmp_path: Path) -> None:
     bundle = load_bundle(PEOPLE) if preset == "edge" else _paper(tmp_path)
     if preset == "edge":  # leave the repository's bundle as it is
-        import shutil
-
         bundle = load_bundle(
             shutil.copytree(PEOPLE, tmp_path / "people", ignore=shutil.ignore_patterns("engines"))
         )
