@@ -61,7 +61,9 @@ class Wanted:
     sources: dict[str, str]  # file in the bundle -> sha256
     multiprocessors: int = 0  # of the GPU; 0 with ANY_GPU
     memory: int = 0  # of the GPU in bytes; 0 with ANY_GPU
-    device: int = field(default=0, compare=False)  # number of the GPU here, which the next boot may give to another
+    device: int = field(
+        default=0, compare=False
+    )  # number of the GPU here, which the next boot may give to another
 
     @property
     def stem(self) -> str:

@@ -53,7 +53,9 @@ class Recording:
     def __init__(self, bag: str | os.PathLike[str], pieces: Sequence[Path] = ()) -> None:
         self.path = Path(bag)
         if not self.path.exists():
-            raise DataError(f"{bag}: no such bag; make one with: gc-ros make-bag CLIPS --out {quote(str(bag))}")
+            raise DataError(
+                f"{bag}: no such bag; make one with: gc-ros make-bag CLIPS --out {quote(str(bag))}"
+            )
         self.damage: list[str] = []
         self.topics: dict[str, str] = {}
         self.others: dict[str, str] = {}

@@ -308,9 +308,7 @@ def test_a_precision_that_no_engine_is_built_in_is_said_before_any_is_looked_for
     monkeypatch.setattr(nvidia, "load", lambda backend: trt)
     monkeypatch.setattr("trt_build.engines.trt.load_cuda", lambda device=0: Cuda(gpus(*TWO), device))
     with pytest.raises(EngineError, match=f"built in fp16 or fp32, not {precision}") as caught:
-        open_engine(
-            make_bundle(), "step", backend="tensorrt", precision=precision, engine_policy=policy
-        )
+        open_engine(make_bundle(), "step", backend="tensorrt", precision=precision, engine_policy=policy)
     assert "trt-build build" not in str(caught.value)
 
 

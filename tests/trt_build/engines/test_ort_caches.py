@@ -16,6 +16,7 @@ from trt_build.engines import ort_caches
 from trt_build.engines.open import open_engine
 from trt_build.engines.ort import OrtEngine
 from trt_build.engines.ort_caches import block_size, blocked_session, plain_layout
+from trt_build.graphs.ranges import session
 
 PEOPLE = Path(__file__).resolve().parents[3] / "bundles" / "people"
 MODULE = "trt_build.engines.ort_caches"
@@ -108,6 +109,24 @@ def test_the_plain_graph_runs_where_the_other_is_not_its_equal(
         found, expected = engine.run({"frame": frame}), plain.run({"frame": frame})
         np.testing.assert_array_equal(found["logits"], expected["logits"])
     engine.close()
+
+
+@pytest.mark.slow
+def test_a_graph_that_loses_any_one_cache_is_not_the_plain_ones_equal() -> None:
+    """Of three taps in time, the first reaches a result two frames later."""
+    model = onnx.load(PEOPLE / "step.onnx")
+    plain, caches = session(model, 1), ort_caches._added_states(model.graph)
+    assert len(caches) == 10 and ort_caches._equal(plain, plain)
+    unnoticed = []
+    for name in caches:
+        wrong = onnx.ModelProto()
+        wrong.CopyFrom(model)
+        (add,) = [node for node in wrong.graph.node if node.op_type == "Add" and name in node.input]
+        (other,) = [value for value in add.input if value != name]
+        add.CopyFrom(onnx.helper.make_node("Identity", [other], add.output))
+        if ort_caches._equal(plain, session(wrong, 1)):
+            unnoticed.append(name)
+    assert not unnoticed
 
 
 def test_a_window_has_no_caches() -> None:
