@@ -19,6 +19,7 @@ the last three: times and errors of precision do not need trained weights, label
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib.util
 import json
 import os
@@ -109,7 +110,11 @@ def verify(check: Check, bundle: Path, clips: Path, frames: int, trained: bool) 
     )
     found = json.loads(text)
     judged = [c for c in found["checks"] if trained or c["what"].startswith(("logits", "layers"))]
-    bad = [f"{c['engine']} {c['part']} {c['what']} {c['value']:.2g}" for c in judged if not c["ok"]]
+    bad = []
+    for c in judged:
+        if not c["ok"]:
+            value = float("nan") if c["value"] is None else c["value"]  # JSON has no word for it
+            bad.append(f"{c['engine']} {c['part']} {c['what']} {value:.2g}")
     if bad:
         raise RuntimeError(f"out of tolerance: {'; '.join(bad[:6])}")
     return {
@@ -201,12 +206,33 @@ def untrained(preset: str, folder: Path) -> list[str]:
     return [sys.executable, "-c", f"{program}untrained_bundle({preset!r}, Path({str(folder)!r}))"]
 
 
+def names_of(bundles: list[Path], preset: str) -> list[str]:
+    """A name for each bundle, its folder's; a number tells equal ones, and one of the preset's name, apart."""
+    names: list[str] = []
+    for path in bundles:
+        own = name = path.resolve().name
+        number = 2
+        while name in (*names, preset):
+            name, number = f"{own}-{number}", number + 1
+        names.append(name)
+    return names
+
+
+def demand_place(out: Path) -> None:
+    """Make the folder of the JSON, and write in it. Raises OSError now, not behind minutes of a lent GPU's time."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(out))
+    with tempfile.NamedTemporaryFile(dir=out.parent):
+        pass
+
+
 def work(check: Check, options: argparse.Namespace, folder: Path) -> None:
     """All steps."""
     # Copies without engines: the first start must compile its kernels, and a checkout stays as it is.
-    bundles = {path.name: folder / "bundles" / path.name for path in options.bundle}
-    for path in options.bundle:
-        shutil.copytree(path, bundles[path.name], ignore=shutil.ignore_patterns("engines"))
+    bundles = {name: folder / "bundles" / name for name in names_of(options.bundle, options.preset)}
+    for path, copy in zip(options.bundle, bundles.values(), strict=True):
+        shutil.copytree(path, copy, ignore=shutil.ignore_patterns("engines"))
     exporting = None
     if options.preset and check.facts["versions"]["torch"]:  # beside the tests, which time nothing
         exporting = check.spawn(untrained(options.preset, folder / options.preset))
@@ -252,6 +278,11 @@ def main() -> int:
     )
     options = parser.parse_args()
     options.bundle = options.bundle or [ROOT / "bundles" / "people"]
+    if options.out is not None:
+        try:
+            demand_place(options.out)
+        except OSError as error:
+            parser.error(f"--out {options.out}: cannot be written ({error.strerror or error})")
     check = Check(facts(), options.out, options.seconds, options.stand_in)
     with tempfile.TemporaryDirectory() as folder:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ from tests.trt_build.engines.gpu_double import FakeCudart, FakeRtx, install_plan
 from trt_build.bundle import LoadedBundle
 from trt_build.engines import nvidia
 from trt_build.engines.cuda import Cuda
+from trt_build.verify import Check as One
+from trt_build.verify import as_json
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "gpu_check.sh"
 VERSIONS = dict.fromkeys(("tensorrt_rtx", "tensorrt", "onnxruntime", "onnx", "torch", "numpy"), "1")
@@ -58,6 +61,57 @@ def test_each_step_is_written_at_once_with_what_it_came_to(script: ModuleType, t
     check.step("bad", lambda: check.run(fails, 20))
     assert steps()["bad"]["status"] == "failed" and steps()["bad"]["reason"] == "exit code 3: why"
     assert list(steps()) == ["good", "needs a gpu", "bad"]
+
+
+def test_a_fault_of_a_step_is_its_failure_and_costs_no_other(script: ModuleType, tmp_path: Path) -> None:
+    check = check_of(script, tmp_path / "found.json")
+    check.step("faulty", lambda: f"{None:.2g}")
+    check.step("next", lambda: 5)
+    steps = json.loads((tmp_path / "found.json").read_text())["steps"]
+    assert steps["faulty"]["status"] == "failed" and steps["faulty"]["reason"].startswith("TypeError: ")
+    assert steps["next"]["result"] == 5
+
+
+def test_an_error_that_is_no_number_is_told_as_such(
+    script: ModuleType, numbers: LoadedBundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    check = script.Check(dict(NO_GPU), None, 60, True)
+    found = [One("tensorrt:fp16", "step", "logits", math.nan, 0.045, math.nan, False, [])]
+    monkeypatch.setattr(check, "run", lambda *_, **__: json.dumps(as_json(found, numbers)))
+    with pytest.raises(RuntimeError, match="out of tolerance: tensorrt:fp16 step logits nan"):
+        script.verify(check, numbers.path, tmp_path, 256, True)
+
+
+def test_bundles_of_one_name_are_told_apart_by_a_number(script: ModuleType, tmp_path: Path) -> None:
+    paths = [tmp_path / place for place in ("a/people", "b/people", "c/people-2", "d/paper", "e/other")]
+    names = script.names_of(paths, "paper")
+    assert names == ["people", "people-2", "people-2-2", "paper-2", "other"]
+
+
+@pytest.mark.parametrize("place", ["file/found.json", "folder"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_first_step(
+    script: ModuleType,
+    place: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(script, "facts", lambda: pytest.fail("began"))
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--out", str(tmp_path / place)])
+    with pytest.raises(SystemExit) as caught:
+        script.main()
+    assert caught.value.code == 2 and f"{place}: cannot be written" in capsys.readouterr().err
+
+
+def test_the_folder_of_the_answer_is_made(script: ModuleType, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "folder" / "found.json"
+    script.demand_place(out)
+    check_of(script, out).step("good", lambda: 5)
+    assert (
+        json.loads(out.read_text())["steps"]["good"]["result"] == 5 and len(list(out.parent.iterdir())) == 1
+    )
 
 
 def test_a_step_that_hangs_is_stopped_with_its_children_and_the_rest_is_skipped(
