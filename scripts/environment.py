@@ -105,6 +105,7 @@ class Environment:
 
     def prepare(self, level: str) -> None:
         check_python()
+        self.remove_other()
         machine = (sys.version, self.prefix)
         self.step("system", digest(*machine), "looking for compiler, cmake, venv", self.system_packages)
         self.step("venv", digest(*machine), f"virtual environment in {self.prefix}", self.create)
@@ -165,6 +166,25 @@ class Environment:
         quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         run(["apt-get", "update"], env=quiet)
         run(line.split(), env=quiet)
+
+    def remove_other(self) -> None:
+        """Remove an environment of another Python, or whose Python no longer runs; its stamps go with it."""
+        if not os.path.lexists(self.python):
+            return
+        program = "import sys; print('%d.%d' % sys.version_info[:2])"
+        try:
+            done = subprocess.run([self.python, "-I", "-S", "-c", program], capture_output=True, text=True)
+            found = done.stdout.strip()
+        except OSError:
+            found = ""
+        wanted = "{}.{}".format(*sys.version_info[:2])
+        if found == wanted:
+            return
+        told = f"{self.prefix} is of {f'Python {found}' if found else 'a Python that no longer runs'}, not {wanted}"
+        if not (self.prefix / "pyvenv.cfg").is_file():
+            raise SetupError(f"{told}, and no virtual environment: name another folder with GLIMPSE_VENV")
+        say(f"{told}: it is made anew")
+        shutil.rmtree(self.prefix)
 
     def create(self) -> None:
         if self.python.exists():

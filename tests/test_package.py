@@ -152,6 +152,55 @@ def test_the_environment_script_prints_the_one_line_to_type_when_a_package_is_mi
         environment.Environment().system_packages()
 
 
+@pytest.mark.parametrize(
+    ("python", "kept"),
+    [
+        ("#!/bin/sh\necho {}.{}\n".format(*sys.version_info[:2]), True),
+        ("#!/bin/sh\necho 3.9\n", False),
+        ("#!/nowhere/python\n", False),
+        (None, False),
+    ],
+    ids=["this", "another", "does not run", "leads nowhere"],
+)
+def test_an_environment_of_another_python_is_made_anew(
+    python: str | None, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import environment
+
+    prefix, made = tmp_path / "venv", []
+    monkeypatch.setenv("GLIMPSE_VENV", str(prefix))
+    monkeypatch.setattr(environment, "check_python", lambda: None)
+    for name in ("system_packages", "pip", "messages"):
+        monkeypatch.setattr(environment.Environment, name, lambda *_: None)
+    monkeypatch.setattr(environment, "run", lambda command: made.append(command))
+    (prefix / "bin").mkdir(parents=True)
+    (prefix / "pyvenv.cfg").write_text("")
+    (prefix / "of-before").write_text("")
+    if python is None:
+        (prefix / "bin" / "python").symlink_to(tmp_path / "nowhere")
+    else:
+        (prefix / "bin" / "python").write_text(python)
+        (prefix / "bin" / "python").chmod(0o755)
+    environment.Environment().prepare("demo")
+    assert (prefix / "of-before").exists() == kept
+    assert [command[1:3] for command in made] == ([] if kept else [["-m", "venv"]])
+
+
+def test_a_folder_that_is_no_environment_of_ours_is_never_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import environment
+
+    monkeypatch.setenv("GLIMPSE_VENV", str(tmp_path))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(environment.SetupError, match=r"no virtual environment: name another folder"):
+        environment.Environment().remove_other()
+    assert (tmp_path / "bin").exists()
+
+
 def test_a_second_run_of_the_environment_repeats_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
