@@ -170,8 +170,8 @@ def sensitive_weights(
     """(weights to leave in FP32, the most sensitive first, so that all outputs stay within `INT8_LIMITS`; the error).
 
     Every weight is quantised alone. Those with the largest errors are then left out, as few as needed and at most three
-    quarters of all weights; `trt-build verify` shows whether that was enough. The error is that of all that is then
-    quantised, in units of the limits.
+    quarters of all weights, rounded up; `trt-build verify` shows whether that was enough. The error is that of all that
+    is then quantised, in units of the limits.
 
     progress: called with (done, all).
     """

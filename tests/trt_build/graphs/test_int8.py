@@ -7,6 +7,8 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -176,6 +178,18 @@ def test_weights_that_cost_most_are_spared_and_no_more_of_them_than_it_takes(
     assert asked[-1][0] == asked[-1][1] > len(spared) >= 1
     for count, within in ((len(spared), True), (len(spared) - 1, False)):
         assert (trials.error(choose(trials.graph, set(spared[:count]))[0]) <= 1) is within, count
+
+
+def test_where_nothing_is_enough_three_quarters_of_the_weights_rounded_up_stay_in_fp32() -> None:
+    people = Path(__file__).resolve().parents[3] / "bundles" / "people" / "step.onnx"
+    asked: list[tuple[int, int]] = []
+    hopeless: Any = SimpleNamespace(
+        graph=onnx.load(people, load_external_data=False).graph,
+        expect=lambda: None,
+        error=lambda nodes: 2.0,
+    )
+    found, error = int8.sensitive_weights(hopeless, lambda *count: asked.append(count))
+    assert asked[-1] == (26, 26) and len(found) == 20 and error == 2.0
 
 
 @pytest.mark.slow
