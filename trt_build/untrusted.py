@@ -59,7 +59,7 @@ def read_regular(folder: Path, name: str, most: int) -> bytes:
         # Not most + 1: `read` takes that much memory first, and an engine may have more than the machine has.
         content = file.read(size + 1)
     if len(content) > size:
-        raise OSError(errno.EAGAIN, "it grew while it was read", os.fspath(folder / name))
+        raise OSError(errno.EBUSY, "it grew while it was read", os.fspath(folder / name))
     return content
 
 

@@ -61,9 +61,7 @@ class Wanted:
     sources: dict[str, str]  # file in the bundle -> sha256
     multiprocessors: int = 0  # of the GPU; 0 with ANY_GPU
     memory: int = 0  # of the GPU in bytes; 0 with ANY_GPU
-    device: int = field(
-        default=0, compare=False
-    )  # number of the GPU here, which the next boot may give to another
+    device: int = field(default=0, compare=False)  # number of the GPU in this process
 
     @property
     def stem(self) -> str:
@@ -126,9 +124,8 @@ def find_plan(bundle: LoadedBundle, wanted: Wanted) -> tuple[Path, Sidecar]:
         if path.exists():
             try:
                 return path, check_plan(path, wanted)
-            except (
-                EngineRefused
-            ) as error:  # the other may fit: of a bundle of before, one of this GPU is left over
+            # The other may fit: an engine of this GPU stays behind when the bundle is exchanged.
+            except EngineRefused as error:
                 refused = refused or error
     if refused is not None:
         raise refused
