@@ -138,7 +138,7 @@ class Network(nn.Module):
 
     def embedding(self, clip: Tensor, maps: Tensor, Z: Tensor, c: Tensor) -> Tensor:
         """`embedding_of` the frames of whole clips (B, T, 3, H, W), with what `maps` and `features_of` make of them."""
-        moved = moving.over_time(clip.to(maps.dtype))
+        moved = moving.over_time(clip.to(maps))
         return split(self.embedding_of(*(merge(x, 0, 1) for x in (Z, c, maps, moved))), 0, int(clip.shape[1]))
 
     def embedding_of(self, Z: Tensor, c: Tensor, context: Tensor, moved: Tensor) -> Tensor:
@@ -206,7 +206,7 @@ class Network(nn.Module):
         """`stream`, and the frame's embedding (B, E); of a stream whose frames before were embedded, too."""
         assert state.grey is not None and state.moved is not None
         result, following, Z, context = self._stream(frame, state)
-        grey = moving.grey(frame.to(Z.dtype))
+        grey = moving.grey(frame.to(Z))
         moved = moving.faded(state.moved, moving.change(grey, state.grey))
         e = self.embedding_of(Z, result.c, context, moved)
         return result, replace(following, grey=grey, moved=moved), e

@@ -7,6 +7,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
 
 from gc_model.paper import moving
+from gc_model.paper.inflated import InflatedConv
 from tests.gc_model.nets import build, noise
 
 
@@ -70,3 +71,15 @@ def test_a_stream_embeds_the_frames_as_a_window_does():
         _, state, e = model.stream_and_embed(frame, state)
         found.append(e)
     assert torch.allclose(torch.stack(found, 1), window, atol=1e-5)
+
+
+def test_frames_that_lie_elsewhere_than_the_network_are_embedded_where_it_is(monkeypatch):
+    """`meta` stands for a GPU: it, too, refuses to mix with the CPU, where frames come from."""
+    monkeypatch.setattr(
+        InflatedConv, "sees_one_frame", lambda _: False
+    )  # asks for values, of which meta has none
+    model, clip = build().to("meta"), noise(2, 6, 64)
+    maps = model.maps(clip)
+    assert model.embedding(clip, maps, *model.features_of(maps)).is_meta
+    _, state, e = model.stream_and_embed(clip[:, 0], model.initial_state(2, streaming=True))
+    assert e.is_meta and all(value.is_meta for value in state.named().values())
