@@ -109,7 +109,9 @@ def evaluate(run: Path, options: EvaluateOptions, *, progress: bool = True) -> d
     }
     if isinstance(judge, CarriedState):
         found["mode"] = "carried"
-        found["window_accuracy"] = report(judge.windows, recipe.labels, options.groups)["accuracy"]
+        # Of the same clips as the accuracy beside it, also of those that do not decode.
+        windows = [*judge.windows, *(one for one in judged if one.scores is None)]
+        found["window_accuracy"] = report(windows, recipe.labels, options.groups)["accuracy"]
     if isinstance(judge, Robot):
         found["held"] = judge.held
     return found | report(judged, recipe.labels, options.groups)

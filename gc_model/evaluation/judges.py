@@ -99,6 +99,11 @@ class CarriedState:
     """
 
     def __init__(self, model: Network, info: Bundle):
+        if model.config.model == "c3d":
+            raise DataError(
+                "--judge continuous needs a model that takes frame after frame, and c3d sees whole clips: take --judge "
+                "sub-sequences or stream"
+            )
         if model.config.temporal != "causal":
             raise DataError("--judge continuous needs a causal model: train with --set temporal=causal")
         self.model, self.info = model, info

@@ -15,10 +15,13 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 from gc_model.data import own
 from gc_model.data.clip import LabelledClip
 from gc_model.data.frames import decode
+from gc_model.data.samples import sub_sequences
 from gc_model.data.sampling import test_indices as fixed_indices
 from gc_model.evaluation.evaluate import EvaluateOptions, evaluate
 from gc_model.evaluation.report import NONE, Judged, report
 from gc_model.export.torch_engine import TorchEngine, bundle_info
+from gc_model.paper.presets import preset
+from gc_model.paper.variants import build
 from gc_model.training import checkpoint
 from gc_ros.media.video import read_video
 from gc_ros.recognition.recognizer import Recognizer
@@ -296,3 +299,33 @@ def test_a_continuous_stream_carries_its_state_and_says_what_windows_give():
             assert predicted == LABELS[int(torch.stack(logits).mean(0).argmax())]
             right += LABELS[int(model(frames).logits.argmax())] == by_name[name].label
     assert result["window_accuracy"] == pytest.approx(right / 12)
+
+
+def test_windows_of_a_continuous_stream_count_every_clip_as_the_state_does(tmp_path):
+    data = coloured_clips(tmp_path / "data", per_class=1)
+    whole = evaluate(run(), EvaluateOptions(data, judge="continuous"), progress=False)
+    for colour in set(COLOURS) - {"green"}:
+        undecodable(data / colour / f"{colour}0.mp4")
+    # What windows say of the one clip that is left, as its truth.
+    model, recipe = checkpoint.load(run())
+    squares = bundle_info(model.config, recipe).preprocess
+    with torch.no_grad():
+        frames = sub_sequences(decode(data / "green" / "green0.mp4", squares, 1e9).images, model.config, 1)
+        label = recipe.labels[int(model(frames).logits.argmax())]
+    table = (data / "clips.csv").read_text().replace(",green,", f",{label},")
+    (data / "clips.csv").write_text(table)
+    found = evaluate(run(), EvaluateOptions(data, judge="continuous"), progress=False)
+    assert found["clips"] == whole["clips"] == 3 and len(found["problems"]) == 2
+    assert found["window_accuracy"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("temporal", ["causal", "centered"])
+def test_a_model_of_whole_clips_carries_no_state_and_one_that_reads_the_last_frame_does(tmp_path, temporal):
+    for name, changes in {"c3d": {"model": "c3d"}, "last": {"readout": "last"}}.items():
+        config = preset("tiny", classes=3, temporal=temporal, **changes)
+        checkpoint.save(tmp_path / name, build(config), checkpoint.Recipe(LABELS))
+    asked = EvaluateOptions(colours(), subjects=["a"], judge="continuous")
+    with pytest.raises(DataError, match=r"c3d sees whole clips: take --judge sub-sequences or stream$"):
+        evaluate(tmp_path / "c3d", asked, progress=False)
+    if temporal == "causal":
+        assert evaluate(tmp_path / "last", asked, progress=False)["mode"] == "carried"
