@@ -33,6 +33,7 @@ from gc_ros.recognition.taught import space_of
 from trt_build.bundle import LoadedBundle, load_bundle
 from trt_build.engines.open import open_engine
 from trt_build.errors import DataError
+from trt_build.files import replacing
 from trt_build.readout import pool
 
 Values = NDArray[np.float64]
@@ -74,14 +75,16 @@ def embedded(bundle: LoadedBundle, data: Path, cache: Path | None, threads: int 
         clips.append(Clip(found.label, found.subject, features, np.stack([run["logits"][0] for run in runs])))
     engine.close()
     if cache is not None:
-        np.savez(
-            cache,
-            features=np.concatenate([c.features for c in clips]),
-            logits=np.concatenate([c.logits for c in clips]),
-            clip=np.repeat(np.arange(len(clips)), [len(c.features) for c in clips]),
-            label=np.array([c.label for c in clips]),
-            person=np.array([c.person for c in clips]),
-        )
+        # Whole or not at all: a part of it would be read the next time.
+        with replacing(cache, suffix=".npz") as part:
+            np.savez(
+                part,
+                features=np.concatenate([c.features for c in clips]),
+                logits=np.concatenate([c.logits for c in clips]),
+                clip=np.repeat(np.arange(len(clips)), [len(c.features) for c in clips]),
+                label=np.array([c.label for c in clips]),
+                person=np.array([c.person for c in clips]),
+            )
     return clips
 
 

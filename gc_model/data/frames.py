@@ -120,7 +120,8 @@ class FrameCache:
             times, numbers = np.asarray(values["times"], np.float64), np.asarray(values["numbers"], np.int64)
             regions = np.asarray(values["regions"], np.float64) if "regions" in values else None
             images = np.load(entry.with_suffix(".npy"), mmap_mode="r")
-        except (OSError, ValueError, EOFError, KeyError):
+        # Of a damaged file, NumPy raises errors of many kinds.
+        except Exception:
             return None
         return DecodedClip(images, times, numbers, regions) if len(images) == len(times) > 0 else None
 

@@ -63,7 +63,8 @@ def _read(source: JointSource, file: Path, kept: Path) -> tuple[NDArray[np.float
     try:
         with np.load(kept) as stored:
             return stored["joints"], stored["size"]
-    except (OSError, ValueError, EOFError, KeyError):
+    # Missing or damaged: of a damaged file, NumPy and zipfile raise errors of many kinds.
+    except Exception:
         pass
     try:
         joints, size = source.read(file)

@@ -99,7 +99,7 @@ def test_an_entry_counts_only_when_it_is_whole(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".json"])
-@pytest.mark.parametrize("damage", ["gone", "empty", "half"])
+@pytest.mark.parametrize("damage", ["gone", "empty", "half", "not closed"])
 def test_a_damaged_entry_is_decoded_again(tmp_path, suffix, damage):
     cache = cache_in(tmp_path)
     images = np.array(cache.read(red()).images)
@@ -108,7 +108,8 @@ def test_a_damaged_entry_is_decoded_again(tmp_path, suffix, damage):
     if damage == "gone":
         file.unlink()
     else:
-        file.write_bytes(data[: len(data) // 2] if damage == "half" else b"")
+        half = data[: len(data) // 2]
+        file.write_bytes({"half": half, "empty": b"", "not closed": data.replace(b"}", b"{", 1)}[damage])
     assert np.array_equal(cache.read(red()).images, images)
 
 

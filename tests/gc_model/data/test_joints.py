@@ -182,3 +182,26 @@ def test_what_an_earlier_reader_made_of_a_file_is_not_taken_from_the_cache(tmp_p
     assert np.isnan(joints_of(nothing, cache.read(clip), cache)).all()
     monkeypatch.undo()
     assert not np.isnan(joints_of(clip, cache.read(clip), cache)).all()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: b"",
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: bytes(len(whole)),
+        lambda whole: whole[:600] + bytes([whole[600] ^ 255]) + whole[601:],
+        lambda whole: bytes(n ^ 1 if k == whole.rfind(b"PK\1\2") + 8 else n for k, n in enumerate(whole)),
+    ],
+    ids=["empty", "half", "zeros", "a flipped byte", "as if encrypted"],
+)
+def test_damaged_joints_in_the_cache_are_read_again(tmp_path, damage):
+    cache = FrameCache(tmp_path / "c", Preprocess(size=64, resize=72, fit="stretch"))
+    folder = own_joints(tmp_path / "j", colours())
+    clip = next(c for c in index("clips", colours(), joints=folder) if c.label == "red")
+    first = joints_of(clip, cache.read(clip), cache)
+    (kept,) = (tmp_path / "c").glob("*.joints.npz")
+    kept.write_bytes(damage(kept.read_bytes()))
+    np.testing.assert_array_equal(joints_of(clip, cache.read(clip), cache), first)
+    with np.load(kept) as stored:
+        assert len(stored["joints"]) == 10 and list(stored["size"]) == [64, 48]
