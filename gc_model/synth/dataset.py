@@ -7,7 +7,7 @@ import csv
 import io
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,11 +52,10 @@ class Job:
         """What its files depend on, whether or not there are tables beside it."""
         return f"{self.spec} {self.skeleton}"
 
-    @property
-    def row(self) -> dict[str, str]:
-        """Its row of clips.csv."""
+    def row(self, frames: int) -> dict[str, str]:
+        """Its row of clips.csv. frames: that were drawn, which may be fewer than asked for, see `render`."""
         s = self.spec
-        cells = (self.file, self.label, s.subject, s.camera, *s.size, f"{s.fps:g}", s.frames)
+        cells = (self.file, self.label, s.subject, s.camera, *s.size, f"{s.fps:g}", frames)
         return dict(zip(_COLUMNS, map(str, cells), strict=True))
 
 
@@ -236,12 +235,12 @@ def synthesize(
         noise=noise, missing_skeletons=missing_skeletons, joints=joints, boxes=boxes,
     )  # fmt: skip
     workers, root = processes(workers), Path(out)
-    tables = _tables(root, jobs)  # one that cannot be added to is no reason to draw first
+    _tables(root, jobs)  # one that cannot be added to is no reason to draw first
     start = time.perf_counter()
     frames = run_jobs(root, jobs, make, workers, progress)
     seconds = time.perf_counter() - start
     try:
-        for path, text in tables.items():
+        for path, text in _tables(root, jobs, frames).items():
             write_atomically(path, text)
     except OSError as error:
         raise cannot_write(root, error) from error
@@ -250,7 +249,7 @@ def synthesize(
         "layout": layout,
         "classes": list(dict.fromkeys(job.label for job in jobs)),
         "clips": len(jobs),
-        "frames": frames,
+        "frames": sum(frames.values()),
         "subjects": sorted({job.spec.subject for job in jobs}),
         "cameras": len({job.spec.camera for job in jobs}),
         "seed": seed,
@@ -260,8 +259,11 @@ def synthesize(
     }
 
 
-def _tables(root: Path, jobs: list[Job]) -> dict[Path, str]:
-    """The data set's tables with these clips, and with all others that they hold already. Raises DataError."""
+def _tables(root: Path, jobs: list[Job], frames: Mapping[Job, int] | None = None) -> dict[Path, str]:
+    """The data set's tables with these clips, and with all others that they hold already. Raises DataError.
+
+    frames: of each clip; None: not yet drawn.
+    """
     tables = {}
     if jobs[0].layout != "nucla-frames":  # whose clips are folders, which no reader of clips.csv expects
         path = root / "clips.csv"
@@ -274,7 +276,9 @@ def _tables(root: Path, jobs: list[Job]) -> dict[Path, str]:
                         f"{video}: clips.csv would lack it and so hide it; draw into another folder"
                     )
         kept = [row for row in rows if os.path.normpath(row["path"]) not in drawn]
-        tables[path] = _text([*_COLUMNS, *columns], [*kept, *(job.row for job in jobs)])
+        tables[path] = _text(
+            [*_COLUMNS, *columns], [*kept, *(job.row(frames[job] if frames else 0) for job in jobs)]
+        )
     if jobs[0].layout != "folder":
         path = root / "classes.csv"
         columns, rows = _rows(path, ("number", "class"))

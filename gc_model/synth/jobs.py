@@ -41,6 +41,7 @@ class Drawing(Protocol):
 
 
 J = TypeVar("J", bound=Drawing)
+R = TypeVar("R")
 
 
 def processes(workers: int | None) -> int:
@@ -53,8 +54,8 @@ def processes(workers: int | None) -> int:
 
 def run_jobs(
     root: Path, jobs: Sequence[J], make: Callable[[Path, J], int], workers: int, progress: bool
-) -> int:
-    """Call make(root, job), which writes a clip and returns its number of frames, for each job; the sum of these.
+) -> dict[J, int]:
+    """Call make(root, job), which writes a clip and returns its number of frames, for each job; these numbers.
 
     make: a function of a module, for other processes find it by name. Raises DataError where nothing can be written,
     and where a clip of another command, or somebody else's, would be replaced.
@@ -65,7 +66,10 @@ def run_jobs(
     try:
         root.mkdir(parents=True, exist_ok=True)
         _claim(root, jobs)
-        return sum(_run(batches, min(workers, len(batches)), progress, len(jobs), step))
+        frames: dict[J, int] = {}
+        for made in _run(batches, min(workers, len(batches)), progress, len(jobs), step):
+            frames |= made
+        return frames
     except OSError as error:
         raise cannot_write(root, error) from error
 
@@ -96,14 +100,14 @@ def cannot_write(root: Path, error: OSError) -> DataError:
     return DataError(f"cannot write under {root}: {error.strerror or error}; {what}")
 
 
-def _make_all(argument: tuple[Path, Sequence[Any], Callable[[Path, Any], int]]) -> int:
+def _make_all(argument: tuple[Path, Sequence[Any], Callable[[Path, Any], int]]) -> dict[Any, int]:
     root, jobs, make = argument
     cv2.setNumThreads(1)  # the processes are the parallelism
-    return sum(make(root, job) for job in jobs)
+    return {job: make(root, job) for job in jobs}
 
 
-def _run(batches: list, workers: int, progress: bool, total: int, step: int) -> Iterator[int]:
-    """Frames written by each batch, as they finish."""
+def _run(batches: list, workers: int, progress: bool, total: int, step: int) -> Iterator[dict[Any, int]]:
+    """The frames of each job, batch by batch as they finish."""
     if workers == 1:
         yield from _shown(map(_make_all, batches), progress, total, step)
         return
@@ -112,7 +116,7 @@ def _run(batches: list, workers: int, progress: bool, total: int, step: int) -> 
         yield from _shown(map(partial(_result, running), as_completed(running)), progress, total, step)
 
 
-def _result(running: Mapping[Future[int], Any], done: Future[int]) -> int:
+def _result(running: Mapping[Future[dict[Any, int]], Any], done: Future[dict[Any, int]]) -> dict[Any, int]:
     """Of a batch; drawn here where its process has died: a `multiprocessing.Pool` would wait for it for ever."""
     try:
         return done.result()
@@ -120,7 +124,7 @@ def _result(running: Mapping[Future[int], Any], done: Future[int]) -> int:
         return _make_all(running[done])
 
 
-def _shown(results: Iterable[int], progress: bool, total: int, step: int) -> Iterator[int]:
+def _shown(results: Iterable[R], progress: bool, total: int, step: int) -> Iterator[R]:
     if not progress:
         yield from results
         return

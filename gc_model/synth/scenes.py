@@ -122,7 +122,7 @@ def synthesize_scenes(
         "classes": list(jobs[0].spec.activities),
         "clips": len(jobs),
         "people": sum(len(job.spec.subjects) for job in jobs),
-        "frames": frames,
+        "frames": sum(frames.values()),
         "subjects": sorted({who for job in jobs for who in job.spec.subjects}),
         "seed": jobs[0].spec.seed,
         "workers": workers,

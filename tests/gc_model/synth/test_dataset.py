@@ -66,6 +66,16 @@ def test_folder_layout_has_every_clip_its_table_names(tmp_path):
     assert not list(tmp_path.rglob(".*.part"))
 
 
+def test_the_table_has_the_frames_of_clips_that_end_with_their_activity(tmp_path):
+    asked = {"classes": ["sit_down", "wave"], "subjects": 1, "clips_per_class": 2, "duration_s": 8.0}
+    for _ in range(2):  # again, into the same table
+        found = synthesize(tmp_path, **{**SMALL, **asked, "clutter": 0.0})
+        rows = list(csv.DictReader((tmp_path / "clips.csv").open()))
+        counted = [len(decode(tmp_path / row["path"])[0]) for row in rows]
+        assert [int(row["frames"]) for row in rows] == counted and found["frames"] == sum(counted)
+    assert min(counted) < max(counted) == 32
+
+
 @pytest.mark.parametrize("layout", ["folder", "ntu"])
 def test_decoded_pixels_are_the_drawn_ones(tmp_path, layout):
     options = {**SMALL, "size": (128, 128)}
