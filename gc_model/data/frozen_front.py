@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -107,6 +108,13 @@ class FrozenFront(Dataset[Sample]):
                 found = {"maps": self.model.maps(many)}
         parts = {n: part.cpu().numpy().astype(np.float16) for n, part in found.items()}
         return parts if x.dim() == 5 else {n: part[0] for n, part in parts.items()}
+
+
+def layers(samples: Any) -> Iterator[Any]:
+    """The samples, the `base` that they are made of, that one's, and so on down to the clips themselves."""
+    while samples is not None:
+        yield samples
+        samples = getattr(samples, "base", None)
 
 
 def _blank(base: ClipSamples) -> Sample:

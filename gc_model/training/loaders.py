@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader
 from gc_model.data.augment import Augment, BoxAugment
 from gc_model.data.clip import LabelledClip
 from gc_model.data.frames import FrameCache
-from gc_model.data.frozen_front import FrozenFront, front_key
+from gc_model.data.frozen_front import FrozenFront, front_key, layers
 from gc_model.data.samples import EpochSampler, TestClips, TrainingClips, loading
 from gc_model.paper.network import Network
 from gc_model.training.options import LAST_STAGE_ONLY, TrainOptions
@@ -106,13 +107,18 @@ class Loaders:
         """
         other = copy.copy(self)
         chunks = self.options.stream_chunks
-        other.samples = StreamClips(self.plain, chunks)
+        mixed = self.sources, self.options.shares
+        other.samples = StreamClips(self.plain, chunks, *mixed)
         if isinstance(self.samples, FrozenFront):
             whole = self.samples.whole
             if self.model.trunk.sees_one_frame(whole):
-                other.samples = StreamClips(self.samples, chunks)
+                other.samples = StreamClips(self.samples, chunks, *mixed)
             elif whole:
-                path = self.samples.neighbour(f"streams{chunks}")
+                name = f"streams{chunks}"
+                # Which clips a stream joins goes by the shares, too.
+                if self.options.shares is not None:
+                    name += f"-{hashlib.sha256(repr(mixed).encode()).hexdigest()[:8]}"
+                path = self.samples.neighbour(name)
                 other.samples = FrozenFront(other.samples, self.model, path, self.options.views, whole)
         other.held_out = HeldOutStreams(self.middles, self.options.seed) if len(self.middles) else None
         return other
@@ -125,12 +131,14 @@ class Loaders:
 
     def train(self, world: int = 1, rank: int = 0) -> DataLoader:
         sampler = EpochSampler(self.sources, self.options.seed, rank, world, self.options.shares)
+        # Features are stored by this process, which has the network.
+        stored = any(isinstance(s, FrozenFront) for s in layers(self.samples))
         return DataLoader(
             self.samples,
             self.options.batch,
             sampler=sampler,
             pin_memory=torch.cuda.is_available(),
-            **loading(0 if isinstance(self.samples, FrozenFront) else self.options.loaders),
+            **loading(0 if stored else self.options.loaders),
         )
 
     def validation(self) -> DataLoader | None:

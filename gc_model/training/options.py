@@ -40,7 +40,7 @@ class TrainOptions(BaseModel):
     box_drop: float = Field(default=0.1, ge=0, lt=1)
     subjects: list[str] | None = None  # train on these people only
     # More folders or tables of clips of the same or other classes, with their `joints` if they have any; `shares` of an
-    # epoch are those of `data` and of each of them, None: every clip once.
+    # epoch, and of the clips that streams join, are those of `data` and of each of them, None: every clip once.
     also: list[Path] = []
     shares: list[float] | None = None
     classes: list[str] | None = None

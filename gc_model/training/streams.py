@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gc_model.data.frozen_front import FrozenFront
+from gc_model.data.frozen_front import FrozenFront, layers
 from gc_model.data.samples import Sample, TestClips, TrainingClips
 from gc_model.paper.losses import total_loss
 from gc_model.paper.network import Network
@@ -44,11 +45,18 @@ class StreamClips(Dataset[Sample]):
     Indexed by (epoch, clip): that clip and `chunks` others, cut so that activities change anywhere in a chunk. age: the
     frame's number within its activity, from 1. Every draw follows from (seed, epoch, clip).
     base: samples of the clips. From stored features of single frames, "maps" or "Z" and "c" replace "clip".
+    sources, shares: as of `EpochSampler`; the other clips come from each source by its share, None: all alike.
     """
 
-    def __init__(self, base: TrainingClips | FrozenFront, chunks: int):
-        self.base, self.chunks = base, chunks
-        plain = base.base if isinstance(base, FrozenFront) else base
+    def __init__(
+        self,
+        base: TrainingClips | FrozenFront,
+        chunks: int,
+        sources: Sequence[int] = (),
+        shares: Sequence[float] | None = None,
+    ):
+        self.base, self.chunks, self.sources, self.shares = base, chunks, sources, shares
+        *_, plain = layers(base)
         assert isinstance(plain, TrainingClips)
         self.T, self.seed = plain.config.T, plain.seed
 
@@ -88,9 +96,17 @@ class StreamClips(Dataset[Sample]):
         epoch, i = which
         # The fourth number keeps these draws apart from those of the clips themselves.
         rng = np.random.default_rng((self.seed, epoch, i, 1))
-        others = rng.integers(0, len(self.base), self.chunks)
+        others = self._others(rng)
         first = int(rng.integers(0, self.T))
         return [i, *(int(k) for k in others)], slice(first, first + self.chunks * self.T)
+
+    def _others(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """The clips behind the first, whose source the sampler chose."""
+        if self.shares is None:
+            return rng.integers(0, len(self.base), self.chunks)
+        share, n = np.array(self.shares), np.array(self.sources)
+        source = rng.choice(len(n), self.chunks, p=share / share.sum())
+        return (np.cumsum(n) - n)[source] + rng.integers(0, n[source])
 
 
 class HeldOutStreams(Dataset[Sample]):

@@ -2,7 +2,9 @@
 """Carried state: the samples, the loss, the border between chunks, and a fine-tuned run that exports and streams."""
 
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
@@ -58,6 +60,35 @@ def test_places_of_joints_and_of_what_moves_are_those_of_the_frames_of_the_strea
         assert sample["moving"].shape[:1] == sample["labels"].shape
         assert torch.equal(sample["moving"].isnan(), moving.isnan())
         assert torch.equal(sample["moving"].nan_to_num(), moving.nan_to_num())
+
+
+@pytest.mark.parametrize(
+    "n, shares", [([2, 10], [0.6, 0.4]), ([6, 6], [1.0, 0.0]), ([5, 0, 7], [3.0, 0, 1.0])]
+)
+def test_each_source_has_its_share_of_the_frames_of_an_epoch_of_streams(n, shares):
+    mixed = StreamClips(streams().base, 3, n, shares)
+    frames, others = np.zeros(12), {}
+    for epoch in range(300):
+        sampler = dataset.EpochSampler(n, 0, shares=shares)
+        sampler.set_epoch(epoch)
+        for which in sampler:
+            drawn, cut = mixed._drawn(which)
+            assert drawn[0] == which[1] and (drawn, cut) == mixed._drawn(which)
+            np.add.at(frames, np.repeat(drawn, 8)[cut], 1)
+            others[which] = drawn[1:]
+    of_sources = [part.sum() for part in np.split(frames, np.cumsum(n)[:-1])]
+    assert of_sources / frames.sum() == pytest.approx(np.array(shares) / sum(shares), abs=0.03)
+    # Within a source every clip comes about as often as another.
+    counts = np.bincount(np.concatenate([*others.values()]), minlength=12)
+    for part in np.split(counts, np.cumsum(n)[:-1]):
+        assert not part.any() or part.min() > 0.7 * part.mean()
+
+
+def test_without_shares_streams_are_those_that_runs_were_trained_on_so_far():
+    plain = streams()
+    for which in ((0, 3), (5, 11)):
+        rng = np.random.default_rng((plain.seed, *which, 1))
+        assert plain._drawn(which)[0][1:] == rng.integers(0, 12, 3).tolist()
 
 
 @pytest.mark.slow
@@ -179,11 +210,11 @@ def test_what_a_frozen_trunk_makes_of_clips_is_stored_or_of_whole_streams_where_
     model = build(TINY)
     if alive is not None:
         torch.nn.init.ones_(model.trunk.inflated[alive].weight)
-    options = TrainOptions(data=colours(), preset="tiny", epochs3=1, freeze_stages=frozen, views=2)
-    cache = FrameCache(scratch() / "cache", Preprocess(size=TINY.size, resize=TINY.resize))
-    data = Loaders(options, model, list(COLOURS), cache, own.clips(colours()), [])
+    options = TrainOptions(data=colours(), preset="tiny", epochs3=1, freeze_stages=frozen, views=2, loaders=2)
+    data = loaders(tmp_path, model, options)
     data.freeze_front(options)
-    samples = data.streams().samples
+    streams = data.streams()
+    samples = streams.samples
     kinds = {
         "clips": (StreamClips, frozen_front.FrozenFront),
         "streams": (frozen_front.FrozenFront, StreamClips),
@@ -192,6 +223,54 @@ def test_what_a_frozen_trunk_makes_of_clips_is_stored_or_of_whole_streams_where_
     assert (type(samples), type(samples.base)) == kinds[expected]
     if expected == "streams":
         assert samples.path != data.samples.path and samples[0, 0]["Z"].shape[0] == 8 * options.stream_chunks
+    # Another process would have a network of its own, and store nothing.
+    assert streams.train().num_workers == (2 if expected == "nothing" else 0)
+
+
+def loaders(folder, model, options) -> Loaders:
+    """Of the coloured clips, the last four of which are mixed in if `options` mix something in; stored in `folder`."""
+    cache = FrameCache(folder, Preprocess(size=TINY.size, resize=TINY.resize))
+    clips = [replace(c, source=int(i > 7 and bool(options.also))) for i, c in enumerate(own.clips(colours()))]
+    return Loaders(options, model, list(COLOURS), cache, clips, [])
+
+
+def test_streams_are_made_of_what_two_frozen_parts_stored_one_after_the_other(tmp_path):
+    torch.manual_seed(0)
+    model = build(TINY).eval()
+    options = TrainOptions(
+        data=colours(), preset="tiny", epochs3=1, freeze_stages=4, freeze_stages2=5, views=1
+    )
+    data = loaders(tmp_path, model, options)
+    pictures = data.streams()
+    data.freeze_front(options)
+    data.freeze_front(options.after_stage1)
+    stored = data.streams()
+    front = frozen_front.FrozenFront
+    kinds = [StreamClips, front, front, dataset.TrainingClips]
+    assert [type(s) for s in frozen_front.layers(stored.samples)] == kinds
+    assert stored.train().num_workers == 0
+    sample, plain = stored.samples[0, 2], pictures.samples[0, 2]
+    assert torch.equal(sample["labels"], plain["labels"]) and torch.equal(sample["age"], plain["age"])
+    with torch.no_grad():
+        Z, _ = model.features(plain["clip"][None])
+    assert torch.allclose(sample["Z"], Z[0], rtol=2e-3, atol=2e-3)  # float16 on disk
+
+
+def test_stored_streams_are_those_of_the_shares_that_they_were_drawn_by(tmp_path):
+    torch.manual_seed(0)
+    model = build(TINY).eval()
+    for conv in model.trunk.inflated:
+        torch.nn.init.normal_(conv.weight, std=0.05)  # frames see others, so that streams are stored
+    plain = TrainOptions(data=colours(), preset="tiny", epochs3=1, freeze_stages=5, views=1)
+    paths = []
+    for shares in (None, [0.5, 0.5], [0.1, 0.9], [0.1, 0.9]):
+        options = plain.model_copy(update={"also": [tmp_path / "more"], "shares": shares})
+        data = loaders(tmp_path, model, options)
+        data.freeze_front(options)
+        samples = data.streams().samples
+        paths.append(samples.path)
+        assert samples.base.sources == [8, 4] and samples.base.shares == shares
+    assert len(set(paths)) == 3 and paths[2] == paths[3] and paths[0].name.endswith(".streams3")
 
 
 @pytest.mark.slow
