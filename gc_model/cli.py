@@ -310,8 +310,9 @@ def prepare(
         return
     for name, reason in result["damaged"].items():
         typer.echo(f"damaged, copied as it is: {name}: {reason}", err=True)
+    removed = f"{result['removed']} that left the data removed, " if result["removed"] else ""
     typer.echo(
-        f"{result['clips']} clips: {result['made']} made, {result['kept']} there before, "
+        f"{result['clips']} clips: {result['made']} made, {result['kept']} there before, {removed}"
         f"{len(result['damaged'])} damaged: {out}"
     )
 

@@ -21,14 +21,14 @@ class DataSet:
 
     clips: finds those below a folder, `trains` set by the named split. splits: their names, the default first. files:
     how its files are named, for the error where there are none. has_joints: whether L_P and L_G can learn from it.
-    prepared: the paths below the output of `gc-model prepare` of a clip and of its joints (None without any).
+    prepared: the paths below the output of `gc-model prepare` of the clip of a name and of its joints (None: has none).
     """
 
     clips: Callable[[Path, str], list[LabelledClip]]
     splits: tuple[str, ...]
     files: str
     has_joints: bool
-    prepared: Callable[[LabelledClip], tuple[Path, Path | None]]
+    prepared: Callable[[str], tuple[Path, Path | None]]
 
 
 OWN = "clips"  # no row: a folder or a table of one's own, without splits

@@ -103,9 +103,9 @@ def clips(root: Path, split: str) -> list[LabelledClip]:
     ]  # fmt: skip
 
 
-def prepared(clip: LabelledClip) -> tuple[Path, Path]:
-    """Where `gc-model prepare` writes a clip and its skeleton: in the folders of the published archives."""
-    return Path("nturgb+d_rgb", f"{clip.name}_rgb.avi"), Path("nturgb+d_skeletons", f"{clip.name}.skeleton")
+def prepared(name: str) -> tuple[Path, Path]:
+    """Where `gc-model prepare` writes the clip `name` and its skeleton: in the folders of the published archives."""
+    return Path("nturgb+d_rgb", f"{name}_rgb.avi"), Path("nturgb+d_skeletons", f"{name}.skeleton")
 
 
 def read_skeleton(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -88,9 +88,9 @@ def clips(root: Path, split: str) -> list[LabelledClip]:
     ]  # fmt: skip
 
 
-def prepared(clip: LabelledClip) -> tuple[Path, None]:
-    """Where `gc-model prepare` writes a clip: as a video, whatever it was."""
-    action, subject, episode, view = clip.name.split("_")  # a01_s01_e00_v01
+def prepared(name: str) -> tuple[Path, None]:
+    """Where `gc-model prepare` writes the clip `name`: as a video, whatever it was."""
+    action, subject, episode, view = name.split("_")  # a01_s01_e00_v01
     return Path("multiview_action_videos", action, f"{view}_{subject}_{episode}.avi"), None
 
 

@@ -8,6 +8,7 @@ and evaluation on the result meet the same damage, name it and count it.
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
 import shutil
@@ -60,8 +61,9 @@ def prepare(
 ) -> dict[str, Any]:
     """Rescale every clip of `data` into `out`, in parallel; what is there already of the same clip is kept.
 
-    Returns {"clips", "made", "kept", "damaged": {name: reason}}, also written to OUT/prepare.json. Raises DataError,
-    also where `out` holds clips of other data.
+    What was made of a clip that is no longer in `data` is removed. Returns {"clips", "made", "kept", "removed",
+    "damaged": {name: reason}}, also written to OUT/prepare.json. Raises DataError, also where `out` holds clips of
+    other data.
     """
     from rich.progress import track
 
@@ -72,7 +74,7 @@ def prepare(
     if out.resolve() == _root(data).resolve():
         raise DataError(f"{out} is the data itself: give another folder")
     clips = index(layout, data)
-    coded = {_codec(_container(_place(layout, c)[0])) for c in clips}
+    coded = {_codec(_container(_place(layout, c.name)[0])) for c in clips}
     if size % 2 and "libx264" in coded:
         raise DataError(f"--size {size} is odd, which H.264 does not take: give {size + 1}")
     how = Preprocess.model_validate({"size": size, "resize": size, "fit": fit})
@@ -80,13 +82,12 @@ def prepare(
     try:
         out.mkdir(parents=True, exist_ok=True)
         _same(out / "prepare.json", {"layout": layout, "size": size, "fit": fit})
-        jobs = [Rescaling(c, out / _place(layout, c)[0], how) for c in clips]
+        jobs = [Rescaling(c, out / _place(layout, c.name)[0], how) for c in clips]
         before = _state(out)
         again = _changed(before, out, root, sources)
-        for clip in clips:
-            if clip.name in again:
-                for old in filter(None, _place(layout, clip)):
-                    (out / old).unlink(missing_ok=True)
+        for name in again:
+            for old in filter(None, _place(layout, name)):
+                (out / old).unlink(missing_ok=True)
         damaged = {name: why for name, why in before["damaged"].items() if name not in again}
         # Before any of them is made: what is there from now on is of these clips.
         _note(out, {"data": root, "sources": sources, "damaged": damaged})
@@ -109,7 +110,9 @@ def prepare(
         raise CacheError(
             f"{out} cannot be written ({error.strerror or error}): it needs room, and to be yours"
         ) from None
-    result = {"clips": len(jobs), "made": len(missing), "kept": len(jobs) - len(missing), "damaged": damaged}
+    gone = len(again - sources.keys())
+    kept = len(jobs) - len(missing)
+    result = {"clips": len(jobs), "made": len(missing), "kept": kept, "removed": gone, "damaged": damaged}
     _note(out, result)
     return result
 
@@ -198,9 +201,9 @@ def _chain(first: Any, second: Any, rest: Any) -> Any:
     yield from rest
 
 
-def _place(layout: str, clip: LabelledClip) -> tuple[Path, Path | None]:
+def _place(layout: str, name: str) -> tuple[Path, Path | None]:
     """The paths of a clip and of its joints below the output."""
-    return (Path(clip.name), None) if layout == OWN else DATA_SETS[layout].prepared(clip)
+    return (Path(name), None) if layout == OWN else DATA_SETS[layout].prepared(name)
 
 
 def _root(data: Path) -> Path:
@@ -213,8 +216,11 @@ def _copy_tables(layout: str, data: Path, out: Path, clips: Sequence[LabelledCli
     if (root / "classes.csv").is_file():
         shutil.copyfile(root / "classes.csv", out / "classes.csv")
     for clip in clips:
-        _, target = _place(layout, clip)
-        if target is None or clip.joints is None or clip.joints.file is None or (out / target).is_file():
+        _, target = _place(layout, clip.name)
+        if target is None or clip.joints is None or clip.joints.file is None:
+            continue
+        # Whole files: one that was got again may differ from a damaged one anywhere.
+        if (out / target).is_file() and filecmp.cmp(clip.joints.file, out / target, shallow=False):
             continue
         (out / target).parent.mkdir(parents=True, exist_ok=True)
         with replacing(out / target) as part:
@@ -251,7 +257,7 @@ def _content(clip: LabelledClip) -> str:
 
 
 def _changed(before: dict[str, Any], out: Path, root: str, sources: dict[str, str]) -> set[str]:
-    """Names of clips that are other ones than in `before`, the state of `out`. Raises DataError for other data."""
+    """Names of clips of `before`, the state of `out`, that are others now, or gone. Raises DataError for other data."""
     others = {name for name, content in before.get("sources", {}).items() if sources.get(name) != content}
     if others and before.get("data") != root:
         raise DataError(

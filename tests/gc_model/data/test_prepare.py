@@ -89,6 +89,38 @@ def test_data_that_were_moved_are_the_same_and_a_clip_filmed_again_is_made_again
     assert (found["made"], found["damaged"]) == (1, {})
 
 
+def test_a_skeleton_that_was_got_again_is_copied_and_a_clip_that_left_the_data_goes(tmp_path):
+    data, out = tmp_path / "ntu", tmp_path / "out"
+    for part in ("rgb", "skeletons"):
+        (data / f"nturgb+d_{part}").mkdir(parents=True)
+        for file in sorted((ntu_people() / f"nturgb+d_{part}").glob("*P00[12]*A011*")):
+            shutil.copy(file, data / f"nturgb+d_{part}")
+    how = {"layout": "ntu", "size": 48, "workers": 1, "progress": False}
+    cut, other = sorted((data / "nturgb+d_skeletons").iterdir())[:2]
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[: len(whole) // 2])
+    prepare(data, out, **how)
+    copy = out / "nturgb+d_skeletons" / cut.name
+    assert copy.read_bytes() == cut.read_bytes()
+    for damaged in (whole, whole[:-9] + b"7" + whole[-8:]):  # of another size, and of the same
+        cut.write_bytes(damaged)
+        found = prepare(data, out, **how)
+        assert (found["made"], found["removed"]) == (0, 0) and copy.read_bytes() == cut.read_bytes()
+    stays = out / "nturgb+d_skeletons" / other.name
+    before = stays.stat().st_mtime_ns
+    # What lies in the folder besides is somebody else's.
+    (out / "notes.txt").write_text("mine")
+    (out / "nturgb+d_rgb" / "S001C001P003R001A011_rgb.avi").write_bytes(b"mine")
+    gone = next((data / "nturgb+d_rgb").glob(f"{cut.stem}*"))
+    gone.unlink()
+    found = prepare(data, out, **how)
+    assert (found["clips"], found["made"], found["kept"], found["removed"]) == (3, 0, 3, 1)
+    assert not (out / "nturgb+d_rgb" / gone.name).exists() and not copy.exists()
+    assert stays.stat().st_mtime_ns == before and (out / "notes.txt").read_text() == "mine"
+    assert (out / "nturgb+d_rgb" / "S001C001P003R001A011_rgb.avi").read_bytes() == b"mine"
+    assert prepare(data, out, **how)["removed"] == 0
+
+
 def test_a_process_that_is_killed_is_one_line_and_the_same_command_continues(tmp_path, monkeypatch):
     data = coloured_clips(tmp_path / "data", per_class=1, frames=4)
     once = tmp_path / "killed"
