@@ -283,7 +283,8 @@ def ablate(
             progress=not quiet,
             tell=lambda line: typer.echo(line, err=True),
         )
-    typer.echo(json.dumps(result) if as_json else markdown(result))
+    if result:  # the other processes of a training have none
+        typer.echo(json.dumps(result) if as_json else markdown(result))
 
 
 @app.command(epilog="Example: gc-model prepare ntu_raw ntu --layout ntu")

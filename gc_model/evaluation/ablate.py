@@ -26,6 +26,7 @@ from gc_model.data.datasets import index
 from gc_model.data.own import all_mixed_in
 from gc_model.evaluation.evaluate import EvaluateOptions, clips_to_judge, evaluate
 from gc_model.training.options import TrainOptions
+from gc_model.training.processes import is_first, wait_for
 from gc_model.training.train import train
 from gc_ros.media.clips import clean
 from trt_build.errors import DataError
@@ -97,6 +98,9 @@ def ablate(
 ) -> dict[str, Any]:
     """Train and judge the runs that are missing below `out`; return the table. base: the options that all rows share.
 
+    Of several processes (`devices`, `nodes`), each of which is started by the same command, all train; the first alone
+    judges and writes, and the others return an empty table.
+
     rows: names of `ROWS`, none for all. splits: names of the data set's. test_subjects: the people to test on, for data
     without splits. tell: called with a line after every run. Raises DataError for unknown rows, clips that cannot be
     trained on or judged, or an `out` begun with other options.
@@ -106,9 +110,10 @@ def ablate(
         raise DataError(f'unknown row "{unknown[0]}": choose from {", ".join(ROWS)}')
     if min(seeds, default=0) < 0:
         raise DataError(f"a seed of {min(seeds)} is not possible; give 0 or more")
-    base = _apart(base, test_subjects)
+    base, first = _apart(base, test_subjects), is_first(base.devices, base.nodes)
     judged = {split: _judging(base, out, split, test_subjects) for split in splits}
-    _check(base, out, {"subjects": list(test_subjects)} if test_subjects else {}, judged)
+    if first:
+        _check(base, out, {"subjects": list(test_subjects)} if test_subjects else {}, judged)
     for row, split, seed in itertools.product(rows, splits, seeds):
         run = out / row / f"{split or 'test'}-{seed}"
         if (run / "report.json").is_file():
@@ -116,10 +121,15 @@ def ablate(
         options = base.model_copy(
             update=ROWS[row].changes | {"protocol": split, "seed": seed, "preset": base.preset}
         )
+        if not first:
+            _train(options, run, out, progress)
+            # Not ahead into the next run: its collectives time out before the first has judged this one.
+            wait_for(run / "report.json")
+            continue
         found = _run(options, judged[split], run, out, progress)
         tell(f"{row} {split} seed {seed}: {100 * found['accuracy']:.1f} %, {found['minutes']} min")
         table(out, base.layout)
-    return table(out, base.layout)
+    return table(out, base.layout) if first else {}
 
 
 def _apart(base: TrainOptions, test_subjects: Sequence[str] | None) -> TrainOptions:
@@ -170,9 +180,7 @@ def _run(
 ) -> dict[str, Any]:
     """Train and judge one run, write its report and return it."""
     began = time.monotonic()
-    first_stage = out / "stage1" / f"{_first_stage(options)}.safetensors"
-    resume = (run / "options.json").is_file()
-    train(options, run, resume=resume, progress=progress, shared_cache=out / "cache", first_stage=first_stage)
+    _train(options, run, out, progress)
     found = evaluate(run, judging, progress=progress)
     found["minutes"] = round((time.monotonic() - began) / 60, 2)
     write_atomically(run / "report.json", json.dumps(found))
@@ -181,6 +189,12 @@ def _run(
         for file in (run / part).glob("*.ckpt"):
             file.unlink()
     return found
+
+
+def _train(options: TrainOptions, run: Path, out: Path, progress: bool) -> None:
+    first_stage = out / "stage1" / f"{_first_stage(options)}.safetensors"
+    resume = (run / "options.json").is_file()
+    train(options, run, resume=resume, progress=progress, shared_cache=out / "cache", first_stage=first_stage)
 
 
 def _first_stage(options: TrainOptions) -> str:

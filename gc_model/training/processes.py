@@ -21,6 +21,8 @@ import torch
 from trt_build.files import write_atomically
 
 PREPARED = "prepared.json"
+# While it lives: of a process whose parent has ended, the number is that of another.
+_PARENT = os.getppid()
 
 
 def rank(devices: int) -> int:
@@ -29,6 +31,11 @@ def rank(devices: int) -> int:
         if name in os.environ:
             return int(os.environ[name])
     return int(os.environ.get("NODE_RANK", 0)) * devices + int(os.environ.get("LOCAL_RANK", 0))
+
+
+def is_first(devices: int, nodes: int) -> bool:
+    """Whether this process is the only one, or the first of several: that which checks, judges, writes and tells."""
+    return devices * nodes == 1 or rank(devices) == 0
 
 
 def accelerator() -> torch.device:
@@ -44,11 +51,22 @@ def tell_prepared(out: Path, values: dict[str, Any]) -> None:
 
 
 def wait_prepared(out: Path, timeout_s: float = 24 * 3600.0) -> dict[str, Any]:
-    """In the others: wait for the first, whose decoding may take hours. If it fails, the launcher ends this process."""
-    end = time.monotonic() + timeout_s
-    while not (out / PREPARED).is_file():
-        if time.monotonic() > end:
-            raise TimeoutError(f"{out} was not prepared by the first process within {timeout_s / 3600:.0f} h")
-        time.sleep(0.2)
+    """In the others: wait for the first, whose decoding may take hours."""
+    wait_for(out / PREPARED, timeout_s)
     values: dict[str, Any] = json.loads((out / PREPARED).read_text())
     return values
+
+
+def wait_for(path: Path, timeout_s: float = 24 * 3600.0) -> None:
+    """In the others: wait for a file that the first process writes.
+
+    Where that fails, torchrun or SLURM ends this process; one that Lightning started ends with the first, its parent.
+    """
+    end = time.monotonic() + timeout_s
+    while not path.is_file():
+        # Written, perhaps, just before the parent came to its end.
+        if os.getppid() != _PARENT and not path.is_file():
+            raise SystemExit(1)
+        if time.monotonic() > end:
+            raise TimeoutError(f"the first process did not write {path} within {timeout_s / 3600:.0f} h")
+        time.sleep(0.2)

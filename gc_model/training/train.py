@@ -36,7 +36,7 @@ from gc_model.training.loaders import STANDARDISE_CLIPS, Loaders
 from gc_model.training.metric_start import standardise_trunk, start_metric
 from gc_model.training.options import TrainOptions
 from gc_model.training.pretrained import imagenet_file, load_imagenet
-from gc_model.training.processes import accelerator, rank, tell_prepared
+from gc_model.training.processes import accelerator, is_first, tell_prepared
 from gc_model.training.run_directory import alone_in, check_run, load_front, load_part, save_part, start_run
 from gc_model.training.stages import CloudStage, TrunkStage
 from gc_model.training.streams import StreamStage, stream_accuracy
@@ -62,7 +62,7 @@ def train(
     and counted.
     """
     several = options.devices * options.nodes > 1
-    first = not several or rank(options.devices) == 0
+    first = is_first(options.devices, options.nodes)
     with alone_in(out) if first else nullcontext():
         started = time.monotonic()
         keep_freed_memory(any_size=True)

@@ -2,6 +2,8 @@
 """The ablation: rows run once, share what they can, and stand beside the paper's figures."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -249,3 +251,29 @@ def test_runs_are_judged_on_the_people_and_classes_that_they_are_trained_on(tmp_
     (options,) = judged
     assert options.boxes == tmp_path / "boxes" and options.subjects == ["2"]
     assert [clip.name for clip in clips_to_judge(options, 0.15)] == ["d.mp4"]
+
+
+def test_of_several_processes_all_train_and_the_first_alone_judges_and_writes(tmp_path, monkeypatch):
+    data = named_clips(tmp_path, "a.mp4,a,1", "b.mp4,b,1", "c.mp4,a,2")
+    base = TrainOptions(data=data, preset="tiny", from_scratch=True, devices=2)
+    asked = {"rows": ["clouds", "global"], "test_subjects": ["2"], "progress": False}
+    out, trained, told = tmp_path / "out", [], []
+
+    def train(options, run, **_):
+        trained.append(run.parent.name)
+        run.mkdir(parents=True)
+        if os.environ["LOCAL_RANK"] == "1":  # the first is as far
+            (run / "report.json").write_text("{}")
+
+    monkeypatch.setattr("gc_model.evaluation.ablate.train", train)
+    monkeypatch.setattr("gc_model.evaluation.ablate.evaluate", None)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert ablate(base, out, tell=told.append, **asked) == {}
+    assert trained == ["clouds", "global"] and not told
+    assert {path.name for path in out.rglob("*") if path.is_file()} == {"report.json"}
+    shutil.rmtree(out)
+    judged = {"accuracy": 0.5, "clips": 1}
+    monkeypatch.setattr("gc_model.evaluation.ablate.evaluate", lambda *_, **__: judged)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    found = ablate(base, out, tell=told.append, **asked)
+    assert [row["row"] for row in found["rows"]] == ["global", "clouds"] and len(told) == 2
