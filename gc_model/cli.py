@@ -297,6 +297,9 @@ def prepare(
         str, typer.Option(help="How frames become squares: stretch, square or pad; as in training.")
     ] = "stretch",
     workers: Annotated[int, typer.Option(help="Processes; 0: one for each core.", min=0)] = 0,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove what was made of clips that are no longer in the data.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -305,15 +308,21 @@ def prepare(
 
     loud = not (quiet or as_json)
     with continued(out):
-        result = rescale(data, out, layout=layout, size=size, fit=fit, workers=workers or None, progress=loud)
+        how: dict[str, Any] = {"layout": layout, "size": size, "fit": fit, "prune": prune}
+        result = rescale(data, out, workers=workers or None, progress=loud, **how)
     if as_json:
         typer.echo(json.dumps(result))
         return
     for name, reason in result["damaged"].items():
         typer.echo(f"damaged, copied as it is: {name}: {reason}", err=True)
-    removed = f"{result['removed']} that left the data removed, " if result["removed"] else ""
+    if gone := sorted(result["gone"]):
+        shown = ", ".join(gone[:3]) + (", ..." if len(gone) > 3 else "")
+        typer.echo(
+            f"no longer in the data, and kept: {len(gone)} ({shown}); the same command with --prune removes them",
+            err=True,
+        )
     typer.echo(
-        f"{result['clips']} clips: {result['made']} made, {result['kept']} there before, {removed}"
+        f"{result['clips']} clips: {result['made']} made, {result['kept']} there before, "
         f"{len(result['damaged'])} damaged: {out}"
     )
 

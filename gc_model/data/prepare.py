@@ -57,11 +57,13 @@ def prepare(
     size: int = 256,
     fit: str = "stretch",
     workers: int | None = None,
+    prune: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Rescale every clip of `data` into `out`, in parallel; what is there already of the same clip is kept.
 
-    What was made of a clip that is no longer in `data` is removed. Returns {"clips", "made", "kept", "removed",
+    prune: remove what was made of clips that are no longer in `data`, which may have made room for more of them.
+    Returns {"clips", "made", "kept", "gone": {name: what it was, of clips that are no longer in `data` and stay},
     "damaged": {name: reason}}, also written to OUT/prepare.json. Raises DataError, also where `out` holds clips of
     other data.
     """
@@ -84,13 +86,15 @@ def prepare(
         _same(out / "prepare.json", {"layout": layout, "size": size, "fit": fit})
         jobs = [Rescaling(c, out / _place(layout, c.name)[0], how) for c in clips]
         before = _state(out)
-        again = _changed(before, out, root, sources)
-        for name in again:
+        again, gone = _changed(before, out, root, sources)
+        for name in [*again, *(gone if prune else ())]:
             for old in filter(None, _place(layout, name)):
                 (out / old).unlink(missing_ok=True)
-        damaged = {name: why for name, why in before["damaged"].items() if name not in again}
+        gone = {} if prune else gone
+        there = sources.keys() | gone.keys()
+        damaged = {n: why for n, why in before["damaged"].items() if n in there and n not in again}
         # Before any of them is made: what is there from now on is of these clips.
-        _note(out, {"data": root, "sources": sources, "damaged": damaged})
+        _note(out, {"data": root, "sources": sources, "gone": gone, "damaged": damaged})
         _copy_tables(layout, data, out, clips)
         missing = [j for j in jobs if not j.target.is_file()]
         if missing:
@@ -110,9 +114,8 @@ def prepare(
         raise CacheError(
             f"{out} cannot be written ({error.strerror or error}): it needs room, and to be yours"
         ) from None
-    gone = len(again - sources.keys())
     kept = len(jobs) - len(missing)
-    result = {"clips": len(jobs), "made": len(missing), "kept": kept, "removed": gone, "damaged": damaged}
+    result = {"clips": len(jobs), "made": len(missing), "kept": kept, "gone": gone, "damaged": damaged}
     _note(out, result)
     return result
 
@@ -256,14 +259,21 @@ def _content(clip: LabelledClip) -> str:
         return "unreadable"
 
 
-def _changed(before: dict[str, Any], out: Path, root: str, sources: dict[str, str]) -> set[str]:
-    """Names of clips of `before`, the state of `out`, that are others now, or gone. Raises DataError for other data."""
+def _changed(
+    before: dict[str, Any], out: Path, root: str, sources: dict[str, str]
+) -> tuple[set[str], dict[str, str]]:
+    """Of the clips of `before`, the state of `out`: names of those that are others now, and what is gone of them.
+
+    Raises DataError for other data.
+    """
     others = {name for name, content in before.get("sources", {}).items() if sources.get(name) != content}
     if others and before.get("data") != root:
         raise DataError(
             f"{out} holds clips of {before.get('data')}, {min(others)} for one: choose another folder"
         )
-    return others
+    known = before.get("gone", {}) | before.get("sources", {})
+    again = {name for name in known.keys() & sources.keys() if known[name] != sources[name]}
+    return again, {name: content for name, content in known.items() if name not in sources}
 
 
 def _same(path: Path, how: dict[str, Any]) -> None:

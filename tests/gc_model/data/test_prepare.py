@@ -89,7 +89,7 @@ def test_data_that_were_moved_are_the_same_and_a_clip_filmed_again_is_made_again
     assert (found["made"], found["damaged"]) == (1, {})
 
 
-def test_a_skeleton_that_was_got_again_is_copied_and_a_clip_that_left_the_data_goes(tmp_path):
+def test_a_skeleton_that_was_got_again_is_copied_and_a_clip_that_left_the_data_can_go(tmp_path):
     data, out = tmp_path / "ntu", tmp_path / "out"
     for part in ("rgb", "skeletons"):
         (data / f"nturgb+d_{part}").mkdir(parents=True)
@@ -105,20 +105,30 @@ def test_a_skeleton_that_was_got_again_is_copied_and_a_clip_that_left_the_data_g
     for damaged in (whole, whole[:-9] + b"7" + whole[-8:]):  # of another size, and of the same
         cut.write_bytes(damaged)
         found = prepare(data, out, **how)
-        assert (found["made"], found["removed"]) == (0, 0) and copy.read_bytes() == cut.read_bytes()
+        assert (found["made"], found["gone"]) == (0, {}) and copy.read_bytes() == cut.read_bytes()
     stays = out / "nturgb+d_skeletons" / other.name
     before = stays.stat().st_mtime_ns
     # What lies in the folder besides is somebody else's.
     (out / "notes.txt").write_text("mine")
     (out / "nturgb+d_rgb" / "S001C001P003R001A011_rgb.avi").write_bytes(b"mine")
     gone = next((data / "nturgb+d_rgb").glob(f"{cut.stem}*"))
+    was = gone.read_bytes()
     gone.unlink()
+    made = out / "nturgb+d_rgb" / gone.name
+    for _ in range(2):  # said every time: whoever makes room for more of the data loses nothing
+        found = prepare(data, out, **how)
+        assert (found["clips"], found["made"], found["kept"], list(found["gone"])) == (3, 0, 3, [cut.stem])
+        assert made.is_file() and copy.is_file()
+    gone.write_bytes(was)
     found = prepare(data, out, **how)
-    assert (found["clips"], found["made"], found["kept"], found["removed"]) == (3, 0, 3, 1)
-    assert not (out / "nturgb+d_rgb" / gone.name).exists() and not copy.exists()
+    assert (found["made"], found["kept"], found["gone"]) == (0, 4, {})
+    gone.unlink()
+    found = prepare(data, out, prune=True, **how)
+    assert (found["made"], found["kept"], found["gone"]) == (0, 3, {})
+    assert not made.exists() and not copy.exists()
     assert stays.stat().st_mtime_ns == before and (out / "notes.txt").read_text() == "mine"
     assert (out / "nturgb+d_rgb" / "S001C001P003R001A011_rgb.avi").read_bytes() == b"mine"
-    assert prepare(data, out, **how)["removed"] == 0
+    assert prepare(data, out, **how)["gone"] == {}
 
 
 def test_a_process_that_is_killed_is_one_line_and_the_same_command_continues(tmp_path, monkeypatch):
