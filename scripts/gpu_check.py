@@ -239,11 +239,13 @@ def work(check: Check, options: argparse.Namespace, folder: Path) -> None:
     check.step("pytest", lambda: tests(check, folder))
     clips = folder / "clips"
     check.step("clips", lambda: str(paint(check, clips)))
+    # A robot reads one window in eight frames of `people`: of fewer, one near tie would fail the step.
+    frames = 256 if check.stand_in else 1000
     for name, bundle in bundles.items():
         check.step(f"{name} build", lambda bundle=bundle: build(check, bundle))  # type: ignore[misc]
         for turn in ("first", "second"):
             check.step(f"{name} bench, {turn}", lambda bundle=bundle: bench(check, bundle, options.calls))  # type: ignore[misc]
-        check.step(f"{name} verify", lambda bundle=bundle: verify(check, bundle, clips, 256, True))  # type: ignore[misc]
+        check.step(f"{name} verify", lambda bundle=bundle: verify(check, bundle, clips, frames, True))  # type: ignore[misc]
     cases = [case for name, bundle in bundles.items() for case in cases_of(name, bundle)]
 
     def exported() -> str:
