@@ -164,11 +164,16 @@ def loading(processes: int) -> dict[str, Any]:
     return {"num_workers": processes, "multiprocessing_context": "spawn", "persistent_workers": True}
 
 
+# More epochs than a training has, and no multiple of a number of stored views: what comes again sees another one.
+AGAIN = 1_000_003
+
+
 class EpochSampler(Sampler[tuple[int, int]]):
     """Yields (epoch, clip) for one epoch, in an order drawn from (seed, epoch); Lightning calls `set_epoch`.
 
     n: number of clips of each source; clips are numbered through, source after source. shares: of the epoch that each
-    source gets, so that a clip may come several times or not at all; None: every clip once. An epoch has as many
+    source gets, so that a clip may come several times or not at all; None: every clip once. What comes again counts as
+    of another epoch, which is augmented in another way: `AGAIN` more for each time. An epoch has as many
     samples as there are clips. With several processes each takes every world-th sample of the same order, padded so
     that all have equally many.
     """
@@ -194,12 +199,14 @@ class EpochSampler(Sampler[tuple[int, int]]):
         first, parts = 0, []
         for n, taken in zip(self.sources, self.taken, strict=True):
             # Whole rounds of the source before any of its clips comes once more.
-            rounds = [rng.permutation(n) for _ in range(-(-taken // n))] if n else []
+            rounds = [rng.permutation(n) + self.n * k for k in range(-(-taken // n))] if n else []
             parts.append(first + np.concatenate([np.zeros(0, int), *rounds])[:taken])
             first += n
         order = parts[0] if len(parts) == 1 else rng.permutation(np.concatenate(parts))
         order = np.resize(order, len(self) * self.world)
-        return ((self.epoch, int(i)) for i in order[self.rank :: self.world])
+        return (
+            (self.epoch + AGAIN * int(i // self.n), int(i % self.n)) for i in order[self.rank :: self.world]
+        )
 
     def __len__(self) -> int:
         return -(-sum(self.taken) // self.world)

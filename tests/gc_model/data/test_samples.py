@@ -117,6 +117,10 @@ def test_sources_have_their_shares_of_an_epoch_and_no_clip_comes_twice_before_al
     assert len(drawn) == len(sampler) == 40 and drawn == [i for _, i in sampler]
     counts = [drawn.count(i) for i in range(40)]
     assert counts[:10] == [2] * 10 and sorted(counts[10:]) == [0] * 10 + [1] * 20
+    # What comes again is augmented in another way, and sees another of the stored views.
+    assert len({*sampler}) == 40
+    again = {i: {epoch for epoch, j in sampler if j == i} for i in range(10)}
+    assert all(len({epoch % views for epoch in again[i]}) == 2 for i in again for views in (2, 3, 4, 5, 8))
     left_out = {i for i in range(10, 40) if not counts[i]}
     sampler.set_epoch(3)
     assert left_out != set(range(40)) - {i for _, i in sampler}
