@@ -32,13 +32,15 @@ class Clocks:
 
     def __init__(self, passes: Sequence[Pass], images: Sequence[tuple[int, int]]) -> None:
         self.passes = passes
-        self._of_pass: list[list[tuple[int, int]]] = [[] for _ in passes]
+        of_pass: list[list[tuple[int, int]]] = [[] for _ in passes]
         number = 0
         for image in images:
             if number + 1 < len(passes):
                 following = passes[number + 1]
                 number += image == (following.first_log_ns, following.first_ns)
-            self._of_pass[number].append(image)
+            of_pass[number].append(image)
+        self._clocks = [np.array(sorted(found), np.int64).T for found in of_pass]  # (2, n)
+        self._unrelated = [np.median(np.abs(log - stamp)) > _SAME_CLOCK_S * NS for log, stamp in self._clocks]
 
     def number(self, log_ns: int) -> int:
         """The pass that is recorded at a time."""
@@ -46,7 +48,7 @@ class Clocks:
 
     def stamp_at(self, log_ns: int, number: int) -> int:
         """The stamp in a pass at a time of recording: between images by interpolation, else at the same pace."""
-        log, stamp = (np.array(c, np.int64) for c in zip(*sorted(self._of_pass[number]), strict=True))
+        log, stamp = self._clocks[number]
         zero_log, zero = int(log[0]), int(stamp[0])
         inside = np.interp(log_ns - zero_log, log - zero_log, stamp - zero)
         beyond = max(log_ns - int(log[-1]), 0) + min(log_ns - zero_log, 0)
@@ -57,8 +59,7 @@ class Clocks:
 
         A camera's own clock has nothing to do with the recorder's.
         """
-        apart = float(np.median([abs(log - stamp) for log, stamp in self._of_pass[number]]))
-        return self.stamp_at(log_ns, number) if apart > _SAME_CLOCK_S * NS else log_ns
+        return self.stamp_at(log_ns, number) if self._unrelated[number] else log_ns
 
     def between(self, span: Span, first: int, last: int) -> list[Span]:
         """A span that begins in the pass `first` and ends in `last`, cut where the stamps begin again."""
