@@ -21,6 +21,7 @@ from hypothesis.extra.numpy import arrays
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 
 from gc_ros import cli
+from gc_ros.evaluation import report
 from gc_ros.evaluation.options import Options, result_key
 from gc_ros.evaluation.people_scoring import average_precision
 from gc_ros.evaluation.people_sources import by_stamps
@@ -101,6 +102,16 @@ def test_the_report_has_a_timeline_for_each_person(clip: Path, colours: LoadedBu
     for name in ("ann", "bob", "cid"):
         assert f"scene.mp4: {name}" in page
     assert "mean average precision by frames" in page
+
+
+def test_the_report_counts_the_bags_that_it_shows_and_not_their_people(
+    clip: Path, colours: LoadedBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "TIMELINES", 1)
+    other = shutil.copy(clip, tmp_path / "other.mp4")
+    shutil.copy(tmp_path / "scene.people.csv", tmp_path / "other.people.csv")
+    run(colours, tmp_path / "out", clip, other, "--people", "auto")
+    assert "The 1 bags of lowest accuracy are shown, 1 are not." in (tmp_path / "out/report.html").read_text()
 
 
 @pytest.mark.slow
