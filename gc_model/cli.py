@@ -28,6 +28,7 @@ from gc_model.commands import (
 )
 from gc_model.paper.presets import PRESETS, preset
 from gc_model.synth.cli import synth
+from gc_ros.media.kinds import some
 from trt_build.command import Json, command_line
 from trt_build.errors import DataError
 
@@ -316,11 +317,8 @@ def prepare(
     for name, reason in result["damaged"].items():
         typer.echo(f"damaged, copied as it is: {name}: {reason}", err=True)
     if gone := sorted(result["gone"]):
-        shown = ", ".join(gone[:3]) + (", ..." if len(gone) > 3 else "")
-        typer.echo(
-            f"no longer in the data, and kept: {len(gone)} ({shown}); the same command with --prune removes them",
-            err=True,
-        )
+        kept = f"no longer in the data, and kept: {len(gone)} ({some(gone)})"
+        typer.echo(f"{kept}; the same command with --prune removes them", err=True)
     typer.echo(
         f"{result['clips']} clips: {result['made']} made, {result['kept']} there before, "
         f"{len(result['damaged'])} damaged: {out}"

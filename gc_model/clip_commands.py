@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from gc_model.commands import People, continued, names
+from gc_ros.media.kinds import some
 from trt_build.command import Json
 
 Data = Annotated[Path, typer.Argument(help="Folder class/clip, or a CSV with path,class[,subject].")]
@@ -101,8 +102,7 @@ def _say_tables(
     empty = result["empty"]
     if empty:
         none = "no hands" if what == "hands" else "nobody"
-        more = ", ..." if len(empty) > 5 else ""
-        typer.echo(f"{none} {seen} in {len(empty)} clips: {', '.join(empty[:5])}{more}", err=True)
+        typer.echo(f"{none} {seen} in {len(empty)} clips: {some(empty, 5)}", err=True)
     share = "" if result["seen"] is None else f"; {what} in {100 * result['seen']:.0f} % of the frames"
     typer.echo(
         f"{result['clips']} clips: {result['made']} made, {result['kept']} there before, "

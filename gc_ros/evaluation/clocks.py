@@ -74,13 +74,10 @@ class Clocks:
         return found
 
 
-def from_table(segments: Sequence[Segment], clocks: Clocks, recorder: bool) -> list[Span]:
-    """The spans of a CSV. recorder: its times are those of recording, not of the stamps."""
-    first = clocks.passes[0]
-    if not recorder:
-        return spans_of(segments, first.first_ns)
+def from_recorder(segments: Sequence[Segment], clocks: Clocks) -> list[Span]:
+    """The spans of a CSV whose times are those of recording."""
     found = []
-    for span in spans_of(segments, first.first_log_ns):
+    for span in spans_of(segments, clocks.passes[0].first_log_ns):
         ends = [(clocks.number(log_ns), log_ns) for log_ns in (span.start_ns, span.end_ns)]
         start_ns, end_ns = (clocks.stamp_at(log_ns, number) for number, log_ns in ends)
         found += clocks.between(replace(span, start_ns=start_ns, end_ns=end_ns), ends[0][0], ends[1][0])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gc_ros.evaluation.alignment import absent, misfit, overlaps, timeless
-from gc_ros.evaluation.clocks import Clocks, Pass, from_messages, from_table
+from gc_ros.evaluation.clocks import Clocks, Pass, from_messages, from_recorder
 from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.truth import IDLE, Span, Truth, map_label, spans_of, truth_of
 from gc_ros.media.recording import Message
@@ -112,7 +112,9 @@ class Judge:
             return from_messages(messages, Clocks(passes, clocks), self._options.stamps == "log")
         if truth.kind != "csv":
             return []
-        return from_table(truth.segments, Clocks(passes, clocks), self._options.truth_time == "bag")
+        if self._options.truth_time == "header":
+            return spans_of(truth.segments, passes[0].first_ns)
+        return from_recorder(truth.segments, Clocks(passes, clocks))
 
     def judge(
         self,
@@ -125,8 +127,7 @@ class Judge:
         """Write the rows of a reading to `windows` with the truth of each, and with seconds since `zero_ns`."""
         with windows.open("w", encoding="utf-8") as out:
             for row in rows:
-                own = [span for span in spans if span.is_about(row["pass"])]
-                kind, label = self.truth_of(row["start_ns"], row["end_ns"], own)
+                kind, label = self.truth_of(row["start_ns"], row["end_ns"], spans, row["pass"])
                 row |= {"bag": bag, "truth": label, "truth_kind": kind}
                 row |= {
                     "start_s": (row["start_ns"] - zero_ns) / NS,
@@ -134,11 +135,17 @@ class Judge:
                 }
                 out.write(json.dumps(row, sort_keys=True) + "\n")
 
-    def truth_of(self, start_ns: int, end_ns: int, spans: Sequence[Span]) -> tuple[str, str | None]:
-        """(truth_kind, truth) of a window, as windows.jsonl has them."""
+    def truth_of(
+        self, start_ns: int, end_ns: int, spans: Sequence[Span], in_pass: int = 0
+    ) -> tuple[str, str | None]:
+        """(truth_kind, truth) of a window in a pass, as windows.jsonl has them."""
         if self.truth.kind == "none":
             return "none", None
-        near = [self._mapped(s) for s in spans if s.start_ns <= end_ns and s.end_ns >= start_ns]
+        near = [
+            self._mapped(s)
+            for s in spans
+            if s.start_ns <= end_ns and s.end_ns >= start_ns and s.is_about(in_pass)
+        ]
         kind, label = truth_of(start_ns, end_ns, near, self._options.min_overlap)
         if kind != "label":
             return kind, None

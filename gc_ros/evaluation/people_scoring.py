@@ -49,8 +49,7 @@ def judge_people(
                 kind, label = "nobody", None
             elif who in of or "" in of:
                 own = [*of.get(who, ()), *(of.get("", ()) if who else ())]
-                own = [span for span in own if span.is_about(row["pass"])]
-                kind, label = judge.truth_of(row["start_ns"], row["end_ns"], own)
+                kind, label = judge.truth_of(row["start_ns"], row["end_ns"], own, row["pass"])
             else:
                 kind, label = "none", None
             if row.get("missed"):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gc_ros.evaluation.sources import Source
 from gc_ros.media.clips import VIDEO_SUFFIXES
-from gc_ros.media.kinds import BAG_SUFFIXES, clean, plain
+from gc_ros.media.kinds import BAG_SUFFIXES, clean, plain, some
 from gc_ros.media.tables import read_rows, times_of
 from gc_ros.stamps import NS
 from trt_build.errors import DataError
@@ -124,8 +124,7 @@ def _table(path: Path, source: Source) -> Truth:
     segments, others = read_segments(path, (source.name, source.path.name, source.path.stem))
     digest = file_sha256(path)
     if others and not segments:
-        shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
-        remark = f"{path.name} has no row for this bag, only for {shown}"
+        remark = f"{path.name} has no row for this bag, only for {some(others)}"
         return Truth("none", path.name, digest, remark=remark)
     return Truth("csv", path.name, digest, segments)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 # Every suffix of a video that PyAV reads; sound alone, still pictures and raw planes without a header are left out.
@@ -42,6 +42,11 @@ def printable(text: str | os.PathLike[str]) -> str:
     """A file name with bytes that are not UTF-8, and control characters, as %XX: it can be printed and written."""
     text = _ESCAPED.sub(lambda m: f"%{ord(m[0]) & 0xFF:02X}", os.fspath(text))
     return text.encode("utf-8", "replace").decode()
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first names, for a message, and whether there are more."""
+    return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])
 
 
 def is_hidden(name: str) -> bool:

@@ -224,11 +224,11 @@ class Camera:
         # Asking who they are costs more than counting them.
         if stalled or (self._running and self._node.count_publishers(self.topic) > 1):
             publishers = graph.publishers_of(self._node, self.topic, self.input.transport.type_name)
-            # The middleware's event tells too, but only once: the graph tells what is so now.
             if stalled:
+                # The middleware's event tells too, but only once: the graph tells what is so now.
                 self.input.judge_qos(publishers.fitting, publishers.reliable_enough)
-            if stalled and not publishers.fitting:
-                elsewhere = graph.topics_of(self._node, self.input.transport.type_name)
+                if not publishers.fitting:
+                    elsewhere = graph.topics_of(self._node, self.input.transport.type_name)
         counts = self._note_counts()
         lately = self._lately
         period = self.recognizer.camera_period_s

@@ -75,9 +75,8 @@ def test_a_stream_embeds_the_frames_as_a_window_does():
 
 def test_frames_that_lie_elsewhere_than_the_network_are_embedded_where_it_is(monkeypatch):
     """`meta` stands for a GPU: it, too, refuses to mix with the CPU, where frames come from."""
-    monkeypatch.setattr(
-        InflatedConv, "sees_one_frame", lambda _: False
-    )  # asks for values, of which meta has none
+    # It asks for values, of which meta has none.
+    monkeypatch.setattr(InflatedConv, "sees_one_frame", lambda _: False)
     model, clip = build().to("meta"), noise(2, 6, 64)
     maps = model.maps(clip)
     assert model.embedding(clip, maps, *model.features_of(maps)).is_meta
