@@ -201,7 +201,8 @@ class FakeEngine:
     def __init__(self, engine: Any) -> None:
         self._engine = engine
         self.before_run: Any = None  # called with no argument before every run
-        self.poison: float | bool = False  # logits become NaN, or this number
+        self.poison: float | bool = False  # an output becomes NaN, or this number
+        self.poisoned = "logits"  # which
         self.runs = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -213,7 +214,8 @@ class FakeEngine:
             self.before_run()
         out = self._engine.run(inputs, active)
         if self.poison:
-            out["logits"] = np.full_like(out["logits"], np.nan if self.poison is True else self.poison)
+            value = np.nan if self.poison is True else self.poison
+            out[self.poisoned] = np.full_like(out[self.poisoned], value)
         return out
 
     def close(self) -> None:

@@ -131,10 +131,13 @@ class Camera:
         self.input.clear()
         self.recognizer.reset(reason)
         self._epoch = self.recognizer.epoch
-        self.results.forget()
+        # What comes after a pause is not lost before it.
+        self._stamps.clear()
         self.results.publish_events()
         if self.people is not None:
             self.people.reset(reason)
+        # Last: while they were there, the inference thread may have shown them once more.
+        self.results.forget()
 
     def destroy(self) -> None:
         """Remove the camera's topics from the graph."""
@@ -185,7 +188,7 @@ class Camera:
         self.results.publish_events(stamp_ns)
 
     def tell_what_ended(self) -> None:
-        """In the inference thread: the engine failed, and what that ended is told, whether an image comes or not."""
+        """What a failed engine call or other lessons ended is told at once, whether an image comes or not."""
         self.results.publish_events()
         if self.people is not None:
             self.people.results.publish_events()
@@ -208,7 +211,8 @@ class Camera:
         self._clear_stale(silent, "no image on")
 
     def _clear_stale(self, seconds: float, what: str) -> None:
-        if self.recognizer.warmup[0]:
+        # After a failed engine call people may be there whose windows, like the picture's, are empty.
+        if self.recognizer.warmup[0] or (self.people is not None and self.people.people.present):
             self._node.get_logger().warning(f"{what} {self.topic} for {seconds:.1f} s, window cleared")
             self.reset("stall")
 

@@ -163,8 +163,11 @@ class Inference:
         for key, job in jobs.items():
             self._batch.add(key, job.window, job)
         people: dict[str, list[PersonActivity]] = {}  # by camera
+        calls = self._batch.calls
         outcomes = self._batch.run()
-        self.failures.call(failed=False)
+        # Work that a failed call made void runs nothing, and says nothing about the engine.
+        if self._batch.calls > calls:
+            self.failures.call(failed=False)
         for outcome in outcomes:
             if self._stopped:
                 return False

@@ -120,7 +120,7 @@ class ActivityRecognition(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         for remark in self._settings.judge_topics([t for c in self._cameras for t in c.topics]):
             self.get_logger().warning(remark)
-        self._failure, self._failures, self.state = None, 0, "inactive"
+        self._failure, self._last_error, self._failures, self.state = None, None, 0, "inactive"
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:

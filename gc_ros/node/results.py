@@ -240,7 +240,10 @@ class Results:
         nearest = min(list(self._watched), key=lambda kept: abs(kept - stamp_ns), default=None)
         if nearest is None or abs(nearest - stamp_ns) > within_ns:
             return None
-        image, bgr = self._watched.pop(nearest)
+        kept = self._watched.pop(nearest, None)
+        if kept is None:  # forgotten meanwhile
+            return None
+        image, bgr = kept
         return np.ascontiguousarray(image[..., ::-1] if bgr else image)
 
     def _draw(self, activity: Activity) -> None:

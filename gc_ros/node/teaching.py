@@ -292,6 +292,8 @@ class Teaching:
             camera.recognizer.lessons = self.lessons
             if camera.people is not None:
                 camera.people.people.lessons = self.lessons
+            # Before the labels change: the events count in those of before.
+            camera.tell_what_ended()
         self._told()
 
     async def _work(self, job: Callable[[], Any]) -> Any:

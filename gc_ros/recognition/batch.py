@@ -55,6 +55,7 @@ class Batch:
         self._input = np.zeros(engine.inputs[self._name].sized(engine.batch), np.uint8)
         self._waiting: dict[str, tuple[Window, Any]] = {}
         self._running: dict[str, _Running] = {}
+        self.calls = 0  # of the engine that returned
 
     @property
     def pending(self) -> bool:
@@ -87,6 +88,7 @@ class Batch:
                 recognizer.lose_state()
             raise
         run_s = time.perf_counter() - began
+        self.calls += 1
         outcomes = []
         for key, running in list(self._running.items()):
             try:

@@ -99,6 +99,7 @@ class Intake:
         self._watch: Callable[[StepFrame], None] | None = None
         self._queue: deque[StepFrame] = deque()
         self._due = 0  # number of the newest result that was due
+        self.void_through = 0  # number of the newest that a reset made void
         self._frames_received = self._total_sampled = 0
         self._dropped: Counter[str] = Counter()
         self._resets: Counter[str] = Counter()
@@ -194,6 +195,7 @@ class Intake:
         self.epoch += 1
         self._resets[reason] += 1
         self.sampled = 0
+        self.void_through = self._due
         self._frames.clear()
         self._queue.clear()
         if sampler:

@@ -52,7 +52,7 @@ class WindowTurns:
 
     def __init__(self, engine: Engine, intake: Intake, slot: int, stride: int) -> None:
         self._intake, self._slot = intake, slot
-        self._results_through = 0  # number of the newest window that was inferred
+        self._results_through = 0  # number of the newest window that the engine was given
 
     def turn(self, window: Window, row: NDArray[np.uint8]) -> ReadingTurn:
         """One engine call; None where a newer window was inferred already. row: (T, S, S, 3)."""
@@ -60,13 +60,16 @@ class WindowTurns:
             return None
         for t, frame in enumerate(window.frames):
             row[t] = frame
-        out, inference_s = yield
         with self._intake.lock:
-            self._intake.skipped += window.number - self._results_through - 1
+            # What a reset made void was not overtaken.
+            passed = max(self._results_through, self._intake.void_through)
+            self._intake.skipped += max(0, window.number - passed - 1)
         self._results_through = window.number
-        logits = _finite(out["logits"][self._slot])
-        glimpses, assignment = out["glimpses"][self._slot, -1], out["assignment"][self._slot, -1]
-        features = pool(out["embedding"][self._slot]) if "embedding" in out else None
+        out, inference_s = yield
+        logits = _finite(out, "logits", self._slot)
+        glimpses = _finite(out, "glimpses", self._slot)[-1]
+        assignment = _finite(out, "assignment", self._slot)[-1]
+        features = pool(_finite(out, "embedding", self._slot)) if "embedding" in out else None
         start_ns, end_ns = window.stamps[0], window.stamps[-1]
         return Reading(
             start_ns,
@@ -117,18 +120,16 @@ class StepTurns:
             out, seconds = yield
             spent_s += seconds
             self._since_reset += 1
-            self._y.append((frame.stamp_ns, _finite(out["logits"][self._slot]).copy()))
+            # The next call overwrites the engine's outputs.
+            self._y.append((frame.stamp_ns, _finite(out, "logits", self._slot).copy()))
             if "embedding" in out:
-                self._e.append(out["embedding"][self._slot].copy())
+                self._e.append(_finite(out, "embedding", self._slot).copy())
             beyond = self._since_reset - self._intake.info.T
             if beyond >= 0 and beyond % self._stride == 0:
                 due += 1
                 logits = read_out(y for _, y in self._y)
-                # The next call overwrites the engine's outputs.
-                glimpses, assignment = (
-                    out["glimpses"][self._slot].copy(),
-                    out["assignment"][self._slot].copy(),
-                )
+                glimpses = _finite(out, "glimpses", self._slot).copy()
+                assignment = _finite(out, "assignment", self._slot).copy()
                 features = pool(np.stack(self._e)) if self._e else None
                 start_ns, end_ns = self._y[0][0], frame.stamp_ns
                 reading = Reading(
@@ -163,7 +164,9 @@ class StepTurns:
         return True
 
 
-def _finite(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    if not np.isfinite(logits).all():
-        raise EngineError("the engine's logits are not finite; check the engine with: trt-build verify")
-    return logits
+def _finite(out: Outputs, name: str, slot: int) -> NDArray[Any]:
+    """The row of an output. Raises EngineError: what is not finite would stay in the smoothed scores for good."""
+    row = out[name][slot]
+    if not np.isfinite(row).all():
+        raise EngineError(f"the engine's {name} are not finite; check the engine with: trt-build verify")
+    return row

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.toy import FakeEngine
 from tests.waiting import wait_until
 from trt_build.errors import GlimpseError
 
@@ -99,6 +100,17 @@ def new_domain() -> None:
 
 
 new_domain()
+
+
+class Faulty:
+    """An `open_engine` whose engine a test can break."""
+
+    def __init__(self) -> None:
+        self.engine: Any = None
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        self.engine = FakeEngine(open_engine(*arguments, **options))
+        return self.engine
 
 
 class Peer:

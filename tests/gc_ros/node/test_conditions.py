@@ -23,8 +23,10 @@ from rosgraph_msgs.msg import Clock  # isort: skip
 from rclpy.parameter import Parameter  # isort: skip
 from rclpy.qos import qos_profile_sensor_data  # isort: skip
 from sensor_msgs.msg import Image  # isort: skip
+from std_srvs.srv import SetBool  # isort: skip
 
 from gc_ros.node import results, ros_messages
+from gc_ros.node.camera import lost_share
 
 pytestmark = pytest.mark.ros
 PERIOD = NS // 8
@@ -290,3 +292,21 @@ def test_the_overlay_shows_nearly_every_result_of_a_fast_camera(camera_hz: int, 
         drawn = {ros_messages.to_ns(message.header.stamp) for message in pictures}
     assert len(results_of) >= 5 and drawn <= results_of
     assert len(drawn) >= 0.95 * len(results_of), f"{len(drawn)} of {len(results_of)} results drawn"
+
+
+@pytest.mark.parametrize("how", ["disabled", "deactivated"])
+def test_images_that_nobody_wanted_are_not_lost_on_the_way(numbers: Path, how: str) -> None:
+    with running(numbers) as (node, peer):
+        (camera,) = node.node._cameras
+        for start, pause_ns in ((0, 0), (30, 20 * NS)):
+            peer.wait_for_camera()
+            for number in range(start, start + 30):
+                received = camera.input.received
+                peer.publish(toy.number_image(number), 1000 * NS + number * PERIOD + pause_ns)
+                wait_until(lambda received=received: camera.input.received > received, "the image")
+            if how == "deactivated":
+                assert peer.transition("deactivate") and peer.transition("activate")
+            else:
+                for on in (False, True):
+                    assert peer.call(SetBool, f"{NAME}/enable", SetBool.Request(data=on)).success
+        assert lost_share([*camera._stamps]) in (None, 0.0)

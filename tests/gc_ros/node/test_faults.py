@@ -7,6 +7,7 @@ import array
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from gc_ros.node import ros_messages
 from gc_ros.stamps import NS
 from tests import toy
-from tests.gc_ros.node.harness import NAME, Peer, running, wait_until
+from tests.gc_ros.node.harness import NAME, Faulty, Peer, running, wait_until
 from trt_build.engines.open import open_engine
 from trt_build.errors import EngineError
 
@@ -30,17 +31,6 @@ WARN, ERROR = b"\x01", b"\x02"
 @pytest.fixture(scope="module")
 def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return toy.toy_bundle(tmp_path_factory.mktemp("numbers")).path
-
-
-class Faulty:
-    """An `open_engine` whose engine a test can break."""
-
-    def __init__(self) -> None:
-        self.engine: Any = None
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        self.engine = toy.FakeEngine(open_engine(*arguments, **options))
-        return self.engine
 
 
 def send(peer: Peer, count: int, first: int = 0, start_ns: int = 1000 * NS, pause_s: float = 0.01) -> None:
@@ -79,6 +69,36 @@ def test_a_failing_engine_publishes_nothing_and_deactivates_after_three_in_a_row
         send(peer, 8, 100)
         wait_until(lambda: peer.activities, "a message after recovery")
         peer.wait_for_diagnostic("engine", "active")
+
+
+def test_an_engine_that_is_slow_to_fail_is_given_up_while_images_come(numbers: Path) -> None:
+    """Each failed run of a step makes the images void that came meanwhile: they are no runs that went well."""
+    faulty, arrived = Faulty(), threading.Event()
+
+    def fail_late() -> None:
+        arrived.clear()
+        arrived.wait(2)
+        fail()
+
+    with running(numbers, faulty, mode="step") as (node, peer):
+        peer.wait_for_camera()
+        faulty.engine.before_run = fail_late
+
+        def taken(more_than: int) -> bool:
+            sampled = node.node._cameras[0].recognizer.counters().frames_sampled
+            return sampled > more_than or node.node.state != "active"
+
+        for number in range(100):
+            before = node.node._cameras[0].recognizer.counters().frames_sampled
+            peer.publish(toy.number_image(number), 1000 * NS + number * PERIOD)
+            wait_until(partial(taken, before), "the image to be taken")
+            if number:
+                arrived.set()
+            if node.node.state != "active":
+                break
+        peer.wait_for_diagnostic("engine", "3 failed engine runs in a row, deactivated")
+        # One of them was at configuring, and went well.
+        assert faulty.engine.runs - 1 == 3 and peer.state() == "inactive"
 
 
 def test_one_failed_run_is_survived(numbers: Path) -> None:

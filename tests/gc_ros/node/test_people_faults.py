@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,13 @@ from diagnostic_msgs.msg import DiagnosticArray
 from gc_ros.media import people_topics
 from gc_ros.media.detections import Detections
 from gc_ros.node import ros_messages
+from gc_ros.node.results import Results
 from gc_ros.stamps import NS
 from tests import toy
 from tests.gc_ros.node.carrier import found_message, status
 from tests.gc_ros.node.crowd import PERIOD, Detector, Drawn, carrier, detections, picture
-from tests.gc_ros.node.harness import Peer, Running, running, wait_until
-from trt_build.errors import GlimpseError
+from tests.gc_ros.node.harness import Faulty, Peer, Running, running, wait_until
+from trt_build.errors import EngineError, GlimpseError
 
 __all__ = ["carrier"]  # a fixture
 
@@ -231,3 +234,53 @@ def test_nobody_detected_is_an_answer(watched: tuple[Running, Peer, Detector]) -
         detector.send(found_message(Detections(START + frame * PERIOD, ())))
     status = peer.wait_for_diagnostic("people", "nobody is there", values={"messages": "10"})
     assert status.level == b"\x00"
+
+
+def test_people_of_a_camera_that_stops_after_a_failed_run_are_forgotten(colours: Path) -> None:
+    """The run took all windows, so that nothing of the picture is left that a stall could clear."""
+    faulty = Faulty()
+    with running(colours, faulty, **OPTIONS | {"mode": "step", "stall_timeout_s": 1.0}) as (node, peer):
+        detector = Detector(node, peer)
+        peer.wait_for_camera()
+        detector.show([ANNA], range(11), pause_s=0.02)
+        wait_until(lambda: [*detector.results()], "a result of anna")
+
+        def fail_once() -> None:
+            faulty.engine.before_run = None
+            raise EngineError("the device is gone")
+
+        faulty.engine.before_run = fail_once
+        detector.show([ANNA], [11])
+        wait_until(lambda: faulty.engine.before_run is None, "the failed run")
+        wait_until(lambda: not detector.at_node.people.present, "anna to be forgotten")
+        wait_until(lambda: not detector.messages[-1].warming_up, "the message that nobody is there")
+        assert not detector.messages[-1].people
+
+
+def test_who_is_shown_while_all_is_forgotten_hides_the_picture_no_longer(
+    watched: tuple[Running, Peer, Detector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The inference thread may have told of somebody, and draws them only when the reset is under way."""
+    node, _, detector = watched
+    detector.show([ANNA], range(9), pause_s=0.02)
+    (camera,) = node.node._cameras
+    wait_until(lambda: camera.results.showing_people, "anna to be shown")
+    say, began, go_on = Results.show_people, threading.Event(), threading.Event()
+
+    def late(results: Results, people: Any, newest: Any) -> None:
+        if people and not began.is_set():
+            began.set()
+            go_on.wait(10)
+        say(results, people, newest)
+
+    monkeypatch.setattr(Results, "show_people", late)
+    frames = itertools.count(9)
+    while not began.is_set():
+        detector.show([ANNA], [next(frames)], pause_s=0.02)
+    resetting = threading.Thread(target=camera.reset, args=["asked"])
+    epoch = camera.recognizer.epoch
+    resetting.start()
+    wait_until(lambda: camera.recognizer.epoch > epoch, "the reset to begin")
+    go_on.set()
+    resetting.join(10)
+    assert not resetting.is_alive() and not camera.results.showing_people

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from tests.gc_ros.node.harness import LATCHED, NAME, Peer, load_info, running, wait_until  # isort: skip
 from tests.gc_ros.node.showing import RED, YELLOW, next_labels, seen, teach  # isort: skip
 
-from glimpse_clouds.msg import Activity, ActivityEvent, TaughtActivities
+from glimpse_clouds.msg import Activity, ActivityEvent, LabelInfo, TaughtActivities
 from glimpse_clouds.srv import Forget, Teach
 
 from gc_ros.cli import app
@@ -342,3 +342,26 @@ def test_nothing_seen_and_a_bundle_of_before_are_answered_with_the_reason(
     with running(old) as (_, peer):
         answer = teach(peer, seconds=0.5)
         assert not answer.success and "cannot be taught" in answer.message
+
+
+@pytest.mark.parametrize("forgotten", ["alpha", "beta"])
+def test_what_is_on_ends_before_the_labels_change(bundle: Path, forgotten: str) -> None:
+    """Its offset names the class by its place in the labels of before, and the camera may have stopped."""
+    options = {"mode": "window", "max_age_s": 0.0, "stall_timeout_s": 600.0, "smoothing_tau_s": 0.0}
+    with running(bundle, **options) as (_, peer):
+        told: list[tuple[Any, ...]] = []
+        event = lambda m: told.append((m.kind, m.label, m.class_index))
+        peer.node.create_subscription(ActivityEvent, f"{NAME}/events", event, LATCHED)
+        labels = lambda m: told.append(tuple(m.labels))
+        peer.node.create_subscription(LabelInfo, f"{NAME}/label_info", labels, LATCHED)
+        for name, colour in (("beta", (40, 200, 200)), ("alpha", YELLOW)):
+            with seen(peer, colour):
+                assert teach(peer, name, windows=9).success
+        with seen(peer, YELLOW):
+            wait_until(lambda: told[-1][:2] == (ActivityEvent.ONSET, "alpha"), "the onset", 30)
+        *_, index = told[-1]
+        before = len(told)
+        assert peer.call(Forget, f"{NAME}/forget", Forget.Request(name=forgotten), again_s=25).success
+        wait_until(lambda: len(told) >= before + 2, "the offset and the labels")
+        assert told[before:] == [(ActivityEvent.OFFSET, "alpha", index), told[-1]], told
+        assert forgotten not in told[-1]

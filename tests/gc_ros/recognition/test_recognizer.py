@@ -245,6 +245,20 @@ def test_the_newest_window_wins_and_overtaken_ones_are_counted(numbers: LoadedBu
     assert r.counters().windows_skipped == 4
 
 
+def test_what_a_reset_or_a_failed_run_took_was_not_overtaken(numbers: LoadedBundle) -> None:
+    r, engine = faked(numbers, "window")
+    offered(r, 12)
+    r.reset("asked")
+    engine.poison = True
+    for window in offered(r, 10, 100):
+        with pytest.raises(EngineError):
+            r.infer(window)
+    engine.poison = False
+    (result,) = play(r, at_rate(1, 110))
+    assert numbers_of(result) == list(range(103, 111)) and result.windows_skipped == 0
+    assert r.infer(offered(r, 3, 111)[-1]).windows_skipped == 2
+
+
 def test_windows_keep_their_frames_while_newer_ones_arrive(numbers: LoadedBundle) -> None:
     r = recognizer(numbers)
     first = offered(r, 8)[0]
@@ -371,11 +385,14 @@ def test_two_threads_and_resets_never_mix_and_never_raise(numbers: LoadedBundle,
 
 
 @MODES
-def test_nan_is_an_engine_error_and_the_recogniser_recovers(numbers: LoadedBundle, mode: str) -> None:
-    r, engine = faked(numbers, mode)
+@pytest.mark.parametrize("output", ["logits", "embedding", "glimpses", "assignment"])
+def test_nan_is_an_engine_error_and_the_recogniser_recovers(
+    make_bundle: Callable[..., LoadedBundle], mode: str, output: str
+) -> None:
+    r, engine = faked(make_bundle("numbers", embedding=True), mode)
     play(r, at_rate(7))
-    engine.poison = True
-    with pytest.raises(EngineError, match="not finite"):
+    engine.poison, engine.poisoned = True, output
+    with pytest.raises(EngineError, match=f"{output} are not finite"):
         play(r, at_rate(1, 7))
     engine.poison = False
     results = play(r, at_rate(8, 8))
