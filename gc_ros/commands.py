@@ -71,6 +71,9 @@ def video(
     max_people: Annotated[
         int, typer.Option(min=1, max=64, help="How many people at once, slots of the engine.")
     ] = 4,
+    person_margin: Annotated[
+        float | None, typer.Option(min=0, max=1, help="As the node's parameter; default: the bundle's.")
+    ] = None,
     taught: Annotated[str | None, WHERE] = None,
 ) -> None:
     """Recognise the activities in a video file or in front of a camera: a line for each result, then the mean.
@@ -111,7 +114,9 @@ def video(
         )
         stack.callback(engine.close)
         if alone:
-            following = Following(loaded, engine, recorded, mode=mode, stride=stride, lessons=lessons)
+            following = Following(
+                loaded, engine, recorded, mode=mode, stride=stride, lessons=lessons, margin=person_margin
+            )
             watcher = Everybody(following, finder, first[1])
         else:
             recognizer = Recognizer(loaded, engine, mode=mode, stride=stride, lessons=lessons)

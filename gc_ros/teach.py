@@ -102,7 +102,7 @@ def teach(
             forget_clips(where, kept)
         write_taught(where, taught)
         if pictures:
-            keep(where, name, pictures, loaded.info.rate_hz)
+            keep(where, name, pictures, loaded.info.rate_hz, loaded.info.preprocess.resize)
     examples, remarks = taught.activities[name], lessons.remarks(name, taught)
     discriminant = lessons.discriminant
     assert discriminant is not None

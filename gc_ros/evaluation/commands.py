@@ -122,6 +122,9 @@ def evaluate(
         ),
     ] = None,
     max_people: Annotated[int, typer.Option(min=1, max=64, help="How many people at once.")] = 4,
+    person_margin: Annotated[
+        float | None, typer.Option(min=0, max=1, help="As the node's parameter; default: the bundle's.")
+    ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
     dask: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786.")
@@ -186,6 +189,7 @@ def evaluate(
         people=people,
         true_boxes=true_boxes,
         max_people=max_people,
+        person_margin=person_margin,
         **_taught(bundle, bundle_sha256, taught),
     )
     if check:

@@ -27,6 +27,7 @@ class Options:
     simulate_latency_s: None = nothing is dropped, else seconds one engine call takes on the robot.
     people: where the boxes of people are, as of `--people`; None = the whole picture. true_boxes: a CSV, or a folder of
         them, of where people really stood; None = in those boxes, under their ids. max_people: how many at once.
+        person_margin: of the squares around them; None = the bundle's.
     """
 
     topic: str | None = None
@@ -50,6 +51,7 @@ class Options:
     people: str | None = None
     true_boxes: str | None = None
     max_people: int = 4
+    person_margin: float | None = None
     taught: str = ""  # folder of what the bundle was taught; "": nothing
     taught_sha256: str = ""  # of its taught.json
     taught_labels: tuple[str, ...] = ()
@@ -62,7 +64,7 @@ class Options:
         values = {**asdict(self), "smoothing": kept}
         # Records without people, or without what was taught, are as they have always been.
         if self.people is None:
-            for name in ("people", "true_boxes", "max_people"):
+            for name in ("people", "true_boxes", "max_people", "person_margin"):
                 del values[name]
         # What was taught is what it is wherever it lies.
         del values["taught"]

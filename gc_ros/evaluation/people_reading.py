@@ -157,6 +157,7 @@ class PeopleReading(BagReading):
             max_frame_gap_s=o.max_frame_gap_s,
             unknown_threshold=o.unknown_threshold,
             lessons=self._lessons,
+            margin=o.person_margin,
         )
 
     def _looked(self, result: PersonActivity, slot: int) -> None:

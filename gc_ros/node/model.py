@@ -117,7 +117,7 @@ class Model:
             name=name,
             **self._how(),
             max_age_s=settings["people_max_age_s"],
-            margin=settings["person_margin"],
+            margin=settings["person_margin"] if settings["person_margin"] >= 0 else None,
             timeout_s=settings["person_timeout_s"],
         )
 

@@ -276,7 +276,8 @@ class Teaching:
                 # Somebody may have had it forgotten since.
                 own = read_taught(self.folder, self._bundle.info.model_id).like(name)
                 if own is not None:
-                    keep_clips(self.folder, own, pictures, self._bundle.info.rate_hz)
+                    info = self._bundle.info
+                    keep_clips(self.folder, own, pictures, info.rate_hz, info.preprocess.resize)
         except DataError as error:
             return f"; its clips were not kept: {error}"
         return ""

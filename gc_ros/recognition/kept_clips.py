@@ -47,10 +47,14 @@ def kept_clips(taught: Path) -> Path:
     return folder
 
 
-def keep_clips(taught: Path, name: str, clips: Sequence[NDArray[np.uint8]], rate_hz: float) -> None:
+def keep_clips(
+    taught: Path, name: str, clips: Sequence[NDArray[np.uint8]], rate_hz: float, side: int = 0
+) -> None:
     """Keep clips of an activity, each of frames (n, S, S, 3) as the network sees them; one that is there stays.
 
-    Call it with the folder locked. Raises DataError where they cannot be written.
+    side: of the pictures of whose middle the network sees S x S, `Preprocess.resize`. The frames are kept as the middle
+    of such pictures, so that whoever prepares these sees the same again. Call it with the folder locked. Raises
+    DataError where they cannot be written.
     """
     folder = clips_of(taught)
     rows = _read(folder)
@@ -58,7 +62,7 @@ def keep_clips(taught: Path, name: str, clips: Sequence[NDArray[np.uint8]], rate
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder, rows)
         for frames in clips:
-            small = np.ascontiguousarray(frames[:MOST])
+            small = np.ascontiguousarray(_widened(frames[:MOST], side))
             file = f"{hashlib.sha256(small.data).hexdigest()[:16]}.mp4"
             if not (folder / file).exists():
                 with VideoWriter(folder / file) as writer:
@@ -71,6 +75,13 @@ def keep_clips(taught: Path, name: str, clips: Sequence[NDArray[np.uint8]], rate
         raise DataError(
             f"{folder}: clips cannot be kept ({error.strerror or error}); {remedy(error)}"
         ) from None
+
+
+def _widened(frames: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Frames of side x side with these in their middle; what lies around them is not known, and goes on as they end."""
+    missing = max(side - frames.shape[1], 0)
+    around = (missing // 2, missing - missing // 2)
+    return np.pad(frames, ((0, 0), around, around, (0, 0)), mode="edge")
 
 
 def check_clips(taught: Path) -> None:

@@ -58,9 +58,9 @@ class People:
 
     slots: rows of the engine's batch, one for each person at most. name: the camera's, part of the keys of
     `recognizers`, which a `Batch` runs. max_age_s: how long the last box of a person still counts, and a frame
-    waits for detections. margin: see `square`. timeout_s: after which who is not detected any more gives up the slot.
-    at_once: for files, takes the work of each frame before the next one is looked at; none is returned then.
-    The others are those of `Recognizer`.
+    waits for detections. margin: see `square`; None: the bundle's. timeout_s: after which who is not detected any more
+    gives up the slot. at_once: for files, takes the work of each frame before the next one is looked at; none is
+    returned then. The others are those of `Recognizer`.
 
     Thread-safe; results may come in another thread than images and detections.
     """
@@ -80,7 +80,7 @@ class People:
         unknown_threshold: float | None = None,
         lessons: Lessons | None = None,
         max_age_s: float = MAX_AGE_S,
-        margin: float = MARGIN,
+        margin: float | None = None,
         timeout_s: float = TIMEOUT_S,
         at_once: Callable[[list[PersonWork]], None] | None = None,
     ) -> None:
@@ -88,9 +88,10 @@ class People:
             raise ValueError("people need at least one slot of the engine")
         if not 0 < max_age_s <= timeout_s:
             raise ValueError(f"0 < max_age_s <= timeout_s is needed, got {max_age_s} and {timeout_s} s")
-        if not 0 <= margin <= 1:
+        own = MARGIN if bundle.info.person_margin is None else bundle.info.person_margin
+        self.info, self.margin = bundle.info, own if margin is None else margin
+        if not 0 <= self.margin <= 1:
             raise ValueError(f"margin is {margin}, it must be 0 to 1")
-        self.info, self.margin = bundle.info, margin
         self._max_age, self._timeout = round(max_age_s * NS), round(timeout_s * NS)
         self._patience = self._timeout - self._max_age  # the last box has counted for `max_age_s` by then
         self._sampler = Sampler(bundle.info.rate_hz, max_frame_gap_s)

@@ -67,6 +67,16 @@ def test_each_person_has_json_of_their_own(clip: Path, colours: LoadedBundle, mo
     assert last["resets"] == {"person left": 1} and last["frames_in"] == 90
 
 
+def test_the_margin_of_the_robot_can_be_given(clip: Path, colours: LoadedBundle) -> None:
+    table, scores = clip.with_name("people.csv"), []
+    for margin in ([], ["--person-margin", "0.15"], ["--person-margin", "1"]):
+        code, out, _ = run("video", clip, "-b", colours.path, "--json", "--people", table, *margin)
+        rows = [json.loads(line) for line in out.splitlines()]
+        assert code == 0
+        scores.append([row["score"] for row in rows if row["type"] == "person" and row["person"] == "ann"])
+    assert scores[0] == scores[1] and max(scores[2]) < min(scores[0])
+
+
 def test_the_text_names_the_person(clip: Path, colours: LoadedBundle) -> None:
     code, out, _ = run("video", clip, "-b", colours.path, "--people", clip.with_name("people.csv"))
     lines = out.splitlines()

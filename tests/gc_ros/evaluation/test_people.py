@@ -96,6 +96,16 @@ def test_each_person_is_scored_by_the_truth_of_that_person(
     assert all(row["truth_person"] == row["person"] for row in rows_of(tmp_path / "out"))
 
 
+def test_the_margin_of_the_robot_can_be_given_and_is_part_of_the_result(
+    clip: Path, colours: LoadedBundle, tmp_path: Path
+) -> None:
+    scores = []
+    for margin in ([], ["--person-margin", "1"]):
+        run(colours, tmp_path / "out", clip, "--people", "auto", *margin)
+        scores.append([row["score"] for row in rows_of(tmp_path / "out") if row["person"] == "ann"])
+    assert max(scores[1]) < min(scores[0])
+
+
 def test_the_report_has_a_timeline_for_each_person(clip: Path, colours: LoadedBundle, tmp_path: Path) -> None:
     run(colours, tmp_path / "out", clip, "--people", "auto")
     page = (tmp_path / "out" / "report.html").read_text()

@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 
+from gc_ros.media.video import read_video
 from gc_ros.media.video_writer import VideoWriter
 from gc_ros.recognition import kept_clips
 from gc_ros.recognition.kept_clips import (
@@ -21,7 +22,9 @@ from gc_ros.recognition.kept_clips import (
     rename_clips,
     sweep_clips,
 )
+from trt_build.bundle import Preprocess
 from trt_build.errors import DataError
+from trt_build.preprocess import model_input
 
 
 def frames(value: int, n: int = 4) -> np.ndarray:
@@ -45,6 +48,20 @@ def test_clips_of_an_activity_are_kept_once_renamed_and_removed_with_it(tmp_path
     assert len(files(tmp_path)) == 2
     forget_clips(tmp_path, "wave")
     assert not clips_of(tmp_path).exists()
+
+
+@pytest.mark.parametrize(("size", "resize"), [(32, 40), (32, 36), (32, 32)])
+def test_what_was_kept_is_seen_again_as_it_was_seen(tmp_path: Path, size: int, resize: int) -> None:
+    """Prepared as any clip is: its middle is taken, and must not be the middle of the middle."""
+    half = frames(30)
+    half[:, :, size // 2 :] = 220
+    half[:, :, :4] = half[:, :, -4:] = 120
+    keep_clips(tmp_path, "bow", [half], 8.0, resize)
+    (clip,) = clips_of(tmp_path).glob("*.mp4")
+    for image, _ in read_video(clip):
+        again = model_input(image, Preprocess(size=size, resize=resize), bgr=True)
+        np.testing.assert_allclose(again.astype(int), half[0], atol=45)
+        assert abs(again.astype(int) - half[0]).mean() < 6
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,22 @@ def test_results_tell_box_and_glimpses_in_the_image(bundle: LoadedBundle, mode: 
             assert region.x_min <= glimpse.x0 <= glimpse.x1 <= region.x_max
 
 
+def test_the_region_is_as_wide_as_in_the_training_of_the_bundle(tmp_path: Any) -> None:
+    trained = toy_bundle(tmp_path / "trained", T=4, rate_hz=8, provenance={"people": {"margin": 0.4}})
+    for arguments, side in (({}, 108), ({"margin": 0.0}, 60)):
+        results, _ = follow(trained, "window", [["bob"]] * 4, slots=1, **arguments)
+        region = results[0].activity.person.region
+        assert region.x_max - region.x_min == region.y_max - region.y_min == side
+
+
+@pytest.mark.parametrize(
+    "says", [{}, {"people": None}, {"people": {"margin": None}}, {"people": {"margin": 1e9}}, {"people": 3}]
+)
+def test_a_bundle_that_says_no_margin_has_the_usual_one(tmp_path: Any, says: dict[str, Any]) -> None:
+    loaded = toy_bundle(tmp_path / "toy", T=4, rate_hz=8, provenance=says)
+    assert People(loaded, open_engine(loaded, "window", threads=1), [0]).margin == 0.15
+
+
 def test_people_share_engine_calls(bundle: LoadedBundle) -> None:
     engine = FakeEngine(open_engine(bundle, "step", batch=3, threads=1))
     following = Following(bundle, engine, [found(at(i), PLACES) for i in range(8)], mode="step")
