@@ -67,6 +67,19 @@ def test_who_comes_back_has_time_for_another_window() -> None:
     assert missed(*frames, since={}) == [("b", 2.5), ("b", 3.0)]
 
 
+def test_who_comes_back_and_has_results_at_other_frames_misses_no_more_than_were_due() -> None:
+    frames = [(1.0, "ab", "ab"), (6.0, "ab", "a"), (6.5, "ab", "a"), (6.625, "ab", "b")]
+    assert missed(*frames, since={"b": 5.0}) == [("b", 6.0)]
+
+
+def test_where_the_time_begins_again_so_does_who_is_missed() -> None:
+    misses = Misses(NS, NS // 2, NS // 16)
+    for have, wanted in (("ab", []), ("a", [("b", ns(t)) for t, *_ in every_half({})])):
+        for t, there, _ in every_half({}):
+            assert misses.frame(ns(t), dict.fromkeys(there, 0), have) == []
+        assert misses.end() == wanted
+
+
 @given(st.lists(st.booleans(), min_size=3, max_size=40))
 def test_at_the_usual_frames_exactly_those_without_a_result_are_missed(has: list[bool]) -> None:
     frames = [(1 + i / 2, "ab", "ab" if one else "a") for i, one in enumerate(has)]

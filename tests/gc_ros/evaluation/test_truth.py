@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gc_ros.evaluation.clocks import Pass
 from gc_ros.evaluation.judging import Judge
 from gc_ros.evaluation.options import Options
 from gc_ros.evaluation.truth import IDLE, Span, Truth, truth_of
+from gc_ros.stamps import NS
 
 _spans = st.lists(
     st.tuples(st.integers(-5, 45), st.integers(0, 30), st.sampled_from(["a", "b", IDLE])).map(
@@ -60,3 +62,21 @@ def test_rows_count_by_what_they_mean(
 ) -> None:
     judge = Judge(Truth("csv"), Options(mapping={"scarlet": "red"}), ["red", "blue"])
     assert judge.truth_of(0, 10, [Span(*row) for row in rows]) == found
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        ([(0, 4, "red"), (4, 8, "red")], [(0, 4), (4, 8)]),  # done twice, one after the other
+        ([(0, 4, "red"), (3, 8, "red")], [(0, 8)]),
+        ([(0, 8, "red"), (2, 4, "red"), (6, 9, "red")], [(0, 9)]),
+    ],
+)
+def test_rows_that_overlap_and_say_the_same_are_one_activity(
+    rows: list[tuple[int, int, str]], found: list[tuple[int, int]]
+) -> None:
+    judge = Judge(Truth("csv"), Options(), ["red", "blue"])
+    segments = judge.recorded_segments(
+        [Span(a * NS, b * NS, label) for a, b, label in rows], [Pass(0, 10 * NS, 0)], 0
+    )
+    assert [(s["start_s"], s["end_s"]) for s in segments] == found
