@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from gc_ros.recognition.event_log import Announcer, EventLog
-from gc_ros.recognition.smoothing import Smoothing
+from gc_ros.recognition.smoothing import ActivityEvent, Smoothing
 
 LABELS = ["wave", "drink"]
 
@@ -73,3 +73,35 @@ def test_what_decided_an_event_and_who_did_it_are_kept() -> None:
     ]  # fmt: skip
     log.publish(lambda *_: pytest.fail("published twice"))
     assert announcer.take() == [], "what is in the log comes once"
+
+
+def test_other_labels_leave_what_is_idle_and_how_scores_become_events() -> None:
+    """As where something is taught."""
+    announcer = Announcer(LABELS, Smoothing(tau_s=0, onset=0.9, offset=0.1), ["drink"])
+    announcer.relabel([*LABELS, "taught"])
+    assert announcer.update([0.05, 0.95, 0.0], 1, "") == [], "idle begins nothing"
+    assert announcer.update([0.2, 0.0, 0.8], 2, "") == []
+    assert [event.label for event in announcer.update([0.05, 0.0, 0.95], 3, "")] == ["taught"]
+
+
+def test_of_two_who_publish_one_waits_for_the_other() -> None:
+    log, said, second = EventLog(), [], threading.Event()
+    announcer = Announcer(LABELS, Smoothing(tau_s=0), ())
+    announcer.log = log
+    announcer.update([1.0, 0.0], 1, "")
+
+    def publish() -> None:
+        log.publish(lambda person, event, _: (said.append(event.kind), second.set()))
+
+    other = threading.Thread(target=publish)
+
+    def first(person: str, event: ActivityEvent, decided_ns: int | None) -> None:
+        if not other.ident:
+            announcer.end()
+            other.start()
+            assert not second.wait(0.1), "an offset overtook its onset"
+        said.append(event.kind)
+
+    log.publish(first)
+    other.join(10)
+    assert said == ["onset", "offset"]

@@ -114,6 +114,17 @@ def test_a_break_ends_what_is_on_at_the_last_window_and_forgets() -> None:
     assert detector.reset() == [] and detector.scores is None
 
 
+def test_a_break_forgets_since_when_something_lasts_and_when_something_ended() -> None:
+    """What begins behind a gap, or in a loop, has a stamp from there."""
+    detector = EventDetector(LABELS, Smoothing(tau_s=0, min_duration_s=0.3))
+    assert feed(detector, [0.9, 0.9]) == [] == detector.reset()  # too short to be announced
+    assert detector.update(np.array([0.9, 0.1, 0.0]), 10 * NS) == []
+    detector = EventDetector(LABELS, RAW)
+    assert feed(detector, [0.2] * 50 + [0.9, 0.2])[-1] == ("offset", "a", 5.1)
+    detector.reset()
+    assert feed(detector, [0.9]) == [("onset", "a", 0.0)]
+
+
 @given(
     st.lists(st.tuples(*[st.floats(0, 1)] * 3), max_size=60),
     st.floats(0, 2),
