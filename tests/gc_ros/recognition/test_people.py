@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,11 @@ import pytest
 from gc_ros.media.detections import Box, Detection, Detections
 from gc_ros.media.images import Picture
 from gc_ros.recognition.batch import Batch
-from gc_ros.recognition.following import Following
+from gc_ros.recognition.event_log import EventLog
+from gc_ros.recognition.following import Following, in_order
 from gc_ros.recognition.people import People, PersonActivity
+from gc_ros.recognition.smoothing import ActivityEvent, Smoothing
+from gc_ros.recognition.taught import Lessons, Taught, space_of
 from gc_ros.stamps import NS
 from tests.toy import FakeEngine, numbers_of, toy_bundle
 from trt_build.bundle import LoadedBundle
@@ -140,6 +144,72 @@ def test_who_finds_no_slot_is_named_and_gets_one_when_somebody_left(bundle: Load
         assert all(n // 1000 in (0, code(name, 0) // 1000) for n in numbers)
 
 
+def test_where_the_time_begins_again_in_another_encoding_frames_wait_for_boxes_of_then(
+    bundle: LoadedBundle,
+) -> None:
+    people = People(bundle, open_engine(bundle, "window", batch=1, threads=1), [0])
+    people.detections(found(at(800), ["ann"]))
+    people.offer(Picture.of(image({}), False), at(800), encoding="rgb8")
+    people.offer(Picture.of(image({}), False), at(0), encoding="bayer_rggb8")
+    assert people.shown == 1
+    people.detections(found(at(0), ["bob"]))
+    assert people.shown == 2 and set(people.present) == {"bob"}
+    assert not people.counters().left_out
+
+
+def test_of_those_who_come_at_once_the_largest_get_the_slots(bundle: LoadedBundle) -> None:
+    people = People(bundle, open_engine(bundle, "window", batch=1, threads=1), [0])
+    ann, bob = box_of("ann"), box_of("bob")
+    near = Box(bob.x_min - 10, bob.y_min, bob.x_max + 10, bob.y_max + 20)
+    people.detections(Detections(at(0), (Detection("ann", ann), Detection("bob", near))))
+    people.offer(Picture.of(image({}), False), at(0))
+    assert set(people.present) == {"bob"} and people.without_slot == ("ann",)
+
+
+def test_frames_chosen_of_a_camera_faster_than_the_grid_are_no_gap(bundle: LoadedBundle) -> None:
+    """At 10 Hz some lie two of its periods apart, which may be more than `max_frame_gap_s`."""
+    engine = open_engine(bundle, "window", batch=1, threads=1)
+    stamps = [i * NS // 10 for i in range(20)]
+    following = Following(bundle, engine, [found(stamp, ["ann"]) for stamp in stamps], max_frame_gap_s=0.15)
+    results = [
+        r for i, s in enumerate(stamps) for r in following.push(Picture.of(image({"ann": i}), False), s)
+    ]
+    results += following.finish()
+    counts = following.people.counters()
+    assert counts.resets == {} and len(results) == counts.frames_sampled - 3 > 8
+
+
+def test_no_more_frames_wait_than_memory_allows_however_long_they_may(bundle: LoadedBundle) -> None:
+    engine = open_engine(bundle, "window", batch=1, threads=1)
+    people = People(bundle, engine, [0], max_age_s=100, timeout_s=100)
+    for i in range(40):
+        people.offer(Picture.of(image({}), False), at(i))
+    assert people.shown == 40 - 32
+
+
+def test_what_is_set_holds_for_everybody(tmp_path: Any) -> None:
+    bundle = toy_bundle(tmp_path / "colours", "colours", T=4, rate_hz=8, embedding=True)
+    engine = open_engine(bundle, "window", batch=2, threads=1)
+    following = Following(bundle, engine, [found(at(i), ["ann", "bob"]) for i in range(16)])
+    people, log, said = following.people, EventLog(), []
+    people.log_events(log)
+    people.smoothing = Smoothing(min_duration_s=100)
+    for i in range(16):
+        if i == 10:
+            people.smoothing = Smoothing()
+        following.push(Picture.of(np.full((HEIGHT, WIDTH, 3), (250, 0, 0), np.uint8), False), at(i))
+        log.publish(lambda who, event, _, i=i: said.append((who, event.kind, i)))
+    assert sorted(said) == [("ann", "onset", 10), ("bob", "onset", 10)]
+    people.lessons = lessons = Lessons(bundle, space_of(bundle), Taught(bundle.info.model_id))
+    assert {recognizer.lessons for recognizer in people.recognizers.values()} == {lessons}
+
+
+def test_what_ended_did_so_behind_the_last_window_that_had_it() -> None:
+    result = lambda stamp_ns: SimpleNamespace(activity=SimpleNamespace(stamp_ns=stamp_ns))
+    first, second, ended = result(1), result(2), ("ann", ActivityEvent("offset", "wave", 0, 1, 0.2))
+    assert in_order([first, second], [ended]) == [first, ended, second]  # type: ignore[list-item]
+
+
 @MODES
 def test_an_id_that_jumps_is_somebody_new(bundle: LoadedBundle, mode: str) -> None:
     engine = open_engine(bundle, mode, batch=2, threads=1)
@@ -192,7 +262,7 @@ def test_a_picture_that_cannot_be_decoded_is_counted_and_nothing_raises(bundle: 
         raise OSError("no such plane")
 
     people = People(bundle, open_engine(bundle, "window", batch=2, threads=1), [0, 1])
-    people.detections(found(at(0), ["ann"]))
+    people.detections(found(at(0), ["ann", "bob"]))
     assert people.offer(Picture(WIDTH, HEIGHT, True, broken), at(0)) == []
     assert people.counters().dropped == {"image": 1}
 
@@ -200,13 +270,28 @@ def test_a_picture_that_cannot_be_decoded_is_counted_and_nothing_raises(bundle: 
 def test_a_reset_frees_all_slots_and_leaves_out_what_it_overtook(bundle: LoadedBundle) -> None:
     people = People(bundle, open_engine(bundle, "window", batch=2, threads=1), [0, 1])
     asked = people.asked
+    people.detections(found(at(0), PLACES))
+    people.offer(Picture.of(image({}), False), at(0))
+    assert set(people.present) == {"ann", "bob"} and people.without_slot == ("cid",)
+    people.reset("asked")
+    assert people.present == {} and people.without_slot == () and people.behind_s is None
+    people.offer(Picture.of(image({}), False), at(1), asked=asked)
+    assert people.counters().frames_sampled == 1
+    # The time goes on where it stood, as of a bag that was halted; boxes from before are forgotten.
+    people.offer(Picture.of(image({}), False), at(0), asked=people.asked)
+    people.flush()
+    assert people.counters().frames_sampled == 2 and people.present == {}
+
+
+def test_boxes_of_images_of_another_size_are_forgotten_and_sampling_begins_anew(bundle: LoadedBundle) -> None:
+    people = People(bundle, open_engine(bundle, "window", batch=2, threads=1), [0, 1])
     people.detections(found(at(0), ["ann"]))
     people.offer(Picture.of(image({}), False), at(0))
     assert set(people.present) == {"ann"}
-    people.reset("asked")
-    assert people.present == {}
-    people.offer(Picture.of(image({}), False), at(1), asked=asked)
-    assert people.counters().frames_sampled == 1
+    people.offer(Picture.of(image({})[:, 20:], False), at(0) + NS // 100)
+    people.flush()
+    assert people.counters().frames_sampled == 2 and people.present == {}
+    assert people.counters().resets == {"size change": 1}
 
 
 def test_work_from_before_a_reset_gives_nothing(bundle: LoadedBundle) -> None:

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from gc_ros.media.detections import Box
 from gc_ros.media.images import Picture
-from gc_ros.recognition.region import Person, PersonPicture, between, misplaced, overlap, smooth, square
+from gc_ros.recognition.region import (
+    Person,
+    PersonPicture,
+    between,
+    hidden,
+    misplaced,
+    overlap,
+    smooth,
+    square,
+)
 from trt_build.bundle import Preprocess
 from trt_build.errors import ImageError
 from trt_build.preprocess import PAD_VALUE, glimpse_to_pixels, model_input
@@ -99,12 +108,21 @@ def test_an_area_that_is_no_square_is_refused() -> None:
         (Box(10, 10, 30, 60), ""),
         (Box(-20, 10, 10, 90), ""),
         (Box(97, 0, 120, 50), "box outside the image"),
+        (Box(96, 0, 120, 50), "box outside the image"),
         (Box(0, -50, 40, 0), "box outside the image"),
         (Box(-1e6, -1e6, 1e6, 1e6), "box larger than the image"),
+        (Box(-40, -40, 120, 120), "box larger than the image"),  # with its margin
+        (Box(-30, -30, 110, 110), ""),
     ],
 )
 def test_boxes_that_cannot_be_of_this_image(box: Box, why: str) -> None:
     assert misplaced(box, 96, 72, 0.15) == why
+
+
+def test_who_is_hidden_is_so_by_the_share_of_the_own_box() -> None:
+    small, large = Box(0, 0, 20, 40), Box(10, -50, 90, 110)
+    assert hidden(small, [Box(500, 0, 520, 40), large]) and not hidden(large, [small])
+    assert not hidden(small, [Box(16, 0, 90, 110)]) and not hidden(small, [])
 
 
 @given(a=boxes, b=boxes)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gc_ros.media.detections import Box, Detection, Detections
+from gc_ros.recognition.region import smooth
 from gc_ros.recognition.tracks import MOST_IDS, MOST_IN_MESSAGE, Tracks
 from gc_ros.stamps import NS
 
@@ -62,6 +63,16 @@ def test_what_is_detected_later_changes_no_answer(more: list[tuple[float, float]
     assert known.at(round(t * NS)) == answer
 
 
+def test_the_size_of_a_box_follows_the_detector_from_message_to_message() -> None:
+    found = [Box(0, 0, 20, 40), Box(0, 0, 30, 60), Box(0, 0, 20, 40), Box(0, 0, 24, 48)]
+    made, smoothed = Tracks(0.5, 1.0), found[0]
+    for i, place in enumerate(found):
+        made.add(message(i / 10, a=place))
+        smoothed = smooth(smoothed, place, 0.1) if i else place
+        assert made.at(i * NS // 10)["a"].box == smoothed
+    assert 21 < smoothed.x_max - smoothed.x_min < 24
+
+
 def stretches(*boxes: Box, other: list[Box | None] | None = None) -> list[int]:
     """How often `a` may have become somebody else, by message of 0.1 s. other: the boxes of `b`."""
     made, found = Tracks(0.5, 1.0), []
@@ -106,16 +117,19 @@ def test_of_two_boxes_of_one_id_neither_is_used() -> None:
 def test_old_messages_are_left_out_and_a_jump_back_begins_again() -> None:
     made = tracks(message(5.0, a=box(0)), message(4.5, a=box(50)), message(5.0, a=box(50)))
     assert made.left_out == {"old message": 2} and where(made, 5.0) == 0
+    before = made.at(5 * NS)["a"].stretch
     made.add(message(1.0, c=box(0)))
     assert set(made.at(NS)) == {"c"} and made.newest_ns == NS
     assert made.left_out["message from long before"] == 1
+    made.add(message(1.1, a=box(0)))
+    assert made.at(round(1.1 * NS))["a"].stretch != before, "who has the id now nobody knows"
 
 
 def test_memory_is_bounded_whatever_a_detector_sends() -> None:
     made = Tracks(0.5, 1.0)
     crowd = tuple(Detection(f"{i}", box(i, 20 + i / 1e4)) for i in range(10_000))
     made.add(Detections(NS, crowd))
-    assert len(made.at(NS)) == MOST_IN_MESSAGE
+    assert {int(name) for name in made.at(NS)} == {*range(10_000 - MOST_IN_MESSAGE, 10_000)}, "the largest"
     assert made.left_out["too many boxes in a message"] == 10_000 - MOST_IN_MESSAGE
     for k in range(20):
         made.add(Detections(NS + k + 1, tuple(Detection(f"{k}-{i}", box(i)) for i in range(MOST_IN_MESSAGE))))
