@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from gc_ros.recognition.recognizer import Activity, Recognizer, Window, stream_l
 from gc_ros.recognition.smoothing import Smoothing
 from gc_ros.stamps import NS
 from tests.gc_ros.node.streams import CameraFrame, streams
-from tests.toy import FakeEngine, assignment_table, number_image, numbers_of
+from tests.toy import FakeEngine, assignment_table, glimpse_table, number_image, numbers_of
 from trt_build.bundle import LoadedBundle
 from trt_build.engines.open import open_engine
 from trt_build.errors import DataError, EngineError, ImageError
@@ -206,6 +207,34 @@ def test_useless_frames_are_counted_by_their_reason(numbers: LoadedBundle) -> No
     assert counters.frames_received == 9 and counters.frames_sampled == 4
     (result,) = play(r, at_rate(4, 4))  # and the window went on
     assert numbers_of(result) == list(range(8)) and result.frames_dropped == 5
+
+
+def test_behind_a_reset_images_of_another_size_are_no_further_break(numbers: LoadedBundle) -> None:
+    r = recognizer(numbers)
+    play(r, at_rate(4))
+    r.reset("asked")
+    r.push(number_image(1, 20, 12), NS, bgr=False)
+    assert r.counters().resets == {"asked": 1}
+
+
+@MODES
+def test_an_image_that_a_reset_overtakes_is_in_no_window(numbers: LoadedBundle, mode: str) -> None:
+    r = recognizer(numbers, mode)
+
+    class Slow(Picture):
+        """Somebody resets while it is resized."""
+
+        def prepared(self, p: Any) -> np.ndarray:
+            r.reset("asked")
+            return super().prepared(p)
+
+    image = number_image(0)
+    play(r, at_rate(4))
+    assert r.offer(Slow(*image.shape[1::-1], False, lambda: image), NS) is None and r.warmup == (0, 8)
+    asked = r.asked
+    r.reset("asked")
+    assert r.offer(image, 2 * NS, bgr=False, asked=asked) is None and r.warmup == (0, 8)
+    assert r.counters().frames_received == 6 and r.counters().frames_sampled == 4
 
 
 @MODES
@@ -453,6 +482,50 @@ def test_an_idle_label_is_unknown_whatever_its_score_and_no_event(
         (result,) = play(r, at_rate(8))
         assert (result.label, result.status) == ("frame7", status) and result.score > 0.6
         assert [e.kind for e in result.events] == (["onset"] if status == "ok" else [])
+
+
+def test_what_is_like_nothing_known_is_unknown_and_begins_nothing(numbers: LoadedBundle) -> None:
+    strange = SimpleNamespace(
+        labels=numbers.info.labels, names=(), apply=lambda scores, features: (scores, True)
+    )
+    r = recognizer(numbers, smoothing=Smoothing(tau_s=0, onset=0.5), lessons=strange)
+    (result,) = play(r, at_rate(8))
+    assert (result.label, result.status, result.events) == ("frame7", "unknown", []) and result.score > 0.6
+
+
+@pytest.mark.parametrize(("taught", "status"), [(True, "ok"), (False, "unknown")])
+def test_the_threshold_of_the_bundle_is_for_its_own_activities_alone(
+    numbers: LoadedBundle, taught: bool, status: str
+) -> None:
+    scores = np.eye(9)[8 if taught else 0] * 0.8
+    lessons = SimpleNamespace(
+        labels=[*numbers.info.labels, "bow"], names=("bow",), apply=lambda own, features: (scores, False)
+    )
+    r = recognizer(numbers, unknown_threshold=0.9, lessons=lessons)
+    (result,) = play(r, at_rate(8))
+    assert (result.label, result.status) == ("bow" if taught else "frame0", status)
+
+
+def test_glimpses_of_a_step_are_those_of_its_own_frame_where_the_engine_writes_over_its_outputs(
+    make_bundle: Callable[..., LoadedBundle],
+) -> None:
+    r, engine = faked(make_bundle(reset_after=0), "step", stride=8)
+    run, kept = engine.run, {}
+
+    def overwriting(inputs: Any, active: Any = None) -> dict[str, np.ndarray]:
+        for name, value in run(inputs, active).items():
+            number = engine.runs if name in ("glimpses", "assignment") else 1
+            kept.setdefault(name, np.empty_like(value))[:] = value / number
+        return kept
+
+    engine.run = overwriting  # type: ignore[method-assign]
+    play(r, at_rate(7))
+    for image, stamp in at_rate(3, 7):  # a result falls due with the first of the three that wait
+        window = r.offer(image, stamp, bgr=False)
+    result = r.infer(window)
+    assert result is not None and result.stamp_ns == round(7 * NS / 8)
+    assert result.assignment == pytest.approx(assignment_table(3, 3) / 8)
+    assert [(g.x1 - g.x0) / 16 for g in result.glimpses] == pytest.approx(glimpse_table(3)[:, 2] / 8)
 
 
 def test_glimpses_are_boxes_in_the_original_image(make_bundle: Callable[..., LoadedBundle]) -> None:

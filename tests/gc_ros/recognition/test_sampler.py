@@ -104,6 +104,22 @@ def test_a_small_step_back_that_goes_on_from_there_is_a_reset_at_its_third_frame
     assert [x.drop for x in decisions[:4]] == ["old", "old", None, None]
 
 
+def test_frames_that_come_late_now_and_then_or_in_no_order_are_no_jump_back() -> None:
+    sampler = Sampler(2.0)
+    a = camera(30, 1)
+    late = [a[i + j] for i in range(0, 27, 3) for j in (0, 2, 1)]  # each third is overtaken by one
+    assert {decision.reset for decision in map(sampler.decide, late)} == {None}
+    sampler.decide(a[-1])
+    backwards = [sampler.decide(a[-1] - i * NS // 10) for i in range(1, 5)]
+    assert [(x.drop, x.reset) for x in backwards] == [("old", None)] * 4
+
+
+def test_due_times_that_passed_without_a_frame_are_not_made_up_for() -> None:
+    stamps = [s for s in camera(30, 2) if not 0.5 < s / NS < 0.95]
+    behind = [s for s in taken(Sampler(RATE), stamps) if s / NS > 0.95]
+    assert len(behind) == 9  # due from 7/8 to 15/8 s
+
+
 def test_a_constant_stamp_is_one_frame_for_ever() -> None:
     sampler = Sampler(RATE)
     assert [sampler.decide(5).drop for _ in range(4)] == [None, "duplicate", "duplicate", "duplicate"]
