@@ -22,6 +22,7 @@ from gc_ros.recognition.kept_clips import (
     rename_clips,
     sweep_clips,
 )
+from gc_ros.stamps import NS
 from trt_build.bundle import Preprocess
 from trt_build.errors import DataError
 from trt_build.preprocess import model_input
@@ -62,6 +63,29 @@ def test_what_was_kept_is_seen_again_as_it_was_seen(tmp_path: Path, size: int, r
         again = model_input(image, Preprocess(size=size, resize=resize), bgr=True)
         np.testing.assert_allclose(again.astype(int), half[0], atol=45)
         assert abs(again.astype(int) - half[0]).mean() < 6
+
+
+def test_a_clip_plays_at_the_rate_of_its_frames_and_is_no_longer_than_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_clips, "MOST", 5)
+    for _ in range(2):
+        keep_clips(tmp_path, "bow", [frames(20, 9)], 4.0)
+    (clip,) = clips_of(tmp_path).glob("*.mp4")
+    stamps = [stamp for _, stamp in read_video(clip)]
+    assert stamps == pytest.approx([i * NS / 4 for i in range(5)], abs=NS / 1000)
+    assert (clips_of(tmp_path) / TABLE).read_text() == f"path,class\n{clip.name},bow\n", "one row a clip"
+
+
+def test_a_table_that_names_a_file_elsewhere_removes_nothing_there(tmp_path: Path) -> None:
+    taught = tmp_path / "taught"
+    keep_clips(taught, "bow", [frames(20)], 8.0)
+    for outside in (tmp_path / "mine.mp4", taught / "mine.mp4"):
+        outside.write_bytes(b"somebody's own")
+    with (clips_of(taught) / TABLE).open("a") as table:
+        table.write(f"../mine.mp4,bow\n{tmp_path / 'mine.mp4'},bow\n")
+    forget_clips(taught, "bow")
+    assert (tmp_path / "mine.mp4").exists() and (taught / "mine.mp4").exists()
 
 
 @pytest.mark.parametrize(

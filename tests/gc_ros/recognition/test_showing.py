@@ -52,6 +52,27 @@ def test_pictures_are_those_of_the_windows_and_no_more_than_fit(monkeypatch: pyt
     assert clip[:, 0, 0, 0].tolist() == [8, 9, 10, 11]
 
 
+def test_what_goes_on_without_a_pause_is_clips_of_three_windows_and_no_more_than_were_asked_for() -> None:
+    shown = seen(*((i / 2, i / 2 + 1) for i in range(7)), (8, 9)).examples()
+    assert np.bincount(shown.clips).tolist() == [3, 3, 1, 1]
+    showing = Showing("x", 2, gap_s=0.5)
+    for i in range(81):
+        showing.see_frame(frame(i / 8))
+    for i in range(4):
+        showing.see(FEATURES + i, i * NS, (i + 1) * NS)
+    assert showing.complete and showing.examples().features[:, 0].tolist() == [0, 1]
+
+
+def test_the_windows_of_a_long_clip_are_spread_over_all_of_it(tmp_path) -> None:
+    bundle = toy_bundle(
+        tmp_path / "bundle", "colours", S=32, preprocess={"size": 32, "resize": 32}, embedding=True
+    )
+    write_bag(tmp_path / "bag", [("red", 5.0), ("green", 5.0), ("blue", 5.0)])
+    engine = open_engine(bundle, "window", threads=1)
+    shown = examples_from_clips(find_recordings([tmp_path / "bag"]), bundle, engine, "window").features
+    assert shown[:, :3].argmax(axis=1).tolist() == [0, 0, 1, 1, 2, 2]
+
+
 def test_a_window_that_began_before_the_showing_is_none_of_it() -> None:
     showing = Showing("x", 100, gap_s=0.5, keep=lambda: True)
     for i in range(8, 24):  # from the first second on
