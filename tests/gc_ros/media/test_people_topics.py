@@ -72,6 +72,11 @@ def test_a_turned_box_is_read_as_the_upright_box_around_it() -> None:
     assert found.detections is not None
     box = found.detections.people[0].box
     assert (box.x_min, box.y_min, box.x_max, box.y_max) == pytest.approx((30, 50, 70, 70))
+    for theta in (-math.pi / 2, 3 * math.pi / 2, math.pi):  # whichever way it is turned
+        found = read_vision(vision(("1", "person", 1.0, vision_box(*BODY, theta))))
+        assert found.detections is not None and not found.refused
+        box = found.detections.people[0].box
+        assert box.x_max - box.x_min == pytest.approx(20 if theta == math.pi else 40)
 
 
 def test_the_best_hypothesis_says_what_a_detection_is_and_other_things_are_counted_apart() -> None:
@@ -236,6 +241,15 @@ def test_rep_155_says_when_nobody_is_there_and_a_person_who_leaves_is_not_waited
     assert bodies.tracked(ids(stamp_ns=6 * NS)).detections == Detections(6 * NS, ())
     assert bodies.tracked(ids("a", stamp_ns=NS)).detections is None
     assert bodies.roi("a", roi(NS), size).detections is not None, "a bag that is played twice"
+
+
+def test_a_box_of_an_image_that_was_told_already_is_late_and_begins_nothing() -> None:
+    bodies, size = Bodies(), (200, 100)
+    bodies.tracked(ids("a"))
+    assert bodies.roi("a", roi(), size).detections is not None
+    for stamp_ns in (5 * NS, 5 * NS - NS // 10):
+        found = bodies.roi("a", roi(stamp_ns), size)
+        assert found.detections is None and found.refused == {people_topics.TOO_LATE: 1}
 
 
 def test_an_image_that_ends_one_and_is_complete_itself_gives_both() -> None:

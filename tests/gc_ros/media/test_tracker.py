@@ -65,6 +65,28 @@ def test_who_comes_back_soon_is_the_same(hidden_s: float, same: bool) -> None:
     assert found == ([["1"], ["1"]] if same else [[], ["2"]])
 
 
+def test_who_was_seen_twice_is_expected_where_the_way_leads() -> None:
+    tracker = Tracker()
+    assert ids(tracker, [(at(600), 0.9)], 0) == ["1"]
+    assert [ids(tracker, [(at(10 + 20 * k), 0.9)], k) for k in (1, 2)] == [[], ["2"]]
+    assert ids(tracker, [(at(10 + 20 * 7), 0.9)], 7) == ["2"]
+
+
+def test_a_box_that_trembles_is_no_speed_to_speak_of() -> None:
+    tracker = Tracker()
+    for k in range(5):
+        ids(tracker, [(at(10), 0.9)], k)
+    assert ids(tracker, [(at(16), 0.9)], 5) == ["1"]
+    assert ids(tracker, [(at(10), 0.9)], 10) == ["1"]  # hidden in between
+
+
+def test_pairs_that_overlap_too_little_never_take_the_place_of_one_that_does() -> None:
+    """Two pairs of 0.14 are more together than one of 0.16, and neither may be."""
+    tracker = Tracker()
+    assert ids(tracker, [(at(0, width=100), 0.9), (at(147.5, width=100), 0.9)], 0) == ["1", "2"]
+    assert ids(tracker, [(at(72, width=100), 0.9), (at(-75.5, width=100), 0.9)], 1) == ["1"]
+
+
 def test_where_stamps_go_back_everybody_is_new() -> None:
     tracker = Tracker()
     ids(tracker, [(at(10), 0.9)], 50)

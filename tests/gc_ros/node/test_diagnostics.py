@@ -139,6 +139,11 @@ def test_the_worst_that_holds_is_the_message_and_the_others_are_said_too() -> No
     assert (status.level, status.message) == (ERROR, "every image is refused: step 3")
     assert "1 images had no stamp" in status.values["also"] and "/clock" in status.values["also"]
     assert judge_camera(GOOD).values["also"] == "none"
+    # Whatever order they are looked for in; what is all right is no matter to be said.
+    status = judge_camera(replace(GOOD, zero_stamps_lately=1, unpublished="no room", warmup=(3, 8)))
+    assert (status.level, status.message) == (ERROR, "results cannot be published: no room")
+    assert status.values["also"].startswith("1 images had no stamp") and ";" in status.values["also"]
+    assert not any(word in status.values["also"] for word in ("warming up", "running"))
 
 
 def test_what_happened_lately_is_forgotten_after_its_window() -> None:

@@ -78,6 +78,28 @@ def test_stopping_does_not_wait_for_a_call_that_hangs(bench: Bench) -> None:
     assert bench.seen == [{"front": 1}], "nothing is taken after stop"
 
 
+def test_work_that_is_not_done_goes_on_though_nothing_comes_and_ends_where_it_fails() -> None:
+    """A backlog of a step model; an engine that fails begins again with what comes next."""
+    calls: list[dict[Any, Any]] = []
+    failed, again = threading.Event(), threading.Event()
+
+    def work(items: Any) -> bool:
+        calls.append(dict(items))
+        if len(calls) == 3:
+            raise ValueError("out of memory")
+        if len(calls) > 3:
+            again.set()
+        return len(calls) < 4
+
+    thread = InferenceThread(work, lambda error: failed.set())
+    thread.submit({"front": 1})
+    assert failed.wait(5)
+    assert not again.wait(0.1) and calls == [{"front": 1}, {}, {}]
+    thread.submit({"front": 2})
+    assert again.wait(5) and calls[3:] == [{"front": 2}]
+    assert thread.stop(5)
+
+
 def test_an_idle_thread_is_not_busy() -> None:
     ended: list[Callable[..., Any]] = []
     thread = InferenceThread(lambda items: None, lambda error: None)
