@@ -28,11 +28,13 @@ _SURE_OVERLAP, _UNSURE_OVERLAP = 0.15, 0.4  # IoU that a pair needs at least
 class _Track:
     id: str
     box: NDArray[np.float64]  # (4,) corners
-    speed: NDArray[np.float64]  # (2,) of the centre, pixels a second
     stamp_ns: int
+    speed: NDArray[np.float64] | None = None  # (2,) of the centre, pixels a second, once it is known
     found: int = 1
 
     def at(self, stamp_ns: int) -> NDArray[np.float64]:
+        if self.speed is None:
+            return self.box
         return self.box + np.tile(self.speed * ((stamp_ns - self.stamp_ns) / NS), 2)
 
 
@@ -67,7 +69,7 @@ class Tracker:
         for i in sure:
             if i not in pairs.values():
                 pairs[len(self._tracks)] = i
-                self._tracks.append(_Track(str(self._next), boxes[i], np.zeros(2), stamp_ns))
+                self._tracks.append(_Track(str(self._next), boxes[i], stamp_ns))
                 self._next += 1
         if found and not self._began:
             self._began = True
@@ -105,7 +107,7 @@ class Tracker:
         if seconds > 0:
             moved = (box[:2] + box[2:] - track.box[:2] - track.box[2:]) / 2 / seconds
             # The first speed is all there is; later ones are smoothed, since boxes tremble.
-            track.speed = moved if track.found == 1 else track.speed + 0.4 * (moved - track.speed)
+            track.speed = moved if track.speed is None else track.speed + 0.4 * (moved - track.speed)
         track.box, track.stamp_ns, track.found = box, stamp_ns, track.found + 1
 
 

@@ -72,6 +72,11 @@ def test_who_was_seen_twice_is_expected_where_the_way_leads() -> None:
     assert ids(tracker, [(at(10 + 20 * 7), 0.9)], 7) == ["2"]
 
 
+def test_whom_the_first_picture_shows_is_expected_where_the_way_leads_too() -> None:
+    tracker = Tracker()
+    assert [ids(tracker, [(at(10 + 20 * k), 0.9)], k) for k in (0, 1, 6)] == [["1"], ["1"], ["1"]]
+
+
 def test_a_box_that_trembles_is_no_speed_to_speak_of() -> None:
     tracker = Tracker()
     for k in range(5):
