@@ -127,8 +127,8 @@ everyday:
 	  --set shares=0.40,0.12,0.08,0.04,0.20,0.06,0.10 --set lr=3e-5 --set anchor=0.1 --out runs/everyday_anchored
 	$(IN_TEST) gc-model finetune runs/everyday_anchored --data $(REAL) --epochs 0 --stream-epochs 6 $(NAMES) \
 	  --set shares=0.38,0.16,0.10,0.005,0.285,0.01,0.05,0.005,0.005 --set lr=7e-4 --out runs/everyday
-	awk -F, -v d=$(abspath $(UT))/ 'NR == 1 {print} $$2 == "none_of_these" && $$3 ~ /[13579]$$/ {print d $$0}' \
-	  $(UT)/clips.csv > runs/none.csv
+	awk -F, -v d="$(abspath $(UT))/" 'NR == 1 {print} $$2 == "none_of_these" && $$3 ~ /[13579]$$/ {print d $$0}' \
+	  "$(UT)/clips.csv" > runs/none.csv
 	$(IN_TEST) gc-model calibrate runs/everyday --like runs/without_f1 --threshold 0.6 --unknown runs/none.csv \
 	  --unknown-labelled 0.08
 	$(IN_TEST) gc-model synth $(DRAWN)/look --classes $(OF_BODIES),$(OF_PLACES) --subjects 3 --first-subject 201 \
