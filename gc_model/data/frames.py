@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +73,22 @@ class FrameCache:
     def neighbour(self, clip: LabelledClip, suffix: str) -> Path:
         """The path of a file beside the frames of a clip, for what else is kept of it."""
         return self._entry(clip).with_suffix(suffix)
+
+    def identities(self, clips: Sequence[LabelledClip]) -> list[str]:
+        """For each clip a digest of what its frames are cached under, whole and of each of its people.
+
+        A clip that is filmed again, or whose boxes are made again, has another one under the same name.
+        """
+
+        def entry(clip: LabelledClip) -> str:
+            try:
+                return self._entry(clip).name
+            # Its frames cannot be read, so nothing is made of them.
+            except DataError:
+                return ""
+
+        shown = ((c, *(replace(c, person=p) for p in c.people)) for c in clips)
+        return [hashlib.sha256(" ".join(map(entry, each)).encode()).hexdigest()[:24] for each in shown]
 
     def fill(
         self, clips: Sequence[LabelledClip], *, workers: int = 2, progress: bool = True

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The paper's tables on one's own data: a run for each row, split and seed, and one table of all of them.
 
-OUT/cache/                    decoded frames, shared
-OUT/stage1/KEY.safetensors    trunks after stage 1, shared by rows with the same first stage
-OUT/ROW/SPLIT-SEED/           a run directory with report.json; with its report a run counts as done
-OUT/table.json, table.md      rewritten after every run
+OUT/cache/                        decoded frames, shared
+OUT/stage1/KEY-CLIPS.safetensors  trunks after stage 1, shared by rows with the same first stage of the same clips
+OUT/ROW/SPLIT-SEED/               a run directory with report.json; with its report a run counts as done
+OUT/table.json, table.md          rewritten after every run
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def _train(options: TrainOptions, run: Path, out: Path, progress: bool) -> None:
 
 
 def _first_stage(options: TrainOptions) -> str:
-    """A name for a first stage: a digest of all that it depends on.
+    """A name for a first stage: a digest of all that it depends on but the clips, which training adds.
 
     Networks with a trunk of their own share only with one another. So do those that keep the first stage's classifier,
     where the others have no first stage.

@@ -55,9 +55,8 @@ def stored_sub_sequences(
     """
     frames = FrameCache(cache, info.preprocess, max_fps=1e9)
     front: TestClips | FrozenFront = TestClips(clips, (), frames, model.config)
+    also = frames.identities(clips)
     for whole in (False, True) if front_alone else (True,):
-        also: list[object] = [c.name for c in clips]
-        also += [(str(c.person.file), c.person.id, c.person.margin) for c in clips if c.person is not None]
         key = front_key(model, also, whole)
         front = FrozenFront(front, model, cache / f"front.{key}.test", 0, whole)
     at = {c.name: i for i, c in enumerate(clips)}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,10 @@ from trt_build.errors import DataError
 
 @dataclass(frozen=True)
 class Samples:
-    """The clips of a run, decoded. failed: reason by name of those that are left out; away: of people who are."""
+    """The clips of a run, decoded. failed: reason by name of those that are left out; away: of people who are.
+
+    identity: a digest of the files, another one where a clip was filmed again under its name.
+    """
 
     config: Config
     labels: Sequence[str]
@@ -34,6 +38,7 @@ class Samples:
     validation: Sequence[LabelledClip]
     failed: Mapping[str, str]
     away: Mapping[str, str]
+    identity: str
 
     def shorter_than(self, window_s: float) -> int:
         """How many clips the robot would never have a result of: T frames at T / window_s Hz span more than they do."""
@@ -78,7 +83,13 @@ def gather(options: TrainOptions, out: Path, folder: Path, first: bool, progress
         logging.warning("left out %s: %s", name, reason)
     clips[:] = [_there(clip, away) for clip in clips]
     training, validation = _split(clips, failed, labels, options)
-    return Samples(config, labels, cache, training, validation, failed, away)
+    # Of the files of the first process: those of another machine may be copies.
+    identity = _identity(cache, [*training, *validation]) if first else wait_prepared(out)["identity"]
+    return Samples(config, labels, cache, training, validation, failed, away, identity)
+
+
+def _identity(cache: FrameCache, clips: Sequence[LabelledClip]) -> str:
+    return hashlib.sha256(" ".join(cache.identities(clips)).encode()).hexdigest()[:16]
 
 
 def _there(clip: LabelledClip, away: Mapping[str, str]) -> LabelledClip:

@@ -88,15 +88,13 @@ class Loaders:
     def front_key(self, whole: bool) -> str:
         """A hash of everything that the features depend on, since several runs may share one cache."""
         o, plain = self.options, self.plain
-        names = [c.name for c in plain.clips], [c.name for c in self.middles.clips]
-        also = [names, o.window_s, o.seed, o.views, asdict(plain.augment)]
+        # Not by their names: a clip that was filmed again keeps its own.
+        clips = [self.cache.identities(part) for part in (plain.clips, self.middles.clips)]
+        also = [clips, o.window_s, o.seed, o.views, asdict(plain.augment)]
         if plain.still:
             also.append(plain.still)
-        shown = [
-            [(str(p.file), p.id, p.margin) for p in c.people] for c in (*plain.clips, *self.middles.clips)
-        ]
-        if any(shown):
-            also += [shown, asdict(plain.boxes)]
+        if any(c.people for c in (*plain.clips, *self.middles.clips)):
+            also.append(asdict(plain.boxes))
         return front_key(self.model, also, whole)
 
     def streams(self) -> Loaders:

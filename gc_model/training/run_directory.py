@@ -7,6 +7,7 @@ Every file has its name only when it is whole.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -18,9 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gc_model.data.clip import LabelledClip
+from gc_model.data.frames import FrameCache
 from gc_model.paper.network import Network
 from gc_model.training.checkpoint import DESCRIPTION
 from gc_model.training.options import TrainOptions
+from gc_ros.media.kinds import some
 from trt_build.bundle import INFO_NAME
 from trt_build.errors import DataError, one_line
 from trt_build.files import lock, replacing, write_atomically
@@ -98,14 +101,26 @@ def check_unused(out: Path) -> None:
 
 
 def start_run(
-    options: TrainOptions, out: Path, training: Sequence[LabelledClip], validation: Sequence[LabelledClip]
+    options: TrainOptions,
+    out: Path,
+    training: Sequence[LabelledClip],
+    validation: Sequence[LabelledClip],
+    cache: FrameCache,
 ) -> None:
-    """Write options and clips of the run; for a resumed one, check that the clips are the same. Raises DataError."""
+    """Write options and clips of the run; for a resumed one, check that the clips are the same. Raises DataError.
+
+    Clips that have their names and other contents are warned of: files that were only copied look so, too.
+    """
     path = out / "clips.json"
     names = {"training": [c.name for c in training], "validation": [c.name for c in validation]}
+    clips = [*training, *validation]
+    files = dict(zip((c.name for c in clips), cache.identities(clips), strict=True))
     if path.is_file():
         try:
-            before = {part: list(map(str, of)) for part, of in json.loads(path.read_text()).items()}
+            found = json.loads(path.read_text())
+            # Runs begun by earlier versions have none.
+            first = dict(found.pop("files", files))
+            before = {part: list(map(str, of)) for part, of in found.items()}
         except (ValueError, TypeError, AttributeError) as error:
             raise DataError(f"{path} is damaged ({error}): restore it, or choose another --out") from None
         if before != names:
@@ -114,9 +129,18 @@ def start_run(
             raise DataError(
                 f"the clips changed since {out} was started ({which}): restore them, or choose another --out"
             )
+        if other := [name for name, identity in files.items() if first.get(name) != identity]:
+            logging.getLogger(__name__).warning(
+                "%d clips are not the files any more that %s was started with (%s): what it trained before saw those; "
+                "to train on the new ones alone, choose another --out",
+                len(other),
+                out,
+                some(other),
+            )
+        files = first
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(names, indent=1))
+        write_atomically(path, json.dumps(names | {"files": files}, indent=1))
         write_atomically(out / "options.json", options.model_dump_json(indent=1))
     except OSError as error:
         raise DataError(

@@ -57,9 +57,9 @@ def train(
     """Train as `options` say into the run directory `out`. Returns a summary for the log.
 
     shared_cache: decoded frames that several runs share. first_stage: weights after a stage 1 that several runs share;
-    the run that finds none there writes it. Raises DataError for data that cannot be used, an occupied `out` without
-    `resume`, or other options than the run to be resumed was started with. Clips that do not decode are left out, named
-    and counted.
+    the run that finds none of its clips there writes it, their digest behind its name. Raises DataError for data that
+    cannot be used, an occupied `out` without `resume`, or other options than the run to be resumed was started with.
+    Clips that do not decode are left out, named and counted.
     """
     several = options.devices * options.nodes > 1
     first = is_first(options.devices, options.nodes)
@@ -74,12 +74,14 @@ def train(
         model, weights = _network(samples.config, options, samples.labels)
         # Only now: a run that could not start must not occupy its directory.
         if first:
-            start_run(options, out, samples.training, samples.validation)
+            start_run(options, out, samples.training, samples.validation, samples.cache)
             if several:
-                tell_prepared(out, {"failed": dict(samples.failed), "away": dict(samples.away)})
+                told = {"failed": dict(samples.failed), "away": dict(samples.away)}
+                tell_prepared(out, {**told, "identity": samples.identity})
         run = _Run(options, out, model, samples, weights, first, progress)
         run.standardise()
-        run.stage1(first_stage)
+        # What was trained on other files of the same names is no first stage of these.
+        run.stage1(first_stage and first_stage.with_stem(f"{first_stage.stem}-{samples.identity}"))
         run.start_of_D()
         run.stage2()
         carried = run.stage3()

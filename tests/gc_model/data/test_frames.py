@@ -3,13 +3,14 @@
 
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gc_model.data import frames as frames_module
-from gc_model.data.clip import LabelledClip
+from gc_model.data.clip import LabelledClip, PersonSource, SeenPeople
 from gc_model.data.frames import CacheError, FrameCache, decode
 from gc_ros.media.video import read_video
 from tests.gc_model.runs import COLOURS, coloured, colours, undecodable
@@ -80,6 +81,27 @@ def test_another_fit_rate_size_or_file_is_another_entry(tmp_path):
     write_clip(tmp_path / "c.mp4", coloured(1, COLOURS["red"], 20), fps=4)
     entries.add(cache._entry(clip))
     assert len(entries) == 5
+
+
+def test_a_clip_or_boxes_that_were_made_again_are_others_under_the_same_names(tmp_path):
+    clips = [red(0), red(1), replace(red(2), people=(person(tmp_path / "boxes.csv"),))]
+    clips[1] = replace(clips[1], path=Path(shutil.copy(clips[1].path, tmp_path / "red1.mp4")))
+    cache = cache_in(tmp_path / "cache")
+    (tmp_path / "boxes.csv").touch()
+    before = cache.identities(clips)
+    assert cache.identities(clips) == before and len(set(before)) == 3
+    (tmp_path / "boxes.csv").write_text("others")
+    boxed = cache.identities(clips)
+    assert [a == b for a, b in zip(before, boxed, strict=True)] == [True, True, False]
+    shutil.copy(red(3).path, clips[1].path)
+    filmed = cache.identities(clips)
+    assert [a == b for a, b in zip(boxed, filmed, strict=True)] == [True, False, True]
+    clips[1].path.unlink()
+    assert cache.identities(clips)[1] != filmed[1]
+
+
+def person(boxes: Path) -> PersonSource:
+    return PersonSource(boxes, "1", 0.1, lambda _: SeenPeople([]))
 
 
 def test_frames_change_with_the_fit(tmp_path):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cached features of a frozen trunk: those of the clip, each computed once, kept apart, and bounded by the disk."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -9,17 +10,19 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 
 from gc_model.data import frozen_front, own
 from gc_model.data import samples as dataset
+from gc_model.data.frames import FrameCache
+from gc_model.training.loaders import Loaders
+from gc_model.training.options import TrainOptions
 from gc_model.training.stages import freeze_statistics
-from tests.gc_model.colour_samples import TINY, cache, training
-from tests.gc_model.runs import COLOURS, colours
+from tests.gc_model.colour_samples import TINY, P, cache, training
+from tests.gc_model.nets import build
+from tests.gc_model.runs import COLOURS, coloured_clips, colours
 from trt_build.errors import DataError
 
 
 @pytest.fixture
 def front(tmp_path):
     """`FrozenFront` over training clips with two views, in a folder of its own."""
-    from tests.gc_model.nets import build
-
     model = build(dtype=torch.float32, classes=3)
     return lambda views=2, whole=False: frozen_front.FrozenFront(
         training() if views else dataset.TestClips(own.clips(colours()), list(COLOURS), cache(), TINY),
@@ -63,6 +66,27 @@ def test_features_go_on_from_stored_maps_and_see_no_picture_again(front, tmp_pat
     assert found.keys() == direct.keys() and found["label"] == direct["label"]
     assert torch.allclose(found["Z"], direct["Z"], rtol=1e-2, atol=1e-3) and found["Z"].std() > 0.02
     assert torch.allclose(found["c"], direct["c"], rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("stages", [4, 5])
+def test_what_was_stored_of_a_clip_does_not_stand_for_one_filmed_again_under_its_name(tmp_path, stages):
+    data = coloured_clips(tmp_path / "data", per_class=1)
+    model = build(dtype=torch.float32, classes=3)
+    options = TrainOptions(data=data, preset="tiny", epochs3=1, freeze_stages=stages, views=1)
+
+    def stored() -> list:
+        cache, clips = FrameCache(tmp_path, P), own.clips(data)
+        loaded = Loaders(options, model, list(COLOURS), cache, clips[:2], clips[2:])
+        loaded.freeze_front(options)
+        name = "maps" if stages == 4 else "Z"
+        return [s[name] for s in (loaded.samples[0, 0], loaded.samples[0, 1], loaded.held_out[0])]
+
+    def again(label: str) -> list[bool]:
+        before = stored()
+        shutil.copy(colours() / "green" / "green3.mp4", data / label / f"{label}0.mp4")
+        return [torch.equal(a, b) for a, b in zip(before, stored(), strict=True)]
+
+    assert again("blue") == [False, True, True] and again("red") == [True, True, False]
 
 
 def test_views_take_turns_with_the_epochs(front):

@@ -3,6 +3,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from gc_model.data.frames import decode
 from gc_model.data.samples import sub_sequences
 from gc_model.data.sampling import test_indices as fixed_indices
 from gc_model.evaluation.evaluate import EvaluateOptions, evaluate
+from gc_model.evaluation.judges import five_sub_sequences, stored_sub_sequences
 from gc_model.evaluation.report import NONE, Judged, report
 from gc_model.export.torch_engine import TorchEngine, bundle_info
 from gc_model.paper.presets import preset
@@ -129,6 +131,24 @@ def test_the_clips_judge_averages_the_logits_of_five_fixed_sub_sequences():
             ]
         assert result["predictions"][clip.name] == recipe.labels[int(torch.stack(logits).mean(0).argmax())]
     assert len(set(result["predictions"].values())) > 1  # or the test would see nothing
+
+
+def test_stored_features_of_a_clip_do_not_judge_one_filmed_again_under_its_name(tmp_path):
+    data = coloured_clips(tmp_path / "data", per_class=1)
+    model, recipe = checkpoint.load(run())
+    info = bundle_info(model.config, recipe)
+
+    def scores(cache) -> list:
+        clips = own.clips(data)
+        stored = cache and stored_sub_sequences(model, info, cache, clips, True)
+        judge = stored or five_sub_sequences(model, info)
+        return [judge(clip) for clip in clips]
+
+    before = scores(tmp_path / "cache")
+    shutil.copy(colours() / "green" / "green3.mp4", data / "blue" / "blue0.mp4")
+    after, plain = scores(tmp_path / "cache"), scores(None)
+    np.testing.assert_allclose(after, plain, atol=2e-3)
+    assert not np.allclose(after[0], before[0], atol=0.02) and np.array_equal(after[1:], before[1:])
 
 
 def streamed(mode: str) -> dict[str, str]:

@@ -399,10 +399,12 @@ def test_a_damaged_list_of_clips_is_one_line(tmp_path, text):
 
 @pytest.mark.slow
 def test_a_damaged_shared_stage_is_named_with_the_remedy(tmp_path):
-    path = tmp_path / "shared.safetensors"
-    path.write_bytes((uninterrupted() / "stage1.safetensors").read_bytes()[:1000])
-    with pytest.raises(DataError, match=r"shared\.safetensors is damaged .*delete it"):
-        train_module.train(options(), tmp_path / "run", progress=False, first_stage=path)
+    asked, shared = options(epochs1=0, epochs2=0), tmp_path / "shared.safetensors"
+    train_module.train(asked, tmp_path / "a", progress=False, first_stage=shared)
+    (path,) = tmp_path.glob("shared-*.safetensors")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"shared-\w+\.safetensors is damaged .*delete it"):
+        train_module.train(asked, tmp_path / "b", progress=False, first_stage=shared)
 
 
 @pytest.mark.parametrize("part", ["stage1.safetensors", "stage2/last.ckpt"])
@@ -423,6 +425,39 @@ def test_clips_that_changed_since_are_noticed(tmp_path):
     (data / "red" / "red1.mp4").unlink()
     with pytest.raises(DataError, match=r"clips changed.*red/red1\.mp4"):
         train(tmp_path / "run", resume=True, **settings)
+
+
+def test_clips_filmed_again_under_their_names_are_said_whenever_the_run_is_resumed(tmp_path, caplog):
+    data = coloured_clips(tmp_path / "data", per_class=1)
+    squares = Preprocess(size=64, resize=72)
+
+    def start() -> str:
+        caplog.clear()
+        clips = own.clips(data)
+        cache = FrameCache(tmp_path / "cache", squares)
+        run_directory.start_run(options(data=data), tmp_path / "run", clips[:2], clips[2:], cache)
+        return caplog.text
+
+    assert not start() and not start()
+    shutil.copy(data / "red" / "red0.mp4", data / "blue" / "blue0.mp4")
+    for _ in range(2):
+        assert "1 clips are not the files any more" in (said := start()) and "(blue/blue0.mp4)" in said
+    # As runs were begun before.
+    path = tmp_path / "run" / "clips.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "files"}))
+    assert not start()
+
+
+@pytest.mark.slow
+def test_rows_share_no_first_stage_with_a_clip_filmed_again(tmp_path):
+    data = coloured_clips(tmp_path / "data", per_class=1)
+    shared = tmp_path / "stage1" / "key.safetensors"
+    for name, files in (("a", 1), ("b", 1), ("c", 2)):
+        if name == "c":
+            shutil.copy(data / "red" / "red0.mp4", data / "blue" / "blue0.mp4")
+        asked = options(data=data, epochs1=0, epochs2=0, val_fraction=0.0)
+        train_module.train(asked, tmp_path / name, progress=False, first_stage=shared)
+        assert len(list(shared.parent.glob("key-*.safetensors"))) == files
 
 
 @pytest.mark.slow
@@ -699,8 +734,9 @@ def test_the_split_that_training_uses_leaves_no_clip_out():
     names = json.loads((uninterrupted() / "clips.json").read_text())
     clips = own.clips(people())
     training_clips, validation = split_validation(clips, 0.2)
-    assert names == {"training": [c.name for c in training_clips], "validation": [c.name for c in validation]}
-    assert len(clips) == 12
+    assert names["training"] == [c.name for c in training_clips]
+    assert names["validation"] == [c.name for c in validation]
+    assert len(clips) == 12 and names["files"].keys() == {c.name for c in clips}
 
 
 @pytest.mark.slow
