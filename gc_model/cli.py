@@ -171,7 +171,7 @@ def evaluate(
         typer.echo(f"no result for {name}: {reason}", err=True)
     if held := result.get("held"):
         typer.echo(
-            f"{len(held)} clips are shorter than a window; their last frame stood until it was full", err=True
+            f"{len(held)} clips hold no whole window; their last frame stood until it was full", err=True
         )
     typer.echo(
         f"accuracy {100 * result['accuracy']:.1f} % of {result['clips']} clips, "

@@ -4,8 +4,8 @@
 Three judges: `clips`, the paper's five fixed sub-sequences of a clip, logits averaged; `stream`, where each clip
 runs through the robot's own recogniser and is labelled as `gc-ros video` labels it; and `continuous`, all clips as one
 stream whose state is carried from clip to clip. Every clip counts: one that does not decode is wrong and is named. A
-clip shorter than a window repeats frames; `stream` repeats its last frame until the window is full, and names it in
-"held".
+clip shorter than a window repeats frames; `stream` repeats the last frame of one that gives no result, until the window
+is full, and names it in "held".
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class EvaluateOptions:
 def evaluate(run: Path, options: EvaluateOptions, *, progress: bool = True) -> dict[str, Any]:
     """Judge every clip; return what `report` does.
 
-    Judge "stream" adds "held", the clips shorter than a window; "continuous" adds "window_accuracy", that of the
+    Judge "stream" adds "held", the clips without a whole window; "continuous" adds "window_accuracy", that of the
     same frames as windows from zeros. Raises DataError for an unknown judge or a class that the model was not
     trained on.
     """

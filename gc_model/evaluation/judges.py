@@ -71,7 +71,7 @@ def stored_sub_sequences(
 
 
 class Robot:
-    """Runs every frame of a clip through the robot's recogniser. held: names of the clips shorter than a window."""
+    """Runs every frame of a clip through the robot's recogniser. held: names of the clips without a whole window."""
 
     def __init__(self, model: Network, info: Bundle, mode: str):
         self.info, self.mode = info, mode
@@ -82,13 +82,16 @@ class Robot:
         recognizer = Recognizer(self.bundle, self.engine, mode=self.mode, owns_engine=False)
         image, stamp, results = None, 0, []
         for image, stamp in clip.read(clip.path):
-            results.append(recognizer.push(image, stamp, bgr=False))
-        if image is not None and recognizer.warmup[0] < self.info.T:
+            if (result := recognizer.push(image, stamp, bgr=False)) is not None:
+                results.append(result)
+        # What is left of a clip behind a break gives no result on a robot either.
+        if image is not None and not results and recognizer.warmup[0] < self.info.T:
             self.held.append(clip.name)
             while recognizer.warmup[0] < self.info.T:  # the last frame stands
                 stamp += round(1e9 / self.info.rate_hz)
-                results.append(recognizer.push(image, stamp, bgr=False))
-        return stream_label(r for r in results if r is not None)[1]
+                if (result := recognizer.push(image, stamp, bgr=False)) is not None:
+                    results.append(result)
+        return stream_label(results)[1]
 
 
 class CarriedState:

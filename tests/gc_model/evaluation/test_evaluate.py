@@ -19,7 +19,7 @@ from gc_model.data.frames import decode
 from gc_model.data.samples import sub_sequences
 from gc_model.data.sampling import test_indices as fixed_indices
 from gc_model.evaluation.evaluate import EvaluateOptions, evaluate
-from gc_model.evaluation.judges import five_sub_sequences, stored_sub_sequences
+from gc_model.evaluation.judges import Robot, five_sub_sequences, stored_sub_sequences
 from gc_model.evaluation.report import NONE, Judged, report
 from gc_model.export.torch_engine import TorchEngine, bundle_info
 from gc_model.paper.presets import preset
@@ -29,6 +29,7 @@ from gc_ros.media.video import read_video
 from gc_ros.recognition.recognizer import Recognizer
 from tests.gc_model.runs import (
     COLOURS,
+    coloured,
     coloured_clips,
     colours,
     run,
@@ -37,7 +38,7 @@ from tests.gc_model.runs import (
     undecodable,
     untrained,
 )
-from tests.videos import truncated
+from tests.videos import truncated, write_clip
 from trt_build.bundle import LoadedBundle
 from trt_build.errors import DataError
 
@@ -221,6 +222,21 @@ def test_a_clip_shorter_than_a_window_shows_its_last_frame_until_the_window_is_f
     results = (recognizer.push(image, stamp, bgr=False) for image, stamp in held)
     first = next(r for r in results if r is not None)
     assert result["predictions"]["red/short.mp4"] == first.label
+
+
+@pytest.mark.parametrize("mode", ["window", "step"])
+def test_what_is_left_of_a_clip_behind_a_break_is_not_held_where_there_was_a_result(tmp_path, mode):
+    images = coloured(0, COLOURS["red"], 20) + coloured(0, COLOURS["green"], 6)
+    path = write_clip(tmp_path / "c.mp4", images, fps=4, pts=[*range(20), *range(60, 66)])
+    model, recipe = checkpoint.load(run())
+    info = bundle_info(model.config, recipe)
+    judge = Robot(model, info, mode)
+    scores = judge(LabelledClip(path, "c.mp4", "red"))
+    recognizer = Recognizer(LoadedBundle(run(), info), TorchEngine(model, info, mode), mode=mode)
+    results = [recognizer.push(image, stamp, bgr=False) for image, stamp in read_video(path)]
+    assert 0 < recognizer.warmup[0] < info.T and recognizer.counters().resets
+    np.testing.assert_allclose(scores, np.mean([r.scores for r in results if r is not None], 0))
+    assert not judge.held
 
 
 @pytest.mark.slow
