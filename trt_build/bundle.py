@@ -70,6 +70,14 @@ def printable(text: str, what: str) -> str:
     return text
 
 
+def check_label(label: str) -> None:
+    """Raise ValueError for what no class of a bundle may be called."""
+    if not label.strip():
+        raise ValueError("a label is empty")
+    if len(printable(label, "label")) > MAX_LABEL_LENGTH:
+        raise ValueError(f"label {label[:40]!a} is longer than {MAX_LABEL_LENGTH} characters")
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -134,11 +142,10 @@ class Bundle(_Frozen):
     @field_validator("labels")
     @classmethod
     def _labels_distinct(cls, labels: list[str]) -> list[str]:
-        if any(not label.strip() for label in labels) or len(set(labels)) != len(labels):
-            raise ValueError("labels must be distinct and not empty")
+        if len(set(labels)) != len(labels):
+            raise ValueError("labels must be distinct")
         for label in labels:
-            if len(printable(label, "label")) > MAX_LABEL_LENGTH:
-                raise ValueError(f"label {label[:40]!a} is longer than {MAX_LABEL_LENGTH} characters")
+            check_label(label)
         return labels
 
     @field_validator("sha256")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gc_ros.media.clips import Clip, clean
 from gc_ros.media.detections import Detections
 from gc_ros.media.video import read_video
-from trt_build.bundle import IDLE_LABELS
+from trt_build.bundle import IDLE_LABELS, check_label
 from trt_build.errors import DataError
 
 BODIES, JOINTS = 2, 25  # of a frame, at most
@@ -151,6 +151,24 @@ def as_idle(clips: Sequence[LabelledClip], classes: Sequence[str]) -> list[Label
         )
     idle = idle_of(there) or IDLE_LABELS[0]
     return [replace(c, label=idle) if c.label in classes else c for c in clips]
+
+
+def check_labels(clips: Sequence[LabelledClip]) -> None:
+    """Raise DataError for a class that no bundle may have, which says where it stands."""
+    for label, clip in sorted({c.label: c for c in reversed(clips)}.items(), key=lambda item: item[0]):
+        try:
+            check_label(label)
+        except ValueError as error:
+            folder = next((p for p in clip.path.absolute().parents if clean(p.name) == label), None)
+            if clip.apart:
+                where, remedy = str(clip.path.with_suffix(".truth.csv")), "write another"
+            elif clip.tabled:
+                where, remedy = f"the table's row of {clip.path}", "write another"
+            elif folder is not None:
+                where, remedy = str(folder.parent), "rename the folder of that name"
+            else:
+                where, remedy = str(clip.path), "give its class another name"
+            raise DataError(f"{where}: {error}; {remedy}") from None
 
 
 def class_names(folder: Path) -> dict[int, str]:

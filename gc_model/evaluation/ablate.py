@@ -21,10 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gc_model.data.clip import check_named, labels_of
+from gc_model.data.clip import labels_of
 from gc_model.data.datasets import index
 from gc_model.data.own import all_mixed_in
 from gc_model.evaluation.evaluate import EvaluateOptions, clips_to_judge, evaluate
+from gc_model.training.gathering import of_classes
 from gc_model.training.options import TrainOptions
 from gc_model.training.processes import is_first, wait_for
 from gc_model.training.train import train
@@ -248,7 +249,7 @@ def _check_clips(base: TrainOptions, split: str, judging: EvaluateOptions) -> No
     )  # fmt: skip
     margin = base.person_margin if base.boxes is not None else None
     trained += [clip for mixed_in in all_mixed_in(base.also, margin) for clip in mixed_in]
-    check_named(trained, base.classes or ())
+    of_classes(trained, base)
     tested = labels_of(clips_to_judge(judging, base.person_margin))
     if strange := sorted({*tested} - {*labels_of(trained)}):
         raise DataError(

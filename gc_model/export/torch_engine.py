@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from gc_model.paper.network import ClipResult, FrameResult, Network, State
 from gc_model.paper.presets import Config
 from gc_model.training.checkpoint import Recipe
 from trt_build.bundle import IDLE_LABELS, Bundle, Calibration, Preprocess
 from trt_build.engine import TensorSpec, check_inputs, expected_io
+from trt_build.errors import DataError
 
 
 class TorchEngine:
@@ -66,22 +68,35 @@ class TorchEngine:
 
 
 def bundle_info(config: Config, recipe: Recipe, embedding: int = 0) -> Bundle:
-    """The content of bundle.json for a model, without hashes and parity. embedding: `Network.embedding_size`."""
-    return Bundle(
-        model_id=f"glimpse_clouds-{config.preset}-{len(recipe.labels)}",  # the export adds the weights' hash
-        preset=config.preset,
-        labels=recipe.labels,
-        idle=[label for label in recipe.labels if label in IDLE_LABELS],
-        T=config.T,
-        glimpses=config.G,
-        workers=config.C,
-        embedding=embedding,
-        temporal=config.temporal,
-        modes=["window", "step"] if config.streams else ["window"],
-        default_mode="step" if config.streams and config.reset_after == 0 else "window",
-        reset_after=config.reset_after,
-        preprocess=Preprocess(size=config.size, resize=config.resize, fit=config.fit),
-        rate_hz=recipe.rate_hz(config.T),
-        calibration=Calibration(temperature=recipe.temperature, unknown_threshold=recipe.unknown_threshold),
-        provenance=recipe.provenance,
-    )
+    """The content of bundle.json for a model, without hashes and parity. embedding: `Network.embedding_size`.
+
+    Raises DataError for a run that no bundle can be made of.
+    """
+    try:
+        return Bundle(
+            model_id=f"glimpse_clouds-{config.preset}-{len(recipe.labels)}",  # the export adds the weights' hash
+            preset=config.preset,
+            labels=recipe.labels,
+            idle=[label for label in recipe.labels if label in IDLE_LABELS],
+            T=config.T,
+            glimpses=config.G,
+            workers=config.C,
+            embedding=embedding,
+            temporal=config.temporal,
+            modes=["window", "step"] if config.streams else ["window"],
+            default_mode="step" if config.streams and config.reset_after == 0 else "window",
+            reset_after=config.reset_after,
+            preprocess=Preprocess(size=config.size, resize=config.resize, fit=config.fit),
+            rate_hz=recipe.rate_hz(config.T),
+            calibration=Calibration(
+                temperature=recipe.temperature, unknown_threshold=recipe.unknown_threshold
+            ),
+            provenance=recipe.provenance,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        field, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        remedy = 'write another in model.json, under "labels"' if field == "labels" else "train again"
+        raise DataError(
+            f"no bundle can be made of this run: {field + ': ' if field else ''}{message}; {remedy}"
+        ) from None

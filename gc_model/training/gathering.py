@@ -10,7 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gc_model.data.clip import LabelledClip, PersonSource, as_idle, check_named, labels_of, split_validation
+from gc_model.data.clip import (
+    LabelledClip,
+    PersonSource,
+    as_idle,
+    check_labels,
+    check_named,
+    labels_of,
+    split_validation,
+)
 from gc_model.data.datasets import index
 from gc_model.data.frames import FrameCache
 from gc_model.data.own import all_mixed_in
@@ -54,14 +62,11 @@ def gather(options: TrainOptions, out: Path, folder: Path, first: bool, progress
         subjects=options.subjects, classes=None if options.idle_classes or options.also else options.classes,
         boxes=options.boxes, margin=options.person_margin,
     )  # fmt: skip
-    classes, idle = ([clean(c) for c in names or ()] for names in (options.classes, options.idle_classes))
     margin = options.person_margin if options.boxes is not None else None
     for k, found in enumerate(all_mixed_in(options.also, margin), 1):
         clips += [replace(c, source=k) for c in found]
-    if classes:
-        check_named(clips, classes)
-        clips[:] = [c for c in clips if c.label in classes + idle]
-    clips[:] = as_idle(clips, idle)
+    clips[:] = of_classes(clips, options)
+    classes = [clean(c) for c in options.classes or ()]
     check_classes(Clips(clips, without=() if classes else clips.without), options.data)
     labels = classes + [label for label in labels_of(clips) if label not in classes]
     config = config_of(options, len(labels))
@@ -86,6 +91,20 @@ def gather(options: TrainOptions, out: Path, folder: Path, first: bool, progress
     # Of the files of the first process: those of another machine may be copies.
     identity = _identity(cache, [*training, *validation]) if first else wait_prepared(out)["identity"]
     return Samples(config, labels, cache, training, validation, failed, away, identity)
+
+
+def of_classes(clips: Sequence[LabelledClip], options: TrainOptions) -> list[LabelledClip]:
+    """The clips of the classes to learn, those of `idle_classes` as clips of idle.
+
+    Raises DataError for a class that no clip is of, and for one that no bundle may have.
+    """
+    classes, idle = ([clean(c) for c in names or ()] for names in (options.classes, options.idle_classes))
+    if classes:
+        check_named(clips, classes)
+        clips = [c for c in clips if c.label in classes + idle]
+    chosen = as_idle(clips, idle)
+    check_labels(chosen)
+    return chosen
 
 
 def _identity(cache: FrameCache, clips: Sequence[LabelledClip]) -> str:

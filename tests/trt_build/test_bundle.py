@@ -100,7 +100,8 @@ def test_a_missing_directory_says_how_to_make_one(tmp_path: Path) -> None:
     [
         (lambda d: d.update(labels=[]), "labels"),
         (lambda d: d.update(labels=["a", "a"]), "distinct"),
-        (lambda d: d.update(labels=["a", " "]), "distinct"),
+        (lambda d: d.update(labels=["a", " "]), "label is empty"),
+        (lambda d: d.update(labels=["a", "x" * 201]), "longer than 200"),
         (lambda d: d.update(idle=["nobody"]), "idle label 'nobody'"),
         (lambda d: d.update(rate_hz=0), "rate_hz"),
         (lambda d: d.update(rate_hz="fast"), "rate_hz"),

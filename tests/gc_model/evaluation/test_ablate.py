@@ -206,6 +206,7 @@ def test_clips_without_a_subject_are_nobodys(tmp_path, begun, caplog):
         (["3"], {"classes": ["a", "b"], "subjects": ["2"]}, 'no class "b"'),
         (["2"], {"classes": ["b", "c"]}, "no clip to judge is of b, c; there are a"),
         (["3"], {}, 'only those who are tested do "c"'),
+        (["3"], {"classes": ["a", "\u202bb"]}, "only printable ones are allowed; write another"),
         (["3"], {"joints": Path("none")}, "no joints of these clips"),
         (["3"], {"boxes": Path("none")}, "no boxes of these clips"),
     ],
@@ -216,6 +217,8 @@ def test_what_cannot_be_trained_or_judged_is_refused_and_leaves_no_trace(
     data = named_clips(tmp_path, "a.mp4,a,1", "b.mp4,b,1", "c.mp4,a,2", "d.mp4,a,3", "e.mp4,c,3")
     if test == ["2"]:
         data = named_clips(tmp_path, "a.mp4,b,1", "b.mp4,c,1", "c.mp4,a,2", "d.mp4,a,3")
+    if "printable" in words:
+        data = named_clips(tmp_path, "a.mp4,a,1", "b.mp4,\u202bb,1", "d.mp4,a,3")
     with pytest.raises(DataError, match=words):
         ask(data, tmp_path / "out", test, **changes)
     assert not begun and not (tmp_path / "out").exists()

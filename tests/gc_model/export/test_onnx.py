@@ -379,6 +379,16 @@ def test_a_damaged_run_is_one_line_and_leaves_no_bundle(tmp_path, damage):
     assert not (tmp_path / "bundle").exists()
 
 
+def test_a_run_with_a_name_that_no_bundle_may_have_says_which_and_where_to_change_it(tmp_path):
+    folder = untrained(tmp_path / "run", labels=("blue", "green", "\u202bred"))
+    said = r"labels: label '.u202bred' has control .*; write another in model\.json"
+    with pytest.raises(DataError, match=said):
+        export.export_bundle(folder, tmp_path / "bundle")
+    with pytest.raises(DataError, match=said):
+        export.bundle_info(*checkpoint.read_description(folder))
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_a_bundle_cannot_be_written_over_a_file(tmp_path):
     (tmp_path / "bundle").touch()
     with pytest.raises(BundleError, match="--out"):

@@ -26,7 +26,7 @@ from gc_model.data.frames import FrameCache
 from gc_model.paper.network import Network
 from gc_model.paper.presets import preset
 from gc_model.paper.variants import build
-from gc_model.training import checkpoint, loaders, run_directory
+from gc_model.training import checkpoint, gathering, loaders, run_directory
 from gc_model.training import fit as fit_module
 from gc_model.training import stages as training
 from gc_model.training.lightning_io import SafetensorsIO
@@ -503,6 +503,30 @@ def test_a_single_class_and_a_folder_without_a_clip_are_refused_and_leave_the_di
     with pytest.raises(DataError, match="no clip that can be used in notes"):
         train(tmp_path / "run", data=data)
     assert not (tmp_path / "run" / "options.json").exists()
+
+
+NAMES = {"turned": "\u202b\u05d9\u05d3\u202c", "two lines": "wave\u2028hand", "long": "x" * 201}
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES.keys())
+def test_a_name_that_no_bundle_may_have_is_refused_before_anything_is_decoded(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(FrameCache, "fill", None)
+    data = coloured_clips(tmp_path / "data", per_class=1)
+    table = (data / "clips.csv").read_text()
+    (data / "clips.csv").write_text(table.replace(",red,", f",{name},"))
+    reason = "only printable ones are allowed|longer than 200 characters"
+    with pytest.raises(DataError, match=rf"the table's row of .*red/red0\.mp4: label .*({reason}); write"):
+        train_module.train(options(data=data), tmp_path / "run", progress=False)
+    (data / "clips.csv").unlink()
+    (data / "red").rename(data / name)
+    with pytest.raises(DataError, match=rf"{data}: label .*({reason}); rename the folder"):
+        train_module.train(options(data=data), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "options.json").exists()
+    # What is not a class of the network may be called anything.
+    clips = own.clips(data)
+    for changes in ({"idle_classes": [name]}, {"classes": ["blue", "green"]}):
+        labels = {c.label for c in gathering.of_classes(clips, options(data=data, **changes))}
+        assert {"blue", "green"} <= labels and name not in labels
 
 
 @pytest.mark.slow
