@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gc_model.data.clip import LabelledClip, spelled_as
-from gc_model.data.datasets import OWN, SKELETONS, index
+from gc_model.data.clip import LabelledClip, spelled_as, split_validation
+from gc_model.data.datasets import DATA_SETS, OWN, SKELETONS, index
 from gc_model.data.own import all_mixed_in, boxes_beside
 from gc_model.data.people import alone
 from gc_ros.media.clips import clean
@@ -30,19 +30,22 @@ from trt_build.readout import pool
 WINDOWS = 1024  # in all; more hardly change a mean or a covariance, but an export should take a minute
 
 
-def training_clips(run: Path, labels: Sequence[str], data: Path | None) -> list[LabelledClip]:
+def training_clips(
+    run: Path, labels: Sequence[str], data: Path | None, provenance: Mapping[str, Any] | None = None
+) -> list[LabelledClip]:
     """The clips that a run was trained on; empty where they are no longer where they were.
 
     Where the run saw people alone, as many of the clips as in its training show one person (`LabelledClip.person`).
 
-    data: the folder or table that they are in now; None: where the training found them. Raises DataError where `data`
-    holds none of the classes.
+    data: the folder or table that they are in now; None: where the training found them. provenance: that of the run,
+    which tells of the training where the run does not: unpacked from a bundle. Raises DataError where `data` holds none
+    of the classes.
     """
     try:
         options: dict[str, Any] = json.loads((run / "options.json").read_text())
         trained_on = set(json.loads((run / "clips.json").read_text())["training"])
     except (OSError, ValueError, KeyError):
-        options, trained_on = {}, set()  # runs made by other means than `gc-model train`
+        options, trained_on = _told(provenance or {}, data), set()
     where = data or Path(options.get("data") or "")
     if data is None and not (options.get("data") and where.exists()):
         return []
@@ -73,7 +76,23 @@ def training_clips(run: Path, labels: Sequence[str], data: Path | None) -> list[
     # A table may name the same files below another folder than when the run was trained.
     ends = {_end(name) for name in trained_on}
     known = [c for c in clips if _end(c.name) in ends]
+    if not trained_on:
+        known = split_validation(clips, float(options.get("val_fraction", 0)))[0]
     return _with_people_alone(known or clips, float(options.get("person_share", 0)))
+
+
+def _told(provenance: Mapping[str, Any], data: Path | None) -> dict[str, Any]:
+    """The options of a training as far as its provenance has them: no places, so boxes are those that come with `data`.
+
+    Without a provenance none: of runs made by other means than `gc-model train`.
+    """
+    options = dict(provenance.get("options") or {})
+    options["subjects"] = provenance.get("subjects") or options.get("subjects")
+    if data is not None and provenance.get("people"):
+        published = DATA_SETS.get(options.get("layout", OWN))
+        with_skeletons = published is not None and published.has_joints
+        options["boxes"] = SKELETONS if with_skeletons else str(boxes_beside(data))
+    return options
 
 
 def _boxes(options: dict[str, Any], data: Path) -> Path | None:

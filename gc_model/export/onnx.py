@@ -113,7 +113,7 @@ def export_bundle(
         names = export_graphs(model, folder, weight_bits)
         probe = write_bundle(folder / "probe", info, {name: folder / name for name in names})
         parity = check_parity(model, probe, clips, weight_bits)
-        clips_of_training = training_clips(run, recipe.labels, data)
+        clips_of_training = training_clips(run, recipe.labels, data, recipe.provenance)
         if clips_of_training:
             statistics = class_statistics(probe, clips_of_training, progress=progress)
             if statistics is not None:

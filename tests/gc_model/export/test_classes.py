@@ -88,6 +88,40 @@ def test_what_was_mixed_in_is_part_of_the_statistics_whoever_was_left_out(data: 
     assert sorted(c.label for c in clips) == sorted([*(5 * LABELS), *(3 * ["new"])])
 
 
+def unpacked(data: Path, **options: Any) -> tuple[Path, dict[str, Any]]:
+    """A run without a word about its training, and the provenance that came with the bundle."""
+    run = data.parent / "unpacked"
+    run.mkdir()
+    people = {"share": 1.0, "margin": 0.1, "clips": 18} if "person_share" in options else None
+    return run, {"subjects": options.get("subjects"), "people": people, "options": options}
+
+
+def test_the_statistics_of_an_unpacked_run_are_of_the_people_and_clips_that_its_bundle_names(
+    data: Path,
+) -> None:
+    rows = [f"{k}/{n}.mp4,{k},{'ann' if n else 'ben'}" for k in LABELS for n in range(6)]
+    (data / "clips.csv").write_text("\n".join(["path,class,subject", *rows]))
+    run, told = unpacked(data, subjects=["ann"], idle_classes=["green"], val_fraction=0.3)
+    clips = training_clips(run, LABELS, data, told)
+    assert {(c.subject, c.label) for c in clips} == {("ann", "blue"), ("ann", "red")} and 0 < len(clips) < 10
+    assert not training_clips(run, LABELS, None, told)
+    # Of a run that nothing is known of, all.
+    assert len(training_clips(run, LABELS, data)) == 18
+
+
+def test_an_unpacked_run_of_people_takes_the_boxes_beside_its_data_or_says_that_they_are_gone(
+    data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, told = unpacked(data, person_share=1.0, person_margin=0.1)
+    clips = training_clips(run, LABELS, data, told)
+    assert all(c.person is None for c in clips) and "are gone" in caplog.text
+    (data.parent / "boxes").rename(data / "boxes")
+    clips = training_clips(run, LABELS, data, told)
+    assert len(clips) == 18 and all(c.person is not None and c.person.margin == 0.1 for c in clips)
+    # One of whole pictures does not look for them.
+    assert all(c.person is None for c in training_clips(run, LABELS, data, told | {"people": None}))
+
+
 def test_runs_of_whole_pictures_and_those_whose_boxes_are_gone_have_whole_pictures(
     data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -134,6 +134,18 @@ def test_with_the_clips_of_the_training_the_bundle_can_be_taught(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_people_of_the_training_are_known_from_the_provenance_alone(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(export, "class_statistics", lambda _, clips, **__: seen.extend(clips))
+    folder = untrained(tmp_path / "run")
+    model, recipe = checkpoint.load(folder)
+    recipe.provenance["subjects"] = ["a"]
+    checkpoint.save(folder, model, recipe)
+    export.export_bundle(folder, tmp_path / "bundle", data=colours())
+    assert len(seen) == 6 and {clip.subject for clip in seen} == {"a"}
+
+
+@pytest.mark.slow
 def test_short_weights_of_the_head_leave_the_trunks_as_they_are_and_reproduce_torch(tmp_path):
     export.export_bundle(run(), tmp_path / "b", head_bits=12)
     whole, short = (
