@@ -160,8 +160,8 @@ def settle_idle(run: Path, unknown: Path, share: float, *, progress: bool = True
 
     Of what strangers do, a network that learned idle from much takes more for idle than it should. A lower bias of idle
     (logit adjustment, Menon et al., ICLR 2021) gives that back, at the price of labels for what is none of the classes:
-    `share`, from 0 to 1, is what of this price is to be paid. Raises DataError for a run without an idle class, or
-    where more than `share` of them carry a label as it is.
+    `share`, from 0 to 1, is what of this price is to be paid. Accuracies that the run had noted before are forgotten.
+    Raises DataError for a run without an idle class, or where more than `share` of them carry a label as it is.
     """
     model, recipe = checkpoint.load(run)
     _idle(run, recipe)  # before anything is computed
@@ -194,6 +194,9 @@ def _settle(
     for name, parameter in model.named_parameters():
         if name.startswith(CLASSIFIERS) and name.endswith("bias"):
             parameter[..., idle] -= lower
+    if lower:
+        told = checkpoint.without_figures(recipe.provenance, looks_alike=True)
+        recipe = replace(recipe, provenance=told)
     checkpoint.save(run, model, recipe)
     labelled = _labelled(logits, idle, recipe.temperature, recipe.unknown_threshold, lower)
     return {"idle_lowered": lower, "unknown_windows": len(logits), "unknown_labelled": labelled}

@@ -22,8 +22,8 @@ from trt_build.errors import DataError
 def average(start: Path, tuned: Path, share: float, out: Path) -> None:
     """Write the run `out`: `share` of the weights of `tuned`, the rest of those of `start`, from which it was trained.
 
-    It knows the labels, clips and provenance of `tuned` and is not calibrated. Raises DataError for runs of different
-    networks or labels, or an `out` that is occupied.
+    It knows the labels, clips and provenance of `tuned`, but no figures of either, and is not calibrated. Raises
+    DataError for runs of different networks or labels, or an `out` that is occupied.
     """
     check_unused(out)
     first, before = checkpoint.load(start)
@@ -43,8 +43,7 @@ def average(start: Path, tuned: Path, share: float, out: Path) -> None:
     for name in ("options.json", "clips.json"):  # what the export needs to know of the training
         if (tuned / name).is_file():
             shutil.copyfile(tuned / name, out / name)
-    provenance = recipe.provenance | {"averaged": {"share": share}}
-    provenance.pop("glimpses", None)  # where the other network looks
+    provenance = checkpoint.without_figures(recipe.provenance) | {"averaged": {"share": share}}
     checkpoint.save(
         out, model, replace(recipe, temperature=1.0, unknown_threshold=0.0, provenance=provenance)
     )

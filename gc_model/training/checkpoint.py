@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
@@ -59,6 +59,17 @@ class Recipe:
 
     def rate_hz(self, T: int) -> float:
         return T / self.window_s
+
+
+def without_figures(provenance: Mapping[str, Any], *, looks_alike: bool = False) -> dict[str, Any]:
+    """The provenance of a network whose weights were changed, without what was measured on it before.
+
+    looks_alike: whether its classifiers alone were changed, so that the figures of where it looks still hold.
+    """
+    kept = {name: value for name, value in provenance.items() if name not in ("stream", "glimpses")}
+    if looks_alike and "glimpses" in provenance:
+        kept["glimpses"] = {n: v for n, v in provenance["glimpses"].items() if n != "accuracy"}
+    return kept
 
 
 def save(run: Path, model: Network, recipe: Recipe) -> None:

@@ -191,6 +191,22 @@ def test_a_run_whose_idle_was_lowered_names_more_and_of_its_classes_the_same(tmp
         settle_idle(untrained(tmp_path / "other"), colours(), 0.5, progress=False)
 
 
+def test_lowering_idle_forgets_the_accuracies_of_before_and_keeps_where_the_network_looks(tmp_path):
+    run = untrained(tmp_path / "run", labels=("red", "green", "idle"))
+    model, recipe = checkpoint.load(run)
+    model.readout.bias.data[..., 2] += 8
+    looks = {"clips": 3, "figures": {"iou": 0.1}}
+    recipe.provenance.update(stream={"carried": 0.9}, glimpses=looks | {"accuracy": {"learned": 0.9}})
+    checkpoint.save(run, model, recipe)
+    settle_idle(run, colours(), 0.6, progress=False)
+    model, after = checkpoint.load(run)
+    assert after.provenance == {"data": "colours", "clips": 12, "glimpses": looks}
+    # Temperature and threshold change no answer.
+    checkpoint.save(run, model, recipe)
+    calibrate_run(run, colours(), subjects=["a"], progress=False)
+    assert checkpoint.load(run)[1].provenance == recipe.provenance
+
+
 def test_the_figures_are_those_of_the_network_whose_idle_was_lowered(tmp_path):
     run = untrained(tmp_path / "run", labels=("blue", "green", "idle", "red"))
     before, recipe = checkpoint.load(run)

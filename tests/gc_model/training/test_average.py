@@ -22,7 +22,7 @@ def moved(folder, by: float):
     for value in model.parameters():
         value.data += by
     checkpoint.save(folder, model, recipe)
-    recipe.provenance["glimpses"] = {"clips": 3}
+    recipe.provenance.update(glimpses={"clips": 3}, stream={"clips": 3, "carried": 0.9, "window": 0.8})
     checkpoint.save(folder, model, recipe)
     (folder / "clips.json").write_text('{"training": ["a"]}')
     return folder
@@ -36,7 +36,9 @@ def test_weights_lie_between_and_the_rest_is_of_the_tuned_run(tmp_path):
     for (name, a), b in zip(first.named_parameters(), found.parameters(), strict=True):
         torch.testing.assert_close(b, a + 0.25, msg=name)
     assert recipe.labels == checkpoint.load(run())[1].labels
-    assert recipe.provenance["averaged"] == {"share": 0.25} and "glimpses" not in recipe.provenance
+    assert recipe.provenance["averaged"] == {"share": 0.25} and recipe.provenance["data"] == "colours"
+    # What was measured was another network.
+    assert not recipe.provenance.keys() & {"glimpses", "stream"}
     assert (tmp_path / "out/clips.json").read_text() == (tuned / "clips.json").read_text()
 
 
