@@ -15,7 +15,6 @@ Exit codes: 0 enough clips were named rightly, 1 not, 2 something is missing, 13
 from __future__ import annotations
 
 import argparse
-import csv
 import fcntl
 import json
 import shutil
@@ -43,9 +42,11 @@ from demo_camera import CameraDemo
 
 from gc_model.synth.activities import ACTIVITIES
 from gc_model.synth.dataset import synthesize
+from gc_ros.evaluation.truth import read_segments, spans_of
 from gc_ros.media.bag_reading import read_bag_images
 from gc_ros.media.bags import make_bag
 from gc_ros.media.clips import find_clips
+from gc_ros.media.tables import read_rows, times_of
 from gc_ros.media.video_writer import VideoWriter
 from gc_ros.recognition import overlay
 from gc_ros.recognition.activity import Activity, stream_label
@@ -192,16 +193,19 @@ class Demo:
             pass
 
     def read_truth(self, bag: Path) -> None:
-        """What is seen when, from the table that make-bag writes beside the bag."""
+        """What is seen when, from the table beside the bag, which make-bag writes, and others may."""
         table = bag.with_name(f"{bag.name}.truth.csv")
         if not table.is_file():
             raise DataError(f"no {table}: make the bag with `gc-ros make-bag`, which writes it")
         first = next(stamp for stamp, _, _ in read_bag_images(bag))
-        with open(table, newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                start, end = (first + round(float(row[name]) * NS) for name in ("start_s", "end_s"))
-                self.truth.append((start, end, row["label"]))
-                self.clips.append(row["clip"])
+        segments, _ = read_segments(table, (bag.name,))
+        if not segments:
+            raise DataError(f"{table}: it says nothing about {bag.name}")
+        # Only make-bag names the clip.
+        _, rows = read_rows(table, ("start_s", "end_s"))
+        clip_at = {float(times_of(table, n, row, 1e20)[0]): row.get("clip", "") for n, row in rows}
+        self.clips = [clip_at.get(segment.start) or segment.label for segment in segments]
+        self.truth = [(span.start_ns, span.end_ns, span.label) for span in spans_of(segments, first)]
 
     def play(self, bag: Path) -> int:
         """Node process, player, listener; returns how many messages came."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import importlib
+import json
 import os
 import signal
 import subprocess
@@ -178,3 +179,21 @@ def test_a_clip_shorter_than_a_window_says_what_is_missing(tmp_path: Path, colou
             video.write(flat((220, 20, 20)), i * NS // 12)
     done = demo("--camera", str(tmp_path / "clip.mp4"), "--bundle", str(colours.path), "--out", str(tmp_path))
     assert done.returncode == 1 and "a window needs 1 s" in done.stdout + done.stderr
+
+
+def test_a_truth_of_ones_own_is_read_as_the_evaluation_reads_it(
+    tmp_path: Path, colours: LoadedBundle
+) -> None:
+    (tmp_path / "clips" / "red").mkdir(parents=True)
+    with VideoWriter(tmp_path / "clips" / "red" / "clip.mp4") as video:
+        for i in range(36):
+            video.write(flat((220, 20, 20)), i * NS // 12)
+    bag = tmp_path / "bag"
+    make_bag(find_clips([tmp_path / "clips"]), bag)
+    (tmp_path / "bag.truth.csv").write_text("Start_s;End_s;Label\n0;1,5;red\n1,5;3;green\n")
+    done = demo(
+        "--bag", str(bag), "--bundle", str(colours.path), "--out", str(tmp_path / "out"), "--min-right", "0.5"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((tmp_path / "out" / "demo.json").read_text())["clips"]
+    assert [(row["clip"], row["named"]) for row in rows] == [("red", "red"), ("green", "red")]

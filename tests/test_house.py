@@ -36,6 +36,7 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
                 "install",
                 "tensors",
                 "classes",
+                "labels",
             }
         ),
         frozenset({"graphs"}),

@@ -117,6 +117,29 @@ def test_the_robot_and_the_demo_import_without_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.ros
+def test_the_node_imports_without_what_the_tools_alone_need() -> None:
+    """As docs/jetson.md and its Dockerfile install it."""
+    pytest.importorskip("rclpy", reason="rclpy is not importable: make env, or source a ROS 2")
+    missing = (
+        "torch",
+        "av",
+        "rosbags",
+        "mcap",
+        "onnxruntime",
+        "openvino",
+        "scipy",
+        "sklearn",
+        "jinja2",
+        "safetensors",
+    )
+    hidden = f"import sys; sys.modules.update(dict.fromkeys({missing}))"
+    code = f"{hidden}; import gc_ros.node.process, gc_ros.node.lifecycle"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_source_file_names_its_licence() -> None:
     for path in SOURCES:
         if path.read_text().strip():

@@ -23,9 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import threading
-import unicodedata
 from collections.abc import Iterable, Mapping
 from concurrent.futures import CancelledError
 from contextlib import ExitStack
@@ -39,6 +37,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from trt_build.errors import BundleError
 from trt_build.files import replacing, write_new
 from trt_build.integrity import MAX_BYTES, again, cause, check_file, demand, depth, whole
+from trt_build.labels import MAX_LABEL_LENGTH, check_label, printable
 from trt_build.untrusted import NotRegular, read_regular, sha256_regular
 
 SCHEMA_VERSION = 2
@@ -49,33 +48,14 @@ WEIGHTS_NAME = "weights.bin"
 CLASSES_NAME = "classes.safetensors"
 INT8 = "int8"  # the precision whose graphs `trt-build quantize` adds, with weights of their own
 INT8_WEIGHTS_NAME = "weights.int8.bin"
-# Names of a class of clips in which nobody is there or nothing is done, as `Bundle.idle` has it.
-IDLE_LABELS = ("idle", "nobody")
 
 # More than any model has; a bundle that asks for more is broken or made to take the robot's memory or time.
 MAX_INFO_BYTES, MAX_INFO_DEPTH = 4 << 20, 32
-MAX_LABELS, MAX_LABEL_LENGTH = 10_000, 200
+MAX_LABELS = 10_000
 MAX_FILES = 64
 MAX_WINDOW_BYTES = 256 << 20  # of the uint8 frames of one window
 
 Mode = Literal["window", "step"]
-# Line ends and surrogates break what prints or sends a label, the others turn the text around them.
-_UNPRINTABLE = re.compile("[\u202a-\u202e\u2066-\u2069]")
-
-
-def printable(text: str, what: str) -> str:
-    """`text`, or ValueError where it holds control characters."""
-    if _UNPRINTABLE.search(text) or any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text):
-        raise ValueError(f"{what} {text[:40]!a} has control characters; only printable ones are allowed")
-    return text
-
-
-def check_label(label: str) -> None:
-    """Raise ValueError for what no class of a bundle may be called."""
-    if not label.strip():
-        raise ValueError("a label is empty")
-    if len(printable(label, "label")) > MAX_LABEL_LENGTH:
-        raise ValueError(f"label {label[:40]!a} is longer than {MAX_LABEL_LENGTH} characters")
 
 
 class _Frozen(BaseModel):

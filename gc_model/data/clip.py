@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from gc_ros.media.clips import Clip, clean
 from gc_ros.media.detections import Detections
 from gc_ros.media.video import read_video
-from trt_build.bundle import IDLE_LABELS, check_label
 from trt_build.errors import DataError
+from trt_build.labels import IDLE_LABELS, check_label
 
 BODIES, JOINTS = 2, 25  # of a frame, at most
 

@@ -26,8 +26,8 @@ from gc_ros.media.detections import Box, boxes_of, check_of_these_pictures, read
 from gc_ros.media.tables import read_rows
 from gc_ros.media.video_writer import VideoWriter
 from gc_ros.stamps import NS
-from trt_build.bundle import IDLE_LABELS
 from trt_build.errors import DataError
+from trt_build.labels import IDLE_LABELS
 
 # A box is widened by this share of its longer side, and counts for so long before and after its picture: detectors miss
 # feet and shadows, and look at every third picture.

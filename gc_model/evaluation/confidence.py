@@ -30,9 +30,9 @@ from gc_model.paper.network import Network
 from gc_model.training import checkpoint
 from gc_model.training.finetune import CLASSIFIERS
 from gc_model.training.processes import accelerator
-from trt_build.bundle import IDLE_LABELS
 from trt_build.errors import DataError
 from trt_build.files import write_atomically
+from trt_build.labels import IDLE_LABELS
 
 BINS = 15
 KEPT = 0.95  # share of known windows that pass the threshold where no unknown ones are given

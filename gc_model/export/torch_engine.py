@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from gc_model.paper.network import ClipResult, FrameResult, Network, State
 from gc_model.paper.presets import Config
 from gc_model.training.checkpoint import Recipe
-from trt_build.bundle import IDLE_LABELS, Bundle, Calibration, Preprocess
+from trt_build.bundle import Bundle, Calibration, Preprocess
 from trt_build.engine import TensorSpec, check_inputs, expected_io
 from trt_build.errors import DataError
+from trt_build.labels import IDLE_LABELS
 
 
 class TorchEngine:

@@ -95,7 +95,7 @@ class TrainOptions(BaseModel):
     grey: float = Field(default=0.1, ge=0, le=1)
     erase: float = Field(default=0.0, ge=0, le=1)
     # Chance that a training clip shows one of its frames all the time, and with it that nobody does anything; takes a
-    # class of such clips, `trt_build.bundle.IDLE_LABELS`.
+    # class of such clips, `trt_build.labels.IDLE_LABELS`.
     still: float = Field(default=0.0, ge=0, lt=1)
     # Learning rate of the location layer, relative to the rest of the head.
     locate_lr_factor: float = Field(default=1.0, gt=0)

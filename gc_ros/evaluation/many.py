@@ -23,10 +23,11 @@ from gc_ros.evaluation.running import Task, resume
 from gc_ros.evaluation.scoring import EXTRA, gather, summarise
 from gc_ros.evaluation.sources import FrameReader, Source
 from gc_ros.evaluation.truth import find_truth, map_label
-from trt_build.bundle import IDLE_LABELS, LoadedBundle, load_bundle
+from trt_build.bundle import LoadedBundle, load_bundle
 from trt_build.command import os_error_line
 from trt_build.errors import DataError, GlimpseError, need
 from trt_build.files import replacing, write_atomically
+from trt_build.labels import IDLE_LABELS
 
 
 @dataclass(frozen=True)

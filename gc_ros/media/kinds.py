@@ -19,6 +19,7 @@ VIDEO_SUFFIXES = frozenset({
     ".rmvb", ".roq", ".swf", ".tod", ".tp", ".trp", ".ts", ".ty", ".viv", ".vob", ".vro", ".vvc",
     ".webm", ".wm", ".wmv", ".wtv", ".xmv", ".y4m",
 })  # fmt: skip
+PART = ".*.part.*"  # names of videos that are being written, as a pattern
 BAG_SUFFIXES = (".mcap", ".db3", ".bag")
 METADATA = "metadata.yaml"
 _SYSTEM = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "@eadir"}

@@ -23,7 +23,6 @@ from gc_ros.media.video import cause, reformat
 from gc_ros.stamps import NS
 from trt_build.errors import DataError
 
-PART = ".*.part.*"  # names of files that are being written, as a pattern
 _CLOCK = 90_000  # ticks a second of written files: exact enough for every camera rate
 # Of libav, by its names. Others refuse the codec, some only when the first frame comes, or are many files (hls, dash).
 # What keeps no time of each frame (avi, asf, mpeg, mxf, h264) would play at another pace, or in another order.

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from trt_build.errors import GlimpseError
@@ -22,6 +22,14 @@ from trt_build.heap import keep_freed_memory
 USAGE = "usage: activity_node --ros-args -p bundle:=BUNDLE [-r image:=TOPIC] [-p PARAMETER:=VALUE] [--params-file FILE]"
 WRONG_USE = 2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _forget_signals() -> None:
+    """In a child that some library forks: a signal to it would go into the pipe, and end this process in its place."""
+    with suppress(ValueError):  # not the main thread
+        signal.set_wakeup_fd(-1)
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _note_signals(ended: threading.Event) -> threading.Event:
@@ -47,6 +55,7 @@ def _note_signals(ended: threading.Event) -> threading.Event:
             os._exit(0)
 
     threading.Thread(target=end_for_certain, daemon=True).start()
+    os.register_at_fork(after_in_child=_forget_signals)
     return signalled
 
 

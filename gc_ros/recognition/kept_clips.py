@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gc_ros.media.video_writer import PART, VideoWriter
+from gc_ros.media.kinds import PART
 from gc_ros.recognition.taught import alike
 from gc_ros.stamps import NS
 from trt_build.errors import DataError
 from trt_build.files import NO_ROOM, write_atomically
+from trt_build.install import pip
 
 TABLE = "clips.csv"
 MOST = 300  # frames of a clip
@@ -56,6 +57,11 @@ def keep_clips(
     of such pictures, so that whoever prepares these sees the same again. Call it with the folder locked. Raises
     DataError where they cannot be written.
     """
+    try:
+        # Not above: a robot's node, which keeps none unless it is told to, does without PyAV.
+        from gc_ros.media.video_writer import VideoWriter
+    except ImportError as error:
+        raise DataError(f"videos need PyAV ({error}): {pip('av>=14')}") from None
     folder = clips_of(taught)
     rows = _read(folder)
     try:

@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gc_ros.media.bag_reading import read_bag_images
 from gc_ros.media.clips import Clip
 from gc_ros.media.images import Picture
-from gc_ros.media.video import read_video
 from gc_ros.recognition.intake import StepFrame
 from gc_ros.recognition.kept_clips import MOST
 from gc_ros.recognition.recognizer import Recognizer
@@ -50,9 +48,14 @@ def examples_from_clips(
 
 def _images(clip: Clip, topic: str | None) -> Iterable[tuple[NDArray[np.uint8], int, bool]]:
     """(image, stamp, whether it is BGR)."""
+    # Not above: a robot's node, which is shown things by its camera, needs neither rosbags nor PyAV.
     if clip.is_bag:
+        from gc_ros.media.bag_reading import read_bag_images
+
         found = read_bag_images(clip.path, topic, refused=lambda stamp, reason: None, pieces=clip.pieces)
         return ((image, stamp, encoding == "bgr8") for stamp, image, encoding in found)
+    from gc_ros.media.video import read_video
+
     return ((image, stamp, False) for image, stamp in read_video(Path(clip.path)))
 
 

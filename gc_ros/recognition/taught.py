@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from gc_ros.media.kinds import plain
 from gc_ros.recognition.discriminant import Discriminant
 from gc_ros.recognition.space import Examples, Space
-from trt_build.bundle import IDLE_LABELS, MAX_LABEL_LENGTH, LoadedBundle, printable
+from trt_build.bundle import LoadedBundle
 from trt_build.classes import read_classes
 from trt_build.errors import BundleError, DataError
+from trt_build.labels import IDLE_LABELS, MAX_LABEL_LENGTH, printable
 from trt_build.readout import POOLED
 
 MAX_ACTIVITIES, MAX_WINDOWS = 64, 128  # taught to one bundle; kept of one activity

@@ -25,9 +25,10 @@ from gc_ros.recognition.kept_clips import remedy, sweep_clips
 from gc_ros.recognition.space import Examples
 from gc_ros.recognition.taught import MAX_ACTIVITIES, MAX_WINDOWS, Lessons, Taught, sound_name, space_of
 from trt_build import tensors
-from trt_build.bundle import MAX_LABEL_LENGTH, LoadedBundle
+from trt_build.bundle import LoadedBundle
 from trt_build.errors import DataError
 from trt_build.files import lock, write_atomically
+from trt_build.labels import MAX_LABEL_LENGTH
 from trt_build.untrusted import read_regular
 
 NAME = "taught.json"

@@ -33,8 +33,9 @@ from gc_model.training.lightning_io import SafetensorsIO
 from gc_model.training.options import TrainOptions, training_options
 from tests.gc_model.nets import noise
 from tests.gc_model.runs import COLOURS, coloured_clips, people, scratch, undecodable
-from trt_build.bundle import IDLE_LABELS, Preprocess
+from trt_build.bundle import Preprocess
 from trt_build.errors import DataError
+from trt_build.labels import IDLE_LABELS
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 from gc_ros.media import video
+from gc_ros.media.kinds import PART
 from gc_ros.media.video import open_camera, read_pictures, read_video, upright
-from gc_ros.media.video_writer import PART, VideoWriter
+from gc_ros.media.video_writer import VideoWriter
 from gc_ros.stamps import NS
 from tests.conftest import REPOSITORY
 from tests.videos import BT709, BT2020, centres, flat, patches, rotated, truncated, write_clip

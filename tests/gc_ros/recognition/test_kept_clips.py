@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 
+from gc_ros.media import video_writer
 from gc_ros.media.video import read_video
 from gc_ros.media.video_writer import VideoWriter
 from gc_ros.recognition import kept_clips
@@ -172,7 +173,7 @@ def test_a_clip_that_cannot_be_written_leaves_nothing_and_says_so(
             self._container = _Full(self._container)
             super().close()
 
-    monkeypatch.setattr(kept_clips, "VideoWriter", Full)
+    monkeypatch.setattr(video_writer, "VideoWriter", Full)
     with pytest.raises(DataError, match=r"clips cannot be kept .*there is no room for it: make room"):
         keep_clips(tmp_path, "bow", [frames(20)], 8.0)
     assert files(tmp_path) == []

@@ -5,6 +5,10 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from tests.conftest import REPOSITORY as ROOT
 from tests.toy import assignment_table, glimpse_table, graph, number_image, save
 from trt_build.bundle import LoadedBundle, load_bundle, write_bundle
 from trt_build.engines import ort
@@ -354,3 +359,19 @@ def test_what_cannot_be_recorded_as_a_cuda_graph_runs_without_and_says_why(
         "no CUDA graph (not asked for)"
         in ort.OrtEngine(numbers, "step", device="cuda", cuda_graph=False).description
     )
+
+
+def test_openvino_sends_nothing_when_it_is_imported(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="pip install -e '.[openvino]'")
+    (tmp_path / "openvino_telemetry.py").write_text("raise SystemExit('asked for')\n")
+    code = "from trt_build.engines.ov import OvEngine; import openvino; print(openvino.__version__)"
+    env = {k: v for k, v in os.environ.items() if k != "CI"} | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr
+
+
+def test_openvino_is_imported_through_this_package_alone() -> None:
+    """Whose `__init__` keeps it from sending."""
+    importing = re.compile(r"^\s*(import openvino|from openvino)", re.M)
+    for path in [p for top in ("gc_ros", "gc_model", "scripts") for p in (ROOT / top).rglob("*.py")]:
+        assert not importing.search(path.read_text()), path
