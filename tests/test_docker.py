@@ -76,6 +76,15 @@ def test_what_it_copies_exists_and_every_variable_is_given(instructions: list[In
             assert used <= given, (one.name, used - given)
 
 
+def test_an_image_gets_what_git_does_not_ignore() -> None:
+    """`COPY .` of a checkout in use: no environment, no runs, no clips of people that were taught."""
+    ignored = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text().split()]
+    # Docker counts every pattern from the root, git one without a slash from anywhere.
+    expected = [name.removeprefix("/") if "/" in name else f"**/{name}" for name in ignored]
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("#")] == [*expected, ".git"]
+
+
 def test_every_shell_command_is_one(instructions: list[Instruction], tmp_path: Path) -> None:
     bash = shutil.which("bash")
     assert bash

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import runpy
 import subprocess
@@ -21,6 +22,13 @@ SOURCES = [
     for package in (*PACKAGES, "tests", "scripts", "launch")
     for path in sorted((ROOT / package).rglob("*.py"))
 ]
+
+# Installed here for the tests; neither package.xml nor requirements/robot-tests.txt brings them.
+BEYOND_COLCON = (
+    "torch", "torchvision", "timm", "lightning", "safetensors", "matplotlib", "tensorboard", "PIL", "onnxslim",
+    "openvino", "tensorrt_rtx", "cuda", "sklearn", "scipy", "jinja2", "mcap", "dask", "distributed", "psutil",
+    "threadpoolctl", "xdist",
+)  # fmt: skip
 
 
 def setup_arguments(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -115,6 +123,22 @@ def test_the_robot_and_the_demo_import_without_torch() -> None:
     code = f"import sys; sys.modules['torch'] = None; import {modules}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_colcon_test_collects_with_what_its_requirements_bring() -> None:
+    """A module of tests that imports more than that skips itself; an error here ends a group without one test run."""
+    loop = re.search(r"foreach\(folder (.*)\)", (ROOT / "CMakeLists.txt").read_text())
+    assert loop
+    groups = [f"tests/{folder}" for folder in loop[1].split()]
+    code = f"import sys; sys.modules.update(dict.fromkeys({BEYOND_COLCON})); import pytest; sys.exit(pytest.main())"
+    options = "-c tests/colcon.ini --rootdir . -p no:cacheprovider --collect-only -q"
+    env = {**os.environ, "PYTEST_ADDOPTS": options, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *groups], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert [group for group in groups if f"\n{group}/" not in f"\n{done.stdout}"] == []
 
 
 @pytest.mark.slow

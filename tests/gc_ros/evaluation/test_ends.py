@@ -12,7 +12,6 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +24,8 @@ from tests.gc_ros.evaluation.bag_files import mcap_of, write_bag, write_truth
 from tests.gc_ros.evaluation.runs import make, run, spawn
 from trt_build.bundle import LoadedBundle, load_bundle
 
-pytest.importorskip("sklearn")
+pytest.importorskip("sklearn", reason="pip install -e '.[evaluate]'")
+psutil = pytest.importorskip("psutil", reason="psutil is not installed: make env")
 
 
 def test_room_that_ends_between_two_bags_keeps_the_first(

@@ -32,7 +32,7 @@ from gc_ros.media.recording import Recording
 from gc_ros.stamps import NS
 from tests.command_line import assert_one_line, call
 from tests.gc_ros.evaluation.bag_files import START, join_bags, write_bag
-from tests.gc_ros.evaluation.runs import run
+from tests.gc_ros.evaluation.runs import need_evaluation, run
 from tests.videos import write_clip
 from trt_build.bundle import LoadedBundle
 
@@ -444,9 +444,8 @@ def test_boxes_that_several_sources_share_are_remarked_on(
 
 
 def call_evaluate(*arguments: object) -> Any:
-    from gc_ros.cli import app
-
-    return call(app, *arguments)
+    need_evaluation()
+    return call(cli.app, *arguments)
 
 
 def test_other_boxes_are_another_result(clip: Path, colours: LoadedBundle, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from mcap.reader import make_reader
 from rosbags.rosbag2 import StoragePlugin
 
 from gc_ros.evaluation.results import WINDOWS, read_windows
@@ -123,6 +122,7 @@ def test_a_stream_with_everything_wrong_is_evaluated_and_what_was_left_out_is_sa
 def test_merged_predictions_hold_every_packet_that_the_shown_images_need(
     tmp_path: Path, colours: LoadedBundle
 ) -> None:
+    mcap = pytest.importorskip("mcap.reader", reason="pip install -e '.[evaluate]'")
     packets = encode(colours_of(("red", 32)), b_frames=2)
     bag = write_packets(tmp_path / "bag", [("h264", packets)])
     run(colours, tmp_path / "out", bag, "--truth", "none", "--predictions", "merged")
@@ -130,7 +130,7 @@ def test_merged_predictions_hold_every_packet_that_the_shown_images_need(
     with open(merged, "rb") as file:
         kept = [
             m.data
-            for _, channel, m in make_reader(file).iter_messages()
+            for _, channel, m in mcap.make_reader(file).iter_messages()
             if channel.topic == "/camera/foxglove"
         ]
     assert len(kept) == 32
