@@ -20,6 +20,7 @@ from gc_ros.evaluation.segments import (
     predicted_segments,
 )
 from gc_ros.evaluation.truth import Segment
+from tests.gc_ros.evaluation.runs import need_evaluation
 
 LABELS = ["red", "green", "blue"]
 
@@ -133,6 +134,7 @@ def test_what_begins_while_something_unknown_is_done_is_neither_right_nor_wrong(
 
 
 def test_the_activities_of_all_bags_are_summed_before_they_are_divided() -> None:
+    need_evaluation()
     right = [onset("red", 1), event("offset", "red", 3)]
     wrong = [onset("blue", 1), event("offset", "blue", 3), onset("blue", 5), event("offset", "blue", 6)]
     bags = [

@@ -130,6 +130,7 @@ def test_half_precision_and_an_open_size(tmp_path: Path) -> None:
 
 
 def test_a_person_who_walks_keeps_the_id(tmp_path: Path) -> None:
+    pytest.importorskip("scipy.optimize", reason="scipy is not installed: pip install -e '.[evaluate]'")
     finder = Finder(Detector(person_detector(tmp_path / "toy.onnx", "columns")))
     ids = []
     for k in range(8):

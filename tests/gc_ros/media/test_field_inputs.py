@@ -23,6 +23,7 @@ from gc_ros.media.clips import Clip, find_clips, find_recordings
 from gc_ros.media.recording import Recording
 from gc_ros.media.video import read_video
 from tests.command_line import assert_one_line, call
+from tests.gc_ros.evaluation.runs import need_evaluation
 from tests.toy import toy_bundle
 from trt_build.bundle import LoadedBundle, Preprocess
 from trt_build.errors import DataError
@@ -58,6 +59,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> LoadedBundle:
 
 def evaluated(bundle: LoadedBundle, out: Path, *arguments: object) -> tuple[dict[str, Any], str]:
     """(summary by bag's name, stderr) of `gc-ros evaluate`, which must end well."""
+    need_evaluation()
     result = call(app, "evaluate", *arguments, "--bundle", bundle.path, "--out", out, "--jobs", "1", "--json")
     assert result.exit_code == 0, result.output
     return {bag["name"]: bag for bag in json.loads(result.stdout)["bags"]}, result.stderr
@@ -307,5 +309,6 @@ def test_34_an_lfs_pointer_is_called_one(case: Any, bundle: LoadedBundle, tmp_pa
     with pytest.raises(DataError, match=r"Git LFS pointer.*git lfs pull") as caught:
         Recording(file)
     assert "record it again" not in str(caught.value)
+    need_evaluation()
     result = call(app, "evaluate", file, "--bundle", bundle.path, "--out", tmp_path / "out", "--jobs", "1")
     assert result.exit_code == 2 and "git lfs pull" in result.stderr

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from gc_ros.media.detections import Box
 from gc_ros.media.tracker import Tracker, overlap
 
+pytest.importorskip("scipy.optimize", reason="scipy is not installed: pip install -e '.[evaluate]'")
 STEP = 100_000_000  # ns
 
 
