@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from people_gain import figures
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -30,7 +31,6 @@ from gc_model.evaluation.judges import stored_sub_sequences
 from gc_model.export.torch_engine import bundle_info
 from gc_model.training import checkpoint
 
-DRAWN = 2000  # sets of clips, for the interval
 Scores = dict[str, tuple[NDArray[np.float64], int]]  # by clip, the logarithms and the class
 
 
@@ -67,18 +67,9 @@ def main() -> None:
             ways = {"whole": first, "person": second, "both": first + second, "others": first + third}
             for way, values in ways.items():
                 right[way].append(int(values.argmax()) == label)
-    hits = {way: np.array(values, float) for way, values in right.items()}
+    hits = {way: np.array(values) for way, values in right.items()}
+    result = {way: figures(values, hits["whole"]) for way, values in hits.items()}
     clips = len(hits["whole"])
-    drawn = np.random.default_rng(0).integers(0, clips, (DRAWN, clips))
-    result = {}
-    for way, values in hits.items():
-        gain = values - hits["whole"]
-        low, high = np.percentile(gain[drawn].mean(1), [2.5, 97.5])
-        result[way] = {
-            "accuracy": round(float(values.mean()), 4),
-            "gain": round(float(gain.mean()), 4),
-            "gain_95": [round(float(low), 4), round(float(high), 4)],
-        }
     print(json.dumps({"clips": clips, "row": arguments.row, "result": result}, indent=2))
 
 

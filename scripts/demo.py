@@ -46,7 +46,6 @@ from gc_ros.evaluation.truth import read_segments, spans_of
 from gc_ros.media.bag_reading import read_bag_images
 from gc_ros.media.bags import make_bag
 from gc_ros.media.clips import find_clips
-from gc_ros.media.tables import read_rows, times_of
 from gc_ros.media.video_writer import VideoWriter
 from gc_ros.recognition import overlay
 from gc_ros.recognition.activity import Activity, stream_label
@@ -201,10 +200,7 @@ class Demo:
         segments, _ = read_segments(table, (bag.name,))
         if not segments:
             raise DataError(f"{table}: it says nothing about {bag.name}")
-        # Only make-bag names the clip.
-        _, rows = read_rows(table, ("start_s", "end_s"))
-        clip_at = {float(times_of(table, n, row, 1e20)[0]): row.get("clip", "") for n, row in rows}
-        self.clips = [clip_at.get(segment.start) or segment.label for segment in segments]
+        self.clips = [segment.clip or segment.label for segment in segments]
         self.truth = [(span.start_ns, span.end_ns, span.label) for span in spans_of(segments, first)]
 
     def play(self, bag: Path) -> int:

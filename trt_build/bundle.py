@@ -158,13 +158,6 @@ class Bundle(_Frozen):
         """Seconds that a window of T frames covers."""
         return self.T / self.rate_hz
 
-    @property
-    def person_margin(self) -> float | None:
-        """Of the squares around the people whom it was trained on, as share of their side; None: it does not say."""
-        people = self.provenance.get("people")
-        margin: Any = people.get("margin") if isinstance(people, dict) else None
-        return float(margin) if type(margin) in (int, float) and 0 <= margin <= 1 else None
-
 
 @dataclass(frozen=True)
 class LoadedBundle:

@@ -20,7 +20,7 @@ from gc_model.paper.network import Network
 from gc_model.paper.presets import Config
 from gc_model.paper.variants import build
 from gc_ros.media.clips import clean
-from gc_ros.recognition.region import MARGIN
+from gc_ros.recognition.region import margin_of
 from trt_build.bundle import INFO_NAME
 from trt_build.errors import DataError
 from trt_build.files import replacing, write_atomically
@@ -47,7 +47,7 @@ class Recipe:
     @property
     def person_margin(self) -> float:
         """Of the squares around people that the model was trained on; the robot's own if it saw whole pictures."""
-        return float((self.provenance.get("people") or {}).get("margin", MARGIN))
+        return margin_of(self.provenance)
 
     def own(self, clips: Sequence[LabelledClip]) -> list[LabelledClip]:
         """The clips with their classes as the run has them: in its spelling; idle where its training said so."""

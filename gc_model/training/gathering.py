@@ -36,7 +36,8 @@ from trt_build.errors import DataError
 class Samples:
     """The clips of a run, decoded. failed: reason by name of those that are left out; away: of people who are.
 
-    identity: a digest of the files, another one where a clip was filmed again under its name.
+    files: by name, what tells a clip from one that was filmed again under it. identity: a digest of them all, of the
+    first process's files, since those of another machine may be copies.
     """
 
     config: Config
@@ -46,6 +47,7 @@ class Samples:
     validation: Sequence[LabelledClip]
     failed: Mapping[str, str]
     away: Mapping[str, str]
+    files: Mapping[str, str]
     identity: str
 
     def shorter_than(self, window_s: float) -> int:
@@ -72,6 +74,7 @@ def gather(options: TrainOptions, out: Path, folder: Path, first: bool, progress
     config = config_of(options, len(labels))
     squares = Preprocess.model_validate({"size": config.size, "resize": config.resize, "fit": config.fit})
     cache = FrameCache(folder, squares)
+    told = {} if first else wait_prepared(out)
     if first:
         workers = os.cpu_count() or 1
         alone = [replace(c, name=_shown(c, p), person=p) for c in clips for p in c.people]
@@ -83,14 +86,15 @@ def gather(options: TrainOptions, out: Path, folder: Path, first: bool, progress
             c.name: away[_shown(c, p)] for c in clips if c.apart for p in c.people if _shown(c, p) in away
         }
     else:
-        failed, away = (wait_prepared(out)[name] for name in ("failed", "away"))
+        failed, away = told["failed"], told["away"]
     for name, reason in failed.items():
         logging.warning("left out %s: %s", name, reason)
     clips[:] = [_there(clip, away) for clip in clips]
     training, validation = _split(clips, failed, labels, options)
-    # Of the files of the first process: those of another machine may be copies.
-    identity = _identity(cache, [*training, *validation]) if first else wait_prepared(out)["identity"]
-    return Samples(config, labels, cache, training, validation, failed, away, identity)
+    used = [*training, *validation]
+    files = dict(zip((c.name for c in used), cache.identities(used), strict=True))
+    identity = told.get("identity") or hashlib.sha256(" ".join(files.values()).encode()).hexdigest()[:16]
+    return Samples(config, labels, cache, training, validation, failed, away, files, identity)
 
 
 def of_classes(clips: Sequence[LabelledClip], options: TrainOptions) -> list[LabelledClip]:
@@ -105,10 +109,6 @@ def of_classes(clips: Sequence[LabelledClip], options: TrainOptions) -> list[Lab
     chosen = as_idle(clips, idle)
     check_labels(chosen)
     return chosen
-
-
-def _identity(cache: FrameCache, clips: Sequence[LabelledClip]) -> str:
-    return hashlib.sha256(" ".join(cache.identities(clips)).encode()).hexdigest()[:16]
 
 
 def _there(clip: LabelledClip, away: Mapping[str, str]) -> LabelledClip:

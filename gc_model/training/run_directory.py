@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gc_model.data.clip import LabelledClip
-from gc_model.data.frames import FrameCache
 from gc_model.paper.network import Network
 from gc_model.training.checkpoint import DESCRIPTION
 from gc_model.training.options import TrainOptions
@@ -105,16 +104,15 @@ def start_run(
     out: Path,
     training: Sequence[LabelledClip],
     validation: Sequence[LabelledClip],
-    cache: FrameCache,
+    files: Mapping[str, str],
 ) -> None:
     """Write options and clips of the run; for a resumed one, check that the clips are the same. Raises DataError.
 
-    Clips that have their names and other contents are warned of: files that were only copied look so, too.
+    files: see `Samples`. Clips that have their names and other contents are warned of: files that were only copied look
+    so, too.
     """
     path = out / "clips.json"
     names = {"training": [c.name for c in training], "validation": [c.name for c in validation]}
-    clips = [*training, *validation]
-    files = dict(zip((c.name for c in clips), cache.identities(clips), strict=True))
     if path.is_file():
         try:
             found = json.loads(path.read_text())
@@ -140,7 +138,7 @@ def start_run(
         files = first
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(names | {"files": files}, indent=1))
+        write_atomically(path, json.dumps(names | {"files": dict(files)}, indent=1))
         write_atomically(out / "options.json", options.model_dump_json(indent=1))
     except OSError as error:
         raise DataError(

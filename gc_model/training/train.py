@@ -74,7 +74,7 @@ def train(
         model, weights = _network(samples.config, options, samples.labels)
         # Only now: a run that could not start must not occupy its directory.
         if first:
-            start_run(options, out, samples.training, samples.validation, samples.cache)
+            start_run(options, out, samples.training, samples.validation, samples.files)
             if several:
                 told = {"failed": dict(samples.failed), "away": dict(samples.away)}
                 tell_prepared(out, {**told, "identity": samples.identity})

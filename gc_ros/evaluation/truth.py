@@ -30,12 +30,16 @@ _MOST_S = 1e20  # more than nanoseconds since 1970, the largest that is taken fo
 
 @dataclass(frozen=True)
 class Segment:
-    """A label from start to end, seconds. who: the person who does it, "" where the truth tells nobody apart."""
+    """A label from start to end, seconds. who: the person who does it, "" where the truth tells nobody apart.
+
+    clip: of which `make-bag` made this part of a bag, "" where the table does not say.
+    """
 
     start: float
     end: float
     label: str
     who: str = ""
+    clip: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,8 @@ def read_segments(path: Path, names: Sequence[str] = ()) -> tuple[list[Segment],
         if "bag" in columns and clean(row["bag"]) != bag:
             continue
         start, end = map(float, times_of(path, place, row, _MOST_S))
-        segments.append(Segment(start, end, clean(row["label"]), clean(row.get("id", ""))))
+        who, clip = (clean(row.get(name, "")) for name in ("id", "clip"))
+        segments.append(Segment(start, end, clean(row["label"]), who, clip))
     return sorted(segments, key=lambda s: s.start), [name for name in bags if name != bag]
 
 

@@ -24,12 +24,17 @@ WRONG_USE = 2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+def _give_up_signals(handler: signal.Handlers) -> None:
+    """Raises ValueError outside of the main thread."""
+    for number in _SIGNALS:
+        signal.signal(number, handler)
+    signal.set_wakeup_fd(-1)
+
+
 def _forget_signals() -> None:
     """In a child that some library forks: a signal to it would go into the pipe, and end this process in its place."""
     with suppress(ValueError):  # not the main thread
-        signal.set_wakeup_fd(-1)
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
+        _give_up_signals(signal.SIG_DFL)
 
 
 def _note_signals(ended: threading.Event) -> threading.Event:
@@ -59,13 +64,6 @@ def _note_signals(ended: threading.Event) -> threading.Event:
     return signalled
 
 
-def _ignore_signals() -> None:
-    """For the end of the process: the interpreter gives up our handlers before it ends, and a signal would kill it."""
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.set_wakeup_fd(-1)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the node until a signal; returns the exit code. argv: ROS arguments, without the program's name."""
     ended = threading.Event()
@@ -73,7 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _run(list(sys.argv[1:] if argv is None else argv), signalled, ended)
     finally:
-        _ignore_signals()
+        # The interpreter gives up our handlers before it ends, and a signal would kill it.
+        _give_up_signals(signal.SIG_IGN)
 
 
 def _run(arguments: Sequence[str], signalled: threading.Event, ended: threading.Event) -> int:

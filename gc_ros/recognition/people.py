@@ -28,7 +28,7 @@ from gc_ros.recognition.event_log import EventLog
 from gc_ros.recognition.intake import Signature, signature_of
 from gc_ros.recognition.person import PeopleCounters, PersonActivity, PersonWork
 from gc_ros.recognition.recognizer import Recognizer
-from gc_ros.recognition.region import MARGIN, Person, PersonPicture, hidden, misplaced, square
+from gc_ros.recognition.region import Person, PersonPicture, hidden, margin_of, misplaced, square
 from gc_ros.recognition.sampler import EveryFrame, Sampler
 from gc_ros.recognition.seats import Seats
 from gc_ros.recognition.smoothing import ActivityEvent, Smoothing
@@ -88,8 +88,8 @@ class People:
             raise ValueError("people need at least one slot of the engine")
         if not 0 < max_age_s <= timeout_s:
             raise ValueError(f"0 < max_age_s <= timeout_s is needed, got {max_age_s} and {timeout_s} s")
-        own = MARGIN if bundle.info.person_margin is None else bundle.info.person_margin
-        self.info, self.margin = bundle.info, own if margin is None else margin
+        self.info = bundle.info
+        self.margin = margin_of(self.info.provenance) if margin is None else margin
         if not 0 <= self.margin <= 1:
             raise ValueError(f"margin is {margin}, it must be 0 to 1")
         self._max_age, self._timeout = round(max_age_s * NS), round(timeout_s * NS)

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,13 @@ MARGIN = 0.15  # on each side, as a share of the longer side of the box
 SMOOTHING_S = 0.2  # time constant by which the size of a box follows the detector
 HIDDEN = 0.25  # share of a box that somebody else covers
 LARGEST = 2.0  # side of a square, as a multiple of the image's longer side
+
+
+def margin_of(provenance: Mapping[str, Any]) -> float:
+    """Of the squares around people that a network was trained on; the usual one where its provenance does not say."""
+    people = provenance.get("people")
+    margin: Any = people.get("margin") if isinstance(people, dict) else None
+    return float(margin) if type(margin) in (int, float) and 0 <= margin <= 1 else MARGIN
 
 
 def square(box: Box, margin: float = MARGIN) -> Box:

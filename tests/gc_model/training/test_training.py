@@ -436,7 +436,8 @@ def test_clips_filmed_again_under_their_names_are_said_whenever_the_run_is_resum
         caplog.clear()
         clips = own.clips(data)
         cache = FrameCache(tmp_path / "cache", squares)
-        run_directory.start_run(options(data=data), tmp_path / "run", clips[:2], clips[2:], cache)
+        files = dict(zip((c.name for c in clips), cache.identities(clips), strict=True))
+        run_directory.start_run(options(data=data), tmp_path / "run", clips[:2], clips[2:], files)
         return caplog.text
 
     assert not start() and not start()
