@@ -221,6 +221,7 @@ class Demo:
 
         player = threading.Thread(target=run_player, daemon=True)
         with Robot(self.bundle, self.take, self.take_event) as robot:
+            robot.wait()
             player.start()
             while player.is_alive() and robot.alive:
                 robot.spin(0.1)

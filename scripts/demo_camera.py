@@ -20,7 +20,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from demo_node import Robot, from_message, say_event, status_of, to_event
+from demo_node import WAIT_S, Robot, from_message, say_event, status_of, to_event
 
 from gc_ros.media.video import camera_number, open_camera, read_video
 from gc_ros.media.video_writer import VideoWriter
@@ -30,7 +30,6 @@ from gc_ros.stamps import NS
 from trt_build.bundle import load_bundle
 from trt_build.errors import DataError
 
-WAIT_S = 60.0  # for the node to subscribe: it may have to build an engine first
 LAST_S = 1.0  # for the last messages, when the camera has ended
 
 
@@ -59,6 +58,7 @@ class CameraDemo:
             raise DataError(f"{self.source}: no frame can be read; check the camera or file")
         with Robot(self.bundle, self.take, self.take_event) as robot:
             camera = threading.Thread(target=self.publish, args=(robot.node, first, frames), daemon=True)
+            robot.wait()
             camera.start()
             try:
                 # Caught within the video: one that an error leaves is thrown away.

@@ -29,13 +29,21 @@ from gc_ros.recognition.smoothing import ActivityEvent  # noqa: E402
 from trt_build.bundle import Bundle, LoadedBundle  # noqa: E402
 from trt_build.errors import GlimpseError  # noqa: E402
 
+WAIT_S = 60.0  # for the node to be found: it may have to build an engine first
+SLICE_S = 0.1  # so long does a demo that shall end still wait for a message
 _ended = threading.Event()
+_in_ros = threading.Event()
 
 
 def end_demo(*_: object) -> None:
-    """Handler of the signals that end a demo. Raised alone, the exception is lost where a callback swallows it."""
+    """Handler of the signals that end a demo.
+
+    Nothing is raised while ROS runs: raised where a message is converted, KeyboardInterrupt becomes another error in
+    rclpy's native code, and a callback may swallow it. `Robot.spin` raises it afterwards.
+    """
     _ended.set()
-    raise KeyboardInterrupt
+    if not _in_ros.is_set():
+        raise KeyboardInterrupt
 
 
 class Robot:
@@ -52,10 +60,15 @@ class Robot:
         self._bundle, self._gc_msg = bundle, gc_msg
         self._on_activity, self._on_event = on_activity, on_event
         self.messages = 0
+        self._found = 0  # publishers of the node
 
     def __enter__(self) -> Robot:
         import rclpy
         import rclpy.signals
+        from rclpy.event_handler import SubscriptionEventCallbacks
+
+        def found(status: Any) -> None:
+            self._found += status.current_count_change
 
         info = self._bundle.info
         command = [sys.executable, str(ROOT / "scripts" / "activity_node"), "--ros-args"]
@@ -64,12 +77,17 @@ class Robot:
         rclpy.init(signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
         self.node = rclpy.create_node("demo_listener")
         self._executor = rclpy.executors.SingleThreadedExecutor()
-        self.node.create_subscription(
-            self._gc_msg.Activity, "/activity_recognition/activity", self._count, 100
-        )
-        self.node.create_subscription(
-            self._gc_msg.ActivityEvent, "/activity_recognition/events", self._on_event, 100
-        )
+        for kind, name, callback in (
+            (self._gc_msg.Activity, "activity", self._count),
+            (self._gc_msg.ActivityEvent, "events", self._on_event),
+        ):
+            self.node.create_subscription(
+                kind,
+                f"/activity_recognition/{name}",
+                callback,
+                100,
+                event_callbacks=SubscriptionEventCallbacks(matched=found),
+            )
         self._executor.add_node(self.node)
         # Last, so that nothing that fails before leaves it. The environment's own Python finds the packages.
         self._process = subprocess.Popen(command)
@@ -80,6 +98,17 @@ class Robot:
         """Whether the process of the node runs."""
         return self._process.poll() is None
 
+    def wait(self) -> None:
+        """Until DDS has found what the node publishes, which may take seconds longer than its camera's topic does.
+
+        Raises GlimpseError where the node is not there in time; returns at once where its process has ended.
+        """
+        deadline = time.monotonic() + WAIT_S
+        while self._found < 2 and self.alive:
+            if time.monotonic() > deadline:
+                raise GlimpseError(f"the node published nothing that could be found within {WAIT_S:g} s")
+            self.spin(SLICE_S / 2)
+
     def spin(self, seconds: float, *, ended: bool = False) -> None:
         """Take messages for so long. Raises KeyboardInterrupt where the demo shall end.
 
@@ -87,7 +116,11 @@ class Robot:
         """
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            self._executor.spin_once(timeout_sec=left)
+            _in_ros.set()
+            try:
+                self._executor.spin_once(timeout_sec=min(left, SLICE_S))
+            finally:
+                _in_ros.clear()
             if _ended.is_set() and not ended:
                 raise KeyboardInterrupt
 

@@ -97,8 +97,8 @@ def test_an_engine_that_is_slow_to_fail_is_given_up_while_images_come(numbers: P
             if node.node.state != "active":
                 break
         peer.wait_for_diagnostic("engine", "3 failed engine runs in a row, deactivated")
-        # One of them was at configuring, and went well.
-        assert faulty.engine.runs - 1 == 3 and peer.state() == "inactive"
+        # One run was at configuring, and went well; a fourth may begin before the node hears of the third.
+        assert faulty.engine.runs - 1 in (3, 4) and peer.state() == "inactive"
 
 
 def test_one_failed_run_is_survived(numbers: Path) -> None:
