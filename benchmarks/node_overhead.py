@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
-from rig import Clock, NodeProcess, harness, percentiles, report, toy
+from rig import Clock, NodeProcess, harness, percentiles, report, scratch, toy
 
 from gc_ros.node import ros_messages
 from gc_ros.stamps import NS
@@ -53,7 +52,7 @@ class Bare(NodeProcess):
     """The floor: receive, answer, nothing else."""
 
     def __init__(self) -> None:
-        script = Path(tempfile.mkdtemp()) / "bare.py"
+        script = scratch() / "bare.py"
         script.write_text(_BARE)
         harness.Process.__init__(self, script=script)
 

@@ -23,6 +23,8 @@ import numpy as np  # noqa: E402
 from tests.gc_ros.node import harness  # noqa: E402
 from tests.toy import toy_bundle  # noqa: E402
 
+_scratch = tempfile.TemporaryDirectory()  # scripts and bundles of this benchmark; removed when it ends
+
 _NODE = """
 import sys, time
 from functools import partial
@@ -43,6 +45,11 @@ sys.exit(node.main(sys.argv[1:]))
 """
 
 
+def scratch() -> Path:
+    """An empty folder that is gone when the benchmark has ended."""
+    return Path(tempfile.mkdtemp(dir=_scratch.name))
+
+
 class NodeProcess(harness.Process):
     """The node as a robot runs it, but for an engine call that takes `engine_s` longer than the toy's own.
 
@@ -50,7 +57,7 @@ class NodeProcess(harness.Process):
     """
 
     def __init__(self, bundle: Path, engine_s: float = 0.0, before: str = "", **parameters: Any) -> None:
-        script = Path(tempfile.mkdtemp()) / "node.py"
+        script = scratch() / "node.py"
         script.write_text(before + _NODE.format(engine_s=engine_s))
         arguments = ["--ros-args", "-p", f"bundle:={bundle}", "-p", "threads:=1"]
         for name, value in parameters.items():
@@ -75,7 +82,7 @@ class NodeProcess(harness.Process):
 
 def toy(rate_hz: float, S: int = 224) -> Path:
     """A toy bundle sampled at `rate_hz`, with the paper's input size."""
-    path = Path(tempfile.mkdtemp()) / "bundle"
+    path = scratch() / "bundle"
     preprocess = {"size": S, "resize": S * 8 // 7}
     return toy_bundle(path, "colours", S=S, rate_hz=rate_hz, preprocess=preprocess).path
 
