@@ -5,11 +5,10 @@
     python benchmarks/people_gain.py --data clips.csv --boxes boxes --store features
 
 Both ways have the same clips, windows, augmentation, number of views and read-out: the maps and the context of the
-`edge` trunk with ImageNet weights, averaged over the frame as the network's embedding has them, their mean and
-deviation over a window (of a test clip that in its middle), and ridge regression whose strength the training clips
-decide. A clip in which nobody was found is a whole picture in both. Each subject of the table in turn is the test. The
-interval is that of the gain over clips drawn again. Prints JSON. A run that was interrupted continues in --store, which
-is good for one setting.
+`edge` trunk with ImageNet weights, averaged over the frame, their mean and deviation over a window (of a test clip
+that in its middle), and ridge regression whose strength the training clips decide. A clip in which nobody was found
+is a whole picture in both. Each subject of the table in turn is the test. The interval is that of the gain over clips
+drawn again. Prints JSON. A run that was interrupted continues in --store, which is good for one setting.
 """
 
 from __future__ import annotations
@@ -105,7 +104,7 @@ class Features:
     def _kept(self, name: str, clip: Callable[[int], torch.Tensor]) -> NDArray[np.float32]:
         self._path.mkdir(parents=True, exist_ok=True)
         file = self._path / f"{name}.npy"
-        shape = self._n, 2 * self._model.embedding_size
+        shape = self._n, 2 * (self._model.trunk.channels + self._model.trunk.context_channels)
         if not file.is_file():
             np.lib.format.open_memmap(file, "w+", np.float32, shape)[:] = np.nan
         stored = np.lib.format.open_memmap(file, "r+")
@@ -132,7 +131,9 @@ def scores(found: Features, y: NDArray[np.int64], train: NDArray[np.bool_]) -> N
 
 
 def figures(
-    right: NDArray[np.bool_], whole: NDArray[np.bool_], of: NDArray[np.bool_] | None = None
+    right: NDArray[np.bool_ | np.floating[Any]],
+    whole: NDArray[np.bool_ | np.floating[Any]],
+    of: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
     """Accuracy on the clips (n,) that count, all without `of`, and what it gains on that of whole pictures."""
     of = np.ones(len(right), bool) if of is None else of
