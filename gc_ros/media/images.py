@@ -152,10 +152,16 @@ def _sixteen_bit(then: int) -> Callable[[np.ndarray], np.ndarray]:
     """The conversion of rows of 16 bit, in the order of this machine, as cv_bridge makes it."""
 
     def convert(rows: np.ndarray) -> np.ndarray:
-        # 65535 is 255: colours are mixed at 16 bit, and rounded once.
-        return cv2.convertScaleAbs(cv2.cvtColor(rows.view(np.uint16)[..., 0], then), alpha=255 / 65535)
+        return _mixed(rows.view(np.uint16)[..., 0], then)
 
     return convert
+
+
+def _mixed(pixels: np.ndarray, code: int) -> np.ndarray:
+    """BGR of 8 bit of pixels (H, W) of 8 or 16 bit."""
+    image = cv2.cvtColor(pixels, code)
+    # 65535 is 255: colours are mixed at 16 bit, and rounded once.
+    return image if image.dtype == np.uint8 else cv2.convertScaleAbs(image, alpha=255 / 65535)
 
 
 _BAYER = {
@@ -164,6 +170,7 @@ _BAYER = {
     "bayer_gbrg": cv2.COLOR_BayerGR2BGR,
     "bayer_grbg": cv2.COLOR_BayerGB2BGR,
 }
+_MOSAICS = {f"{name}{bits}": code for name, code in _BAYER.items() for bits in (8, 16)}
 _UYVY = _Layout(2, _yuv422(cv2.COLOR_YUV2BGR_UYVY, chroma=0), channels=2)
 _YUYV = _Layout(2, _yuv422(cv2.COLOR_YUV2BGR_YUY2, chroma=1), channels=2)
 _LAYOUTS: dict[str, _Layout] = {
@@ -321,13 +328,21 @@ def _compressed_picture(message: Any, live: bool) -> Picture:
             f"compressed image of {width}x{height} pixels and {end} bytes may take {extent.seconds:.2f} s and "
             f"{extent.memory >> 20} MB to decode; publish smaller ones"
         )
+    # A Bayer pattern is compressed as it is, unless the format names what it was converted to (mono8).
+    pattern = _MOSAICS.get(kind) if form.partition(" compressed")[2].strip() in ("", kind) else None
     # Drivers hand over whole buffers: what is behind the end mark is not part of the image.
-    return Picture(width, height, True, lambda: _decompress(coded.picture(data[:end])))
+    return Picture(width, height, True, lambda: _decompress(coded.picture(data[:end]), pattern))
 
 
-def _decompress(data: memoryview) -> np.ndarray:
+def _decompress(data: memoryview, pattern: int | None) -> np.ndarray:
+    """pattern: OpenCV's code for the colours of a Bayer pattern, None where the pixels are colours already."""
     # The orientation tag is ignored: raw and compressed topics of a camera must agree.
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    flags = cv2.IMREAD_IGNORE_ORIENTATION | (
+        cv2.IMREAD_COLOR if pattern is None else cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
+    )
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
         raise _Refused("compressed image is corrupt")
-    return image
+    if pattern is None:
+        return image
+    return _mixed(image, pattern) if image.ndim == 2 else _decompress(data, None)

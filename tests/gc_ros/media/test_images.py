@@ -301,6 +301,24 @@ def test_compressed_depth_and_other_formats_are_refused_by_name() -> None:
     assert isinstance(other, Refusal) and "no JPEG, PNG, TIFF or WebP (format 'gif')" in other.reason
 
 
+@pytest.mark.parametrize("encoding", [name for name in ENCODINGS if name.startswith("bayer_")])
+def test_a_bayer_pattern_that_was_compressed_has_the_colours_of_the_raw_topic(encoding: str) -> None:
+    raw = encode(picture(), encoding)
+    png = cv2.imencode(".png", raw)[1].tobytes()
+    want = decode(message(raw, encoding))
+    assert isinstance(want, Decoded)
+    # As image_transport's plugin writes it: nothing behind "compressed" where the pixels were left as they are.
+    for form in (f"{encoding}; png compressed ", f"{encoding}; png compressed {encoding}"):
+        found = decode(compressed(png, form), compressed=True)
+        assert isinstance(found, Decoded) and found.bgr, found
+        np.testing.assert_array_equal(found.image, want.image)
+    grey = decode(compressed(png, f"{encoding}; jpeg compressed mono8"), compressed=True)
+    assert isinstance(grey, Decoded) and np.ptp(grey.image, axis=2).max() == 0, "it was made grey before"
+    done = decode(compressed(coded(".png"), f"{encoding}; png compressed "), compressed=True)
+    assert isinstance(done, Decoded), done
+    np.testing.assert_array_equal(done.image, picture(64, 48), "colours already, whatever the format says")
+
+
 sizes = st.one_of(st.integers(0, 40), st.sampled_from([1 << 16, (1 << 32) - 1]))
 
 
