@@ -90,13 +90,11 @@ class McapFile:
                 return None  # finished without a summary, as the specification allows
             if tail[-8:] != MAGIC or not max(0, self._size - _LONGEST_SUMMARY) < start < self._size:
                 return self._no_index()
-            self._file.seek(start)
-            summary = self._file.read(self._size - start - 37)
             crc = struct.unpack("<I", tail[25:29])[0]
-            if crc and zlib.crc32(summary + tail[:25]) != crc:
+            if crc and zlib.crc32(tail[:25], self._checksum(start, self._size - 37)) != crc:
                 return self._no_index()
             units = []
-            for opcode, body in _records(summary):
+            for opcode, body in self._summary(start, self._size - 37):
                 if opcode == _CHUNK_INDEX:
                     begin, _, offset = struct.unpack_from("<QQQ", body)
                     units.append(_Unit(begin, offset))
@@ -106,6 +104,25 @@ class McapFile:
             return self._no_index()
         # Without chunks, messages lie outside of them and the summary does not say where.
         return units if units and (self.connections or self.others) else None
+
+    def _checksum(self, at: int, end: int) -> int:
+        self._file.seek(at)
+        crc = 0
+        while at < end and (block := self._file.read(min(1 << 20, end - at))):
+            crc, at = zlib.crc32(block, crc), at + len(block)
+        return crc
+
+    def _summary(self, at: int, end: int) -> Iterator[tuple[int, memoryview]]:
+        """The whole records between two places, one at a time in memory. Raises ValueError where one is too long."""
+        self._file.seek(at)
+        while at + 9 <= end:
+            opcode, length = _RECORD.unpack(self._file.read(9))
+            at += 9 + length
+            if at > end:
+                return
+            if length > _LONGEST_DEFINITION:
+                raise ValueError(f"a record of {length} bytes in the summary")
+            yield opcode, memoryview(self._file.read(length))
 
     def _no_index(self) -> list[_Unit] | None:
         self._damaged("no index at its end (recording cut short?); read chunk by chunk")
@@ -239,19 +256,20 @@ class McapFile:
         self._file.seek(unit.offset)
         raws: list[Raw] = []
         try:
-            opcode, length = _RECORD.unpack(self._file.read(9))
-            body = memoryview(self._file.read(min(length, EXPANDED_LIMIT)))
+            opcode, length, head = self._head(unit.offset)
+            if opcode not in (_CHUNK, _MESSAGE):
+                raise ValueError("no chunk where the index has one")
+            left = self._size - unit.offset - 9
+            body = memoryview(self._body(unit.offset + 9, min(length, left), opcode, head[9:]))
             if opcode == _MESSAGE:
                 self._take(body, topics, raws)
                 return raws
-            if opcode != _CHUNK:
-                raise ValueError("no chunk where the index has one")
-            for kind, record in _records(self._content(body, len(body) < length)):
+            for kind, record in _records(self._content(body, length > left)):
                 if kind == _MESSAGE:
                     self._take(record, topics, raws)
                 else:
                     self._define(kind, record)
-            if len(body) < length:
+            if length > left:
                 raise ValueError(
                     f"cut short, {len(raws)} messages of it are whole" if topics else "cut short"
                 )
@@ -259,6 +277,19 @@ class McapFile:
             if not quiet:
                 self._damaged(f"chunk at byte {unit.offset}: {said(error)}")
         return raws
+
+    def _body(self, at: int, length: int, opcode: int, head: bytes) -> bytes:
+        """What of a record can be its own, whatever its length says. Raises ValueError where that is too much."""
+        if opcode == _CHUNK:
+            _, _, size, _ = _CHUNK_HEAD.unpack_from(head)
+            if size > EXPANDED_LIMIT:
+                raise ValueError(f"expands to {size} bytes, more than {EXPANDED_LIMIT}, left out")
+            # Compression adds to what does not shrink, but never so much.
+            length = min(length, size + size // 8 + (1 << 16))
+        elif length > EXPANDED_LIMIT:
+            raise ValueError(f"of {length} bytes, more than {EXPANDED_LIMIT}, left out")
+        self._file.seek(at)
+        return self._file.read(length)
 
     def _take(self, body: memoryview, topics: Collection[str], raws: list[Raw]) -> None:
         channel, _, log_ns, _ = _MESSAGE_HEAD.unpack_from(body)
@@ -270,8 +301,6 @@ class McapFile:
         _, _, size, crc = _CHUNK_HEAD.unpack_from(body)
         compression, at = _string(body, 28)
         data = body[at + 8 :]
-        if size > EXPANDED_LIMIT:
-            raise ValueError(f"expands to {size} bytes, more than {EXPANDED_LIMIT}, left out")
         if cut:
             if compression == "zstd":
                 return zstd.ZstdDecompressor().decompress(data, max_length=size)

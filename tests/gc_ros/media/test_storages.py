@@ -8,6 +8,7 @@ import random
 import shutil
 import sqlite3
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -278,3 +279,52 @@ def test_a_chunk_that_lies_about_its_size_is_left_out(tmp_path: Path, compressio
     (tmp_path / "x.mcap").write_bytes(data[:8] + chunk + data[8:])
     times, damage = read(tmp_path / "x.mcap")
     assert len(times) == COUNT and any("left out" in line for line in damage)
+
+
+def peak_of(path: Path) -> tuple[list[int], list[str], int]:
+    """The same as `read`, and the bytes of memory that it took at most."""
+    tracemalloc.start()
+    try:
+        times, damage = read(path)
+        return times, damage, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("indexed", [True, False], ids=["with its index", "cut short"])
+@pytest.mark.parametrize("length", [1 << 40, 1 << 24], ids=["beyond the file", "within it"])
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+def test_the_length_of_a_chunk_is_believed_as_far_as_file_and_content_bear_it(
+    tmp_path: Path, compression: str, length: int, indexed: bool
+) -> None:
+    kind = getattr(pytest.importorskip("mcap.writer").CompressionType, compression.upper())
+    write_bag(tmp_path / "b", PIECES)
+    data = bytearray(rewritten(tmp_path / "b", tmp_path / "x.mcap", compression=kind, chunk_size=1 << 30))
+    header = 17 + struct.unpack_from("<Q", data, 9)[0]
+    assert data[header] == 6
+    end = header + 9 + struct.unpack_from("<Q", data, header + 1)[0]
+    data[header + 1 : header + 9] = struct.pack("<Q", length)
+    with open(tmp_path / "x.mcap", "wb") as file:
+        file.write(data[:end])
+        if indexed:
+            # A hole before the summary, so that the length lies within the file.
+            file.seek(1 << 25)
+            start = struct.unpack_from("<Q", data, len(data) - 28)[0]
+            file.write(data[start:-37] + struct.pack("<BQQQI", 2, 20, 1 << 25, 0, 0) + mcap.MAGIC)
+        else:
+            file.truncate(1 << 25)
+    times, _, peak = peak_of(tmp_path / "x.mcap")
+    assert len(times) == COUNT
+    assert peak < 14 << 20
+
+
+def test_a_footer_that_lies_about_its_summary_costs_no_memory(tmp_path: Path) -> None:
+    write_bag(tmp_path / "b", PIECES)
+    data = rewritten(tmp_path / "b", tmp_path / "x.mcap", use_chunking=False)
+    with open(tmp_path / "x.mcap", "wb") as file:
+        file.write(data[: len(data) // 2])
+        file.seek(1 << 25)
+        file.write(struct.pack("<BQQQI", 2, 20, 8, 0, 1) + mcap.MAGIC)
+    times, damage, peak = peak_of(tmp_path / "x.mcap")
+    assert 0 < len(times) < COUNT
+    assert peak < 14 << 20 and "no index at its end" in damage[0]
