@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import av
 import numpy as np
 import pytest
 
+from gc_ros.media import truncation
 from gc_ros.media.truncation import missing_bytes
-from gc_ros.media.video import read_video
+from gc_ros.media.video import _Lost, _packets, read_video
 from tests.videos import centres, patches, write_clip
 from trt_build.errors import DataError
 
@@ -28,6 +31,7 @@ CONTAINERS: dict[str, tuple[str, str, dict[str, str], bool]] = {
     "webm": ("libvpx", "yuv420p", {}, True),
     "wmv": ("wmv2", "yuv420p", {}, True),
     "gif": ("gif", "rgb8", {}, True),
+    "ogv": ("libvpx", "yuv420p", {}, False),
     "flv": ("flv", "yuv420p", {}, False),
     "mts": ("libx264", "yuv420p", {}, False),
     "mpg": ("mpeg2video", "yuv420p", {}, False),
@@ -92,6 +96,90 @@ def test_a_missing_end_is_seen_even_where_it_begins_between_two_frames(tmp_path:
         count, _, raised = read(cut)
         assert 5 <= count < 30 and f"cut.{suffix}: damaged after {count} frames (truncated)" in raised
     assert missing_bytes(tmp_path / f"a.{suffix}") == 0 < missing_bytes(cut)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("live.mkv", {"live": "1"}),
+        ("live.webm", {"live": "1"}),
+        ("moving.mp4", {"movflags": "frag_keyframe+empty_moov", "g": "5"}),
+    ],
+)
+def test_what_was_written_as_it_came_is_whole(tmp_path: Path, name: str, options: dict[str, str]) -> None:
+    assert read(write(tmp_path / name, noise(12), **options)) == (12, [], "")
+
+
+def test_the_end_of_a_fragment_is_missed_even_within_its_head(tmp_path: Path) -> None:
+    clip = write(tmp_path / "a.mp4", noise(12), movflags="frag_every_frame+empty_moov")
+    data = clip.read_bytes()
+    head, content = data.rindex(b"moof") - 4, data.rindex(b"mdat") - 4
+    clip.write_bytes(data[: content - 10])
+    assert head < content - 10 and missing_bytes(clip) == 10
+    clip.write_bytes(data[: content + 8])
+    assert "truncated" in read(clip)[2]
+
+
+def test_an_ogg_file_ends_where_its_last_page_says(tmp_path: Path) -> None:
+    clip = write(tmp_path / "a.ogv", noise(30))
+    data = clip.read_bytes()
+    for size in (len(data) // 2, len(data) * 9 // 10, len(data) - 1):
+        clip.write_bytes(data[:size])
+        count, _, raised = read(clip)
+        assert 0 < count < 30 and f"damaged after {count} frames (truncated)" in raised
+    clip.write_bytes(b"OggS" + bytes(20))  # not even a whole page
+    assert missing_bytes(clip) == 0
+
+
+def test_a_box_of_more_than_four_gigabytes_has_a_longer_length(tmp_path: Path) -> None:
+    clip = write(tmp_path / "a.mp4", noise(12), movflags="use_metadata_tags")
+    data = clip.read_bytes()
+    at = data.index(b"\0\0\0\x08free") + 8  # where libav leaves room for it
+    length = struct.unpack_from(">I", data, at)[0] + 8
+    assert data[at + 4 : at + 8] == b"mdat"
+    long = struct.pack(">I4sQ", 1, b"mdat", length)
+    clip.write_bytes(data[: at - 8] + long + data[at + 8 :])
+    assert read(clip) == (12, [], "")
+    cut = data[: at - 8] + long + data[at + 8 : at + length // 2]
+    clip.write_bytes(cut)
+    assert missing_bytes(clip) == at - 8 + length - len(cut)
+
+
+def riff(kind: bytes, content: bytes, length: int | None = None) -> bytes:
+    return (
+        kind
+        + struct.pack("<I", len(content) if length is None else length)
+        + content
+        + b"\0" * (len(content) % 2)
+    )
+
+
+def test_the_parts_of_a_large_avi_are_each_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(truncation, "_INDEX", 64)  # that of the first part lies far from the end
+    first = riff(
+        b"RIFF",
+        b"AVI " + riff(b"JUNK", b"odd") + riff(b"LIST", b"movi" + bytes(100)) + riff(b"idx1", bytes(16)),
+    )
+    second = riff(b"RIFF", b"AVIX" + riff(b"LIST", b"movi" + bytes(200)))
+    file = tmp_path / "a.avi"
+    for lost in (0, 50, 150):
+        file.write_bytes((first + second)[: len(first + second) - lost])
+        assert missing_bytes(file) == lost
+    # As a recorder leaves it that does not come back to write its lengths.
+    file.write_bytes(riff(b"RIFF", b"AVI " + riff(b"LIST", b"movi" + bytes(100), 0xFFFFFFFF), 0xFFFFFFFF))
+    assert missing_bytes(file) == 0
+
+
+def test_a_broadcast_in_asf_says_nothing_of_its_length(tmp_path: Path) -> None:
+    clip = write(tmp_path / "a.wmv", noise(12))
+    data = bytearray(clip.read_bytes())
+    at = data.index(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"))
+    struct.pack_into("<Q", data, at + 40, len(data) + 999)
+    clip.write_bytes(data)
+    assert missing_bytes(clip) == 999
+    data[at + 88] |= 1
+    clip.write_bytes(data)
+    assert missing_bytes(clip) == 0 and read(clip) == (12, [], "")
 
 
 def test_of_an_mp4_that_lost_sound_alone_nothing_is_missing(tmp_path: Path) -> None:
@@ -195,6 +283,29 @@ def test_damage_in_the_middle_does_not_end_a_stream(tmp_path: Path) -> None:
     clip.write_bytes(data)
     count, _, raised = read(clip)
     assert raised == "" and count > 40 and read(clip)[0] == count
+
+
+class Faulty:
+    """A container that fails at these places, counted in calls, and gives a packet at any other."""
+
+    def __init__(self, packets: int, fails: Callable[[int], bool]) -> None:
+        self.left, self.calls, self.fails = packets, 0, fails
+
+    def demux(self, stream: object) -> Iterator[Any]:
+        while self.left:
+            self.calls += 1
+            if self.fails(self.calls):
+                raise av.error.InvalidDataError(1, "broken")
+            self.left -= 1
+            yield SimpleNamespace(size=7)
+
+
+def test_any_number_of_damaged_places_is_stepped_over_and_each_is_told_once() -> None:
+    items = list(_packets(cast(Any, Faulty(300, lambda call: call % 5 in (1, 2))), cast(Any, None)))
+    assert sum(not isinstance(item, _Lost) for item in items) == 300
+    assert sum(isinstance(item, _Lost) for item in items) == 100
+    (item,) = _packets(cast(Any, Faulty(300, lambda call: True)), cast(Any, None))
+    assert isinstance(item, _Lost), "and nothing but damage comes to an end"
 
 
 @pytest.mark.parametrize(
