@@ -217,6 +217,27 @@ def test_a_cuda_provider_that_falls_back_to_the_cpu_is_an_error(
         open_engine(numbers, "step", device="cuda:0")
 
 
+def test_a_cuda_provider_that_does_not_start_is_an_error_with_its_reason_and_prints_nothing(
+    numbers: LoadedBundle, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """ONNX Runtime's own way is to print, on the stdout that `--json` and `bench` answer on, and to take the CPU."""
+    import onnxruntime
+
+    create = onnxruntime.InferenceSession._create_inference_session
+
+    def as_with_an_old_driver(self: Any, providers: Any, *rest: Any) -> None:
+        self._fallback_providers = ["CPUExecutionProvider"]
+        if providers[0] != "CPUExecutionProvider":
+            raise RuntimeError("CUDA failure 35: CUDA driver version is insufficient ; GPU=-1")
+        create(self, providers, *rest)
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", as_with_an_old_driver)
+    with pytest.raises(EngineError, match=r"could not start on cuda: CUDA failure 35.*check nvidia-smi"):
+        open_engine(numbers, "step", device="cuda")
+    assert capfd.readouterr().out == ""
+
+
 def test_read_states_gives_a_copy_of_the_carried_state(
     numbers: LoadedBundle, backend: dict[str, str]
 ) -> None:
