@@ -6,11 +6,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +23,7 @@ import pytest
 from tests import command_line
 from tests.trt_build.engines.gpu_double import FakeCudart
 from tests.trt_build.engines.test_names import building
+from tests.waiting import wait_until
 from trt_build.bundle import LoadedBundle, file_sha256, load_bundle
 from trt_build.cli import app
 from trt_build.engines import compile as build_module
@@ -120,6 +123,7 @@ def test_an_engine_for_something_else_is_refused_naming_both_sides(cached, field
     [
         ("multiprocessors", 14, r"number of multiprocessors is 16, but 14 is needed"),
         ("memory", 32 << 30, r"GPU memory is 65\.9 GB, but 34\.4 GB is needed"),
+        ("memory", 48 << 30, r"GPU memory is 65\.9 GB, but 51\.5 GB is needed"),
     ],
 )
 def test_an_engine_of_another_module_with_the_same_name_is_refused(
@@ -151,6 +155,57 @@ def test_an_engine_of_another_graph_is_refused_naming_the_file(cached) -> None:
     sources = {**wanted.sources, "step.onnx": "f" * 64}
     with pytest.raises(EngineRefused, match=r"sha256 of step.onnx.*ffffffffffff"):
         find_plan(bundle, wanted_of(bundle, sources=sources))
+
+
+@pytest.mark.parametrize("side", ["sidecar", "bundle"])
+def test_an_engine_of_more_or_fewer_files_is_refused_naming_the_file(cached, side: str) -> None:
+    """A bundle may have its weights within the graph."""
+    bundle, wanted, path = cached
+    fewer = {name: digest for name, digest in wanted.sources.items() if name != "weights.bin"}
+    if side == "sidecar":
+        write_plan(path, PLAN, sidecar_of(wanted, sources=fewer))
+    else:
+        wanted = wanted_of(bundle, sources=fewer)
+    with pytest.raises(EngineRefused, match=r"sha256 of weights\.bin is .*none"):
+        find_plan(bundle, wanted)
+
+
+@pytest.mark.parametrize(
+    ("field", "what"), [("schema_version", "sidecar schema"), ("graph_version", "graph version")]
+)
+def test_an_engine_of_another_version_of_ours_is_refused(cached, field: str, what: str) -> None:
+    bundle, wanted, path = cached
+    write_plan(path, PLAN, sidecar_of(wanted, **{field: 0}))
+    with pytest.raises(EngineRefused, match=f"{what} is 0, but 1 is needed"):
+        find_plan(bundle, wanted)
+
+
+def test_a_plan_is_on_the_disk_before_it_has_its_name_and_so_is_its_sidecar(
+    cached, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut must leave no record of a plan that is not there."""
+    _, wanted, path = cached
+    happened: list[tuple[str, str]] = []
+    replace, sync = os.replace, os.fsync
+
+    def named(old: Any, new: Any) -> None:
+        happened.append(("name", Path(new).name))
+        replace(old, new)
+
+    def synced(descriptor: int) -> None:
+        name = Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
+        happened.append(("sync", re.sub(r"^\.(.*)\.\d+\.part$", r"\1", name)))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "replace", named)
+    monkeypatch.setattr(os, "fsync", synced)
+    write_plan(path, PLAN, sidecar_of(wanted))
+    side = path.with_suffix(".json").name
+    assert happened == [
+        (what, name)
+        for file in (path.name, side)
+        for what, name in (("sync", file), ("name", file), ("sync", "engines"))
+    ]
 
 
 def test_an_engine_built_with_tf32_is_refused_though_its_old_sidecar_reads(cached) -> None:
@@ -253,6 +308,106 @@ def test_an_engine_is_compiled_on_the_gpu_that_its_sidecar_names(
         assert result.exit_code == 0, result.output
         assert json.loads(result.stdout)[0]["gpu"] == name and started_on.pop() == device
     command_line.assert_one_line(call(*command, "--device", 2), "no GPU cuda:2; there are 2")
+
+
+def test_nothing_is_built_on_a_gpu_that_would_refuse_to_load_it(
+    make_bundle: Callable[..., LoadedBundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, trt = make_bundle("colours"), building("tensorrt_rtx 1.7.1.116")
+    monkeypatch.setattr(nvidia, "load", lambda backend: trt)
+    cudart = gpus(("H200", "9.0", 132, 141 << 30))
+    monkeypatch.setattr(build_module, "load_cuda", lambda device=0: Cuda(cudart, device))
+    result = call("build", bundle.path, "--backend", "tensorrt_rtx")
+    command_line.assert_one_line(result, "does not support the H200", "tensorrt-rtx==1.4.*")
+    assert not (bundle.path / "engines").exists()
+
+
+@pytest.fixture
+def on_orin(
+    make_bundle: Callable[..., LoadedBundle], monkeypatch: pytest.MonkeyPatch
+) -> tuple[LoadedBundle, Wanted, Any, Any]:
+    """(bundle, what is wanted, the double of TensorRT's builder, that of its config)."""
+    bundle, trt = make_bundle("colours"), building("tensorrt 10.3.0")
+    monkeypatch.setattr(nvidia, "load", lambda backend: trt)
+    builder = trt._inner.Builder.return_value
+    return bundle, wanted_of(bundle), builder, builder.create_builder_config.return_value
+
+
+def test_timings_of_the_last_build_for_this_gpu_and_version_are_used_by_the_next(on_orin) -> None:
+    bundle, wanted, _, config = on_orin
+    caches = config.create_timing_cache
+    build_module.build_engine(bundle, wanted)
+    (file,) = (bundle.path / "engines").glob("*.timing")
+    assert file.name == "orin_nvgpu-sm87-tensorrt10.3.0.timing" and file.read_bytes() == b"timings"
+    for precision in ("fp32", "fp16"):  # they share it
+        build_module.build_engine(bundle, wanted_of(bundle, precision=precision), force=True)
+    assert [c.args for c in caches.call_args_list] == [(b"",), (b"timings",), (b"timings",)]
+    # TensorRT must refuse those of another GPU.
+    assert {c.args[1] for c in config.set_timing_cache.call_args_list} == {False}
+    build_module.build_engine(bundle, wanted_of(bundle, trt_version="10.4.0"))
+    assert caches.call_args.args == (b"",)
+
+
+def test_timings_that_cannot_be_used_or_kept_cost_nothing_but_time(
+    on_orin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, wanted, _, config = on_orin
+    (bundle.path / "engines").mkdir()
+    (bundle.path / "engines" / "orin_nvgpu-sm87-tensorrt10.3.0.timing").write_bytes(b"damaged")
+    cache = config.create_timing_cache.return_value
+    config.create_timing_cache.side_effect = lambda old: None if old else cache
+
+    def full(path: Path, *_: Any) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(build_module, "write_atomically", full)
+    path, sidecar = build_module.build_engine(bundle, wanted)
+    assert find_plan(bundle, wanted) == (path, sidecar)
+    assert [c.args for c in config.create_timing_cache.call_args_list] == [(b"damaged",), (b"",)]
+
+
+def test_a_graph_that_does_not_compile_is_an_error_with_tensorrts_reason_and_leaves_no_engine(
+    on_orin,
+) -> None:
+    bundle, wanted, builder, _ = on_orin
+    log = nvidia.log_of(nvidia.load("tensorrt"))
+
+    def fails(*_: Any) -> None:
+        log.log(
+            nvidia.load("tensorrt").ILogger.Severity.ERROR,
+            "Target GPU SM 87 is not supported by this release",
+        )
+
+    builder.build_serialized_network.side_effect = fails
+    with pytest.raises(
+        EngineError, match=r"cannot compile the graph: Target GPU SM 87.*has no code for this GPU"
+    ):
+        build_module.build_engine(bundle, wanted)
+    assert not list((bundle.path / "engines").glob("*.plan"))
+
+
+def test_a_build_says_how_far_it_is_while_it_lasts_and_is_silent_afterwards(
+    on_orin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, wanted, builder, config = on_orin
+    monkeypatch.setattr(build_module, "HEARTBEAT_S", 0.01)
+    heard: list[str] = []
+    before = threading.active_count()
+
+    def compiled(*_: Any) -> bytes:
+        monitor = config.progress_monitor
+        monitor.phase_start("Tactics", None, 3)
+        wait_until(lambda: any("compiling: Tactics (" in line for line in heard), "a sign of life")
+        assert monitor.step_complete("Tactics", 1) is True, "TensorRT gives up where this is False"
+        wait_until(
+            lambda: any("compiling: Tactics 2/3 (" in line for line in heard), "the second step of three"
+        )
+        monitor.phase_finish("Tactics")
+        return b"a plan"
+
+    builder.build_serialized_network.side_effect = compiled
+    build_module.build_engine(bundle, wanted, say=heard.append)
+    assert threading.active_count() == before
 
 
 def test_a_target_is_no_way_around_the_check_of_the_module(

@@ -8,6 +8,7 @@ others, so a name that a version lacks fails as it would there, unless the code 
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -55,7 +56,12 @@ class Limited:
         self._check(name)
         value = getattr(self._inner, name)
         if name in _RESULTS:
-            return lambda *a: Limited(value(*map(_bare, a)), _RESULTS[name], self._names)
+
+            def result(*arguments: Any) -> Any:
+                found = value(*map(_bare, arguments))
+                return None if found is None else Limited(found, _RESULTS[name], self._names)
+
+            return result
         if not self._kind and name in tensorrt_names.CLASSES and not isinstance(value, type):
             return Limited(value, name, self._names)  # an enum
         return (lambda *a: value(*map(_bare, a))) if callable(value) and self._kind else value
@@ -111,6 +117,11 @@ def test_building_uses_only_names_that_the_version_has(
     config = trt._inner.Builder.return_value.create_builder_config.return_value
     assert config.create_timing_cache.called != rtx
     assert config.set_compute_capability.called == rtx
+    # Elsewhere the types are the graph's.
+    layers = trt._inner.Builder.return_value.create_network.return_value.get_layer
+    assert layers.called == (number == "8.6.1" and precision == "fp16")
+    (parsed,) = trt._inner.OnnxParser.return_value.parse.call_args.args
+    assert sidecar.onnx_sha256 == hashlib.sha256(parsed).hexdigest()
 
 
 @pytest.mark.parametrize("version", NAMES)
