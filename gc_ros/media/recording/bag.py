@@ -173,7 +173,8 @@ class Recording:
         with open(target, "wb") as out:
             try:
                 with zstd.open(path, "rb") as file:
-                    while block := file.read(1 << 20):
+                    # Not `read`, which keeps for itself what it had before the data end too early.
+                    while block := file.read1(1 << 20):
                         if out.tell() + len(block) > limit:
                             raise ValueError(f"expands to more than {limit} bytes; unpack it by hand")
                         out.write(block)
@@ -201,7 +202,8 @@ class Recording:
             return
         try:
             if language == "ros2idl":
-                for part in text.split("=" * 80 + "\n"):
+                # Each definition has a line of = and one with its name before it, the first one too.
+                for part in filter(str.strip, text.split("=" * 80 + "\n")):
                     types.update(
                         get_types_from_idl(part.split("\n", 1)[1] if part.startswith("IDL: ") else part)
                     )

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rosbags.rosbag2 import StoragePlugin
-from rosbags.typesys import Stores, get_typestore
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from gc_ros.evaluation.sources import FrameReader, find_sources
 from gc_ros.media.bag_reading import read_bag_images
@@ -92,6 +92,15 @@ def test_pieces_side_by_side_with_other_recordings_are_one_bag(two: Path) -> Non
     assert [name for name, *_ in split.quick()] == ["r_0.mcap", "r_1.mcap"]
 
 
+def test_files_without_metadata_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    (tmp_path / "r").mkdir()
+    for number in (2, 10):
+        write_bag(tmp_path / f"{number}", PIECES, log_shift_ns=number * 10**10)
+        shutil.copy(mcap_of(tmp_path / f"{number}"), tmp_path / f"r/r_{number}.mcap")
+    times, _ = read(tmp_path / "r")
+    assert len(times) == 2 * COUNT and times == sorted(times)
+
+
 @pytest.mark.parametrize("name", ["X.MCAP", "x.dat", "x.bag"])
 def test_a_file_is_what_its_first_bytes_say(tmp_path: Path, name: str) -> None:
     write_bag(tmp_path / "bag", PIECES)
@@ -114,6 +123,51 @@ def test_rows_out_of_order_are_read_in_the_order_of_time(tmp_path: Path) -> None
         db.executemany("INSERT INTO messages (topic_id, timestamp, data) VALUES (?, ?, ?)", rows)
     db.close()
     assert read(file) == (times, []) and times == sorted(times)
+
+
+def test_a_clock_that_was_set_back_is_said_of_a_database_too(tmp_path: Path) -> None:
+    write_bag(tmp_path / "b", [("red", 2.0), ("set back", 3.0), ("blue", 1.0)], plugin=StoragePlugin.SQLITE3)
+    times, (line,) = read(tmp_path / "b")
+    assert times == sorted(times) and "go back by 2.9 s" in line
+
+
+def test_pieces_of_databases_that_nothing_orders_are_read_in_their_time(tmp_path: Path) -> None:
+    write_bag(tmp_path / "bag", PIECES, plugin=StoragePlugin.SQLITE3)
+    write_bag(tmp_path / "before", PIECES, log_shift_ns=-(10**10), plugin=StoragePlugin.SQLITE3)
+    (file,) = (tmp_path / "before").glob("*.db3")
+    shutil.copy(file, tmp_path / "bag/zzz.db3")
+    times, _ = read(tmp_path / "bag")
+    assert len(times) == 2 * COUNT and times == sorted(times)
+
+
+def test_a_database_brings_the_definitions_of_its_types(tmp_path: Path) -> None:
+    store, kind = get_typestore(Stores.ROS2_JAZZY), "house_msgs/msg/Door"
+    store.register(get_types_from_msg("string name\nfloat64 angle\n", kind))
+    with Writer(tmp_path / "b", version=9, storage_plugin=StoragePlugin.SQLITE3) as writer:
+        connection = writer.add_connection("/door", kind, typestore=store)
+        writer.write(connection, 1, store.serialize_cdr(store.types[kind](name="hall", angle=0.5), kind))
+    with Recording(tmp_path / "b") as recording:
+        (item,) = recording.messages(["/door"])
+        assert (item.message.name, item.message.angle, recording.damage) == ("hall", 0.5, [])
+
+
+def test_rows_behind_a_hole_in_a_database_are_read_and_the_hole_is_said_once(tmp_path: Path) -> None:
+    file = database(tmp_path / "b")
+    whole = read(file)[0]
+    data = bytearray(file.read_bytes())
+    (size,) = struct.unpack_from(">H", data, 16)
+    # Pages of the table's leaves, with the rows, begin with 13.
+    leaves = [at for at in range(size, len(data), size) if data[at] == 13]
+    db = sqlite3.connect(file)
+    (root,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'messages'").fetchone()
+    db.close()
+    assert data[(root - 1) * size] == 5 and len(leaves) > 8
+    at = leaves[len(leaves) // 2]
+    data[at : at + 8] = b"\xff" * 8
+    file.write_bytes(data)
+    times, damage = read(file)
+    assert 0 < len(times) < COUNT and set(times) < set(whole) and times[-1] == whole[-1]
+    assert sum("are not readable" in line for line in damage) == 1
 
 
 def test_opening_a_database_reads_no_more_than_it_needs(
@@ -212,6 +266,18 @@ def test_a_hole_between_messages_costs_what_it_covers(tmp_path: Path, fill: byte
     assert damage
 
 
+@pytest.mark.parametrize("before", [1, 20, 60])
+def test_a_chunk_is_found_behind_a_hole_wherever_it_begins(tmp_path: Path, before: int) -> None:
+    """The file is searched in pieces of 4 MiB: a chunk may begin in one and go on in the next."""
+    write_bag(tmp_path / "b", PIECES)
+    data = rewritten(tmp_path / "b", tmp_path / "x.mcap", chunk_size=1 << 30)
+    header = 17 + struct.unpack_from("<Q", data, 9)[0]
+    assert data[header] == 6
+    hole = bytes((1 << 22) + 1 - before)
+    (tmp_path / "x.mcap").write_bytes(data[:header] + hole + data[header : len(data) - 100])
+    assert read(tmp_path / "x.mcap")[0] == read(tmp_path / "b")[0]
+
+
 def test_records_of_applications_between_messages_are_skipped(tmp_path: Path) -> None:
     write_bag(tmp_path / "b", PIECES)
     data = rewritten(tmp_path / "b", tmp_path / "x.mcap", use_chunking=False)
@@ -227,6 +293,26 @@ def test_records_of_applications_between_messages_are_skipped(tmp_path: Path) ->
     footer = struct.pack("<BQQQI", 2, 20, 0, 0, 0)
     (tmp_path / "x.mcap").write_bytes(b"".join(records) + footer + mcap.MAGIC)
     assert read(tmp_path / "x.mcap") == (read(tmp_path / "b")[0], [])
+
+
+def test_a_definition_in_idl_is_read(tmp_path: Path) -> None:
+    writer_module = pytest.importorskip("mcap.writer")
+    store, kind = get_typestore(Stores.ROS2_JAZZY), "house_msgs/msg/Door"
+    store.register(get_types_from_msg("string name\nfloat64 angle\n", kind))
+    part = "module house_msgs { module msg { struct Door { string name; double angle; }; }; };\n"
+    with open(tmp_path / "x.mcap", "wb") as file:
+        writer = writer_module.Writer(file)
+        writer.start()
+        text = f"{'=' * 80}\nIDL: {kind}\n{part}"
+        channel = writer.register_channel(
+            "/door", "cdr", writer.register_schema(kind, "ros2idl", text.encode())
+        )
+        message = store.types[kind](name="hall", angle=0.5)
+        writer.add_message(channel, 1, bytes(store.serialize_cdr(message, kind)), 1)
+        writer.finish()
+    with Recording(tmp_path / "x.mcap") as recording:
+        (item,) = recording.messages(["/door"])
+        assert (item.message.name, item.message.angle, recording.damage) == ("hall", 0.5, [])
 
 
 def test_other_encodings_are_named(tmp_path: Path) -> None:
@@ -252,6 +338,16 @@ def test_what_expands_beyond_the_limit_is_refused_before_it_does() -> None:
         expand(bomb, 1000)
     with pytest.raises(EOFError):
         expand(zstd.compress(np.random.default_rng(0).bytes(10**5))[:-10])
+
+
+def test_of_a_compressed_file_that_was_cut_what_expands_is_read(tmp_path: Path) -> None:
+    write_bag(tmp_path / "b", PIECES)
+    rewritten(tmp_path / "b", tmp_path / "x.mcap", use_chunking=False)
+    packed = zstd.compress((tmp_path / "x.mcap").read_bytes())
+    (tmp_path / "x.mcap.zstd").write_bytes(packed[: len(packed) // 2])
+    times, damage = read(tmp_path / "x.mcap.zstd")
+    assert 0 < len(times) < COUNT and times == read(tmp_path / "b")[0][: len(times)]
+    assert damage[0].startswith("x.mcap.zstd: ")
 
 
 def test_a_compressed_file_may_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
