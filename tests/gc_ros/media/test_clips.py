@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import unicodedata
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from hypothesis import strategies as st
 
 from gc_model.data import own
 from gc_ros.evaluation.sources import find_sources
+from gc_ros.media import kinds
 from gc_ros.media.clips import Clip, check_classes, find_clips, find_recordings
 from gc_ros.media.kinds import VIDEO_SUFFIXES, clean
+from gc_ros.media.tables import times_of
 from trt_build.errors import DataError
 
 
@@ -377,6 +380,52 @@ def test_pieces_of_a_bag_beside_others_are_read_together(tmp_path: Path) -> None
     tree(tmp_path, "d/r_0.db3", "d/r_1.db3", "d/other.mcap")
     (bag,) = (clip for clip in find_recordings([tmp_path]) if clip.pieces)
     assert [piece.name for piece in bag.pieces] == ["r_0.db3", "r_1.db3"]
+
+
+def test_pieces_are_in_the_order_of_their_numbers_and_only_where_there_is_a_first(tmp_path: Path) -> None:
+    names = [f"r_{number}.mcap" for number in range(12)]
+    assert kinds.split_pieces(sorted(names)) == {"r": names}
+    assert kinds.split_pieces(["walk_1.mcap", "walk_2.mcap"]) == {
+        "walk_1": ["walk_1.mcap"], "walk_2": ["walk_2.mcap"],
+    }  # fmt: skip
+    same = kinds.split_pieces(["r.db3", "r.mcap", "r_0.mcap", "r_1.mcap"])
+    assert sorted(same.values()) == [["r.db3"], ["r.mcap"], ["r_0.mcap", "r_1.mcap"]], "none hides another"
+    # Without metadata.yaml a bag is read as one in this order, too.
+    tree(tmp_path, *(f"d/{name}" for name in names), "d/other.mcap")
+    (bag,) = (clip for clip in find_recordings([tmp_path]) if clip.pieces)
+    assert [piece.name for piece in bag.pieces] == names
+
+
+def test_a_folder_is_a_bag_by_the_name_of_its_only_recording_and_not_by_any_metadata(tmp_path: Path) -> None:
+    tree(tmp_path, "Walk/walk_0.mcap", "photos/metadata.yaml", "photos/a.mp4")
+    names = [clip.name for clip in find_recordings([tmp_path])]
+    assert names == ["Walk", "photos/a.mp4"]
+
+
+def test_hard_links_are_clips_of_their_own_and_the_metadata_means_its_bag(tmp_path: Path) -> None:
+    tree(tmp_path, "wave/a.mp4", "bag/metadata.yaml", "bag/x.mcap")
+    (tmp_path / "drink").mkdir()
+    os.link(tmp_path / "wave/a.mp4", tmp_path / "drink/a.mp4")
+    assert [clip.name for clip in find_clips([tmp_path])] == ["drink/a.mp4", "wave/a.mp4"]
+    (bag,) = find_recordings([tmp_path / "bag/metadata.yaml"])
+    assert bag.path == tmp_path / "bag" and bag.is_bag
+
+
+def test_a_table_in_either_order_of_utf_16_is_read(tmp_path: Path) -> None:
+    tree(tmp_path, "a.mp4")
+    for encoding in ("utf-16-le", "utf-16-be"):
+        (tmp_path / "t.csv").write_bytes("\ufeffpath;class\na.mp4;\u00f6ffnen\n".encode(encoding))
+        assert [clip.label for clip in find_clips([tmp_path / "t.csv"])] == ["\u00f6ffnen"]
+
+
+def test_times_may_be_of_one_moment_and_lie_before_the_first_image_but_within_reason() -> None:
+    def times(start: str, end: str) -> tuple[Decimal, Decimal]:
+        return times_of(Path("t.csv"), 1, {"start_s": start, "end_s": end}, 100)
+
+    assert times("2,5", "2.5") == (Decimal("2.5"), Decimal("2.5")) and times("-1", "0") == (-1, 0)
+    for start, end in (("-101", "0"), ("0", "101"), ("2", "1"), ("", "1"), ("nan", "1"), ("0", "inf")):
+        with pytest.raises(DataError, match=r"t\.csv: row 1: "):
+            times(start, end)
 
 
 _NAMES = st.sampled_from(["wave", "drink", "öffnen", "o\u0308ffnen", "a.mp4", "b.AVI", "c.mts", "x ", ".hid", "._a.mp4",

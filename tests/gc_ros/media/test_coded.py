@@ -149,6 +149,18 @@ def test_a_tiff_or_webp_that_cannot_be_is_refused_before_it_is_decoded(
     assert isinstance(found, Refusal) and says in found.reason, found
 
 
+def test_a_tiff_whose_last_strip_is_not_whole_is_truncated() -> None:
+    data = bytearray(cv2.imencode(".tiff", NOISE, [cv2.IMWRITE_TIFF_COMPRESSION, 1])[1].tobytes())
+    entries = struct.unpack_from("<I", data, 4)[0]
+    places = {struct.unpack_from("<H", data, at)[0]: at for at in range(entries + 2, len(data) - 12, 12)}
+    kind, count, where = struct.unpack_from("<HII", data, places[279] + 2)
+    last = places[279] + 8 if count == 1 else where + (count - 1) * (2 if kind == 3 else 4)
+    assert isinstance(decoded(bytes(data)), Decoded)
+    struct.pack_into("<H", data, last, 0xFFFF)
+    found = decoded(bytes(data))
+    assert isinstance(found, Refusal) and "truncated" in found.reason
+
+
 @pytest.mark.parametrize("quality", [50, 101], ids=["lossy", "lossless"])
 @pytest.mark.parametrize("behind", [b"", bytes(600)])
 def test_a_webp_has_its_size_and_its_end(quality: int, behind: bytes) -> None:

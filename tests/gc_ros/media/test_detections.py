@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gc_ros.media.detections import Box, Detection, Detections, read_csv, write_csv
+from gc_ros.media.detections import (
+    Box,
+    Detection,
+    Detections,
+    check_of_these_pictures,
+    from_first,
+    read_csv,
+    write_csv,
+)
 from gc_ros.stamps import NS
 from trt_build.errors import DataError
 
@@ -91,6 +99,36 @@ def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
     file.write_text("time_s,id\n1,a\n")
     with pytest.raises(DataError, match="x_min"):
         read_csv(file)
+
+
+def test_rows_in_any_order_and_before_the_first_image_are_put_in_that_of_time(tmp_path: Path) -> None:
+    file = tmp_path / "people.csv"
+    rows = ["0.5,a,0,0,10,10", "-0.25,a,0,0,10,10", "0.5,b,0,0,10,10", "0.0000000019,,,,,"]
+    file.write_text("\n".join([HEADER.strip().removesuffix(",score"), *rows]))
+    found = read_csv(file)
+    assert [now.stamp_ns for now in found] == [-NS // 4, 2, NS // 2]
+    assert [[person.id for person in now.people] for now in found] == [["a"], [], ["a", "b"]]
+    assert [now.stamp_ns for now in from_first(found, 7 * NS)] == [
+        7 * NS - NS // 4,
+        7 * NS + 2,
+        7 * NS + NS // 2,
+    ]
+    for time_s in ("9300000000", "-9300000000"):
+        file.write_text(f"{HEADER}{time_s},a,0,0,10,10,1")
+        with pytest.raises(DataError, match="is no time"):
+            read_csv(file)
+
+
+def test_boxes_of_larger_pictures_are_refused_and_those_of_somebody_who_leaves_are_not() -> None:
+    def check(*boxes: tuple[float, float, float, float]) -> None:
+        check_of_these_pictures(boxes, 200, 100, Path("t.csv"), Path("a.mp4"))
+
+    inside, right, below = (150, 20, 190, 90), (190, 20, 230, 90), (20, 90, 60, 130)
+    check(inside, right)
+    check(inside, below)
+    for outside in (right, below, (-90, 0, 10, 50), (0, -90, 50, 10)):
+        with pytest.raises(DataError, match="made on pictures of another size"):
+            check(inside, outside, outside)
 
 
 @pytest.mark.parametrize(

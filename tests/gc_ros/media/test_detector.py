@@ -61,6 +61,37 @@ def test_a_picture_is_scaled_with_its_aspect_and_centred_on_grey() -> None:
     np.testing.assert_allclose(tensor[0, :, 5, 5], 114 / 255, atol=1e-6)
 
 
+def test_an_input_that_is_wider_than_high_is_filled_by_its_own_sides() -> None:
+    tensor, scale, corner = letterbox(np.full((50, 100, 3), 255, np.uint8), (96, 64))
+    assert tensor.shape == (1, 3, 64, 96) and scale == 0.96 and corner == (0, 8)
+    tensor, scale, corner = letterbox(np.full((100, 50, 3), 255, np.uint8), (96, 64))
+    assert tensor.shape == (1, 3, 64, 96) and scale == 0.64 and corner == (32, 0)
+    assert letterbox(np.full((1, 2000, 3), 255, np.uint8), (96, 64))[0].max() == 1.0, "a line is not lost"
+
+
+def test_of_all_places_the_people_are_given_once_each_the_surest_first(tmp_path: Path) -> None:
+    places = np.zeros((1, 4 + 2, 9), np.float32)
+    # centre, size, and how much it is a person or a bicycle, in pixels of an input of 96 x 64
+    places[0, :, 0] = (80, 40, 10, 20, 0.6, 0.0)
+    places[0, :, 1] = (20, 30, 10, 20, 0.9, 0.1)
+    places[0, :, 2] = (21, 30, 10, 20, 1.5, 0.1)  # no score, but networks round
+    places[0, :, 3] = (50, 30, 10, 20, 0.7, 0.8)
+    places[0, :, 4] = (60, 50, 10, 20, 0.05, 0.0)
+    value = numpy_helper.from_array(places, "value")
+    file = write_model(
+        tmp_path / "x.onnx",
+        [helper.make_node("Constant", [], ["out"], value=value)],
+        {"out": (1, 6, 9)},
+        image=(1, 3, 64, 96),
+        metadata={"names": COCO},
+    )
+    found = Detector(file)(np.zeros((128, 192, 3), np.uint8))
+    assert [(box, round(score, 6)) for box, score in found] == [
+        (Box(32, 40, 52, 80), 1.0),
+        (Box(150, 60, 170, 100), 0.6),
+    ]
+
+
 @pytest.mark.parametrize(
     ("shape", "says"),
     [

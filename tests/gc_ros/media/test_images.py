@@ -6,6 +6,7 @@ from __future__ import annotations
 import array
 import builtins
 import sys
+import weakref
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -122,6 +123,8 @@ def test_the_common_encodings_are_views_into_the_message(encoding: str) -> None:
         ({"encoding": "16UC1"}, "16UC1 is a depth image"),
         ({"encoding": "32FC1"}, "32FC1 is a depth image"),
         ({"encoding": "nv12", "width": 31}, "even size"),
+        ({"encoding": "nv21", "height": 15}, "even size"),
+        ({"data": array.array("B", bytes(96 * 17))}, "1632 bytes of data, but 16 rows of step 96"),
         ({"encoding": "x" * 300}, "encoding 'xxx"),
         ({"encoding": "bgr16"}, "encoding bgr16"),
         ({"encoding": ""}, "encoding"),
@@ -250,6 +253,19 @@ def coded(extension: str) -> bytes:
     return cv2.imencode(extension, picture(64, 48))[1].tobytes()
 
 
+@pytest.mark.parametrize("turn", [3, 6])
+def test_the_turn_in_a_jpegs_tags_is_ignored_as_the_raw_topic_has_none(turn: int) -> None:
+    data = coded(".jpg")
+    tags = b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1" + bytes([0, turn, 0, 0]) + bytes(4)
+    segment = b"\xff\xe1" + (len(tags) + 2).to_bytes(2, "big") + tags
+    tagged = data[:2] + segment + data[2:]
+    shown = cv2.imdecode(np.frombuffer(tagged, np.uint8), cv2.IMREAD_COLOR)
+    assert shown.shape[:2] == (64, 48) or shown[24, 8, 2] < 100, "OpenCV alone would turn it"
+    turned, plain = (decode(compressed(found), compressed=True) for found in (tagged, data))
+    assert isinstance(turned, Decoded) and isinstance(plain, Decoded)
+    np.testing.assert_array_equal(turned.image, plain.image)
+
+
 KINDS = [".png", ".jpg", ".tiff", ".webp"]
 
 
@@ -339,6 +355,17 @@ def test_pixels_that_are_a_view_are_there_at_once(encoding: str) -> None:
     assert isinstance(found, Picture) and found.ready and found.pixels().base is not None
 
 
+def test_a_picture_that_has_its_pixels_keeps_no_message() -> None:
+    class Message(SimpleNamespace):
+        pass
+
+    msg = Message(format="jpeg", data=array.array("B", coded(".jpg")))
+    found, alive = picture_of(msg, compressed=True), weakref.ref(msg.data)
+    assert isinstance(found, Picture) and alive() is not None
+    del msg
+    assert found.pixels() is not None and alive() is None
+
+
 def test_a_picture_whose_pixels_contradict_its_header_says_so_each_time() -> None:
     wrong = Picture(64, 48, True, lambda: np.zeros((48, 65, 3), np.uint8))
     for _ in range(2):
@@ -394,12 +421,13 @@ def test_no_corrupt_compressed_image_raises(extension: str, changes: list[tuple[
     assert isinstance(result, Refusal) or result.image.ndim == 3
 
 
-def test_the_networks_frame_of_a_picture_is_made_once_for_each_way_of_preprocessing():
+@pytest.mark.parametrize("bgr", [True, False])
+def test_the_networks_frame_of_a_picture_is_made_once_for_each_way_of_preprocessing(bgr: bool):
     made = []
-    found = Picture(32, 16, True, lambda: made.append(1) or picture())
+    found = Picture(32, 16, bgr, lambda: made.append(1) or picture())
     small, large = Preprocess(size=8, resize=9), Preprocess(size=12, resize=14)
     frame = found.prepared(small)
-    np.testing.assert_array_equal(frame, model_input(picture(), small, bgr=True))
+    np.testing.assert_array_equal(frame, model_input(picture(), small, bgr=bgr))
     assert found.prepared(small) is frame and found.prepare_s > 0
     assert found.prepared(large).shape == (12, 12, 3) and made == [1]
 

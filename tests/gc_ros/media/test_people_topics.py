@@ -243,6 +243,42 @@ def test_rep_155_says_when_nobody_is_there_and_a_person_who_leaves_is_not_waited
     assert bodies.roi("a", roi(NS), size).detections is not None, "a bag that is played twice"
 
 
+def test_what_was_begun_before_nobody_was_there_or_the_clock_went_back_is_forgotten() -> None:
+    bodies, size = Bodies(), (200, 100)
+    bodies.tracked(ids("a", "b"))
+    bodies.roi("a", roi(5 * NS), size)
+    assert bodies.tracked(ids(stamp_ns=6 * NS)).detections == Detections(6 * NS, ())
+    assert bodies.tracked(ids(stamp_ns=6 * NS - 1)).detections is None, "older than what was said already"
+    bodies.tracked(ids("a", "b", stamp_ns=6 * NS))
+    found = bodies.roi("b", roi(7 * NS), size)
+    assert found.complete == (), "the box of the one who left belongs to no later image"
+    assert bodies.roi("a", roi(7 * NS - 1), size).refused == {people_topics.TOO_LATE: 1}, (
+        "another image has begun"
+    )
+    assert bodies.roi("b", roi(NS), size).complete == (), "the bag begins again"
+    assert [p.id for p in bodies.roi("a", roi(NS), size).complete[0].people] == ["b", "a"]
+
+
+def test_somebody_who_is_tracked_no_more_completes_no_image_but_is_in_it() -> None:
+    bodies, size = Bodies(), (200, 100)
+    bodies.tracked(ids("a", "b"))
+    bodies.roi("b", roi(5 * NS), size)
+    found = bodies.tracked(ids("b", stamp_ns=5 * NS))
+    assert found.detections is not None and [p.id for p in found.detections.people] == ["b"]
+    bodies.tracked(ids("a", "b", "c", stamp_ns=6 * NS))
+    bodies.roi("c", roi(6 * NS), size)
+    bodies.tracked(ids("a", stamp_ns=6 * NS))
+    found = bodies.roi("a", roi(6 * NS), size)
+    assert found.detections is not None and [p.id for p in found.detections.people] == ["c", "a"]
+
+
+def test_names_of_people_are_compared_whatever_their_case_and_an_empty_one_is_of_people() -> None:
+    message = vision(("7", "Person", 0.9, vision_box(*BODY)), ("8", "", 0.9, vision_box(*BODY)))
+    for classes in (("PERSON",), ("person",)):
+        found = read_vision(message, classes)
+        assert found.detections is not None and [p.id for p in found.detections.people] == ["7", "8"]
+
+
 def test_a_box_of_an_image_that_was_told_already_is_late_and_begins_nothing() -> None:
     bodies, size = Bodies(), (200, 100)
     bodies.tracked(ids("a"))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import Counter
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gc_ros.media import streams
+from gc_ros.media.h264 import Continuity
 from gc_ros.media.images import Picture, Refusal, Waiting
 from gc_ros.media.streams import Stream
 from tests.gc_ros.media.packets import Packet, encode, grey, number_of
@@ -197,6 +199,64 @@ def test_a_picture_above_the_limit_is_refused_before_it_costs_memory(monkeypatch
     assert not images(run(packets))
     monkeypatch.setattr(streams, "MAX_PIXELS", 64 * 64)  # libav counts whole blocks
     assert len(images(run(packets))) == 3
+
+
+def ue(value: int) -> str:
+    """H.264's ue(v) as text of bits."""
+    return f"{value + 1:b}".zfill(2 * (value + 1).bit_length() - 1)
+
+
+def se(value: int) -> str:
+    return ue(2 * value - 1 if value > 0 else -2 * value)
+
+
+def unit(kind: int, reference: int, *fields: str) -> bytes:
+    """A NAL unit in Annex B form, with emulation prevention."""
+    text = "".join(fields) + "1"
+    text += "0" * (-len(text) % 8)
+    body = int(text, 2).to_bytes(len(text) // 8, "big")
+    return b"\0\0\0\1" + bytes([reference << 5 | kind]) + re.sub(rb"\0\0(?=[\0-\3])", b"\0\0\3", body)
+
+
+# Scaling lists: one that is not there, one that ends at once, one that ends when it has gone round, a whole one.
+_LISTS = ["0", "1" + se(-8), "1" + se(100) + se(100) + se(48), "1" + 16 * se(1), "0", "0"]
+_HIGH_444 = ["1", *_LISTS, *("1" + 64 * se(0) for _ in range(2)), "0", "0", "0", "1" + se(-8)]
+SEQUENCES = {
+    "baseline": ("", [ue(0), ue(4)], 4, ""),
+    "order 1": ("", [ue(1), "0", se(-(1 << 29)), se(3), ue(3), se(5), se(-5), se(1)], 9, ""),
+    "order 2": ("", [ue(2)], 16, ""),
+    "high": (ue(1) + ue(0) + ue(0) + "0" + "1" + "".join([*_LISTS, "1" + 64 * se(0), "0"]), [ue(2)], 4, ""),
+    "high 4:4:4": (ue(3) + "0" + ue(0) + ue(0) + "0" + "".join(_HIGH_444), [ue(2)], 5, ""),
+    "planes apart": (ue(3) + "1" + ue(0) + ue(0) + "0" + "0", [ue(2)], 5, "10"),
+}
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_the_count_of_pictures_is_read_from_any_kind_of_sequence(name: str, gaps: bool) -> None:
+    high, order, count_bits, plane = SEQUENCES[name]
+    profile = f"{244 if 'apart' in name or '4:4:4' in name else 100 if high else 66:08b}"
+    parameters = unit(
+        7, 3, profile, 8 * "0", f"{30:08b}", ue(0), high, ue(count_bits - 4), *order, ue(1), str(int(gaps))
+    )
+
+    def picture(number: int, reference: int = 1, kind: int = 1) -> bytes:
+        return unit(kind, reference, ue(0), ue(5), ue(0), plane, f"{number:0{count_bits}b}", 40 * "10")
+
+    stream, last = Continuity(), (1 << count_bits) - 1
+    assert stream.follows(parameters + picture(0, kind=5))
+    assert stream.follows(picture(1)) and stream.follows(picture(1)), "two slices or fields of one picture"
+    assert stream.follows(picture(2, reference=0)) and stream.follows(picture(2)), (
+        "nothing builds on the first"
+    )
+    assert stream.follows(picture(3, reference=0))
+    assert stream.follows(picture(4)) == gaps, "the third, on which others build, is missing"
+    assert stream.follows(picture(7)) == gaps
+    stream.restart()
+    assert stream.follows(picture(last)), "after a loss that is known"
+    assert stream.follows(picture(0)) and stream.follows(picture(1)), "it begins again at its end"
+    assert stream.follows(picture(last)) == gaps
+    assert stream.follows(picture(9, kind=5)) and stream.follows(picture(10)), "a key frame always follows"
 
 
 MUTATIONS = st.lists(

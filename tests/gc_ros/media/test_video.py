@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,43 @@ def test_missing_files_and_cameras_are_one_line(tmp_path: Path) -> None:
         next(open_camera(99999999999999999999))
 
 
+def test_a_camera_gives_rgb_with_the_time_of_arrival_and_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Capture:
+        left, released = 2, False
+
+        def open(self, index: int) -> None:
+            assert index == 3
+
+        def isOpened(self) -> bool:
+            return True
+
+        def read(self) -> tuple[bool, np.ndarray | None]:
+            self.left -= 1
+            return (True, flat((30, 20, 200))) if self.left >= 0 else (False, None)
+
+        def release(self) -> None:
+            self.released = True
+
+    capture = Capture()
+    monkeypatch.setattr(video.cv2, "VideoCapture", lambda: capture)
+    before = time.monotonic_ns()
+    frames = list(open_camera(3))
+    assert [frame[0, 0].tolist() for frame, _ in frames] == 2 * [[200, 20, 30]]
+    stamps = [stamp for _, stamp in frames]
+    assert before <= stamps[0] <= stamps[1] <= time.monotonic_ns() and capture.released
+    capture.left, capture.released = 9, False
+    some = open_camera(3)
+    next(some)
+    some.close()  # type: ignore[attr-defined]
+    assert capture.released, "left in the middle, too"
+
+
+def test_only_a_number_names_a_camera() -> None:
+    assert [video.camera_number(text) for text in ("0", "12", "a.mp4", "-1", "", "\u00b2")] == [0, 12] + 4 * [
+        None
+    ]
+
+
 def test_opencv_says_nothing_of_its_own_where_a_camera_is_missing(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(DataError, match="camera 97"):
         next(open_camera(97))
@@ -187,6 +225,17 @@ def test_a_directory_of_that_name_is_named_before_the_first_frame(tmp_path: Path
     with pytest.raises(DataError, match=r"dir\.mp4: is a directory"):
         VideoWriter(tmp_path / "dir.mp4")
     assert [p.name for p in tmp_path.rglob("*")] == ["dir.mp4"]
+
+
+def test_a_video_without_a_frame_leaves_the_one_before_and_no_descriptor_stays_open(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with VideoWriter(path) as writer:
+        writer.write(flat((1, 2, 3)), 0)
+    before, descriptors = path.read_bytes(), len(os.listdir("/proc/self/fd"))
+    with VideoWriter(path):
+        pass
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.mp4"]
+    assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
 @pytest.mark.parametrize("frames", [1, 200])
