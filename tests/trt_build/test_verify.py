@@ -14,10 +14,12 @@ pytest.importorskip("onnx", reason="onnx is not installed: pip install -e '.[exp
 from gc_ros.recognition.footage import read_footage
 from tests import command_line
 from tests.gc_model.runs import bundle, colours, run, untrained
+from tests.toy import number_image
 from trt_build import verify as work
 from trt_build.bundle import LoadedBundle, load_bundle
 from trt_build.cli import app
 from trt_build.errors import EngineError
+from trt_build.footage import Footage
 
 call = functools.partial(command_line.call, app)
 CLIPS = ("--clips", str(colours()))
@@ -201,6 +203,42 @@ def test_labels_of_step_count_in_the_windows_that_a_robot_reads(reset_after, win
     assert value("step") == pytest.approx(1 - across / windows)
     if not reset_after:
         assert value("drift") == value("step")
+
+
+def test_step_is_reset_as_the_bundle_says_and_drift_never_from_zeros_on(make_bundle):
+    """Read off the toy, whose logits say how many frames it has seen since its last reset, modulo 8."""
+    loaded = make_bundle(modes=("step",), reset_after=12)
+    frames = np.stack([number_image(1 + n, 8, 8) for n in range(20)])
+    pieces = [Footage("a", "", frames)]
+    found = work._all_parts(
+        loaded, work._opener(loaded, "onnxruntime", 1), frames[None], pieces, 30, lambda part: None
+    )
+    n = np.arange(30)
+    assert found["step"]["logits"].argmax(1).tolist() == (n % 12 % 8).tolist()
+    assert found["drift"]["logits"].argmax(1).tolist() == (n % 8).tolist()
+    assert found["drift"]["logits"].max(1).tolist() == (8 * (1 + n % 20)).tolist(), (
+        "the clips, from the first again"
+    )
+    assert found["drift"]["state count"].ravel().tolist() == [30 % 8] and "state count" not in found["step"]
+
+
+def test_a_block_is_judged_in_units_of_the_whole_stream():
+    """Where nobody moves, a block hardly varies, and rounding would be large in its own units."""
+    theirs = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
+    theirs[100:200] = 0.5
+    noise = np.random.default_rng(1).normal(0, 1e-4, theirs.shape).astype(np.float32)
+    rows = work._compare("any", "drift", "fp32", {"logits": theirs + noise}, {"logits": theirs}, 8, 8, {})
+    (logits,) = [row for row in rows if row.what == "logits"]
+    assert logits.ok and len(logits.blocks) == 3 and 5e-5 < logits.blocks[1] < 2e-4
+
+
+@pytest.mark.parametrize(("wrong", "ok"), [(0, True), (1, False)])
+def test_all_labels_may_be_demanded(wrong, ok):
+    theirs = np.eye(4, dtype=np.float32)
+    ours = theirs.copy()
+    ours[:wrong] = np.roll(ours[:wrong], 1, 1)
+    rows = work._compare("any", "window", "int8", {"logits": ours}, {"logits": theirs}, 8, 0, {"labels": 1.0})
+    assert next(row for row in rows if row.what == "labels").ok is ok
 
 
 def test_the_state_of_past_assignments_may_hold_a_near_tie_and_no_nan():

@@ -326,7 +326,9 @@ class _Engine(_Living):
             return lambda: _RuntimeConfig(self.trt)
         raise AttributeError(name)
 
-    def create_execution_context(self, config: _RuntimeConfig | None = None) -> _Context:
+    def create_execution_context(self, config: _RuntimeConfig | None = None) -> _Context | None:
+        if "create_execution_context" in self.trt.refuses:
+            return None
         if hasattr(self.trt, "IRuntimeCache"):
             assert config is not None and config.cache is not None, "kernels are compiled at every start"
             if not config.cache.kernels:
@@ -347,7 +349,7 @@ class _RuntimeConfig(_Living):
 
     def set_runtime_cache(self, cache: _RuntimeCache) -> bool:
         self.cache = cache
-        return True
+        return "set_runtime_cache" not in self.trt.refuses
 
 
 class _RuntimeCache:
@@ -363,8 +365,8 @@ class _RuntimeCache:
         self.kernels = bytes(kernels)
         return True
 
-    def serialize(self) -> bytes:
-        return self.kernels
+    def serialize(self) -> bytes | None:
+        return None if "serialize" in self.trt.refuses else self.kernels
 
 
 class _Context(_Living):
@@ -380,7 +382,7 @@ class _Context(_Living):
         raise AttributeError(name)
 
     def set_tensor_address(self, name: str, pointer: int) -> bool:
-        if pointer % 256:
+        if pointer % 256 or "set_tensor_address" in self.trt.refuses:
             return False
         self.addresses[name] = pointer
         return True

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from trt_build.bundle import LoadedBundle
 from trt_build.engines import nvidia, runtime_cache
 from trt_build.engines.compile import build_engine
 from trt_build.engines.cuda import Cuda
+from trt_build.engines.sidecar import ANY_GPU
 from trt_build.engines.trt import TrtEngine
 from trt_build.errors import EngineError
 
@@ -171,6 +173,31 @@ def test_a_full_disk_costs_the_kernels_not_the_start(rig: Rig, monkeypatch: pyte
     monkeypatch.setattr("trt_build.engines.sidecar.write_atomically", full)
     told, _ = rig.start()
     assert "not kept: " in told and "No space left" in told and not rig.record.exists()
+
+
+@pytest.mark.parametrize(
+    ("refused", "word"), [("set_runtime_cache", "TensorRT takes no cache"), ("serialize", "none kept yet")]
+)
+def test_a_tensorrt_that_takes_or_gives_no_cache_starts_all_the_same(
+    rig: Rig, refused: str, word: str
+) -> None:
+    rig.trt.refuses.add(refused)
+    told, heard = rig.start()
+    assert f"kernels compiled ({word})" in told and word in heard[0]
+    assert rig.kernels.exists() == rig.record.exists() == (refused != "serialize")
+
+
+def test_gpus_that_share_a_plan_built_ahead_do_not_share_its_kernels(rig: Rig) -> None:
+    rig.plan.unlink()
+    install_plan(rig.bundle, rig.trt, "step", ANY_GPU, "8.9")
+    rig.start()
+    rig.cudart.gpus = (SimpleNamespace(**vars(GPU) | {"name": b"Double 9001"}),)
+    rig.start()
+    assert rig.trt.compiled == 2 and rig.trt.offered == []
+    for name in (b"Double 9001", b"Double 9000"):
+        rig.cudart.gpus = (SimpleNamespace(**vars(GPU) | {"name": name}),)
+        assert "kernels from the cache" in rig.start()[0]
+    assert rig.trt.compiled == 2
 
 
 def test_a_network_that_cannot_be_recorded_is_asked_about_and_never_tried(rig: Rig) -> None:

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.toy import number_image
-from tests.trt_build.engines.gpu_double import PLAN, FakeCudart, FakeTensorRT, cudaError_t, install_plan
+from tests.trt_build.engines.gpu_double import GPU, PLAN, FakeCudart, FakeTensorRT, cudaError_t, install_plan
 from trt_build.bundle import LoadedBundle
 from trt_build.engines import nvidia
 from trt_build.engines.cuda import Cuda
 from trt_build.engines.open import open_engine
 from trt_build.engines.sidecar import Wanted, write_plan
 from trt_build.engines.trt import TrtEngine
-from trt_build.errors import EngineError
+from trt_build.errors import BundleError, EngineError
 
 
 class Rig:
@@ -65,6 +66,7 @@ def place(out: dict[str, np.ndarray], slot: int = 0) -> int:
 def test_a_long_stream_equals_onnxruntime_with_two_copies_a_step(rig, graph: bool) -> None:
     r = rig()
     engine, reference = r.open(cuda_graph=graph), open_engine(r.bundle, "step", backend="onnxruntime")
+    assert engine.precision == "fp16"
     for n in range(1, 40):
         ours, theirs = engine.run(frame(n)), reference.run(frame(n))
         assert all(np.array_equal(ours[name], theirs[name]) for name in theirs), n
@@ -218,6 +220,80 @@ def test_a_damaged_plan_is_refused_before_it_is_deserialised(rig) -> None:
     r.assert_clean()
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"multiprocessors": 8}, "number of multiprocessors is 8, but 16 is needed"),
+        ({"memory": 16 << 30}, r"GPU memory is 17\.2 GB, but 8\.6 GB is needed"),
+    ],
+)
+def test_an_engine_of_another_module_of_the_same_name_is_not_opened(rig, changes: Any, words: str) -> None:
+    r = rig()
+    write_plan(r.path, PLAN, r.sidecar.model_copy(update=changes))
+    with pytest.raises(EngineError, match=words):
+        r.open()
+    assert r.trt.deserialised == []
+    r.assert_clean()
+
+
+def test_an_engine_whose_tensors_are_not_those_of_its_sidecar_is_refused(rig) -> None:
+    r = rig()
+    write_plan(r.path, PLAN, r.sidecar.model_copy(update={"outputs": r.sidecar.outputs[1:]}))
+    with pytest.raises(BundleError, match="engine and sidecar name different tensors"):
+        r.open()
+    r.assert_clean()
+
+
+def test_an_engine_of_another_batch_is_refused_before_a_buffer_is_made(rig) -> None:
+    r = rig()
+    r.trt.batch = 2
+    with pytest.raises(BundleError, match=r"shape \(2, .*, batch is 1"):
+        r.open()
+    assert "cudaMalloc" not in r.cudart.calls
+    r.assert_clean()
+
+
+def test_an_address_that_tensorrt_refuses_is_an_error(rig) -> None:
+    r = rig()
+    r.trt.refuses.add("set_tensor_address")
+    with pytest.raises(EngineError, match="set_tensor_address refused frame"):
+        r.open()
+    r.assert_clean()
+
+
+def test_a_context_that_does_not_fit_into_memory_is_an_error(rig) -> None:
+    r = rig()
+    r.trt.refuses.add("create_execution_context")
+    with pytest.raises(EngineError, match=r"create_execution_context failed: .*free GPU memory"):
+        r.open()
+    r.assert_clean()
+
+
+def test_what_failed_first_is_said_where_closing_fails_too(rig) -> None:
+    r = rig()
+    r.cudart.fail |= dict.fromkeys(("cudaHostAlloc", "cudaStreamDestroy"), cudaError_t.cudaErrorLaunchFailure)
+    with pytest.raises(EngineError, match="cudaHostAlloc failed"):
+        r.open()
+    assert r.cudart.leaks == ["stream"]
+
+
+def test_the_named_gpu_runs_the_engine_whatever_thread_calls(rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    r = rig()
+    other = SimpleNamespace(**vars(GPU) | {"name": b"Double 9001"})
+    r.cudart.gpus = (GPU, other)
+    monkeypatch.setattr("trt_build.engines.trt.load_cuda", lambda device=0: Cuda(r.cudart, device))
+    install_plan(r.bundle, r.trt, "step", "Double 9001", "8.9")
+    engine = r.open(device="cuda:1")
+    assert "Double 9001" in engine.description
+    for call in (lambda: engine.run(frame(1)), engine.reset, engine.read_states, engine.close):
+        r.cudart.current = 0  # as in a new thread
+        call()
+        assert r.cudart.current == 1
+    r.assert_clean()
+    with pytest.raises(EngineError, match=r"unknown device 'cuda:x'"):
+        r.open(device="cuda:x")
+
+
 def test_engine_policy_decides_between_refusing_and_rebuilding(rig, monkeypatch: pytest.MonkeyPatch) -> None:
     r = rig()
     r.path.unlink()
@@ -244,5 +320,7 @@ def test_results_outlive_the_engine(rig) -> None:
     r = rig()
     engine = r.open()
     out = engine.run(frame(7))["logits"]
+    pinned = engine._buffers._out.arrays["logits"]
+    assert not np.shares_memory(out, pinned), "gone with the engine"
     engine.close()
     assert out.max() == 8 * 7
