@@ -18,7 +18,7 @@ from tests.toy import number_image
 from trt_build import verify as work
 from trt_build.bundle import LoadedBundle, load_bundle
 from trt_build.cli import app
-from trt_build.errors import EngineError
+from trt_build.errors import EngineError, GlimpseError
 from trt_build.footage import Footage
 
 call = functools.partial(command_line.call, app)
@@ -230,6 +230,16 @@ def test_a_block_is_judged_in_units_of_the_whole_stream():
     rows = work._compare("any", "drift", "fp32", {"logits": theirs + noise}, {"logits": theirs}, 8, 8, {})
     (logits,) = [row for row in rows if row.what == "logits"]
     assert logits.ok and len(logits.blocks) == 3 and 5e-5 < logits.blocks[1] < 2e-4
+
+
+def test_one_window_is_enough_and_a_limit_is_a_number(make_bundle):
+    loaded = make_bundle()
+    pieces = [Footage("a", "", np.stack([number_image(1 + n, 8, 8) for n in range(8)]))]
+    checks = work.verify(loaded, pieces, ["onnxruntime"], frames=8, threads=1)
+    assert {c.part for c in checks if c.what == "labels" and c.value == 1} == {"window", "step"}
+    for limit in (float("nan"), -0.1):
+        with pytest.raises(GlimpseError, match="no tolerance logits="):
+            work.verify(loaded, pieces, ["onnxruntime"], frames=8, limits={"logits": limit})
 
 
 @pytest.mark.parametrize(("wrong", "ok"), [(0, True), (1, False)])

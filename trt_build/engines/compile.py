@@ -137,11 +137,11 @@ def build_engine(
     Raises EngineError where the graph does not parse or compile, or the folder cannot be written.
     """
     path = plan_path(bundle, wanted)
-    start = time.monotonic()
     with (
         _Progress(say) as progress,
         locked(path.parent, lambda waited: progress.now("waiting for another builder")),
     ):
+        start = time.monotonic()  # of this build, not of the one that was waited for
         if not force and path.exists():
             with contextlib.suppress(EngineRefused):
                 return path, check_plan(path, wanted)

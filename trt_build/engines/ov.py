@@ -118,8 +118,9 @@ class OvEngine:
         request, bound = self._requests[direction], self._bound[direction]
         for name, array in inputs.items():
             if bound.get(name) is not array:
-                if not array.flags.c_contiguous:
-                    array = np.ascontiguousarray(array)
+                # OpenVINO shares only memory that can be written to.
+                if not (array.flags.c_contiguous and array.flags.writeable):
+                    array = array.copy()
                 request.set_tensor(name, ov.Tensor(array, shared_memory=True))
                 bound[name] = array  # keeps the memory alive for as long as it is bound
         try:

@@ -82,6 +82,8 @@ def test_tf32_is_cleared_in_every_version_and_precision_and_the_sidecar_says_so(
     config, told = configure(trt, trt.builder, wanted(precision), 64)
     assert not config.get_flag(trt.BuilderFlag.TF32) and "TF32 off" in told
     assert config.workspace == 64 << 20 and "workspace 64 MiB" in told
+    assert config.profiling_verbosity == 2, "the layer report would have names alone"
+    assert precision == "fp16" or not {"FP16", "OBEY_PRECISION_CONSTRAINTS"} & {f.name for f in config.flags}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -112,7 +114,8 @@ def test_a_network_is_typed_where_the_flag_exists_or_fp16_does_not(
     trt = module(version)
     assert strongly_typed(trt) == typed and creation_flags(trt) == creation
     config, told = configure(trt, trt.builder, wanted("fp16"), 64)
-    assert ("FP16" in {flag.name for flag in config.flags}) == half
+    for name in ("FP16", "OBEY_PRECISION_CONSTRAINTS"):
+        assert (name in {flag.name for flag in config.flags}) == half
     assert ("strongly typed" in told) == typed
     allocation = "REQUIRE_USER_ALLOCATION" in {flag.name for flag in config.flags}
     assert allocation == version.startswith("rtx") == nvidia.compiles_at_load(trt)
@@ -120,13 +123,13 @@ def test_a_network_is_typed_where_the_flag_exists_or_fp16_does_not(
 
 def test_tensorrt_8_gets_every_layers_precision_from_the_graph() -> None:
     class Layer(SimpleNamespace):
-        num_outputs = 1
+        num_outputs = 2  # as a Split
 
         def get_output(self, i: int) -> Any:
             return SimpleNamespace(name=self.output)
 
         def set_output_type(self, i: int, kind: str) -> None:
-            self.type_of_output = kind
+            vars(self).setdefault("types", {})[i] = kind
 
     trt = SimpleNamespace(
         float32="f32",
@@ -142,5 +145,5 @@ def test_tensorrt_8_gets_every_layers_precision_from_the_graph() -> None:
     network = SimpleNamespace(num_layers=len(layers), get_layer=layers.__getitem__)
     constrain(trt, network, {"y": 10, "p": 1, "w": 10})  # ONNX's FLOAT16 and FLOAT
     assert (layers[0].precision, layers[1].precision) == ("f16", "f32")
-    assert (layers[0].type_of_output, layers[1].type_of_output) == ("f16", "f32")
+    assert (layers[0].types, layers[1].types) == ({0: "f16", 1: "f16"}, {0: "f32", 1: "f32"})
     assert not hasattr(layers[2], "precision") and not hasattr(layers[3], "precision")

@@ -108,6 +108,40 @@ def test_a_tensorrt_that_cannot_start_says_why(what: str) -> None:
         started(getattr(trt, what), trt, "tensorrt", log)
 
 
+def test_the_first_error_since_the_last_is_told_and_a_missing_gpu_only_where_nothing_else_is() -> None:
+    """TensorRT reports the cause first and what follows from it later; a builder without a GPU always complains."""
+    levels = SimpleNamespace(INTERNAL_ERROR=0, ERROR=1, WARNING=2)
+    log = nvidia.log_of(type("trt", (), {"ILogger": type("ILogger", (), {"Severity": levels})}))
+    no_gpu = "CUDA driver version is insufficient for CUDA runtime version"
+    assert log.take() == "no reason given"
+    log.log(levels.WARNING, "slow")
+    log.log(levels.ERROR, no_gpu)
+    assert log.take() == no_gpu and log.take() == "no reason given"
+    for severity, message in (
+        (levels.ERROR, no_gpu),
+        (levels.ERROR, "the cause"),
+        (levels.INTERNAL_ERROR, "thus"),
+    ):
+        log.log(severity, message)
+    assert log.take() == "the cause" and log.take() == "no reason given"
+    log.log(levels.INTERNAL_ERROR, "an assertion")
+    assert log.take() == "an assertion"
+
+
+@pytest.mark.parametrize(
+    ("text", "capability"),
+    [("sm89", "8.9"), ("8.9", "8.9"), ("89", "8.9"), ("SM_87", "8.7"), ("sm120", "12.0"), ("12.1", "12.1")],
+)
+def test_a_target_is_a_compute_capability_however_it_is_written(text: str, capability: str) -> None:
+    assert nvidia.parse_target(text) == capability
+
+
+@pytest.mark.parametrize("text", ["", "orin", "8", "sm", "sm89a", "8.9.0", "-8.9", "1200.1"])
+def test_what_is_no_compute_capability_is_refused(text: str) -> None:
+    with pytest.raises(EngineError, match=r"is not a compute capability; write sm89 or 8\.9"):
+        nvidia.parse_target(text)
+
+
 def test_every_row_of_the_table_has_a_source_and_no_two_contradict_each_other() -> None:
     for row in TABLE:
         assert row.source and row.capabilities

@@ -366,6 +366,23 @@ def test_timings_that_cannot_be_used_or_kept_cost_nothing_but_time(
     assert [c.args for c in config.create_timing_cache.call_args_list] == [(b"damaged",), (b"",)]
 
 
+def test_the_seconds_of_a_build_are_its_own_not_those_that_it_waited_for_another(
+    on_orin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, wanted, builder, _ = on_orin
+    now = [100.0]
+
+    def takes(seconds: float, result: Any) -> Any:
+        now[0] += seconds
+        return result
+
+    lock = build_module.locked
+    monkeypatch.setattr(build_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(build_module, "locked", lambda *arguments: takes(60, lock(*arguments)))
+    builder.build_serialized_network.side_effect = lambda *_: takes(5, b"a plan")
+    assert build_module.build_engine(bundle, wanted)[1].build_seconds == 5
+
+
 def test_a_graph_that_does_not_compile_is_an_error_with_tensorrts_reason_and_leaves_no_engine(
     on_orin,
 ) -> None:

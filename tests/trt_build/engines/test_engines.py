@@ -151,6 +151,18 @@ def test_the_same_input_array_may_be_refilled_and_other_arrays_given(
     assert engine.run(buffer)["logits"].max() == 8 * 9
 
 
+def test_frames_that_cannot_be_written_to_are_read(numbers: LoadedBundle, backend: dict[str, str]) -> None:
+    """As those of a message, a file in memory or a broadcast picture."""
+    engine = open_engine(numbers, "step", threads=1, **backend)
+    frozen, picture = frame(7), number_image(9, 8, 8)
+    frozen["frame"].flags.writeable = False
+    assert engine.run(frozen)["logits"].max() == 8 * 7
+    assert engine.run({"frame": np.broadcast_to(picture, (1, 8, 8, 3))})["logits"].max() == 8 * 9
+    message = np.frombuffer(picture.tobytes(), np.uint8).reshape(1, 8, 8, 3)
+    assert engine.run({"frame": message})["logits"].max() == 8 * 9
+    assert engine.run(frozen)["logits"].max() == 8 * 7
+
+
 def test_outputs_are_valid_until_the_next_run_and_not_copied(
     numbers: LoadedBundle, backend: dict[str, str]
 ) -> None:

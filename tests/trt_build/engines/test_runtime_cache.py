@@ -230,6 +230,12 @@ def test_an_invalid_plan_is_refused_with_its_reason_before_it_is_loaded(
     assert rig.trt.deserialised == [] and not rig.cudart.leaks and not rig.trt.alive
 
 
+def test_a_plan_that_is_merely_not_the_best_here_runs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict = (rig.trt.EngineValidity.SUBOPTIMAL, 0)
+    monkeypatch.setattr(rig.trt, "get_engine_validity", lambda plan: verdict)
+    rig.start()
+
+
 def test_the_real_runtime_calls_a_plan_of_nothing_malformed() -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
     from trt_build.engines.loading import check_validity

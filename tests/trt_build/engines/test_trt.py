@@ -18,7 +18,7 @@ from tests.toy import number_image
 from tests.trt_build.engines.gpu_double import GPU, PLAN, FakeCudart, FakeTensorRT, cudaError_t, install_plan
 from trt_build.bundle import LoadedBundle
 from trt_build.engines import nvidia
-from trt_build.engines.cuda import Cuda
+from trt_build.engines.cuda import Cuda, load_cuda
 from trt_build.engines.open import open_engine
 from trt_build.engines.sidecar import Wanted, write_plan
 from trt_build.engines.trt import TrtEngine
@@ -275,6 +275,23 @@ def test_what_failed_first_is_said_where_closing_fails_too(rig) -> None:
     with pytest.raises(EngineError, match="cudaHostAlloc failed"):
         r.open()
     assert r.cudart.leaks == ["stream"]
+
+
+@pytest.mark.parametrize("there", ["cuda.bindings.runtime", "cuda.cudart", ""])
+def test_cuda_python_is_found_in_either_layout(there: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = SimpleNamespace(cudaSetDevice=lambda device: (0,) if device == 1 else (1,))
+
+    def imported(name: str) -> Any:
+        if name != there:
+            raise ImportError(f"No module named {name!r}")
+        return found
+
+    monkeypatch.setattr("trt_build.engines.cuda.importlib", SimpleNamespace(import_module=imported))
+    if there:
+        load_cuda(1).use()
+    else:
+        with pytest.raises(EngineError, match=r"cuda-python cannot be imported .*'cuda-bindings==12\.\*'"):
+            load_cuda()
 
 
 def test_the_named_gpu_runs_the_engine_whatever_thread_calls(rig, monkeypatch: pytest.MonkeyPatch) -> None:
