@@ -136,6 +136,11 @@ def test_nan_is_no_rate(bundle: Path) -> None:
     refused(bundle, "rate_hz")
 
 
+def test_hashes_may_be_written_in_capitals(bundle: Path) -> None:
+    rewrite(bundle, lambda d: d.update(sha256={name: digest.upper() for name, digest in d["sha256"].items()}))
+    load_bundle(bundle)
+
+
 def test_hashes_are_checked_before_any_graph_is_parsed(bundle: Path) -> None:
     (bundle / "window.onnx").write_bytes(b"not onnx at all")
     refused(bundle, "changed after export")
@@ -156,7 +161,9 @@ def test_writing_hashes_what_was_written_and_takes_bytes_or_files(tmp_path: Path
 
 def test_writing_over_an_older_bundle_leaves_none_of_its_graphs(tmp_path: Path) -> None:
     info = Bundle(**FIELDS)
-    write_bundle(tmp_path, info, {"window.onnx": b"1", "step.onnx": b"2", "weights.bin": b"3"})
+    others = ("classes.safetensors", "window.int8.onnx", "step.int8.onnx", "weights.int8.bin")
+    files = {"window.onnx": b"1", "step.onnx": b"2", "weights.bin": b"3"} | dict.fromkeys(others, b"4")
+    write_bundle(tmp_path, info, files)
     lean = Bundle(**{**FIELDS, "modes": ["window"]})
     write_bundle(tmp_path, lean, {"window.onnx": b"4"})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle.json", "window.onnx"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.toy import colour_statistics, toy_bundle
-from trt_build import tensors
+from trt_build import classes, tensors
 from trt_build.bundle import CLASSES_NAME, load_bundle, write_bundle
 from trt_build.classes import ClassStatistics, read_classes
 from trt_build.engines.open import open_engine
@@ -52,6 +52,28 @@ def test_with_few_windows_it_is_shrunk_to_its_diagonal_and_can_be_inverted():
     off = ~np.eye(40, dtype=bool)
     assert np.abs(ours / unit)[off].mean() < 0.8 * np.abs(residual.T @ residual / 6 / unit)[off].mean()
     assert np.linalg.cond(ours / unit) < 1e4
+
+
+@pytest.mark.parametrize(("n", "F"), [(9, 40), (60, 6), (400, 30)])
+def test_the_intensity_is_that_of_ledoit_and_wolf(n, F):
+    theirs = pytest.importorskip("sklearn.covariance", reason="pip install -e '.[evaluate]'")
+    x = drawn(n, F, classes=1)[0]
+    x -= x.mean(0)
+    x /= np.sqrt((x**2).mean(0))
+    ours = classes._shrinkage(x)
+    assert 0 < ours < 1 and ours == pytest.approx(theirs.ledoit_wolf_shrinkage(x, assume_centered=True))
+
+
+def test_the_covariance_is_shrunk_by_the_intensity_itself(monkeypatch):
+    monkeypatch.setattr(classes, "_shrinkage", lambda units: 0.36)
+    x, labels, _ = drawn(60)
+    found = ClassStatistics.of(x, labels, 3)
+    residual = x - np.stack([x[labels == k].mean(0) for k in range(3)])[labels]
+    plain = residual.T @ residual / (60 - 3)
+    wanted = 0.64 * plain + 0.36 * np.diag(np.diag(plain))
+    np.testing.assert_allclose(
+        found.factor.T @ found.factor + np.diag(found.rest), wanted, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_feature_that_never_varies_does_not_weigh_without_bound():

@@ -7,10 +7,12 @@ import errno
 import os
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from trt_build import files
 from trt_build.files import replacing, temporary_folder, write_atomically
 
 
@@ -106,3 +108,34 @@ def test_without_room_for_temporary_files_their_folder_is_named(tmp_path: Path) 
         with pytest.raises(OSError) as caught, temporary_folder():
             raise OSError(errno_, "why", place)
         assert caught.value.filename == place
+
+
+def test_a_wait_for_a_lock_counts_its_seconds_and_ends_when_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, waited = [1000.0], []
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda s: now.__setitem__(0, now[0] + s))
+    monkeypatch.setattr(files, "time", clock)
+
+    def told(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            holder.close()  # as at the end of the process that held it
+        if len(waited) == 7:
+            raise KeyboardInterrupt
+
+    holder = (tmp_path / ".lock").open("w")
+    with (tmp_path / ".lock").open() as first, (tmp_path / ".lock").open() as second:
+        files.lock(holder.fileno(), told, 0.25)
+        assert waited == []
+        files.lock(first.fileno(), told, 0.25)
+        assert waited == [0, 0.25, 0.5]
+        with pytest.raises(KeyboardInterrupt):
+            files.lock(second.fileno(), told, 0.25)
+
+
+def test_a_new_file_takes_no_others_place(tmp_path: Path) -> None:
+    (tmp_path / "there").write_bytes(b"mine")
+    with pytest.raises(FileExistsError) as caught:
+        files.write_new(tmp_path / "there", b"other")
+    assert caught.value.filename == str(tmp_path / "there") and (tmp_path / "there").read_bytes() == b"mine"

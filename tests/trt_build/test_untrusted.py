@@ -327,11 +327,23 @@ def test_brackets_in_strings_are_no_nesting_and_32_levels_are_read(bundle: Path)
     load_bundle(bundle)
 
 
+def test_all_files_together_are_bounded(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [(bundle / name).stat().st_size for name in load_bundle(bundle).info.sha256]
+    monkeypatch.setattr(bundle_module, "MAX_BYTES", sum(sizes))
+    load_bundle(bundle)
+    monkeypatch.setattr(bundle_module, "MAX_BYTES", sum(sizes) - 1)
+    refused(bundle, "more than a bundle may have")
+
+
 def test_files_too_large_are_refused_before_they_are_read(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (bundle / "weights.bin").open("r+b") as file:
         file.truncate(1 << 35)  # a hole: 32 GiB that cost nothing
     refused(bundle, "weights.bin has 34359738368 bytes")
+    (bundle / "weights.bin").write_bytes(b"")
+    with (bundle / "step.onnx").open("r+b") as file:
+        file.truncate(1 << 31)  # protobuf ends one byte before
+    refused(bundle, "step.onnx has 2147483648 bytes")
     monkeypatch.setattr(bundle_module, "MAX_INFO_BYTES", 100)
     refused(bundle, "larger than 100 bytes")

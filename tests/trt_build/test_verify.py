@@ -20,6 +20,7 @@ from trt_build.bundle import LoadedBundle, load_bundle
 from trt_build.cli import app
 from trt_build.errors import EngineError, GlimpseError
 from trt_build.footage import Footage
+from trt_build.tolerances import choice_errors, error_of
 
 call = functools.partial(command_line.call, app)
 CLIPS = ("--clips", str(colours()))
@@ -240,6 +241,31 @@ def test_one_window_is_enough_and_a_limit_is_a_number(make_bundle):
     for limit in (float("nan"), -0.1):
         with pytest.raises(GlimpseError, match="no tolerance logits="):
             work.verify(loaded, pieces, ["onnxruntime"], frames=8, limits={"logits": limit})
+
+
+def test_every_window_is_compared(make_bundle):
+    loaded = make_bundle(modes=("window",))
+    clips = np.stack([[number_image(10 * k + n, 8, 8) for n in range(8)] for k in range(3)])
+    found = work._all_parts(loaded, work._opener(loaded, "onnxruntime", 1), clips, [], 8, lambda part: None)
+    assert found["window"]["logits"].tolist() == [[10 * k + n for n in range(8)] for k in range(3)]
+
+
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 1), ("fp16", 10), ("bf16", 10), ("int8", 10)])
+def test_of_a_thousand_labels_one_may_differ_in_fp32_and_ten_elsewhere(precision, most):
+    theirs = np.tile(np.float32([1, 0]), (1000, 1))
+    for wrong in (most, most + 1):
+        ours = theirs.copy()
+        ours[:wrong] = [0, 1]
+        rows = work._compare("any", "window", precision, {"logits": ours}, {"logits": theirs}, 8, 0, {})
+        assert next(row for row in rows if row.what == "labels").ok is (wrong == most)
+
+
+def test_the_error_of_a_tensor_that_does_not_vary_is_in_units_of_its_size():
+    """As of a location that is clamped to the edge in every frame."""
+    clamped = np.full((50, 4), 0.8, np.float32)
+    assert error_of("glimpses", clamped * np.float32(1.001), clamped) == pytest.approx(1e-3, rel=1e-2)
+    assert error_of("glimpses", clamped, clamped) == 0
+    assert choice_errors(clamped + np.float32(0.008), clamped) == pytest.approx(np.full(50, 0.01), rel=1e-2)
 
 
 @pytest.mark.parametrize(("wrong", "ok"), [(0, True), (1, False)])
