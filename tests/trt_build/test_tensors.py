@@ -50,6 +50,21 @@ def file_with(header: object, values: bytes = b"\0" * 16) -> bytes:
 ENTRY = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
 
 
+def test_ties_are_rounded_to_even_and_signs_do_not_matter():
+    last = 2.0**-11  # of 12 significant bits
+    values = np.float32(
+        [1 + last / 2, 1 + 3 * last / 2, 1 + last / 2 + 2**-20, -1 - last / 2, 2 - last / 2, 0]
+    )
+    expected = np.float32([1, 1 + 2 * last, 1 + last, -1, 2, 0])
+    assert np.array_equal(tensors.rounded(values, 12), expected)
+    assert tensors.rounded(values, 24) is values
+
+
+def test_arrays_of_another_byte_order_are_written_as_all_others():
+    values = np.arange(4, dtype=np.float32)
+    assert tensors.to_bytes({"a": values.astype(">f4")}) == tensors.to_bytes({"a": values})
+
+
 @pytest.mark.parametrize(
     "content",
     [

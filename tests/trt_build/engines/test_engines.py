@@ -137,6 +137,15 @@ def test_on_a_cpu_idle_rows_cost_nothing_and_the_others_are_the_same_to_the_bit(
     assert some.run(inputs, [False] * 4).keys() == found.keys() and len(rows) == 10
 
 
+def test_a_graph_of_a_fixed_batch_runs_idle_rows_too(numbers: LoadedBundle) -> None:
+    """As that of FP16, which is TensorRT's."""
+    engine = open_engine(numbers, "step", batch=3, threads=1, precision="fp16")
+    for _ in range(2):
+        out = engine.run(frame(5, 3), [True, False, True])
+    assert [place(out, slot) for slot in (0, 2)] == [1, 1]
+    assert place(engine.run(frame(5, 3)), 1) == 0
+
+
 def test_the_same_input_array_may_be_refilled_and_other_arrays_given(
     numbers: LoadedBundle, backend: dict[str, str]
 ) -> None:
@@ -256,9 +265,10 @@ def test_read_states_gives_a_copy_of_the_carried_state(
     engine = open_engine(numbers, "step", threads=1, **backend)
     engine.run(frame(9))
     first = engine.read_states()  # type: ignore[attr-defined]
-    engine.run(frame(9))
+    for _ in range(2):  # the second writes where the first was read from
+        engine.run(frame(9))
     assert first["count"].tolist() == [[1.0]]
-    assert engine.read_states()["count"].tolist() == [[2.0]]  # type: ignore[attr-defined]
+    assert engine.read_states()["count"].tolist() == [[3.0]]  # type: ignore[attr-defined]
 
 
 def test_precisions_that_a_backend_or_bundle_lacks_are_refused(

@@ -20,6 +20,7 @@ onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install -e
 from gc_ros.recognition.footage import read_footage
 from tests import command_line
 from tests.gc_model.runs import bundle, colours, scratch
+from tests.trt_build.graphs.test_qdq import network
 from trt_build.bundle import LoadedBundle, load_bundle, write_bundle
 from trt_build.cli import app
 from trt_build.engines.open import open_engine
@@ -178,6 +179,28 @@ def test_weights_that_cost_most_are_spared_and_no_more_of_them_than_it_takes(
     assert asked[-1][0] == asked[-1][1] > len(spared) >= 1
     for count, within in ((len(spared), True), (len(spared) - 1, False)):
         assert (trials.error(choose(trials.graph, set(spared[:count]))[0]) <= 1) is within, count
+
+
+def test_the_fewest_weights_are_spared_and_those_are_the_most_sensitive() -> None:
+    people = Path(__file__).resolve().parents[3] / "bundles" / "people" / "step.onnx"
+    source = onnx.load(people, load_external_data=False).graph
+    weights = int8._by_weight(source, choose(source)[0])
+    drawn = np.random.default_rng(4).permutation(len(weights)) + 1.0
+    costs = dict(zip(weights, drawn / drawn[drawn <= 18].sum(), strict=True))
+
+    def error(nodes: list[str]) -> float:
+        return sum(cost for weight, cost in costs.items() if set(nodes) & set(weights[weight]))
+
+    trials: Any = SimpleNamespace(graph=source, expect=lambda: None, error=error)
+    found, left = int8.sensitive_weights(trials)
+    assert len(weights) == 26 and found == sorted(costs, key=lambda weight: costs[weight], reverse=True)[:8]
+    assert left == pytest.approx(1)
+
+
+def test_a_small_product_is_not_worth_it() -> None:
+    chosen, left = choose(network().graph)
+    assert chosen == ["project"]
+    assert left == ["expand", "last"]
 
 
 def test_where_nothing_is_enough_three_quarters_of_the_weights_rounded_up_stay_in_fp32() -> None:

@@ -184,6 +184,82 @@ def test_weights_that_do_not_fit_are_refused_by_name(
     assert engine_graph(bundle, "step", precision="fp32")
 
 
+@pytest.fixture
+def by_hand(tmp_path: Path, numbers: LoadedBundle) -> LoadedBundle:
+    """A step of two convolutions with a turned cache between them, a gate, and products with and without weights."""
+    helper, rng = onnx.helper, np.random.default_rng(0)
+    weights = {"w1": (4, 3, 1, 1), "w2": (4, 4, 1, 1), "matrix": (4, 5), "vector": (4,)}
+    constants = {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in weights.items()}
+    constants |= {"flat": np.array([0, 4]), "deep": np.array([0, 4, 1, 1]), "grey": np.float32(255)}
+    nodes = [
+        helper.make_node("Cast", ["frame"], ["pixels"], "cast", to=FLOAT),
+        helper.make_node("Div", ["pixels", "grey"], ["scaled"], "scale"),
+        helper.make_node("Transpose", ["scaled"], ["planes"], "planes", perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["planes", "w1"], ["next_cache"], "first"),
+        helper.make_node("Transpose", ["cache"], ["turned"], "turn", perm=[0, 1, 3, 2]),
+        helper.make_node("Add", ["next_cache", "turned"], ["both"], "add"),
+        helper.make_node("Conv", ["both", "w2"], ["trunk"], "second"),
+        helper.make_node("MaxPool", ["trunk"], ["most"], "most", kernel_shape=[8, 8]),
+        helper.make_node("Reshape", ["most", "flat"], ["next_h"], "flatten"),
+        helper.make_node("Sigmoid", ["h"], ["gate"], "gate"),
+        helper.make_node("Reshape", ["gate", "deep"], ["gates"], "deepen"),
+        helper.make_node("Mul", ["trunk", "gates"], ["gated"], "mul"),
+        helper.make_node("ReduceMean", ["gated"], ["mean"], "mean", axes=[2, 3], keepdims=0),
+        helper.make_node("MatMul", ["mean", "matrix"], ["logits"], "weighted"),
+        helper.make_node("Transpose", ["mean"], ["columns"], "columns", perm=[1, 0]),
+        helper.make_node("MatMul", ["mean", "columns"], ["alike"], "compare"),
+        helper.make_node("MatMul", ["mean", "vector"], ["dot"], "dot"),
+    ]
+
+    def value(name: str, *shape: int, kind: int = FLOAT) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, ["N", *shape])
+
+    graph = helper.make_graph(
+        nodes,
+        "by hand",
+        [value("frame", 8, 8, 3, kind=onnx.TensorProto.UINT8), value("cache", 4, 8, 8), value("h", 4)],
+        [
+            value("logits", 5),
+            value("next_cache", 4, 8, 8),
+            value("next_h", 4),
+            value("alike", 2),
+            value("dot"),
+        ],
+        [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "step.onnx")
+    return LoadedBundle(tmp_path, numbers.info)
+
+
+def test_each_tensor_of_a_graph_made_by_hand_has_the_type_of_the_policy(by_hand: LoadedBundle) -> None:
+    model = engine_graph(by_hand, "step", batch=2)
+    types, nodes = tensor_types(model), {node.name: node for node in model.graph.node}
+
+    def read(name: str) -> set[int]:
+        return {types[tensor] for tensor in nodes[name].input if types[tensor] in (HALF, FLOAT)}
+
+    # The trunk, and a cache that is turned on its way to it.
+    assert [types[name] for name in ("cache", "next_cache", "turned", "both", "trunk")] == [HALF] * 5
+    # What meets the head's FP32 is FP32, and so is a state that the head reads, whatever computes its next value.
+    assert read("mul") == {FLOAT} and [types[name] for name in ("h", "next_h", "gated")] == [FLOAT] * 3
+    # Of the products only that with a matrix of weights.
+    assert read("weighted") == {HALF} and types["logits"] == FLOAT
+    assert read("compare") == read("dot") == {FLOAT}
+    assert half_nodes(model) == ["first", "second", "weighted"]
+
+
+def test_a_graph_made_by_hand_computes_in_half_what_it_does_in_float(by_hand: LoadedBundle) -> None:
+    rng = np.random.default_rng(1)
+    half = Stream(engine_graph(by_hand, "step", batch=2))
+    full = Stream(engine_graph(by_hand, "step", batch=2, precision="fp32"))
+    for _ in range(4):
+        frame = rng.integers(0, 256, (2, 8, 8, 3), np.uint8)
+        ours, theirs = half.step(frame), full.step(frame)
+        for name, expected in theirs.items():
+            np.testing.assert_allclose(ours[name], expected, atol=5e-3, err_msg=name)
+
+
 def test_other_precisions_are_refused(people: LoadedBundle) -> None:
     with pytest.raises(EngineError, match="int4"):
         engine_graph(people, "step", precision="int4")

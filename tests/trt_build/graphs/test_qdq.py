@@ -11,7 +11,7 @@ onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install -e
 
 from onnx import TensorProto, helper, numpy_helper
 
-from trt_build.graphs.qdq import activation_scale, sign_weights, tensors_to_measure, write_qdq
+from trt_build.graphs.qdq import activation_scale, sign_weights, tensors_to_measure, weight_axis, write_qdq
 from trt_build.graphs.ranges import best_range, measure_ranges, run_clips, session
 
 CLIPS = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 6, 3), np.uint8)
@@ -110,6 +110,70 @@ def test_results_are_nearly_those_of_float(chosen: tuple[str, ...]) -> None:
     assert np.sqrt(np.mean((found - exact) ** 2)) < 0.02 * exact.std()
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "rank", "axis"),
+    [("Conv", {}, 4, 0), ("Gemm", {"transB": 1}, 2, 0), ("Gemm", {"transB": 0}, 2, 1), ("Gemm", {}, 2, 1),
+     ("MatMul", {}, 2, 1), ("MatMul", {}, 3, None)],
+)  # fmt: skip
+def test_each_output_channel_of_a_weight_has_its_own_scale(
+    kind: str, options: dict[str, int], rank: int, axis: int | None
+) -> None:
+    assert weight_axis(helper.make_node(kind, ["x", "w"], ["y"], **options), rank) == axis
+
+
+def test_products_of_unlike_inputs_may_share_weight_and_bias() -> None:
+    """As those of all frames do: each counts the bias in units of its own input."""
+    model = network()
+    large = numpy_helper.from_array(np.float32(40), "forty")
+    model.graph.initializer.append(large)
+    model.graph.node.extend([
+        helper.make_node("Mul", ["next_h", "forty"], ["larger"], "enlarge"),
+        helper.make_node("Gemm", ["larger", "last_w", "last_b"], ["more"], "more", transB=1),
+        helper.make_node("Add", ["once", "more"], ["logits"], "both"),
+    ])  # fmt: skip
+    model.graph.node[-4].output[0] = "once"
+    exact, chosen = logits(model), ("last", "more")
+    ranges = measure_ranges(model, CLIPS, tensors_to_measure(model.graph, chosen))
+    write_qdq(model, chosen, ranges)
+    assert np.sqrt(np.mean((logits(model) - exact) ** 2)) < 0.02 * exact.std()
+
+
+def test_what_only_moves_values_keeps_their_scale_and_is_not_measured() -> None:
+    model = network()
+    nodes = {node.name: node for node in model.graph.node}
+    pool = helper.make_node("MaxPool", ["c"], ["m"], "pool_c", kernel_shape=[1, 1])
+    model.graph.node.insert(list(model.graph.node).index(nodes["project"]), pool)
+    next(node for node in model.graph.node if node.name == "project").input[0] = "m"
+    exact, chosen = logits(model), ("expand", "pool_c", "project")
+    wanted = tensors_to_measure(model.graph, chosen)
+    assert "m" not in wanted
+    write_qdq(model, chosen, measure_ranges(model, CLIPS, wanted))
+    nodes = {node.name: node for node in model.graph.node}
+    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    of_result, of_moved = (
+        [constants[name] for name in nodes[f"{name}_quantize"].input[1:]] for name in ("c", "m")
+    )
+    assert of_result == of_moved
+    assert np.sqrt(np.mean((logits(model) - exact) ** 2)) < 0.02 * exact.std()
+
+
+def test_a_weight_is_the_nearest_step_of_its_channel() -> None:
+    constants = {t.name: numpy_helper.to_array(t) for t in quantised("project").graph.initializer}
+    exact = {t.name: numpy_helper.to_array(t) for t in network().graph.initializer}["project_w"]
+    scale = constants["project_w_scale"].reshape(-1, 1, 1, 1)
+    found = (constants["project_w_int8"].astype(np.float32) - 128) * scale
+    assert (np.abs(found - exact) <= 0.5001 * scale).all()
+
+
+def test_a_clip_that_does_not_begin_at_zero_stays() -> None:
+    model = network()
+    for tensor in model.graph.initializer:
+        if tensor.name == "least":
+            tensor.CopyFrom(numpy_helper.from_array(np.float32(-0.5), "least"))
+    write_qdq(model, ("expand", "clip"), {"x": (-2.0, 2.0), "c": (-8.0, 8.0)})
+    assert "Clip" in {node.op_type for node in model.graph.node}
+
+
 def test_a_bias_survives_where_nothing_is_multiplied() -> None:
     """Channels without weights, and an input that was always zero, leave a bias that INT32 must hold."""
     model = network()
@@ -143,6 +207,13 @@ def test_outliers_are_cut_only_where_that_pays() -> None:
     assert best_range(values[::20], (-1.0, 20.0)) == (-1.0, 20.0)
     even = np.linspace(-1, 3, 10_000, dtype=np.float32)
     assert best_range(even, (-1.0, 3.0)) == pytest.approx((-1.0, 3.0), abs=0.01)
+
+
+def test_both_ends_of_a_range_are_cut_alike() -> None:
+    values = np.random.default_rng(0).laplace(size=100_000).astype(np.float32)
+    values = np.concatenate([values, -values])
+    low, high = best_range(values, (float(values.min()), float(values.max())))
+    assert high < 0.9 * values.max() and low == pytest.approx(-high, rel=0.01)
 
 
 @pytest.mark.parametrize("ends", [(-1.0, 3.0), (2.0, 5.0), (-4.0, -1.0), (0.0, 0.0), (0.0, 6.0)])

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import zlib
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from trt_build.graphs.weights import round_weights
+from trt_build.graphs.weights import ALIGN, round_weights, share_weights
 
 
 def _graph(**tensors: np.ndarray) -> onnx.ModelProto:
@@ -64,3 +65,33 @@ def test_fewer_bits_make_a_smaller_archive() -> None:
 def test_bits_that_a_float_does_not_have_are_refused(bits: int) -> None:
     with pytest.raises(ValueError, match="1 to 24"):
         round_weights(_graph(), bits)
+
+
+def test_graphs_share_what_is_equal_and_read_back_what_they_held(tmp_path: Path) -> None:
+    large = np.random.default_rng(0).normal(size=(30, 40)).astype(np.float32)
+    tensors = {
+        "w": large,
+        "turned": large.reshape(40, 30),  # the same bytes in another shape
+        "bits": large.view(np.int32),  # and as another type
+        "again": large.copy(),  # what tracing copies for every frame
+        "other": large[:20] + 1,
+        "small": np.float32([1, 2]),
+    }
+    graphs = {"step.onnx": _graph(**tensors), "window.onnx": _graph(more=large + 2, **tensors)}
+    for graph in graphs.values():
+        graph.graph.node.extend(helper.make_node("Identity", [name], [f"{name}_out"]) for name in tensors)
+    share_weights(graphs, tmp_path / "weights.bin")
+    for name, graph in graphs.items():
+        onnx.save(graph, tmp_path / name)
+        external = {t.name: {e.key: e.value for e in t.external_data} for t in graph.graph.initializer}
+        assert not external.pop("small") and "again" not in external
+        assert all(int(entry["offset"]) % ALIGN == 0 for entry in external.values()), "it cannot be mapped"
+        reads = [node.input[0] for node in graph.graph.node]
+        assert reads == ["w" if n == "again" else n for n in tensors]
+        values = _weights(onnx.load(tmp_path / name))
+        for tensor in values.keys() - {"more"}:
+            assert values[tensor].dtype == tensors[tensor].dtype and np.array_equal(
+                values[tensor], tensors[tensor]
+            )
+    sizes = [-(-array.nbytes // ALIGN) * ALIGN for array in (large, tensors["other"], large)]
+    assert (tmp_path / "weights.bin").stat().st_size <= sum(sizes)
