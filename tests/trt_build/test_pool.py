@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.waiting import wait_until
+from trt_build.pool import processes
 
 TASK = "with processes(2, 2) as pool:\n    print(sum(pool.map(abs, [-1, -2])))\n"
 GUARD = 'if __name__ == "__main__":\n'
@@ -61,3 +62,10 @@ def runs(process: int) -> bool:
         return False
     # One that nobody waits for is a zombie.
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.timeout(120)
+def test_no_more_processes_are_started_than_there_is_work_for() -> None:
+    for workers, jobs, most in ((8, 2, 2), (1, 9, 1), (3, 0, 1)):
+        with processes(workers, jobs) as pool:
+            assert pool._max_workers == most  # type: ignore[attr-defined]

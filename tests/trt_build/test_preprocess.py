@@ -146,3 +146,11 @@ def test_a_box_in_the_image_is_found_where_its_glimpse_says(
     slack = 1.5 + 112 * 1.5 / min(full[2] - full[0], full[3] - full[1])
     assert np.allclose(seen.min(axis=0), want[:, 0], atol=slack)
     assert np.allclose(seen.max(axis=0) + 1, want[:, 1], atol=slack)
+
+
+@pytest.mark.parametrize("area", [(0, 0, 20, 30), (5, 5, 5, 5), (9, 9, 3, 3)])
+def test_an_area_that_is_no_square_is_an_image_error(area: tuple[int, int, int, int]) -> None:
+    with pytest.raises(ImageError, match="is no square"):
+        model_input(noise(64, 48), PAPER, bgr=False, area=area)
+    with pytest.raises(ImageError, match="is no square"):
+        glimpse_to_pixels([0, 0, 1, 1], 64, 48, PAPER, area)

@@ -139,7 +139,10 @@ def hidden(location: str) -> dict[str, onnx.ModelProto]:
     branch = helper.make_node("If", ["b"], ["o"], then_branch=plain, else_branch=plain)
     nested = helper.make_graph([branch], "h", [], [])
     deep = helper.make_node("If", ["b"], ["o"], then_branch=nested, else_branch=nested)
-    function = helper.make_function("d", "f", [], [], [attribute], [helper.make_opsetid("", 17)])
+    opsets = [helper.make_opsetid("", 17)]
+    function = helper.make_function("d", "f", [], [], [attribute], opsets)
+    default = helper.make_attribute("by default", tensor(location))
+    defaults = helper.make_function("d", "g", [], [], [], opsets, attribute_protos=[default])
 
     def model(*nodes: onnx.NodeProto, **more: Any) -> onnx.ModelProto:
         return helper.make_model(helper.make_graph(list(nodes), "g", [], [], []), **more)
@@ -153,9 +156,11 @@ def hidden(location: str) -> dict[str, onnx.ModelProto]:
         "sparse initializer": with_sparse,
         "attribute": model(attribute),
         "list of tensors": model(helper.make_node("X", [], ["c"], many=[tensor(location)])),
+        "list of graphs": model(helper.make_node("X", [], ["c"], many=[plain])),
         "branch": model(branch),
         "branch of a branch": model(deep),
         "function": model(functions=[function]),
+        "default of a function": model(functions=[defaults]),
         "training": training,
     }
 

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 from tests.conftest import REPOSITORY as ROOT
 from tests.toy import assignment_table, glimpse_table, graph, number_image, save
 from trt_build.bundle import LoadedBundle, load_bundle, write_bundle
+from trt_build.engine import TensorSpec, check_signature, expected_io, split_states
 from trt_build.engines import ort
 from trt_build.engines.open import open_engine
 from trt_build.errors import BundleError, EngineError
@@ -259,6 +261,82 @@ def test_a_cuda_provider_that_does_not_start_is_an_error_with_its_reason_and_pri
     assert capfd.readouterr().out == ""
 
 
+def test_threads_and_the_number_of_the_gpu_reach_onnxruntime(
+    numbers: LoadedBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, Any]] = []
+
+    def refuse(source: Any, *, sess_options: Any, providers: list[Any], **_: Any) -> None:
+        asked.append((sess_options.intra_op_num_threads, providers[0]))
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    for device, error in (("cpu", BundleError), ("cuda:1", EngineError)):
+        with pytest.raises(error, match="seen"):
+            open_engine(numbers, "step", threads=3, device=device)
+    gpu = {"device_id": 1}
+    assert asked == [
+        (3, "CPUExecutionProvider"),
+        (3, ("CUDAExecutionProvider", gpu | {"enable_cuda_graph": "1"})),
+        (3, ("CUDAExecutionProvider", gpu)),
+    ]
+
+
+def test_threads_reach_openvino(numbers: LoadedBundle) -> None:
+    pytest.importorskip("openvino", reason="pip install -e '.[openvino]'")
+    engine: Any = open_engine(numbers, "step", backend="openvino", threads=1)
+    compiled = engine._requests[0].get_compiled_model()
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+
+
+def test_fp16_on_a_processor_says_that_it_needs_onnx(
+    numbers: LoadedBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(EngineError, match=r"onnx cannot be imported .*pip install .*onnx"):
+        open_engine(numbers, "step", precision="fp16")
+
+
+F32, F16 = np.dtype(np.float32), np.dtype(np.float16)
+
+
+@pytest.mark.parametrize(
+    ("state", "following"),
+    [
+        (((None, 4), F32), ((None, 4), F16)),
+        (((None, 4), F32), ((None, 5), F32)),
+        (((None, 4), F32), ((None, 4, 1), F32)),
+        (((None, None), F32), ((None, None), F32)),
+        (((), F32), ((), F32)),
+    ],
+)
+def test_a_state_and_what_follows_it_must_fit_the_same_buffer(state: Any, following: Any) -> None:
+    specs = [TensorSpec(name, *form) for name, form in (("x", state), ("next_x", following))]
+    with pytest.raises(BundleError, match=r"state x .* does not match next_x"):
+        split_states({"x": specs[0]}, {"next_x": specs[1]})
+
+
+def test_a_graph_of_other_types_or_with_inputs_that_nobody_gives_is_refused(numbers: LoadedBundle) -> None:
+    inputs, outputs = expected_io(numbers.info, "step")
+    check_signature(numbers, "step", inputs, outputs | {"more": TensorSpec("more", (None,), F32)})
+    half = outputs | {"logits": replace(outputs["logits"], dtype=F16)}
+    with pytest.raises(BundleError, match="output logits float16"):
+        check_signature(numbers, "step", inputs, half)
+    with pytest.raises(BundleError, match=r"asks for unknown inputs \['depth'\]"):
+        check_signature(numbers, "step", inputs | {"depth": TensorSpec("depth", (None,), F32)}, outputs)
+
+
+@pytest.mark.parametrize("slot", [-1, 3])
+def test_a_slot_that_does_not_exist_is_not_another_one(numbers: LoadedBundle, slot: int) -> None:
+    engine = open_engine(numbers, "step", batch=3, threads=1)
+    engine.run(frame(9, 3))
+    with pytest.raises(EngineError, match=f"no slot {slot}: the engine has slots 0 to 2"):
+        engine.reset([0, slot])
+    out = engine.run(frame(9, 3))
+    assert [place(out, i) for i in range(3)] == [1, 1, 1]
+
+
 def test_read_states_gives_a_copy_of_the_carried_state(
     numbers: LoadedBundle, backend: dict[str, str]
 ) -> None:
@@ -377,6 +455,9 @@ def test_on_a_gpu_frames_go_in_and_results_come_out_and_states_stay(
     for number in range(8):
         assert place(engine.run(frame(number, 2))) == number
     assert engine.transfers == {"h2d": 8, "d2h": 8 * len(engine.outputs)}
+    # Each direction of the states has a recorded graph of its own.
+    graphs = [options.get_run_config_entry("gpu_graph_id") for _, options in engine._bindings]
+    assert sorted(graphs) == ["1", "2"]
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,13 @@ def test_a_region_with_fp32_ends_denies_nothing() -> None:
     assert not_half(ends, ["/workers/MatMul"]) == ["/workers/MatMul"]
 
 
+def test_a_node_is_not_another_whose_name_holds_its_own() -> None:
+    entries = [{"Name": "/trunk/layer1/Conv", "Outputs": [{"Format/Datatype": "Half"}]}]
+    layers = read_layer_report(json.dumps({"Layers": entries}))
+    assert not_half(layers, ["/trunk/layer1/Conv"]) == []
+    assert not_half(layers, ["/layer1/Conv", "/trunk/layer1/Con"]) == ["/layer1/Conv", "/trunk/layer1/Con"]
+
+
 def test_a_report_without_details_or_types_is_an_error() -> None:
     with pytest.raises(EngineError, match="names only"):
         read_layer_report('{"Layers": ["conv1"]}')
