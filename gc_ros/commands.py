@@ -18,7 +18,7 @@ from gc_ros.media.detections import from_first, read_csv
 from gc_ros.media.detector import Detector, Finder
 from gc_ros.media.video import Frame, camera_number, open_camera, read_video
 from gc_ros.media.video_writer import VideoWriter
-from gc_ros.recognition.following import Following
+from gc_ros.recognition.following import MAX_AGE_S, TIMEOUT_S, Following, check_times
 from gc_ros.recognition.recognizer import Recognizer
 from gc_ros.recognition.taught_file import load_lessons
 from gc_ros.stamps import NS
@@ -74,6 +74,12 @@ def video(
     person_margin: Annotated[
         float | None, typer.Option(min=0, max=1, help="As the node's parameter; default: the bundle's.")
     ] = None,
+    people_max_age_s: Annotated[
+        float, typer.Option(min=0.01, max=10, help="As the node's parameter.")
+    ] = MAX_AGE_S,
+    person_timeout_s: Annotated[
+        float, typer.Option(min=0.1, max=60, help="As the node's parameter.")
+    ] = TIMEOUT_S,
     taught: Annotated[str | None, WHERE] = None,
 ) -> None:
     """Recognise the activities in a video file or in front of a camera: a line for each result, then the mean.
@@ -82,6 +88,7 @@ def video(
     """
     if people is not None and detector is not None:
         raise DataError("--people and --detector both say who is there; give one of them")
+    check_times(people_max_age_s, person_timeout_s)
     camera = camera_number(source)
     if out is not None:
         _spare(out, [Path(source), people, detector])
@@ -115,8 +122,9 @@ def video(
         stack.callback(engine.close)
         if alone:
             following = Following(
-                loaded, engine, recorded, mode=mode, stride=stride, lessons=lessons, margin=person_margin
-            )
+                loaded, engine, recorded, mode=mode, stride=stride, lessons=lessons, margin=person_margin,
+                max_age_s=people_max_age_s, timeout_s=person_timeout_s,
+            )  # fmt: skip
             watcher = Everybody(following, finder, first[1])
         else:
             recognizer = Recognizer(loaded, engine, mode=mode, stride=stride, lessons=lessons)

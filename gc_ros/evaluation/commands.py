@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from gc_ros.evaluation import answer
+from gc_ros.recognition.following import MAX_AGE_S, TIMEOUT_S, check_times
 from gc_ros.recognition.smoothing import Smoothing
 from gc_ros.recognition.taught_file import folder_of, load_lessons, taught_digest
 from trt_build.bundle import load_bundle
@@ -125,6 +126,12 @@ def evaluate(
     person_margin: Annotated[
         float | None, typer.Option(min=0, max=1, help="As the node's parameter; default: the bundle's.")
     ] = None,
+    people_max_age_s: Annotated[
+        float, typer.Option(min=0.01, max=10, help="As the node's parameter.")
+    ] = MAX_AGE_S,
+    person_timeout_s: Annotated[
+        float, typer.Option(min=0.1, max=60, help="As the node's parameter.")
+    ] = TIMEOUT_S,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
     dask: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786.")
@@ -159,6 +166,7 @@ def evaluate(
     _one_of("--predictions", predictions, "beside", "merged", "none")
     if true_boxes is not None and people is None:
         raise DataError("--true-boxes says where the people of --people really are: give --people, too")
+    check_times(people_max_age_s, person_timeout_s)
     try:
         smoothing = Smoothing(smoothing_tau_s, onset_threshold, offset_threshold, min_duration_s)
     except ValueError as error:
@@ -190,6 +198,8 @@ def evaluate(
         true_boxes=true_boxes,
         max_people=max_people,
         person_margin=person_margin,
+        people_max_age_s=people_max_age_s,
+        person_timeout_s=person_timeout_s,
         **_taught(bundle, bundle_sha256, taught),
     )
     if check:

@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gc_ros.recognition.following import MAX_AGE_S, TIMEOUT_S
 from gc_ros.recognition.smoothing import Smoothing
 from trt_build.bundle import INFO_NAME, Bundle, file_sha256
 
+_TIMES = ("people_max_age_s", "person_timeout_s")
 EVALUATOR = 3  # increased when the same input gives other results
 
 
@@ -27,7 +29,7 @@ class Options:
     simulate_latency_s: None = nothing is dropped, else seconds one engine call takes on the robot.
     people: where the boxes of people are, as of `--people`; None = the whole picture. true_boxes: a CSV, or a folder of
         them, of where people really stood; None = in those boxes, under their ids. max_people: how many at once.
-        person_margin: of the squares around them; None = the bundle's.
+        person_margin: of the squares around them; None = the bundle's. people_max_age_s, person_timeout_s: of `People`.
     """
 
     topic: str | None = None
@@ -52,6 +54,8 @@ class Options:
     true_boxes: str | None = None
     max_people: int = 4
     person_margin: float | None = None
+    people_max_age_s: float = MAX_AGE_S
+    person_timeout_s: float = TIMEOUT_S
     taught: str = ""  # folder of what the bundle was taught; "": nothing
     taught_sha256: str = ""  # of its taught.json
     taught_labels: tuple[str, ...] = ()
@@ -64,7 +68,10 @@ class Options:
         values = {**asdict(self), "smoothing": kept}
         # Records without people, or without what was taught, are as they have always been.
         if self.people is None:
-            for name in ("people", "true_boxes", "max_people", "person_margin"):
+            for name in ("people", "true_boxes", "max_people", "person_margin", *_TIMES):
+                del values[name]
+        elif (self.people_max_age_s, self.person_timeout_s) == (MAX_AGE_S, TIMEOUT_S):
+            for name in _TIMES:  # of people, from before the two could be given
                 del values[name]
         # What was taught is what it is wherever it lies.
         del values["taught"]

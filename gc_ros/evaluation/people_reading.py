@@ -158,6 +158,8 @@ class PeopleReading(BagReading):
             unknown_threshold=o.unknown_threshold,
             lessons=self._lessons,
             margin=o.person_margin,
+            max_age_s=o.people_max_age_s,
+            timeout_s=o.person_timeout_s,
         )
 
     def _looked(self, result: PersonActivity, slot: int) -> None:

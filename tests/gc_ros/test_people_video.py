@@ -77,6 +77,21 @@ def test_the_margin_of_the_robot_can_be_given(clip: Path, colours: LoadedBundle)
     assert scores[0] == scores[1] and max(scores[2]) < min(scores[0])
 
 
+# A detector so slow that, by default, nobody is known for a whole window.
+SLOW = [Detections(round(s * NS), (Detection("ann", ANN),)) for s in (0.0, 2.9)]
+PATIENT = ("--people-max-age-s", "1.5", "--person-timeout-s", "3")
+
+
+def test_the_times_of_the_robot_can_be_given(clip: Path, colours: LoadedBundle, tmp_path: Path) -> None:
+    table = tmp_path / "slow.csv"
+    write_csv(table, SLOW)
+    arguments = ("video", clip, "-b", colours.path, "--people", table)
+    fails(*arguments, words=("nobody was in 8 frames", "person left"))
+    code, out, _ = run(*arguments, "--json", *PATIENT)
+    last = json.loads(out.splitlines()[-1])
+    assert code == 0 and [p["label"] for p in last["people"]] == ["red"] and not last["resets"]
+
+
 def test_the_text_names_the_person(clip: Path, colours: LoadedBundle) -> None:
     code, out, _ = run("video", clip, "-b", colours.path, "--people", clip.with_name("people.csv"))
     lines = out.splitlines()
@@ -122,4 +137,6 @@ def test_mistakes_are_one_line(clip: Path, colours: LoadedBundle, tmp_path: Path
     fails("video", clip, "-b", colours.path, "--people", tmp_path / "odd.csv", words=("row 1", "empty"))
     both = ("--people", nobody, "--detector", nobody)
     fails("video", clip, "-b", colours.path, *both, words=("give one of them",))
+    long = ("--people", nobody, "--people-max-age-s", "2")
+    fails("video", clip, "-b", colours.path, *long, words=("--person-timeout-s 1", "longer than its person"))
     fails("video", clip, "-b", colours.path, "--detector", nobody, words=("nobody.csv", "ONNX"))

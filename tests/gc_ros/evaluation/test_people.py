@@ -106,6 +106,22 @@ def test_the_margin_of_the_robot_can_be_given_and_is_part_of_the_result(
     assert max(scores[1]) < min(scores[0])
 
 
+def test_the_times_of_the_robot_can_be_given_and_are_part_of_the_result(
+    clip: Path, colours: LoadedBundle, tmp_path: Path
+) -> None:
+    every = boxes({"ann": ANN})
+    write_csv(tmp_path / "scene.people.csv", [every[0], every[-1]])  # by default known for half a window
+    run(colours, tmp_path / "out", clip, "--people", "auto")
+    assert not [row for row in rows_of(tmp_path / "out") if not row.get("missed")]
+    patient = ("--people", "auto", "--people-max-age-s", 2.0, "--person-timeout-s", 4.0)
+    run(colours, tmp_path / "out", clip, *patient)
+    assert {row["person"] for row in rows_of(tmp_path / "out")} == {"ann"}
+    options = json.loads((tmp_path / "out" / "summary.json").read_text())["provenance"]["options"]
+    assert (options["people_max_age_s"], options["person_timeout_s"]) == (2.0, 4.0)
+    wrong = call_evaluate("evaluate", clip, "-b", colours.path, "--people", "auto", "--people-max-age-s", 2)
+    assert_one_line(wrong, "--person-timeout-s 1")
+
+
 def test_the_report_has_a_timeline_for_each_person(clip: Path, colours: LoadedBundle, tmp_path: Path) -> None:
     run(colours, tmp_path / "out", clip, "--people", "auto")
     page = (tmp_path / "out" / "report.html").read_text()
@@ -463,6 +479,11 @@ def test_without_people_a_result_is_the_one_it_always_was() -> None:
     assert not {"people", "true_boxes", "max_people"} & values.keys()
     assert result_key("b", Options(), "t") == result_key("b", Options(max_people=9), "t")
     assert result_key("b", Options(people="auto"), "t") != result_key("b", Options(), "t")
+    # With the robot's times, which could not be given once, the results of then still hold.
+    assert not {"people_max_age_s", "person_timeout_s"} & Options(people="auto").as_json().keys()
+    patient = Options(people="auto", person_timeout_s=2.0)
+    assert result_key("b", patient, "t") != result_key("b", Options(people="auto"), "t")
+    assert result_key("b", replace(patient, people=None), "t") == result_key("b", Options(), "t")
 
 
 @pytest.mark.parametrize(

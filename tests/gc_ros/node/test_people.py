@@ -51,14 +51,16 @@ class Opened:
         return open_engine(*arguments, **options)
 
 
-def by_file(path: Path, mode: str, people: list[Drawn], frames: range) -> dict[tuple[str, int], Any]:
-    """The results of a file with the same frames and detections, by person and stamp."""
+def by_file(
+    path: Path, mode: str, people: list[Drawn], frames: range, seen: range | None = None, **times: float
+) -> dict[tuple[str, int], Any]:
+    """The results of a file with the same frames, and detections of those `seen`, by person and stamp."""
     from trt_build.bundle import load_bundle
 
     bundle = load_bundle(path)
     engine = open_engine(bundle, mode, batch=4, threads=1)
-    recorded = [detections(people, frame, START + frame * PERIOD) for frame in frames]
-    following = Following(bundle, engine, recorded, mode=mode, smoothing=Smoothing(tau_s=0.0))
+    recorded = [detections(people, frame, START + frame * PERIOD) for frame in seen or frames]
+    following = Following(bundle, engine, recorded, mode=mode, smoothing=Smoothing(tau_s=0.0), **times)
     found = [r for f in frames for r in following.push(as_picture(people, f), START + f * PERIOD)]
     found += following.finish()
     engine.close()
@@ -111,6 +113,28 @@ def test_each_of_four_people_gets_his_label_and_the_node_says_what_a_file_says(
         glimpses = [side for g in result.glimpses for side in (g.x_min, g.y_min, g.x_max, g.y_max)]
         same = [side for g in twin.glimpses for side in (g.x0, g.y0, g.x1, g.y1)]
         assert glimpses == pytest.approx(same, abs=1e-3)
+
+
+def test_a_slow_detector_with_other_times_gives_what_a_file_gives_with_them(colours: Path) -> None:
+    people, frames, seen = CROWD[1:2], range(41), range(0, 41, 20)
+    with running(colours, people_max_age_s=1.5, person_timeout_s=3.0, **OPTIONS) as (node, peer):
+        detector = Detector(node, peer)
+        peer.wait_for_camera()
+        for frame in frames:
+            stamp_ns = START + frame * PERIOD
+            peer.publish(picture(people, frame), stamp_ns)
+            if frame in seen:
+                detector.send(found_message(detections(people, frame, stamp_ns)))
+        last = START + frames[-1] * PERIOD
+        wait_until(lambda: last in {stamp for _, stamp, _ in detector.results()}, "the last result")
+        found = {(who, stamp): result for who, stamp, result in detector.results()}
+    expected = by_file(colours, "window", people, frames, seen, max_age_s=1.5, timeout_s=3.0)
+    assert set(found) <= set(expected)
+    assert not set(found) <= set(by_file(colours, "window", people, frames, seen)), "the times are used"
+    for key, result in found.items():
+        twin = expected[key].activity
+        assert result.label == twin.label and result.score == pytest.approx(twin.score, abs=1e-5)
+        assert ros_messages.to_ns(result.window_start) == twin.window_start_ns
 
 
 def test_events_carry_the_person_and_since_when_it_is_on(colours: Path) -> None:
