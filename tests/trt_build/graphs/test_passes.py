@@ -166,6 +166,7 @@ def test_the_batch_is_fixed_and_no_other_open_axis_of_an_input_is_guessed() -> N
         passes.fix_batch(made([relu], ["y"], ("N", "W")), 2)
 
 
+@pytest.mark.timeout(60)
 def test_nodes_come_behind_what_they_read_and_a_cycle_is_an_error() -> None:
     nodes = [helper.make_node("Relu", [a], [b], b) for a, b in (("b", "c"), ("x", "a"), ("a", "b"))]
     model = made(nodes, ["c"])
