@@ -31,6 +31,7 @@ from gc_model.synth.cli import synth
 from gc_ros.media.kinds import some
 from trt_build.command import Json, command_line
 from trt_build.errors import DataError
+from trt_build.files import demand_place, write_atomically
 
 app = command_line(__doc__)
 app.command()(synth)
@@ -144,6 +145,8 @@ def evaluate(
     for file in (out, confusion):
         if file and not file.parent.is_dir():
             raise DataError(f"{file.parent}: no such directory to write {file.name} into")
+        if file:
+            demand_place(file)
     options = EvaluateOptions(
         data,
         layout=layout,
@@ -157,7 +160,7 @@ def evaluate(
     )
     result = evaluate_run(run, options, progress=not as_json)
     if out:
-        out.write_text(json.dumps(result, indent=1))
+        write_atomically(out, json.dumps(result, indent=1))
     if confusion:
         from gc_model.training.drawing import confusion_png
 

@@ -14,6 +14,7 @@ import typer
 
 from trt_build.command import Json
 from trt_build.errors import DataError
+from trt_build.files import demand_place, write_atomically
 
 People = Annotated[str, typer.Option(help="Only these people, separated by commas.")]
 
@@ -203,12 +204,13 @@ def glimpses(
 
     if not out.parent.is_dir() or out.suffix != ".png":
         raise DataError(f"{out}: give the name of a .png in a folder that exists")
+    demand_place(out)
     found, picture = look(
         run, data, layout=layout, split=split, subjects=names(subjects), joints=joints, beside=beside,
         rows=rows, progress=not as_json,
     )  # fmt: skip
-    if not cv2.imwrite(str(out), picture[..., ::-1]):
-        raise DataError(f"{out}: cannot be written; choose another --out")
+    # Not by imwrite, which removes on a full disk what was there before.
+    write_atomically(out, cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
     try:
         keep(run, found)
     except OSError as error:

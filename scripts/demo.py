@@ -52,7 +52,9 @@ from gc_ros.recognition.activity import Activity, stream_label
 from gc_ros.recognition.smoothing import ActivityEvent
 from gc_ros.stamps import NS
 from trt_build.bundle import Bundle, load_bundle
-from trt_build.errors import DataError, GlimpseError, one_line
+from trt_build.command import os_error_line
+from trt_build.errors import DataError, GlimpseError
+from trt_build.files import demand_place, write_atomically
 
 FIRST_SUBJECT = 9001  # nobody the bundle was trained on
 GAP_S = 2.0  # between clips; longer than three sampling periods, after which the node starts a new window
@@ -93,8 +95,11 @@ def main() -> int:
     except KeyboardInterrupt:
         print("demo: ended before its time", file=sys.stderr)
         return 128 + signal.SIGINT
-    except (GlimpseError, OSError) as error:
-        print(f"demo: {one_line(error)}", file=sys.stderr)
+    except GlimpseError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"demo: {os_error_line(error)}", file=sys.stderr)
         return 2
 
 
@@ -116,15 +121,17 @@ class Demo:
     def run(self) -> int:
         began = time.monotonic()
         self.out.mkdir(parents=True, exist_ok=True)
+        demand_place(self.out)
         bag = self.options.bag or self.make_bag()
         self.read_truth(bag)
         messages = self.play(bag)
         right, total = self.score()
-        self.draw(bag)
+        pictures = self.draw(bag)
         print(
             f"\n{messages} messages received over DDS; {right} of {total} clips named rightly "
-            f"({time.monotonic() - began:.0f} s in all)\n{self.out / 'demo.mp4'}\n{self.out / 'demo.png'}"
+            f"({time.monotonic() - began:.0f} s in all)"
         )
+        print(*pictures, sep="\n")
         if total == 0 or right < self.options.min_right * total:
             print(f"demo: fewer than {self.options.min_right:.0%} right", file=sys.stderr)
             return 1
@@ -282,11 +289,11 @@ class Demo:
             )
             print(f"{label:<20} {named}{'' if named == label else '   WRONG'}")
         summary = {"model_id": self.info.model_id, "labels": self.info.labels, "right": right, "clips": rows}
-        (self.out / "demo.json").write_text(json.dumps(summary, indent=1))
+        write_atomically(self.out / "demo.json", json.dumps(summary, indent=1))
         return right, len(self.truth)
 
-    def draw(self, bag: Path) -> None:
-        """Every image played, with the newest result there was at that moment."""
+    def draw(self, bag: Path) -> list[Path]:
+        """Every image played, with the newest result there was at that moment, and the best of them; their files."""
         T = self.info.T
         best: tuple[float, np.ndarray] | None = None
         result: Activity | None = None
@@ -308,8 +315,13 @@ class Demo:
                 video.write(picture, stamp)
                 if stamp in self.results and result is not None and result.label == self.truth_at(stamp):
                     best = max(best or (-1.0, picture), (result.score, picture), key=lambda pair: pair[0])
-        if best is not None:
-            cv2.imwrite(str(self.out / "demo.png"), cv2.cvtColor(best[1], cv2.COLOR_RGB2BGR))
+        made, still = [self.out / "demo.mp4"], self.out / "demo.png"
+        if best is None:
+            still.unlink(missing_ok=True)  # that of a demo before shows another
+            return made
+        _, data = cv2.imencode(".png", cv2.cvtColor(best[1], cv2.COLOR_RGB2BGR))
+        write_atomically(still, data.tobytes())
+        return [*made, still]
 
 
 if __name__ == "__main__":

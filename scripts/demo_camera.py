@@ -29,6 +29,7 @@ from gc_ros.recognition.activity import Activity
 from gc_ros.stamps import NS
 from trt_build.bundle import load_bundle
 from trt_build.errors import DataError
+from trt_build.files import demand_place
 
 LAST_S = 1.0  # for the last messages, when the camera has ended
 
@@ -52,6 +53,7 @@ class CameraDemo:
 
     def run(self) -> int:
         self.out.mkdir(parents=True, exist_ok=True)
+        demand_place(self.out)
         frames = read_video(self.source) if self.camera is None else open_camera(self.camera)
         first = next(frames, None)
         if first is None:

@@ -3,8 +3,23 @@
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import typer
 from typer.testing import CliRunner
+
+
+@contextmanager
+def no_file_above(size: int) -> Iterator[None]:
+    """Writing fails behind so many bytes of a file, as on a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def call(app: typer.Typer, *arguments: object):

@@ -22,6 +22,7 @@ from gc_ros.media.clips import find_clips
 from gc_ros.media.video import read_video
 from gc_ros.media.video_writer import VideoWriter
 from gc_ros.stamps import NS
+from tests.command_line import no_file_above
 from tests.conftest import REPOSITORY
 from tests.videos import flat
 from trt_build.bundle import LoadedBundle
@@ -164,6 +165,18 @@ def test_an_out_that_cannot_be_a_folder_is_said_in_a_line(
     done = demo("--bundle", str(colours.path), "--out", str(tmp_path / "file" / below))
     said = [line for line in done.stderr.splitlines() if line.startswith("demo: ")]
     assert done.returncode == 2 and len(said) == 1 and str(tmp_path / "file") in said[0]
+
+
+@pytest.mark.parametrize("camera", [(), ("--camera", "nothing.mp4")])
+def test_an_out_without_room_is_said_in_a_line_before_anything_is_drawn(
+    tmp_path: Path, colours: LoadedBundle, camera: tuple[str, ...]
+) -> None:
+    with no_file_above(1000):
+        done = demo("--bundle", str(colours.path), "--out", str(tmp_path / "out"), *camera)
+    said = [line for line in done.stderr.splitlines() if line.startswith("demo: ")]
+    assert done.returncode == 2 and len(said) == 1, done.stderr
+    assert said[0].startswith(f"demo: {tmp_path / 'out'}: File too large; raise the limit")
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize(("source", "word"), [("99", "ls /dev/video"), ("nothing.mp4", "nothing.mp4")])

@@ -19,6 +19,7 @@ from trt_build.bundle import CLASSES_NAME, INT8_WEIGHTS_NAME, LoadedBundle, load
 from trt_build.command import Json, Threads, command_line, progress_bar
 from trt_build.engine import Engine
 from trt_build.errors import EngineError, need
+from trt_build.files import demand_place
 from trt_build.install import extra, pip
 
 app = command_line("Turn a trained run into a bundle and engines, and check and time them.")
@@ -198,6 +199,7 @@ def quantize(
         raise EngineError(
             f"quantize needs onnx and onnxruntime ({error}); {pip('onnx', 'onnxruntime')}"
         ) from None
+    demand_place(bundle)
     people = subject or training_subjects(clips, loaded.info)
     if people and not subject:
         typer.echo(f"measuring ranges on the people of the training: {', '.join(people)}", err=True)

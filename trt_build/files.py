@@ -67,6 +67,20 @@ def _about(error: OSError, path: Path) -> OSError:
     return kind(error.errno, error.strerror, os.fspath(path))
 
 
+def demand_place(path: Path) -> None:
+    """Raise OSError that names `path` unless a file, or a folder of files, can be written there.
+
+    For who works long before writing: the work would be lost. A folder that is missing is not made.
+    """
+    there = path if path.is_dir() else next(place for place in path.absolute().parents if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(bytes(4096))  # on a disk that is full, files without content can still be made
+            file.flush()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+
+
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """A folder for files on their way; without room for them, an OSError that names where temporary files go."""

@@ -15,6 +15,7 @@ from gc_model.data.clip import LabelledClip
 from gc_model.data.tables import gather
 from gc_ros.media.detections import Detections, boxes_of, write_csv
 from gc_ros.media.detector import Detector, Finder
+from trt_build.files import demand_place
 from trt_build.pool import processes
 
 
@@ -35,6 +36,8 @@ def detect(
     clips = own.clips_for_tables(data, subjects, [partial(boxes_of, out)])
     Detector(detector, threads=1)  # its errors once, before the processes start
     missing = [c for c in clips if not boxes_of(out, c.name).is_file()]
+    if missing:
+        demand_place(out)
     with processes(workers, len(missing)) as pool:
         jobs = {pool.submit(find_people, c, boxes_of(out, c.name), detector): c for c in missing}
         return gather(clips, jobs, "finding people", progress)

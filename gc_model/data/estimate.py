@@ -27,6 +27,7 @@ from gc_model.data.tables import gather
 from gc_ros.media.detections import Box, Detections, boxes_of, write_csv
 from gc_ros.media.tracker import Tracker
 from trt_build.errors import DataError, GlimpseError
+from trt_build.files import demand_place
 from trt_build.install import extra
 from trt_build.pool import processes
 
@@ -89,6 +90,8 @@ def estimate(
     if missing or boxes is None:
         _mediapipe()
     without = [c for c in clips if boxes is not None and not boxes_of(boxes, c.name).is_file()]
+    for place in [*([out] if missing else []), *([boxes] if without and boxes is not None else [])]:
+        demand_place(place)
     with processes(workers, max(len(missing), len(without))) as pool:
         jobs = {pool.submit(write_joints, c, table_of(out, c.name), what): c for c in missing}
         result = gather(clips, jobs, "finding joints", progress)

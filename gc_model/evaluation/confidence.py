@@ -31,7 +31,7 @@ from gc_model.training import checkpoint
 from gc_model.training.finetune import CLASSIFIERS
 from gc_model.training.processes import accelerator
 from trt_build.errors import DataError
-from trt_build.files import write_atomically
+from trt_build.files import demand_place, write_atomically
 from trt_build.labels import IDLE_LABELS
 
 BINS = 15
@@ -62,6 +62,7 @@ def calibrate_run(
     model, recipe = checkpoint.load(run)
     if unknown_labelled is not None:
         _idle(run, recipe)  # before anything is computed
+    demand_place(run)
     model.to(accelerator())
     clips, source = _validation(run, data, recipe, subjects, boxes)
     logits, labels, left_out = _windows(model, recipe, clips, progress)
@@ -165,6 +166,7 @@ def settle_idle(run: Path, unknown: Path, share: float, *, progress: bool = True
     """
     model, recipe = checkpoint.load(run)
     _idle(run, recipe)  # before anything is computed
+    demand_place(run)
     model.to(accelerator())
     logits = _windows(model, recipe, index("clips", unknown), progress, labelled=False)[0]
     if not len(logits):

@@ -30,7 +30,7 @@ from trt_build.bundle import CLASSES_NAME, INFO_NAME, Bundle, LoadedBundle, load
 from trt_build.engine import Engine
 from trt_build.engines.open import open_engine
 from trt_build.errors import BundleError
-from trt_build.files import temporary_folder
+from trt_build.files import demand_place, temporary_folder
 from trt_build.graphs.weights import round_weights, rounded, share_weights
 from trt_build.tolerances import EXPORT_ROUNDING, EXPORT_TOLERANCE
 
@@ -94,7 +94,7 @@ def export_bundle(
     they are. data: where the clips of the training are now, None: where they were then; without them the bundle cannot
     be taught new activities. licences: of these clips, for the provenance. Raises DataError for a run that is not
     complete or a video that does not decode, BundleError if a graph does not reproduce torch within
-    `EXPORT_TOLERANCE`, or `out` is neither new nor empty nor a bundle.
+    `EXPORT_TOLERANCE`, or `out` is neither new nor empty nor a bundle, and OSError where it cannot be written.
     """
     _check_place(out)
     network, recipe = checkpoint.load(run)
@@ -211,6 +211,7 @@ def _check_place(out: Path) -> None:
     # What is hidden, an export that was killed has left.
     if out.is_dir() and not (out / INFO_NAME).is_file() and any(p.name[0] != "." for p in out.iterdir()):
         raise BundleError(f"{out} holds something else: choose another --out")
+    demand_place(out)
 
 
 def check_parity(

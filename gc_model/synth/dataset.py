@@ -175,15 +175,16 @@ def make(root: Path, job: Job) -> int:
         target.mkdir(parents=True, exist_ok=True)
         for k, frame in enumerate(clip.frames):
             stamp = round(k * 1000 / spec.fps)
-            name = str(target / f"frame_{k}_tc_{stamp}_rgb.jpg")
-            cv2.imwrite(name, frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+            # Not by imwrite, which says nothing of a full disk.
+            _, data = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+            write_atomically(target / f"frame_{k}_tc_{stamp}_rgb.jpg", data.tobytes())
         return len(clip.frames)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_video(target, clip.frames, spec.fps)
     if job.joints:
         path = (root / "joints" / job.file).with_suffix(".joints.csv")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(joint_table(clip.skeleton, spec.size))
+        write_atomically(path, joint_table(clip.skeleton, spec.size))
     if job.boxes:
         path = boxes_of(root / "boxes", job.file)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gc_ros.recognition.palette import glimpse_colour
 from trt_build.errors import DataError
+from trt_build.files import replacing
 
 
 def confusion_png(report: Mapping[str, Any], path: Path) -> None:
@@ -41,7 +42,8 @@ def confusion_png(report: Mapping[str, Any], path: Path) -> None:
                 axes.text(k, i, f"{count:.0f}", ha="center", va="center", fontsize=7, color=dark)
     figure.colorbar(image, ax=axes, fraction=0.04, label="share of the class")
     try:
-        figure.savefig(path, dpi=120, format="png")
+        with replacing(path) as part:
+            figure.savefig(part, dpi=120, format="png")
     except OSError as error:
         raise DataError(
             f"{path}: cannot be written ({error.strerror or error}); choose another --confusion"

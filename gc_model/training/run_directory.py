@@ -25,7 +25,7 @@ from gc_model.training.options import TrainOptions
 from gc_ros.media.kinds import some
 from trt_build.bundle import INFO_NAME
 from trt_build.errors import DataError, one_line
-from trt_build.files import lock, replacing, write_atomically
+from trt_build.files import demand_place, lock, replacing, write_atomically
 
 
 @contextmanager
@@ -94,9 +94,10 @@ def _whole_paths(value: Any) -> Any:
 
 
 def check_unused(out: Path) -> None:
-    """Raise DataError unless `out` is new or an empty directory."""
+    """Raise DataError unless `out` is new or an empty directory, OSError where it cannot be written."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is there already: choose another --out")
+    demand_place(out)
 
 
 def start_run(

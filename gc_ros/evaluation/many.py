@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from gc_ros.evaluation.truth import find_truth, map_label
 from trt_build.bundle import LoadedBundle, load_bundle
 from trt_build.command import os_error_line
 from trt_build.errors import DataError, GlimpseError, need
-from trt_build.files import replacing, write_atomically
+from trt_build.files import demand_place, replacing, write_atomically
 from trt_build.labels import IDLE_LABELS
 
 
@@ -64,7 +63,7 @@ def evaluate_many(
     folders = results.bag_folders(out, [source.name for source in sources])
     _check_places(sources, folders)
     out.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=out).close()
+    demand_place(out)
     only = len(sources) == 1
     tasks = [
         Task(source, str(bundle), options, str(folder), loaded.sha256)
@@ -116,11 +115,7 @@ def check_evaluation(
     """
     _, labels = _usable(bundle, options, bundle_sha256)
     _check_places(sources, results.bag_folders(out, [source.name for source in sources]))
-    there = next(place for place in (out.absolute(), *out.absolute().parents) if place.exists())
-    try:
-        tempfile.TemporaryFile(dir=there).close()
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(out)) from None
+    demand_place(out)
     problems = []
     for source in sources:
         try:

@@ -28,6 +28,7 @@ from gc_ros.media.transports import BY_NAME
 from gc_ros.media.unfinished import unfinished
 from gc_ros.media.video import read_video
 from gc_ros.stamps import NS
+from trt_build.command import os_error_line
 from trt_build.errors import DataError
 
 START_NS = 1_700_000_000 * NS  # a fixed start, so that the same clips always give the same bag
@@ -103,7 +104,8 @@ def make_bag(
             os.replace(part / truth.name, truth)  # first: a bag without its truth would be taken for whole
             os.rename(part / out.name, out)
     except OSError as error:
-        raise DataError(f"{out}: cannot be written ({error.strerror or error})") from None
+        named = OSError(error.errno, error.strerror or str(error), os.fspath(out))
+        raise DataError(os_error_line(named)) from None
     people = len({row.who for row in rows} - {""})
     return BagSummary(out, truth, topic, len(clips), images, (last - START_NS) / NS, people)
 

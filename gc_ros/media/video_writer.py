@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from gc_ros.media.video import cause, reformat
 from gc_ros.stamps import NS
 from trt_build.errors import DataError
+from trt_build.files import demand_place
 
 _CLOCK = 90_000  # ticks a second of written files: exact enough for every camera rate
 # Of libav, by its names. Others refuse the codec, some only when the first frame comes, or are many files (hls, dash).
@@ -50,6 +51,7 @@ class VideoWriter:
             raise DataError(f"{path}: give the video file an extension, such as {path}.mp4")
         if not self.path.parent.is_dir():
             raise DataError(f"{self.path.parent}: no such directory to write {self.path.name} into")
+        demand_place(self.path)
         # Short, whatever the name: what is legal as a name shall not be too long as that of the part. Each process has
         # its own: two that write one file would mix their frames.
         digest = hashlib.sha256(os.fsencode(self.path.name)).hexdigest()[:8]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import trt_build.cli
 from gc_model.cli import app
 from gc_ros.recognition.kept_clips import keep_clips, kept_clips
 from tests import command_line
@@ -46,6 +47,81 @@ assert_one_line = command_line.assert_one_line
 def test_help_of_every_command_has_an_example(command):
     result = call(command, "--help")
     assert result.exit_code == 0 and f"Example: gc-model {command}" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "work"),
+    [
+        ("evaluate", "--out", "gc_model.evaluation.evaluate.evaluate"),
+        ("evaluate", "--confusion", "gc_model.evaluation.evaluate.evaluate"),
+        ("glimpses", "--out", "gc_model.evaluation.glimpses.look"),
+        ("joints", "--out", "gc_model.data.estimate.processes"),
+    ],
+)
+@needs_torch
+def test_what_cannot_be_written_is_said_before_the_work(tmp_path, monkeypatch, command, option, work):
+    def worked(*arguments, **options):
+        raise AssertionError("begun")
+
+    monkeypatch.setattr(work, worked)
+    place = tmp_path / "found.png"
+    place.write_bytes(b"old")
+    monkeypatch.setattr("gc_model.data.estimate._mediapipe", lambda: None)
+    asked = (colours(),) if command == "joints" else (run(), "--data", tmp_path)
+    with command_line.no_file_above(1000):
+        result = call(command, *asked, option, place)
+    assert_one_line(result, str(place), "File too large")
+    assert place.read_bytes() == b"old" and list(tmp_path.iterdir()) == [place]
+
+
+@needs_torch
+def test_a_run_or_bundle_that_cannot_be_changed_is_said_before_the_work(tmp_path, monkeypatch):
+    trained, made = untrained(tmp_path / "run"), bundle()
+    data, new = colours(), tmp_path / "new"
+
+    def worked(*arguments, **options):
+        raise AssertionError("begun")
+
+    monkeypatch.setattr("gc_model.evaluation.confidence._windows", worked)
+    monkeypatch.setattr("gc_model.export.onnx.export_graphs", worked)
+    monkeypatch.setattr("gc_model.export.unfold.unfold", worked)
+    monkeypatch.setattr("gc_ros.recognition.footage.read_footage", worked)
+    commands = [
+        (app, trained, "calibrate", trained, "--data", data, "--subjects", "a"),
+        (app, new, "unpack", made, "--out", new),
+        (trt_build.cli.app, new, "export", trained, "--out", new),
+        (trt_build.cli.app, made, "quantize", made, "--clips", data),
+    ]
+    for program, place, *arguments in commands:
+        with command_line.no_file_above(1000):
+            assert_one_line(command_line.call(program, *arguments), f"{place}: File too large")
+    assert not new.exists()
+
+
+@pytest.mark.parametrize("option", ["--out", "--confusion", ""])
+@needs_torch
+def test_a_disk_that_becomes_full_leaves_the_report_or_picture_of_before(tmp_path, monkeypatch, option):
+    labels = [*(f"activity {i}" for i in range(9)), "no result"]
+    report = {
+        "labels": labels,
+        "confusion": np.eye(9, 10).tolist(),
+        "accuracy": 1.0,
+        "clips": 9,
+        "padding": "x" * 9000,
+    }
+    noise = np.random.default_rng(0).integers(0, 256, (99, 99, 3), np.uint8)
+    monkeypatch.setattr("gc_model.evaluation.evaluate.evaluate", lambda *a, **k: report)
+    monkeypatch.setattr("gc_model.evaluation.glimpses.look", lambda *a, **k: ({}, noise))
+    place = tmp_path / "found.png"
+    place.write_bytes(b"old")
+    command = (
+        ("evaluate", run(), "--data", tmp_path, option)
+        if option
+        else ("glimpses", run(), "--data", tmp_path, "--out")
+    )
+    with command_line.no_file_above(5000):
+        assert_one_line(call(*command, place), str(place), "File too large")
+    assert place.read_bytes() == b"old" and list(tmp_path.iterdir()) == [place]
 
 
 def test_wrong_use_is_exit_code_2():

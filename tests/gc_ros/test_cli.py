@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from gc_ros import cli, commands
 from gc_ros.media.video import read_video
+from tests.command_line import no_file_above
 from tests.videos import flat, truncated, write_clip
 from trt_build.bundle import LoadedBundle
 
@@ -138,6 +139,8 @@ def test_make_bag_tells_what_it_made(clip: Path, tmp_path: Path) -> None:
     code, out, _ = run("make-bag", clip, "--out", tmp_path / "raw", "--width", 32)
     assert code == 0 and "90 images of 1 clips on /image" in out
     fails("make-bag", clip, "--out", tmp_path / "raw", words=("exists already",))
+    with no_file_above(1000):
+        fails("make-bag", clip, "--out", tmp_path / "b", words=(f"{tmp_path / 'b'}: ", "choose another disk"))
     fails("make-bag", tmp_path / "none", "--out", tmp_path / "x", words=("no such",))
 
 

@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tests.command_line import no_file_above
 from trt_build import files
-from trt_build.files import replacing, temporary_folder, write_atomically
+from trt_build.files import demand_place, replacing, temporary_folder, write_atomically
 
 
 def test_the_name_is_taken_only_at_the_end(tmp_path: Path) -> None:
@@ -97,6 +98,20 @@ def test_errors_name_the_file_that_was_asked_for(tmp_path: Path, place: str) -> 
     assert str(tmp_path / place) in str(caught.value)
     assert ".part" not in str(caught.value)
     assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize("place", ["new", "there", "a/b/new", "there.txt"])
+def test_a_place_is_judged_before_anything_is_made_there(tmp_path: Path, place: str) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there.txt").write_text("old")
+    before = sorted(tmp_path.rglob("*"))
+    demand_place(tmp_path / place)
+    with no_file_above(1000), pytest.raises(OSError, match="File too large") as caught:
+        demand_place(tmp_path / place)
+    assert caught.value.filename == str(tmp_path / place)
+    with pytest.raises(NotADirectoryError, match="below"):
+        demand_place(tmp_path / "there.txt" / "below")
+    assert sorted(tmp_path.rglob("*")) == before and (tmp_path / "there.txt").read_text() == "old"
 
 
 def test_without_room_for_temporary_files_their_folder_is_named(tmp_path: Path) -> None:

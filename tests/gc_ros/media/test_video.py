@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import gc
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from gc_ros.media.kinds import PART
 from gc_ros.media.video import open_camera, read_pictures, read_video, upright
 from gc_ros.media.video_writer import VideoWriter
 from gc_ros.stamps import NS
+from tests.command_line import no_file_above
 from tests.conftest import REPOSITORY
 from tests.videos import BT709, BT2020, centres, flat, patches, rotated, truncated, write_clip
 from trt_build.errors import DataError
@@ -238,19 +238,18 @@ def test_a_video_without_a_frame_leaves_the_one_before_and_no_descriptor_stays_o
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
-@pytest.mark.parametrize("frames", [1, 200])
+@pytest.mark.parametrize(("frames", "size"), [(1, 5000), (200, 5000), (0, 1000)])
 def test_a_full_disk_leaves_nothing_and_names_the_file_that_was_asked_for(
-    tmp_path: Path, frames: int
+    tmp_path: Path, frames: int, size: int
 ) -> None:
     noise = np.random.default_rng(0)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises(OSError) as caught, VideoWriter(tmp_path / "full.mp4") as writer:
-            for i in range(frames):
-                writer.write(noise.integers(0, 256, (96, 128, 3), dtype=np.uint8), i * NS // 30)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with (
+        no_file_above(size),
+        pytest.raises(OSError) as caught,
+        VideoWriter(tmp_path / "full.mp4") as writer,
+    ):
+        for i in range(frames):
+            writer.write(noise.integers(0, 256, (96, 128, 3), dtype=np.uint8), i * NS // 30)
     assert caught.value.filename == str(tmp_path / "full.mp4") and not list(tmp_path.iterdir())
 
 
