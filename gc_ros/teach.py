@@ -65,12 +65,13 @@ def teach(
     from gc_ros.recognition.kept_clips import keep_clips as keep
     from gc_ros.recognition.showing import examples_from_clips
     from gc_ros.recognition.taught import Lessons, check_name, check_taught, space_of
-    from gc_ros.recognition.taught_file import folder_of, locked, read_taught, write_taught
+    from gc_ros.recognition.taught_file import check_place, folder_of, locked, read_taught, write_taught
     from trt_build.engines.open import open_engine
 
     loaded = load_bundle(bundle)
     name, space, where = check_name(name, loaded), space_of(loaded), folder or folder_of(bundle)
     # What may be refused, before minutes of clips.
+    check_place(where)
     check_taught(_before(read_taught(where, loaded.info.model_id), name, replace), loaded, where)
     if replace or keep_clips:
         check_clips(where)
@@ -102,7 +103,10 @@ def teach(
             forget_clips(where, kept)
         write_taught(where, taught)
         if pictures:
-            keep(where, name, pictures, loaded.info.rate_hz, loaded.info.preprocess.resize)
+            try:
+                keep(where, name, pictures, loaded.info.rate_hz, loaded.info.preprocess.resize)
+            except DataError as error:
+                raise DataError(f"{name}: taught, but {error}") from None
     examples, remarks = taught.activities[name], lessons.remarks(name, taught)
     discriminant = lessons.discriminant
     assert discriminant is not None

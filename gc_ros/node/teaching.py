@@ -28,6 +28,7 @@ from gc_ros.recognition.space import Space
 from gc_ros.recognition.taught import MAX_WINDOWS, Lessons, Taught, check_name, check_taught, space_of
 from gc_ros.recognition.taught_file import (
     NAME,
+    check_place,
     folder_of,
     load_lessons,
     locked,
@@ -134,6 +135,7 @@ class Teaching:
         self._name, self._ended = name, ""
         try:
             space = self._space = self._space or await self._work(lambda: space_of(self._bundle))
+            await self._work(lambda: check_place(self.folder))  # not after all was shown
             showing, changed = await self._watch(name, camera, shower, request)
             count = await self._work(lambda: self._learn(name, showing, bool(request.none), space))
             self._apply(cameras)

@@ -27,7 +27,7 @@ from gc_ros.recognition.taught import MAX_ACTIVITIES, MAX_WINDOWS, Lessons, Taug
 from trt_build import tensors
 from trt_build.bundle import LoadedBundle
 from trt_build.errors import DataError
-from trt_build.files import lock, write_atomically
+from trt_build.files import demand_place, lock, write_atomically
 from trt_build.labels import MAX_LABEL_LENGTH
 from trt_build.untrusted import read_regular
 
@@ -202,6 +202,14 @@ def locked(folder: Path, *, make: bool = True) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def check_place(folder: Path) -> None:
+    """Raise DataError where what is going to be shown could not be kept in a folder, which need not be there yet."""
+    try:
+        demand_place(folder)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({error.strerror or error}); {remedy(error)}") from None
 
 
 def must_hold(folder: Path) -> None:

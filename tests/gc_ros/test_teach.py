@@ -23,10 +23,12 @@ from gc_ros.recognition.kept_clips import keep_clips, names_of_clips
 from gc_ros.recognition.space import Examples
 from gc_ros.recognition.taught import Taught, examples_of, space_of
 from gc_ros.recognition.taught_file import read_taught, write_taught
+from tests.command_line import no_file_above
 from tests.gc_ros.test_cli import fails, run
 from tests.toy import toy_bundle
 from tests.videos import write_clip
 from trt_build.bundle import load_bundle
+from trt_build.errors import DataError
 
 YELLOW, GREY = (200, 200, 40), (90, 90, 90)
 
@@ -415,3 +417,30 @@ def test_a_name_of_the_bundle_itself_is_not_merged(bundle: Path, tmp_path: Path,
 def test_a_name_that_no_activity_may_have_is_not_merged(bundle: Path, tmp_path: Path) -> None:
     write_taught(tmp_path / "other", Taught("toy-colours", {"unknown": examples()}))
     fails("taught", "-b", bundle, "--merge", tmp_path / "other", words=("'unknown'", "was changed"))
+
+
+def test_a_folder_without_room_is_said_before_the_clips_are_seen(
+    clips: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begun(*_: object, **__: object) -> None:
+        raise AssertionError("begun")
+
+    monkeypatch.setattr("trt_build.engines.open.open_engine", begun)
+    shown, where = clips / "yellow0.mp4", tmp_path / "taught"
+    words = (f"{where}: cannot be written (File too large)", "name a folder on another disk")
+    with no_file_above(1000):
+        fails("teach", "yellow", shown, "-b", bundle, "--taught", where, words=words)
+    assert not where.exists()
+
+
+def test_clips_that_cannot_be_kept_of_what_was_taught_do_not_hide_that_it_was(
+    clips: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise DataError("clips cannot be kept")
+
+    monkeypatch.setattr("gc_ros.recognition.kept_clips.keep_clips", full)
+    shown = clips / "yellow0.mp4"
+    keep = ("-b", bundle, "--threads", 1, "--keep-clips")
+    fails("teach", "yellow", shown, *keep, words=("yellow: taught, but clips cannot be kept",))
+    assert "yellow: 1 clip" in run("taught", "-b", bundle)[1]

@@ -21,6 +21,7 @@ from glimpse_clouds.srv import Forget, Teach
 from gc_ros.node import teaching
 from gc_ros.recognition.kept_clips import keep_clips
 from gc_ros.recognition.taught_file import folder_of, locked, read_taught
+from tests.command_line import no_file_above
 from tests.toy import toy_bundle
 from trt_build.errors import DataError
 
@@ -187,6 +188,19 @@ def test_clips_go_before_their_activity_and_are_forgotten_without_one_too(
         keep_clips(folder, "alone", [np.zeros((4, 32, 32, 3), np.uint8)], 8.0)
         assert forget(peer, "alone").success and not (folder / "clips").exists()
         assert "was not taught" in forget(peer, "alone").message
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_shown(bundle: Path) -> None:
+    with running(bundle) as (_, peer), seen(peer, YELLOW):
+        next_labels(peer, 1)
+        assert teach(peer, windows=3).success
+        before = {file.name: file.read_bytes() for file in folder_of(bundle).iterdir()}
+        with no_file_above(1000):
+            answer = teach(peer, "other", windows=100)
+        assert not answer.success and not answer.windows
+        assert f"{folder_of(bundle)}: cannot be written (File too large)" in answer.message
+        assert before == {file.name: file.read_bytes() for file in folder_of(bundle).iterdir()}
+        next_labels(peer, 1)  # and the node goes on
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
