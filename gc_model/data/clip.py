@@ -132,6 +132,25 @@ def idle_of(labels: Container[str]) -> str | None:
     return next((label for label in IDLE_LABELS if label in labels), None)
 
 
+def files_of(clips: Sequence[LabelledClip]) -> str:
+    """A digest of what clips are and of their files: videos, joints and boxes.
+
+    Clips that came, went, got another class or were filmed again under their names have another one.
+    """
+
+    def state(path: Path | None) -> tuple[int, int] | None:
+        if path is None or not path.exists():
+            return None
+        return path.stat().st_size, path.stat().st_mtime_ns
+
+    digest = hashlib.sha256()
+    for c in sorted(clips, key=lambda c: c.name):
+        joints = None if c.joints is None else c.joints.file
+        files = (c.path, joints, *(p.file for p in c.people))
+        digest.update(repr((c.name, c.label, c.subject, *map(state, files))).encode())
+    return digest.hexdigest()[:16]
+
+
 def check_named(clips: Sequence[LabelledClip], classes: Sequence[str]) -> None:
     """Raise DataError for a class that no clip is of."""
     there = labels_of(clips)

@@ -13,18 +13,19 @@ import hashlib
 import itertools
 import json
 import logging
+import shlex
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gc_model.data.clip import labels_of
+from gc_model.data.clip import LabelledClip, files_of, labels_of
 from gc_model.data.datasets import index
 from gc_model.data.own import all_mixed_in
 from gc_model.evaluation.evaluate import EvaluateOptions, clips_to_judge, evaluate
+from gc_model.evaluation.rows import NUCLA, ROWS
 from gc_model.training.gathering import of_classes
 from gc_model.training.options import TrainOptions
 from gc_model.training.processes import is_first, wait_for
@@ -36,48 +37,6 @@ from trt_build.files import write_atomically
 DEFAULT = "clouds"
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row: the options it changes, and the paper's accuracy in %, cross-subject and cross-view (Tables 1 to 6).
-
-    relative: the difference to the paper's full model in %, where that is all it gives, on one split.
-    """
-
-    title: str
-    changes: dict[str, Any] = field(default_factory=dict)
-    paper: tuple[float, float] | None = None
-    relative: float | None = None
-
-
-_L_D = {"pose_weight": 0.0, "glimpse_weight": 0.0}
-ROWS: dict[str, Row] = {
-    "global_LD": Row("global model, L_D", {"model": "global"} | _L_D, (84.5, 91.5)),
-    "global": Row("global model, L_D + L_P", {"model": "global"}, (85.5, 92.1)),
-    "glimpse_sum": Row(
-        "global + sum of glimpses + GRU", {"model": "glimpse_sum", "glimpse_weight": 0.0}, (85.8, 92.4)
-    ),
-    "clouds_LD": Row("clouds, L_D", _L_D, (85.7, 92.5)),
-    "clouds_LD_LP": Row("clouds, L_D + L_P", {"glimpse_weight": 0.0}, (86.4, 93.0)),
-    "clouds_LD_LG": Row("clouds, L_D + L_G", {"pose_weight": 0.0}, (86.1, 92.9)),
-    "clouds": Row("clouds, all losses", {}, (86.6, 93.2)),
-    "global_head": Row("clouds + global model", {"global_head": True}, (86.6, 93.2)),
-    "glimpse_tubes": Row("3D tubes", {"model": "glimpse_tubes"}, (85.8, 92.7)),
-    "random": Row("random glimpses", {"attention": "random"}, (80.3, 87.8)),
-    "saliency": Row("saliency", {"attention": "saliency"}, (86.2, 92.9)),
-    "metric_random": Row("D random, trained", {"metric_init": "random"}, relative=-0.4),
-    "metric_fixed": Row("D fixed", {"metric_trainable": False}, relative=-0.8),
-    "concat": Row("concatenation instead of Hadamard", {"encoding": "concat"}, relative=-1.1),
-    **{
-        f"G{g}C{c}": Row(f"G = {g}, C = {c}", {"glimpses": g, "workers": c})
-        for g in range(1, 5)
-        for c in range(1, 5)
-        if (g, c) != (3, 3)
-    },
-    "c3d": Row("C3D", {"model": "c3d"} | _L_D, (63.5, 70.3)),
-    "frame_lstm": Row("ResNet50 + LSTM", {"model": "frame_lstm"} | _L_D, (71.3, 80.2)),
-}
-# Of N-UCLA the paper gives two rows, by test view; there L_P and L_G are off.
-NUCLA = {"global": {"V3": 85.6, "V2": 84.7, "V1": 79.2}, "clouds": {"V3": 90.1, "V2": 89.5, "V1": 83.4}}
 # Options that change nothing before stage 2: rows that differ in these alone share their first stage.
 _LATER = {
     "model", "attention", "metric_init", "metric_trainable", "encoding", "glimpses", "workers", "glimpse_weight",
@@ -113,8 +72,9 @@ def ablate(
         raise DataError(f"a seed of {min(seeds)} is not possible; give 0 or more")
     base, first = _apart(base, test_subjects), is_first(base.devices, base.nodes)
     judged = {split: _judging(base, out, split, test_subjects) for split in splits}
+    files: dict[str, str] = {}
     if first:
-        _check(base, out, {"subjects": list(test_subjects)} if test_subjects else {}, judged)
+        files = _check(base, out, {"subjects": list(test_subjects)} if test_subjects else {}, judged)
     for row, split, seed in itertools.product(rows, splits, seeds):
         run = out / row / f"{split or 'test'}-{seed}"
         if (run / "report.json").is_file():
@@ -127,7 +87,7 @@ def ablate(
             # Not ahead into the next run: its collectives time out before the first has judged this one.
             wait_for(run / "report.json")
             continue
-        found = _run(options, judged[split], run, out, progress)
+        found = _run(options, judged[split], run, out, progress, files[split])
         tell(f"{row} {split} seed {seed}: {100 * found['accuracy']:.1f} %, {found['minutes']} min")
         table(out, base.layout)
     return table(out, base.layout) if first else {}
@@ -177,13 +137,13 @@ def _judging(
 
 
 def _run(
-    options: TrainOptions, judging: EvaluateOptions, run: Path, out: Path, progress: bool
+    options: TrainOptions, judging: EvaluateOptions, run: Path, out: Path, progress: bool, files: str
 ) -> dict[str, Any]:
-    """Train and judge one run, write its report and return it."""
+    """Train and judge one run, write its report and return it. files: see `files_of`, of all its clips."""
     began = time.monotonic()
     _train(options, run, out, progress)
     found = evaluate(run, judging, progress=progress)
-    found["minutes"] = round((time.monotonic() - began) / 60, 2)
+    found |= {"minutes": round((time.monotonic() - began) / 60, 2), "files": files}
     write_atomically(run / "report.json", json.dumps(found))
     # Checkpoints of a finished run: many runs would fill the disk.
     for part in ("stage1", "stage2", "stage3"):
@@ -212,26 +172,30 @@ def _first_stage(options: TrainOptions) -> str:
 
 def _check(
     base: TrainOptions, out: Path, test: dict[str, Any], judged: Mapping[str, EvaluateOptions]
-) -> None:
-    """Begin `out`, or see that it was begun with the same. Raises DataError; what it refuses leaves no trace."""
+) -> dict[str, str]:
+    """Begin `out`, or see that it was begun with the same; what it refuses leaves no trace. Raises DataError.
+
+    Returns a digest of the clips of each split. Runs that are done were made of these.
+    """
     path = out / "ablation.json"
     asked = {"options": base.model_dump(mode="json"), "test": test}
-    if path.is_file():
+    if begun := path.is_file():
         with _undamaged(path):
             before = json.loads(path.read_text())
             # Through the options of today: what was begun before an option existed has its default.
             before["options"] = TrainOptions.model_validate(before["options"]).model_dump(mode="json")
-        if before == asked:
-            return
         # Where no run came so far as to note its options, nothing was made of them; what is cached goes by contents.
-        if any(out.glob("*/*/options.json")):
+        begun = before == asked
+        if not begun and any(out.glob("*/*/options.json")):
             raise DataError(
                 f"{out} was begun with other options or test people: repeat those, or choose another --out"
             )
     elif out.exists() and any(out.iterdir()):
         raise DataError(f"{out} holds something else: choose another --out")
-    for split, judging in judged.items():
-        _check_clips(base, split, judging)
+    files = {split: files_of(_clips(base, split, judging)) for split, judging in judged.items()}
+    if begun:
+        _check_done(out, files)
+        return files
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -239,10 +203,27 @@ def _check(
             f"{out} cannot be written ({error.strerror or error}): choose another --out"
         ) from None
     write_atomically(path, json.dumps(asked, indent=1))
+    return files
 
 
-def _check_clips(base: TrainOptions, split: str, judging: EvaluateOptions) -> None:
-    """Raise DataError for what a run of the split would end with after its training, or before."""
+def _check_done(out: Path, files: Mapping[str, str]) -> None:
+    """Raise DataError where runs of these splits that are done were made of other clips: they stand in one table."""
+    other = []
+    for split, now in files.items():
+        for path in sorted(out.glob(f"*/{split or 'test'}-*/report.json")):
+            with _undamaged(path):
+                # Runs of earlier versions did not note it.
+                if ({"files": now} | json.loads(path.read_text()))["files"] != now:
+                    other.append(str(path.parent))
+    if other:
+        raise DataError(
+            f"the clips, or their files, changed since runs of {out} were made: delete {shlex.join(other)} to make "
+            "them again, or choose another --out"
+        )
+
+
+def _clips(base: TrainOptions, split: str, judging: EvaluateOptions) -> list[LabelledClip]:
+    """All clips of the runs of a split. Raises DataError for what one would end with after its training, or before."""
     trained = index(
         base.layout, base.data, split, part="train", subjects=base.subjects, joints=base.joints, boxes=base.boxes,
         margin=base.person_margin,
@@ -250,12 +231,13 @@ def _check_clips(base: TrainOptions, split: str, judging: EvaluateOptions) -> No
     margin = base.person_margin if base.boxes is not None else None
     trained += [clip for mixed_in in all_mixed_in(base.also, margin) for clip in mixed_in]
     of_classes(trained, base)
-    tested = labels_of(clips_to_judge(judging, base.person_margin))
-    if strange := sorted({*tested} - {*labels_of(trained)}):
+    tested = clips_to_judge(judging, base.person_margin)
+    if strange := sorted({*labels_of(tested)} - {*labels_of(trained)}):
         raise DataError(
             f'{base.data}: only those who are tested do "{strange[0]}", so no run can learn it: name other people to '
             "test on, or the classes to learn with --set classes=a,b"
         )
+    return [*trained, *tested]
 
 
 @contextmanager

@@ -11,8 +11,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
 pytest.importorskip("gc_model.training.train", reason="pip install -e '.[train]'", exc_type=ImportError)
 
-from gc_model.evaluation.ablate import ROWS, ablate, markdown, table
+from gc_model.data.joint_tables import write_table
+from gc_model.evaluation.ablate import ablate, markdown, table
 from gc_model.evaluation.evaluate import EvaluateOptions, clips_to_judge, evaluate
+from gc_model.evaluation.rows import ROWS
 from gc_model.training.options import TrainOptions
 from gc_ros.media.detections import boxes_of, write_csv
 from tests.gc_model.runs import ntu_people, tiny_options
@@ -234,6 +236,47 @@ def test_what_no_run_was_made_of_does_not_occupy_the_folder(tmp_path, begun):
     (run / "options.json").write_text("{}")
     with pytest.raises(DataError, match="begun with other options"):
         ask(data, tmp_path / "out", ["2"])
+
+
+@pytest.mark.parametrize("changed", ["a.mp4", "c.mp4", "joints/a.joints.csv", "d.mp4,b,1", "c.mp4,b,2"])
+def test_runs_that_are_done_know_which_clips_they_were_made_of(tmp_path, monkeypatch, changed):
+    rows = ["a.mp4,a,1", "b.mp4,b,1", "c.mp4,a,2"]
+    data, run = named_clips(tmp_path, *rows), tmp_path / "out" / "global" / "test-0"
+    write_table(tmp_path / "joints" / "a.joints.csv", ("hand",), (64, 48), [])
+    trained = []
+
+    def train(_, run, **__):
+        trained.append(run)
+        run.mkdir(parents=True)
+
+    def again() -> None:
+        ask(data, tmp_path / "out", ["2"], joints=tmp_path / "joints")
+
+    monkeypatch.setattr("gc_model.evaluation.ablate.train", train)
+    monkeypatch.setattr("gc_model.evaluation.ablate.evaluate", lambda *_, **__: {"accuracy": 0.5, "clips": 1})
+    again()
+    again()
+    assert trained == [run]
+    report = (run / "report.json").read_text()
+    if (file := tmp_path / changed).is_file():
+        file.write_bytes(file.read_bytes() + b"\n")
+    else:
+        named_clips(tmp_path, *{row.partition(",")[0]: row for row in [*rows, changed]}.values())
+    with pytest.raises(DataError, match="changed since") as error:
+        again()
+    assert f"delete {run} to" in str(error.value) and trained == [run]
+    # As reports were before, and a damaged one.
+    (run / "report.json").write_text(
+        json.dumps({k: v for k, v in json.loads(report).items() if k != "files"})
+    )
+    again()
+    (run / "report.json").write_text("[]")
+    with pytest.raises(DataError, match=r"report\.json is damaged"):
+        again()
+    # The remedy that was named.
+    shutil.rmtree(run)
+    again()
+    assert trained == [run, run]
 
 
 def test_runs_are_judged_on_the_people_and_classes_that_they_are_trained_on(tmp_path, monkeypatch):
