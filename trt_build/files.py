@@ -72,6 +72,10 @@ def demand_place(path: Path) -> None:
 
     For who works long before writing: the work would be lost. A folder that is missing is not made.
     """
+    if _is_stream(path):
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+        return
     there = path if path.is_dir() else next(place for place in path.absolute().parents if place.exists())
     try:
         with tempfile.TemporaryFile(dir=there) as file:
@@ -96,10 +100,22 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def write_atomically(path: Path, data: str | bytes | memoryview, *, durable: bool = False) -> None:
-    """Write text (as UTF-8) or bytes; readers see the old content or the new, never a part. Raises OSError."""
+    """Write text (as UTF-8) or bytes; readers see the old content or the new, never a part. Raises OSError.
+
+    A pipe or a device, such as /dev/stdout, gets them as they are, and stays one.
+    """
     content = data.encode() if isinstance(data, str) else data
+    if _is_stream(path):
+        with path.open("wb") as stream:
+            stream.write(content)
+        return
     with replacing(path, durable=durable) as part, part.open("xb") as file:
         file.write(content)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether something is there that is neither a file nor a folder."""
+    return path.exists() and not (path.is_file() or path.is_dir())
 
 
 def write_new(target: Path, source: bytes | os.PathLike[str] | str) -> None:

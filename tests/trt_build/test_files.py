@@ -154,3 +154,16 @@ def test_a_new_file_takes_no_others_place(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError) as caught:
         files.write_new(tmp_path / "there", b"other")
     assert caught.value.filename == str(tmp_path / "there") and (tmp_path / "there").read_bytes() == b"mine"
+
+
+def test_a_pipe_gets_what_is_written_and_stays_one(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        demand_place(pipe)
+        write_atomically(pipe, "a report")
+        assert os.read(reader, 100) == b"a report"
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode) and os.listdir(tmp_path) == ["pipe"]
