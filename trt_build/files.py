@@ -26,8 +26,12 @@ def replacing(path: Path, *, suffix: str = "", durable: bool = False) -> Iterato
 
     After an exception the neighbour is removed, and what `path` held before stays. Its name ends in ".part" and
     `suffix`, for writers that choose the format by the name. durable: on the disk before the rename, for files whose
-    loss in a power cut costs work. Raises OSError that names `path`.
+    loss in a power cut costs work. A pipe or a device, such as /dev/stdout, is given itself, and stays one. Raises
+    OSError that names `path`.
     """
+    if _is_stream(path):
+        yield path
+        return
     part = path.with_name(f".{path.name}.{os.getpid()}.part{suffix}")
     try:
         # A leftover of a process of the same number, or a link somebody planted: never write through it.
@@ -100,16 +104,9 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def write_atomically(path: Path, data: str | bytes | memoryview, *, durable: bool = False) -> None:
-    """Write text (as UTF-8) or bytes; readers see the old content or the new, never a part. Raises OSError.
-
-    A pipe or a device, such as /dev/stdout, gets them as they are, and stays one.
-    """
+    """Write text (as UTF-8) or bytes; readers see the old content or the new, never a part. Raises OSError."""
     content = data.encode() if isinstance(data, str) else data
-    if _is_stream(path):
-        with path.open("wb") as stream:
-            stream.write(content)
-        return
-    with replacing(path, durable=durable) as part, part.open("xb") as file:
+    with replacing(path, durable=durable) as part, part.open("wb" if part == path else "xb") as file:
         file.write(content)
 
 
