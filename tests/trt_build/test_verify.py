@@ -260,6 +260,14 @@ def test_of_a_thousand_labels_one_may_differ_in_fp32_and_ten_elsewhere(precision
         assert next(row for row in rows if row.what == "labels").ok is (wrong == most)
 
 
+def test_an_assignment_errs_by_as_much_of_it_as_is_wrong():
+    p = choices(40)
+    one, all_of_them = p.copy(), other(p, slice(None))
+    one[:, 0] = all_of_them[:, 0]
+    expected = np.abs(one - p).sum((1, 2)) / np.maximum(np.abs(all_of_them - p).sum((1, 2)), 1e-9)
+    np.testing.assert_allclose(choice_errors(one, p), expected * choice_errors(all_of_them, p), atol=1e-6)
+
+
 def test_the_error_of_a_tensor_that_does_not_vary_is_in_units_of_its_size():
     """As of a location that is clamped to the edge in every frame."""
     clamped = np.full((50, 4), 0.8, np.float32)
