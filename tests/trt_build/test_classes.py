@@ -76,6 +76,17 @@ def test_the_covariance_is_shrunk_by_the_intensity_itself(monkeypatch):
     )
 
 
+def test_rounded_statistics_have_fewer_bits_and_the_same_counts():
+    x, labels, _ = drawn(60)
+    whole = ClassStatistics.of(x, labels, 3)
+    found = whole.rounded(12)
+    assert np.array_equal(found.count, whole.count)
+    for name in ("mean", "factor", "rest"):
+        before, after = getattr(whole, name), getattr(found, name)
+        assert not (after.view(np.uint32) & 0xFFF).any() and not np.array_equal(before, after), name
+        np.testing.assert_allclose(after, before, rtol=2.0**-12)
+
+
 def test_a_feature_that_never_varies_does_not_weigh_without_bound():
     x, labels, _ = drawn(60)
     x[:, 2] = 0

@@ -3,6 +3,7 @@
 
 import functools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from tests import command_line
 from tests.toy import toy_bundle
 from trt_build.bundle import file_sha256
 from trt_build.cli import app
+from trt_build.command import at_most_cores
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -115,3 +117,10 @@ def test_export_prints_what_it_made_and_nothing_else(tmp_path):
     assert "modes window, step" in text.stdout and "of torch" in text.stdout
     data = call("export", run(), "--out", tmp_path / "b", "--json")
     assert json.loads(data.stdout)["parity"]["clips"] == 2
+
+
+def test_no_more_threads_are_used_than_there_are_cores(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert [at_most_cores(n) for n in (None, 1, 4, 400)] == [None, 1, 4, 4]
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert at_most_cores(400) == 400
