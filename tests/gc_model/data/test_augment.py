@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gc_model.data.augment import Augment
+from gc_model.data.augment import Augment, BoxAugment
 from trt_build.preprocess import PAD_VALUE
 
 PLAIN = {"rotate": 0.0, "flip": False, "colour": 0.0, "blur": 0.0}
@@ -133,3 +133,61 @@ def test_grey_takes_the_colour_of_as_many_clips_as_it_says():
             out = augment(ramp(1, 72), 64, np.random.default_rng(seed)).astype(int)
             spread.append(np.ptp(out, axis=-1).max() < 12)
         assert abs(np.mean(spread) - chance) < 0.2
+
+
+def test_rotation_goes_both_ways_as_far_as_it_may():
+    augment, rng = Augment(scale=(0.8, 0.8), **(PLAIN | {"rotate": 10.0})), np.random.default_rng(0)
+    linear = [augment.matrix(72, 64, rng)[:, 0] for _ in range(300)]
+    angles = np.rad2deg([np.arctan2(y, x) for x, y in linear])
+    assert angles.min() < -9 and angles.max() > 9 and abs(angles.mean()) < 1
+
+
+def test_what_lies_beyond_the_frame_is_as_grey_as_on_the_robot():
+    out = Augment(scale=(1.5, 1.5), **PLAIN)(ramp(1, 72), 64, np.random.default_rng(0))[0]
+    assert (out[0] == PAD_VALUE).all() or (out[-1] == PAD_VALUE).all()
+    assert not ((out == 0).all(-1)).any()
+
+
+def test_as_many_clips_are_blurred_as_the_chance_says():
+    sharp = []
+    for seed in range(200):
+        augment = Augment(scale=(1.0, 1.0), **(PLAIN | {"blur": 0.3}))
+        sharp.append(augment(frames(T=1), 72, np.random.default_rng(seed)).std() > 60)
+    assert np.mean(sharp) == pytest.approx(0.7, abs=0.1)
+
+
+def test_contrast_turns_about_the_middle_grey():
+    slopes, offsets = [], []
+    for seed in range(300):
+        augment = Augment(scale=(1.0, 1.0), **(PLAIN | {"colour": 0.4}))
+        low, high = (
+            augment(np.full((1, 64, 64, 3), v, np.uint8), 64, np.random.default_rng(seed)).mean()
+            for v in (60, 100)
+        )
+        slopes.append((high - low) / 40)
+        offsets.append(low - 60 * slopes[-1])
+    # More contrast is darker darks. Gain and brightness, which are drawn apart, hide some of it.
+    assert np.corrcoef(slopes, offsets)[0, 1] < -0.2
+    assert np.mean(offsets) == pytest.approx(0, abs=5) and np.exp(np.mean(np.log(slopes))) == pytest.approx(
+        1, abs=0.05
+    )
+
+
+def test_boxes_err_in_place_and_size_by_the_deviation_and_miss_by_the_chance():
+    n, R = 2000, 64
+    times, still = np.arange(n) / 4, np.tile([0.2, 0.3, 0.6, 0.7], (n, 1))
+    erring = BoxAugment(1.0, 1.0, jitter=0.05, drop=0.0)
+    maps = erring.maps(times, still, np.arange(n), R, np.random.default_rng(0))
+    zoom = 1 / maps[:, [0, 1], [0, 1]]
+    assert (zoom[:, 0] == pytest.approx(zoom[:, 1])) and np.log(zoom[:, 0]).std() == pytest.approx(
+        0.05, rel=0.1
+    )
+    middle = (maps[:, :, :2] @ np.full(2, (R - 1) / 2) + maps[:, :, 2] + 0.5) / R
+    shift = (0.5 - middle) * zoom
+    assert shift.std(0) == pytest.approx([0.05, 0.05], rel=0.1) and np.abs(shift.mean(0)).max() < 0.01
+    walking = still + np.arange(n)[:, None] * 0.01
+    missed = BoxAugment(1.0, 1.0, jitter=0.0, drop=0.25).maps(
+        times, walking, np.arange(n), R, np.random.default_rng(0)
+    )
+    # The age is even up to half a second: half of what was missed is less than a picture old, so the same.
+    assert (np.abs(missed[:, 0, 2]) > 1e-6).mean() == pytest.approx(0.25 / 2, abs=0.03)

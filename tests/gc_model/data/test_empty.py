@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gc_model.cli import app
 from gc_model.data import own
-from gc_model.data.empty import beside, known, place
+from gc_model.data.empty import Shot, _laid, _views, beside, known, place
 from gc_ros.media.detections import Box, Detection, Detections, boxes_of, write_csv
 from gc_ros.media.video import read_video
 from gc_ros.stamps import NS
@@ -218,3 +218,29 @@ def test_tables_that_cannot_be_read_are_the_reason_where_nothing_is_written(tmp_
     boxes_of(tmp_path / "boxes", "walk/b.mp4").unlink()
     arguments = ("empty", tmp_path / "clips", "--out", tmp_path / "out", "--boxes", tmp_path / "boxes")
     assert_one_line(call(app, *arguments), "walk/a.mp4", "x_max")
+
+
+def test_a_box_is_widened_by_its_longer_side(tmp_path):
+    clip_of(tmp_path, STANDS)
+    rows, columns = (np.flatnonzero(shot_of(tmp_path).people[0].any(axis)) for axis in (1, 0))
+    # 24 x 60 at (20, 20), and 0.15 of 60 on every side.
+    assert (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1) == (11, 89, 11, 53)
+
+
+def test_nothing_of_a_person_shines_through_where_the_place_is_laid(tmp_path):
+    mask = np.zeros((H, W), bool)
+    mask[20:80, 30:60] = True
+    laid = _laid(np.full((H, W, 3), 255, np.uint8), np.zeros((H, W, 3), np.uint8), mask)
+    assert (laid[mask] == 0).all() and (laid[:, :15] == 255).all()
+    assert 0 < laid[50, 28, 0] < 255  # no seam
+
+
+def test_black_borders_are_no_place(tmp_path, monkeypatch):
+    clip_of(tmp_path, STANDS)
+    (clip,) = own.clips(tmp_path / "clips")
+    people = np.zeros((8, H, W), bool)
+    people[:, 20:80, 4:30] = True
+    for level, views in ((8, 0), (60, 1)):
+        shot = Shot(np.full((8, H, W, 3), level, np.uint8), list(range(8)), people)
+        monkeypatch.setattr("gc_model.data.empty.known", lambda *_, shot=shot: shot)
+        assert len(list(_views(clip, tmp_path))) == views

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decoded frames are the robot's own, thinned by time; the cache keeps them whole or not at all."""
 
+import os
 import shutil
 import time
 from dataclasses import replace
@@ -48,6 +49,22 @@ def test_frames_of_a_varying_rate_are_thinned_by_their_own_times(tmp_path):
     path = write_clip(tmp_path / "c.mp4", coloured(0, (9, 9, 9), len(pts)), fps=30, pts=pts)
     times = decode(path, SMALL, max_fps=10.0).times
     assert (times < 0.99).sum() == 10 and (times >= 0.99).sum() == 4
+
+
+def at(*seconds: float):
+    """A reader of pictures that come at these times."""
+    image = np.full((48, 64, 3), 90, np.uint8)
+    return lambda _: ((image, round(t * 1e9)) for t in seconds)
+
+
+def test_a_clip_of_the_largest_rate_keeps_every_frame_and_none_is_made_up_for_behind_a_gap(tmp_path):
+    for fps in (12, 15, 29.97):
+        read = at(*(k / fps for k in range(100)))
+        assert decode(tmp_path, SMALL, fps, read).numbers.tolist() == list(range(100))
+    gap = [*np.arange(0, 1, 0.02), *np.arange(5, 6, 0.02)]
+    times = decode(tmp_path, SMALL, 10.0, at(*gap)).times
+    # The first behind the gap, which came late, and one more.
+    assert (times < 5).sum() == 10 and 10 <= (times >= 5).sum() <= 11
 
 
 def cache_in(folder: Path, **changes) -> FrameCache:
@@ -98,6 +115,12 @@ def test_a_clip_or_boxes_that_were_made_again_are_others_under_the_same_names(tm
     assert [a == b for a, b in zip(boxed, filmed, strict=True)] == [True, False, True]
     clips[1].path.unlink()
     assert cache.identities(clips)[1] != filmed[1]
+    # Boxes of the same size, and the person at another time.
+    os.utime(tmp_path / "boxes.csv", ns=(1, 1))
+    assert (later := cache.identities(clips))[2] != filmed[2]
+    spans = [replace(clips[2].people[0], span_s=span) for span in ((0.0, 1.0), (1.0, 2.0))]
+    parts = cache.identities([replace(clips[2], people=(p,)) for p in spans])
+    assert len({later[2], *parts}) == 3
 
 
 def person(boxes: Path) -> PersonSource:

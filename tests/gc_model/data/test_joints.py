@@ -55,8 +55,20 @@ def test_a_mirrored_picture_swaps_left_and_right_joints():
     flipped = to_input(joints, mirror, 100, 80, ntu.MIRRORED)
     assert np.allclose(flipped[..., 0], -plain[:, :, list(ntu.MIRRORED), 0], atol=1e-5)
     assert np.allclose(flipped[..., 1], plain[:, :, list(ntu.MIRRORED), 1], atol=1e-5)
+    np.testing.assert_array_equal(
+        to_input(joints, mirror[None], 100, 80, ntu.MIRRORED), flipped
+    )  # one a frame
     joints_of_a_body = list(range(25))
     assert sorted(ntu.MIRRORED) == joints_of_a_body == [ntu.MIRRORED[i] for i in ntu.MIRRORED]
+
+
+def test_a_joint_keeps_its_place_to_the_fraction_of_a_pixel():
+    joints = np.random.default_rng(0).uniform(size=(2, 2, 25, 2)).astype(np.float32)
+    for times in (0.5, 1.0, 3.0):  # edges of pixels stay edges
+        grown = np.array([[times, 0.0, (times - 1) / 2], [0.0, times, (times - 1) / 2]])
+        for matrix in (grown, np.stack([grown, grown])):
+            found = to_input(joints, matrix, 40, round(40 * times), range(25))
+            np.testing.assert_allclose(found, 2 * joints - 1, atol=1e-5)
 
 
 def samples(data: Path, folder: Path) -> TrainingClips:
@@ -118,6 +130,48 @@ def test_joints_of_ones_own_clips_reach_the_samples_where_the_pixels_are(tmp_pat
             assert (known[:, 1, 0] > known[:, 2, 0]).all()
             mirrored.add(bool(known[-1, 0, 0] < known[0, 0, 0]))  # the nose walks to the right
     assert mirrored == {False, True}
+
+
+def test_joints_are_those_of_the_frames_that_were_kept_and_unknown_from_the_tables_end_on(tmp_path):
+    (clip,) = [
+        c
+        for c in index("clips", colours(), joints=own_joints(tmp_path / "j", colours()))
+        if c.name.endswith("red0.mp4")
+    ]
+    cache = FrameCache(tmp_path / "c", Preprocess(size=64, resize=72), max_fps=2.0)  # every second of them
+    frames = cache.read(clip)
+    assert frames.numbers.tolist() == list(range(0, 20, 2))
+    found = joints_of(clip, frames, cache)
+    assert found is not None
+    # In frame t the nose is at (10 + t, 20) of 64 x 48; the table ends with frame 9.
+    np.testing.assert_allclose(found[:5, 0, 0] * (64, 48), [(10 + t, 20) for t in range(0, 10, 2)], atol=1e-3)
+    assert np.isnan(found[5:]).all()
+    every = replace(cache, max_fps=1e9)
+    known = ~np.isnan(joints_of(clip, every.read(clip), every)[:, 0, 0, 0])
+    assert known.tolist() == [True] * 10 + [False] * 10
+
+
+def test_the_last_joints_of_a_skeleton_stand_since_recorders_stop_apart(tmp_path):
+    clip = index("ntu", ntu_people())[0]
+    joints, size = clip.joints.read(clip.joints.file)
+    short = replace(clip, joints=replace(clip.joints, read=lambda _: (joints[:5], size)))
+    cache = FrameCache(tmp_path / "c", Preprocess(size=64, resize=72))
+    found = joints_of(short, cache.read(clip), cache)
+    assert len(found) > 6 and not np.isnan(found[:, 0]).any()
+    np.testing.assert_array_equal(found[5:], np.broadcast_to(found[4], found[5:].shape))
+
+
+def test_what_moves_stands_for_joints_in_the_clips_that_have_none(tmp_path):
+    clips = index("clips", colours(), joints=own_joints(tmp_path / "j", colours()))
+    config = preset("tiny", classes=3)
+    found = TrainingClips(
+        clips, ["blue", "green", "red"], FrameCache(tmp_path / "c", Preprocess(size=64, resize=72)), config, 4.0,
+        Augment(), 0, motion=True,
+    )  # fmt: skip
+    for i, clip in enumerate(clips):
+        sample = found[0, i]
+        known = ~torch.isnan(sample["moving"]).all()
+        assert bool(known) == (clip.label != "red") == bool(torch.isnan(sample["joints"]).all())
 
 
 def test_other_joints_of_the_same_clips_are_read_anew(tmp_path):

@@ -51,3 +51,8 @@ def test_of_two_things_the_one_that_moves_is_found():
 def test_light_that_changes_everywhere_is_no_motion():
     images = np.stack([np.full((256, 256, 3), 60 + 15 * t, np.uint8) for t in range(6)])
     assert np.isnan(moving_places(images)).all()
+
+
+def test_a_change_counts_for_the_frame_before_and_the_frame_after_it():
+    known = ~np.isnan(moving_places(clip([(40, 100)] * 3 + [(160, 100)] * 3))).any((1, 2))
+    assert known.tolist() == [False, False, True, True, False, False]

@@ -3,12 +3,15 @@
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
 
+from gc_model.data import ntu
 from gc_model.data.ntu import COLOUR_SIZE, Name, find, read_skeleton
 from gc_model.synth import ClipSpec, render
+from gc_model.synth.body import JOINTS
 from gc_model.synth.skeleton import skeleton_text
 from trt_build.errors import DataError
 
@@ -164,3 +167,15 @@ def test_a_joint_that_is_never_seen_does_not_change_which_bodies_are_kept(tmp_pa
         frames.append([bodies[i] for i in order])
     joints = read_skeleton(write(tmp_path / "a.skeleton", *frames))[0]
     np.testing.assert_allclose(joints[3, :, 0, 0] * COLOUR_SIZE[0], [300, 930], atol=1e-2)
+
+
+def test_a_mirror_swaps_the_joints_that_bear_the_names_of_the_other_side():
+    other = {"Left": "Right", "Right": "Left"}
+    swapped = [re.sub("Left|Right", lambda side: other[side[0]], name) for name in JOINTS]
+    assert [JOINTS[i] for i in ntu.MIRRORED] == swapped
+
+
+def test_from_a050_on_two_people_do_it_together(tmp_path):
+    for action in (49, 50):
+        (tmp_path / f"S001C001P001R001A{action:03}_rgb.avi").touch()
+    assert [c.together for c in ntu.clips(tmp_path, "cross-subject")] == [False, True]

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """N-UCLA: both layouts, protocols, clips of one frame."""
 
+import cv2
+import numpy as np
 import pytest
 
-from gc_model.data.nucla import CLASSES, Name, find, frame_files
+from gc_model.data.nucla import CLASSES, Name, find, frame_files, read_pictures
 from gc_model.synth import synthesize
 from trt_build.errors import DataError
 
@@ -50,6 +52,16 @@ def test_a_clip_of_one_frame_is_a_clip_and_one_of_none_is_an_error(tmp_path):
     assert len(frame_files(tmp_path / "one")) == 1
     with pytest.raises(DataError, match="holds no frame"):
         frame_files(tmp_path / "none")
+
+
+def test_pictures_of_a_folder_are_rgb_and_twelve_a_second(tmp_path):
+    for i in range(3):
+        cv2.imwrite(
+            str(tmp_path / f"frame_{7 * i}_tc_{i}_rgb.jpg"), np.full((16, 16, 3), (0, 0, 255), np.uint8)
+        )  # BGR
+    images, stamps = zip(*read_pictures(tmp_path), strict=True)
+    assert all(np.abs(image.astype(int) - (255, 0, 0)).max() < 5 for image in images)
+    assert stamps == (0, 83_333_333, 166_666_667)
 
 
 @pytest.mark.parametrize("layout", ["nucla", "nucla-frames"])

@@ -161,6 +161,9 @@ def test_a_share_of_the_samples_shows_people(clips: Path, tmp_path: Path) -> Non
         filled = np.array([red(samples[(epoch, 0)]) for epoch in range(60)])
         people = filled > 0.2  # of whole pictures it fills a tenth
         assert abs(people.mean() - share) < 0.2 and (share < 1 or people.all())
+    # Where others do something else, the whole picture is no example.
+    apart = training(replace(clip, apart=True), tmp_path / "c", replace(STILL, share=0.25))
+    assert all(red(apart[(epoch, 0)]) > 0.2 for epoch in range(20))
     # Whoever has no boxes draws as before there were any.
     plain = training(replace(clip, people=()), tmp_path / "c", STILL)
     before = dataset.TrainingClips(
@@ -168,6 +171,22 @@ def test_a_share_of_the_samples_shows_people(clips: Path, tmp_path: Path) -> Non
         Augment.paper(56, 64), 0,
     )  # fmt: skip
     assert torch.equal(plain[(3, 0)]["clip"], before[(3, 0)]["clip"])
+
+
+def test_everybody_whom_a_label_is_about_is_shown(clips: Path, tmp_path: Path) -> None:
+    clip = walker(clips, boxes(clips, "1", "2"))
+    two = replace(clip, people=tuple(replace(clip.people[0], id=who) for who in "12"))
+    samples = training(two, tmp_path / "c", STILL)
+    shown = [samples._drawn((epoch, 0))[0].person for epoch in range(40)]
+    assert 8 < sum(person is not None and person.id == "2" for person in shown) < 32
+
+
+def test_squares_of_people_grow_and_shrink_by_the_scale_about_what_the_robot_shows(
+    clips: Path, tmp_path: Path
+) -> None:
+    samples = training(walker(clips, boxes(clips, "1")), tmp_path / "c", replace(STILL, scale=1.5))
+    zooms = [samples._drawn((epoch, 0))[3][0, 0, 0] for epoch in range(200)]
+    assert 1 / 1.5 - 1e-6 <= min(zooms) < 0.7 and 1.43 < max(zooms) <= 1.5 + 1e-6
 
 
 def test_samples_without_errors_are_the_centre_as_the_robot_sees_it(clips: Path, tmp_path: Path) -> None:

@@ -11,11 +11,18 @@ from typer.testing import CliRunner
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train]'")
 
 from gc_model.cli import app
+from gc_model.data import own
 from gc_model.data.clip import LabelledClip
+from gc_model.data.datasets import index
+from gc_model.data.frames import decode
 from gc_model.data.joint_tables import table_of, write_table
-from gc_model.evaluation.glimpses import _different, _Stream, nearest_joint
+from gc_model.data.samples import sub_sequences
+from gc_model.evaluation.glimpses import _different, _Stream, look, nearest_joint
+from gc_model.export.torch_engine import bundle_info
 from gc_model.paper.inflated import InflatedConv
 from gc_model.paper.modes import attending
+from gc_model.training import checkpoint
+from gc_model.training.alive import figures
 from gc_model.training.options import TrainOptions
 from gc_ros.recognition.palette import GLIMPSE_COLOURS
 from tests.gc_model.nets import build, noise
@@ -76,11 +83,44 @@ def test_the_command_measures_against_joints_and_draws_three_colours(tmp_path):
     assert answer.exit_code == 0, answer.output
     found = json.loads(answer.output)
     assert 0 < found["glimpses"] < 1 and 0 < found["middle"] < found["anywhere"] < 1
+    assert found["clips"] == len(index("ntu", ntu_people(), "cross-view", part="test")) == 6
     assert found["samples"] == found["clips"] * 8 * 3 and not found["left_out"]
     picture = cv2.imread(str(tmp_path / "figure.png"))[..., ::-1].astype(int)
     assert picture.shape[1] == 4 * picture.shape[0]  # two rows of eight squares
     for colour in GLIMPSE_COLOURS[:3]:
         assert (np.abs(picture - colour).max(-1) == 0).sum() > 20
+
+
+@pytest.mark.slow
+def test_the_figures_of_a_clip_are_of_its_frames_and_joints_and_count_what_decodes_alone(tmp_path):
+    run = untrained(colours() / "clips.csv", "looking-table")
+    model, recipe = checkpoint.load(run)
+    info = bundle_info(model.config, recipe)
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    clips = [colours() / "red" / f"red{i}.mp4" for i in range(2)]
+    (tmp_path / "clips.csv").write_text("path,class\nbroken.mp4,red\n" + "".join(f"{c},red\n" for c in clips))
+    # Of the first clip one joint of twenty frames, on its way to a corner of the picture of 64 x 48.
+    way = np.stack([np.linspace(40, 60, 20), np.linspace(30, 46, 20)], 1)
+    name = next(c.name for c in own.clips(tmp_path / "clips.csv") if c.path == clips[0])
+    write_table(
+        table_of(tmp_path / "joints", name), ("hand",), (64, 48), [(t, 0, way[t : t + 1]) for t in range(20)]
+    )
+    found, _ = look(run, tmp_path / "clips.csv", joints=tmp_path / "joints", progress=False)
+    assert found["clips"] == 2 and list(found["left_out"]) == ["broken.mp4"] and found["samples"] == 8 * 3
+    with torch.no_grad():
+        results = [
+            model(sub_sequences(decode(clip, info.preprocess, 1e9).images, model.config, 1)) for clip in clips
+        ]
+    assert found["figures"] == pytest.approx(figures([r.l[0] for r in results], [r.p[0] for r in results]))
+    right = [int(r.logits.argmax()) == recipe.labels.index("red") for r in results]
+    assert found["accuracy"]["learned"] == np.mean(right)
+    chosen = way[[int((k + 0.5) * 20 / 8) for k in range(8)]]
+    at = (chosen / (64, 48) * 2 - 1) * 72 / 64  # of the crop that the network sees
+    assert found["middle"] == pytest.approx(np.linalg.norm(at, axis=1).mean() / 2, rel=1e-4)
+    looked = np.linalg.norm(results[0].l[0, :, :, :2].numpy() - at[:, None], axis=-1)
+    assert found["glimpses"] == pytest.approx(looked.mean() / 2, rel=1e-3)
+    somewhere = np.random.default_rng(5).uniform(-1, 1, (1000, 1, 2))
+    assert found["anywhere"] == pytest.approx(np.linalg.norm(somewhere - at, axis=-1).mean() / 2, abs=0.1)
 
 
 @pytest.mark.slow
@@ -106,8 +146,6 @@ def test_the_table_has_a_verdict_a_row_and_the_export_carries_its_figures(tmp_pa
 
 @pytest.mark.slow
 def test_another_run_is_asked_with_its_own_labels_and_its_own_pictures(tmp_path):
-    from gc_model.training import checkpoint
-
     run = untrained(colours() / "clips.csv", "looking-table")
     model, recipe = checkpoint.load(run)
     turned = tmp_path / "turned"
@@ -141,8 +179,6 @@ def test_clips_that_do_not_decode_leave_their_places_in_the_picture_to_others(tm
 @pytest.mark.slow
 @pytest.mark.parametrize("alike", [False, True])
 def test_workers_that_become_one_in_a_stream_are_seen(tmp_path, alike):
-    from gc_model.training import checkpoint
-
     model, recipe = checkpoint.load(untrained(colours() / "clips.csv", "looking-table"))
     if alike:  # a uniform start keeps them so for ever
         model.assignment.first.data.fill_(1.0)
@@ -196,7 +232,6 @@ def test_a_stream_computes_again_only_what_looks_back(monkeypatch, still, again)
 @pytest.mark.slow
 def test_glimpses_put_elsewhere_change_the_answer_and_stay_there_for_that_evaluation_alone():
     from gc_model.evaluation.evaluate import EvaluateOptions, evaluate
-    from gc_model.training import checkpoint
 
     run, data = untrained(colours() / "clips.csv", "looking-elsewhere"), colours() / "clips.csv"
     model, _ = checkpoint.load(run)

@@ -122,6 +122,7 @@ def test_the_readout_is_the_mean_over_workers_and_frames_or_the_last_frame():
     torch.testing.assert_close(mean(clip).logits, mean(clip).frame_logits.mean(1), **EXACT)
     torch.testing.assert_close(last(clip).logits, last(clip).frame_logits[:, -1], **EXACT)
     r = torch.randn(1, 3, 12).double()
+    mean.readout.bias.normal_()  # each worker's own
     each = [r[0, i] @ mean.readout.weight[i] + mean.readout.bias[i, 0] for i in range(3)]
     torch.testing.assert_close(mean.readout(r)[0], torch.stack(each).mean(0), **EXACT)
 

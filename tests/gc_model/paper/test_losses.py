@@ -136,6 +136,18 @@ def test_every_term_reaches_the_parameters_it_is_about():
         assert gradient.abs().sum() > 0, name
 
 
+def test_each_weight_multiplies_its_own_term_and_the_defaults_are_those_of_the_specification():
+    model = build()
+    result = model(noise(1, 8, 64))
+    y = torch.rand(1, 8, 2, 25, 2, dtype=torch.float64)
+    L_D, poses = F.cross_entropy(result.logits, torch.tensor([0])), model.poses(result.c)
+    plain = total_loss(L_D, result, poses, y, Weights(pose=1.0, glimpse=1.0))
+    weighed = total_loss(L_D, result, poses, y, Weights(pose=0.5, glimpse=0.25))
+    for name, weight in {"L_D": 1, "L_P": 0.5, "L_G1": 0.25, "L_G2": 0.25}.items():
+        torch.testing.assert_close(weighed[name], weight * plain[name])
+    assert (Weights().pose, Weights().glimpse, Weights().separation) == (1.0, 0.05, 1.0)
+
+
 def test_separation_weighs_l_g1_alone():
     model = build()
     result = model(noise(1, 8, 64))

@@ -61,6 +61,12 @@ def test_random_glimpses_are_the_clips_own_whatever_else_is_in_the_batch():
     assert torch.allclose(many.mean(0), torch.tensor([0, 0, 0.5, 0.5], dtype=torch.float64), atol=0.05)
 
 
+def test_no_number_of_a_random_glimpse_tells_of_another():
+    c = torch.randn(4000, 16, generator=torch.manual_seed(1), dtype=torch.float64)
+    numbers = torch.cat([random_location(c, g) for g in range(4)], 1)
+    assert torch.allclose(torch.corrcoef(numbers.T), torch.eye(16, dtype=torch.float64), atol=0.08)
+
+
 def test_saliency_does_not_see_the_workers_and_learned_attention_does():
     for attention, sees in (("learned", True), ("saliency", False)):
         net = network(attention=attention).eval()
@@ -76,6 +82,8 @@ def test_switches_of_d():
     assert network().assignment.metric.L.weight.requires_grad
     L = network(metric_init="random").assignment.metric.L.weight
     assert not torch.allclose(L, torch.eye(len(L), dtype=L.dtype), atol=0.1)
+    # Distances start at the size that they have of the identity.
+    assert float((L @ L.T).detach().diagonal().mean()) == pytest.approx(1, abs=0.3)
 
 
 def test_an_older_description_without_the_switches_is_the_papers_model():

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="pip install -e '.[train]'")
 
-from gc_model.training.alive import AWAKE, awake, figures, pairwise_iou, worker_distance
+from gc_model.training.alive import AWAKE, awake, figures, pairwise_iou, table, worker_distance
 
 
 def painted(box: list[float], n: int = 400) -> np.ndarray:
@@ -62,3 +62,47 @@ def test_workers_that_share_alike_are_one_worker_however_sure_they_are():
 def test_one_glimpse_and_one_worker_have_figures_too():
     found = figures(torch.rand(2, 8, 1, 4), torch.ones(2, 8, 1, 1))
     assert found["iou"] == 0.0 and found["worker_distance"] == 0.0
+
+
+def test_the_figures_of_clips_are_those_written_out():
+    rng = np.random.default_rng(2)
+    l, p = (
+        rng.uniform(0.1, 0.6, (4, 8, 3, 4)),
+        rng.dirichlet(np.ones(3), (4, 8, 2)),
+    )  # p: two workers, three glimpses
+    l[:, :, :, 0] += np.array([-0.5, 0.0, 0.5])  # each glimpse round a place of its own, which is no movement
+    found = figures(torch.tensor(l), torch.tensor(p))
+    assert found["share"] == pytest.approx((l[..., 2] * l[..., 3]).mean())
+    moves = [np.sqrt(((at - at.mean()) ** 2).mean()) for at in l[..., :2].reshape(32, 6).T]
+    assert found["moves"] == pytest.approx(np.mean(moves))
+    assert found["max_p"] == pytest.approx(p[:, 1:].max(-1).mean())
+    apart = np.abs(p[:, 1:, 0] - p[:, 1:, 1]).sum(-1) / 2
+    assert found["worker_distance"] == pytest.approx(apart.mean())
+
+
+@pytest.mark.parametrize("name, side, bound", [(name, *of) for name, of in AWAKE.items()])
+def test_a_figure_at_its_bound_is_awake_and_one_beyond_it_asleep(name, side, bound):
+    beyond = 1e-6 if side == "at most" else -1e-6
+    assert awake(name, bound) and awake(name, bound - beyond) and not awake(name, bound + beyond)
+
+
+def verdicts(**measured) -> dict[str, tuple[str, str]]:
+    """Measured and verdict of the rows beside the figures, by what they are about."""
+    return {what: (value, verdict) for what, value, _, verdict in table({"figures": {}} | measured)}
+
+
+def test_glimpses_see_people_if_they_are_nearer_than_both_the_middle_and_anywhere():
+    for near, verdict in ((0.1, "awake"), (0.25, "asleep"), (0.4, "asleep")):
+        ((value, said),) = verdicts(glimpses=near, middle=0.2, anywhere=0.3).values()
+        assert said == verdict and value == f"{100 * near:.1f} % (middle 20.0, random 30.0)"
+
+
+def test_places_matter_if_two_points_are_lost_without_them_and_clouds_are_better_by_any():
+    found = verdicts(accuracy={"learned": 0.6, "whole": 0.57, "random": 0.59, "beside": 0.6})
+    assert [value.partition(" ")[0] for value, _ in found.values()] == ["+3.0", "+1.0", "+0.0"]
+    assert [verdict for _, verdict in found.values()] == ["awake", "asleep", "asleep"]
+    worse = verdicts(accuracy={"learned": 0.5, "whole": 0.6, "beside": 0.49})
+    assert [(v.partition(" ")[0], verdict) for v, verdict in worse.values()] == [
+        ("-10.0", "asleep"),
+        ("+1.0", "awake"),
+    ]

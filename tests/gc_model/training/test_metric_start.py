@@ -64,13 +64,28 @@ def test_the_min_max_constants_are_the_tails_of_the_distances_under_the_new_L():
     model = build()
     start_metric(model, map(model.features, clips()))
     metric = model.assignment.metric
+    found = float(metric.phi_min), float(metric.phi_max)
+    # What is seen reads r, which p moves a little: distances are of the constants that were in use.
+    metric.phi_min.copy_(build().assignment.metric.phi_min)
+    metric.phi_max.copy_(build().assignment.metric.phi_max)
     with torch.no_grad():
         d = torch.cat([_distances(model, *model.features(clip)) for clip in clips()])
     low, high = torch.quantile(d, torch.tensor([0.01, 0.99], dtype=d.dtype))
-    # With constants in use the attention, and so what is seen, does not change: it reads r, which p moves a little.
-    assert float(metric.phi_min) == pytest.approx(float(low), rel=0.05)
-    assert float(metric.phi_max) == pytest.approx(float(high), rel=0.05)
-    assert 0 < float(metric.phi_min) < float(metric.phi_max)
+    assert found == pytest.approx((float(low), float(high))) and 0 < found[0] < found[1]
+
+
+def test_distances_are_those_of_every_glimpse_to_all_of_the_frames_before_it():
+    model, G = build(), 3
+    with torch.no_grad():
+        Z, c = model.features(noise(2, 8, 64))
+        u = model.assignment.metric.L(_glimpses(model, Z, c))  # (B, T, G, D)
+        found = _distances(model, Z, c)
+        by_hand = [
+            ((u[b, t, g] - u[b, k, j]).square().mean() + 1e-6).sqrt()
+            for t in range(1, 8) for b in range(2) for g in range(G) for k in range(t) for j in range(G)
+        ]  # fmt: skip
+    assert len(found) == len(by_hand) == 2 * G * G * 28
+    torch.testing.assert_close(found, torch.stack(by_hand))
 
 
 @pytest.mark.slow

@@ -50,6 +50,9 @@ def test_a_cut_clip_has_one_box_of_the_other_in_all_frames_and_the_share_counts_
                 height, width = box.amax(0) - box.amin(0) + 1
                 assert int(height * width) == len(box)
     assert mixed.share >= 0.4  # half of the picture, but for whole cells
+    if kind == "Z":  # a mean has no place to be cut at
+        expected = mixed.share * plain["label"] + (1 - mixed.share) * mixed.other
+        assert torch.allclose(mixed.batch["c"].flatten(1).mean(1), expected.float(), atol=1e-4)
 
 
 def test_the_loss_is_that_of_both_labels_by_their_shares_and_plain_where_nothing_is_mixed():
@@ -58,6 +61,8 @@ def test_the_loss_is_that_of_both_labels_by_their_shares_and_plain_where_nothing
     soft = mixed.share * F.one_hot(mixed.batch["label"], 4) + (1 - mixed.share) * F.one_hot(mixed.other, 4)
     by_hand = -(soft * logits.log_softmax(1)).sum(1).mean()
     assert float(mixed.cross_entropy(logits, 0.0)) == pytest.approx(float(by_hand), abs=1e-6)
+    smooth = -((0.9 * soft + 0.1 / 4) * logits.log_softmax(1)).sum(1).mean()
+    assert float(mixed.cross_entropy(logits, 0.1)) == pytest.approx(float(smooth), abs=1e-6)
     for off in (
         mix(batch(), 0.0, 0.0, np.random.default_rng(3)),
         mix(batch(n=1), 1.0, 1.0, np.random.default_rng(3)),

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from gc_model.data import frozen_front, own
 from gc_model.data.clip import labels_of, split_validation
 from gc_model.data.frames import FrameCache
+from gc_model.paper.losses import attraction, pose_loss, separation
 from gc_model.paper.network import Network
 from gc_model.paper.presets import preset
 from gc_model.paper.variants import build
@@ -639,6 +641,59 @@ def test_learning_rates_follow_the_factors_and_the_schedule():
     factors = [training.cosine(e, 8) for e in range(8)]
     assert factors[0] == 0.5 and factors[1:] == sorted(factors[1:], reverse=True) and factors[-1] < 0.06
     assert training.cosine(0, 2) == 1.0
+    assert training.cosine(4, 8) == pytest.approx(0.505) and training.cosine(8, 8) == pytest.approx(0.01)
+    # A decay would draw the location layer back to where the glimpses start.
+    decayed = training.CloudStage(small_model(), options(weight_decay=0.03)).configure_optimizers()
+    assert [g["weight_decay"] for g in decayed.param_groups] == [0.03, 0.03, 0.0]
+
+
+@pytest.mark.parametrize("stage", [training.TrunkStage, training.CloudStage])
+def test_a_step_of_training_takes_the_losses_of_its_options(stage):
+    settings = options(layout="ntu", pose_weight=0.5, glimpse_weight=0.2, label_smoothing=0.2, dropout=0.0)
+    frozen = (True,) if stage is training.TrunkStage else ()
+    one = stage(small_model(), settings, *frozen).eval()
+    told = {}
+    one._report = lambda terms, logits, labels: told.update(terms, logits=logits) or terms["loss"]
+    one.log = lambda *_, **__: None
+    one._trainer = SimpleNamespace(current_epoch=0)
+    joints = torch.rand(2, 8, 2, 25, 2, generator=torch.manual_seed(0))
+    batch = {"clip": noise(2, 8, 64), "label": torch.tensor([0, 2]), "joints": joints}
+    one.training_step(batch, 0)
+    Z, c = one.model.features(batch["clip"])
+    logits = one.logits(Z, c)
+    torch.testing.assert_close(told["logits"], logits)
+    torch.testing.assert_close(
+        told["L_D"], torch.nn.functional.cross_entropy(logits, batch["label"], label_smoothing=0.2)
+    )
+    torch.testing.assert_close(told["L_P"], 0.5 * pose_loss(one.model.poses(c), joints))
+    terms = {"L_D", "L_P"} if stage is training.TrunkStage else {"L_D", "L_P", "L_G1", "L_G2"}
+    assert told.keys() == terms | {"loss", "logits"}
+    torch.testing.assert_close(told["loss"], sum(told[name] for name in terms))
+    if stage is training.CloudStage:
+        l = one.model.fold(Z, c)[0].l
+        torch.testing.assert_close(told["L_G1"], 0.2 * separation(l))
+        torch.testing.assert_close(told["L_G2"], 0.2 * attraction(l, joints))
+
+
+def test_stage_1_leaves_out_what_its_classifier_reads_in_training_alone():
+    stage = training.TrunkStage(small_model(), options(dropout=0.5), True)
+    Z, c = torch.ones(1, 8, stage.model.trunk.channels, 2, 2), torch.ones(1, 8, 16)
+    draws = {stage.train().logits(Z, c).sum().item() for _ in range(5)}
+    assert len(draws) > 1 and len({stage.eval().logits(Z, c).sum().item() for _ in range(3)}) == 1
+
+
+def test_validation_judges_each_clip_by_the_mean_over_its_own_sub_sequences():
+    stage = training.CloudStage(small_model(), options()).eval()
+    told = []
+    stage.report_validation = lambda logits, labels: told.append(logits)
+    batch = {
+        "clip": torch.stack([noise(5, 8, 64, seed) for seed in range(3)]),
+        "label": torch.tensor([0, 1, 2]),
+    }
+    with torch.no_grad():
+        stage.validation_step(batch, 0)
+        each = [stage.model(clip).logits.mean(0) for clip in batch["clip"]]
+    torch.testing.assert_close(told[0], torch.stack(each))
 
 
 def test_validation_counts_every_clip_by_all_its_sub_sequences():
