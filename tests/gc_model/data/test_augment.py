@@ -191,3 +191,15 @@ def test_boxes_err_in_place_and_size_by_the_deviation_and_miss_by_the_chance():
     )
     # The age is even up to half a second: half of what was missed is less than a picture old, so the same.
     assert (np.abs(missed[:, 0, 2]) > 1e-6).mean() == pytest.approx(0.25 / 2, abs=0.03)
+
+
+def test_a_box_that_is_missed_keeps_the_corner_that_both_boxes_share():
+    times, sides = np.arange(40) / 8, np.linspace(0.2, 0.6, 40)
+    growing = np.stack([np.full(40, 0.2), np.full(40, 0.3), 0.2 + sides, 0.3 + sides], 1)
+    maps = BoxAugment(1.0, 1.0, jitter=0.0, drop=1.0).maps(
+        times, growing, np.arange(40), 64, np.random.default_rng(0)
+    )
+    assert maps[:, 0, 0].max() > 1.02  # of the smaller box of before
+    np.testing.assert_allclose(
+        maps @ [-0.5, -0.5, 1], np.full((40, 2), -0.5), atol=1e-9
+    )  # the edge of a pixel

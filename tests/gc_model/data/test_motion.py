@@ -56,3 +56,15 @@ def test_light_that_changes_everywhere_is_no_motion():
 def test_a_change_counts_for_the_frame_before_and_the_frame_after_it():
     known = ~np.isnan(moving_places(clip([(40, 100)] * 3 + [(160, 100)] * 3))).any((1, 2))
     assert known.tolist() == [False, False, True, True, False, False]
+
+
+def test_what_moves_a_quarter_as_strongly_as_the_strongest_is_no_place():
+    images = clip([(16 + 32 * t, 176) for t in range(6)], side=16)  # few cells
+    alone = moving_places(images)
+    images[:, :64] = 90 + 12 * (np.arange(6) % 2)[:, None, None, None]  # a lamp that flickers
+    assert np.isnan(alone).any(-1).sum() > 6
+    assert np.array_equal(moving_places(images), alone, equal_nan=True)
+    lamp = clip([(20, 180)] * 6)
+    lamp[:, :64] = images[:, :64]
+    places = moving_places(lamp)  # by itself it is what moves
+    assert (places[~np.isnan(places).any(-1)][:, 1] < 0.3).all() and not np.isnan(places).all()

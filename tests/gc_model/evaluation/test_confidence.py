@@ -60,6 +60,25 @@ def test_the_error_is_the_mean_gap_of_the_bins_weighted_by_their_windows():
 def test_the_temperature_stays_finite_where_every_window_is_right():
     logits = torch.eye(3).repeat(4, 1) * 5
     assert 1 / 20 <= temperature(logits, torch.arange(3).repeat(4)) < 1
+    assert temperature(logits * 1e-2, torch.arange(3).repeat(4)) == 1 / 20
+    assert temperature(logits * 1e2, torch.arange(1, 4).repeat(4) % 3) == 20  # and where every one is wrong
+
+
+def test_figures_are_at_the_temperature_and_the_threshold_of_the_recipe():
+    rng = torch.manual_seed(0)
+    logits, strange = torch.randn(60, 3, generator=rng) * 3, torch.randn(40, 3, generator=rng) * 3
+    labels = torch.randint(0, 3, (60,), generator=rng)
+    recipe = checkpoint.Recipe(["a", "b", "c"], temperature=3.0, unknown_threshold=0.55)
+    found = confidence._figures(logits, labels, strange, recipe)
+    p, q = torch.softmax(logits / 3, 1).amax(1), torch.softmax(strange / 3, 1).amax(1)
+    assert found["known_kept"] == pytest.approx(float((p >= 0.55).double().mean()))
+    assert found["unknown_refused"] == pytest.approx(float((q < 0.55).double().mean()))
+    assert found["unknown_windows"] == 40 and 0.2 < found["unknown_refused"] < 0.8
+    assert found["accuracy"] == pytest.approx(float((logits.argmax(1) == labels).double().mean()))
+    plain, scaled = (float(torch.nn.functional.cross_entropy(each, labels)) for each in (logits, logits / 3))
+    assert found["nll"] == pytest.approx([plain, scaled]) and plain > scaled
+    sure = [calibration_error(torch.softmax(each, 1), labels) for each in (logits, logits / 3)]
+    assert found["ece"] == pytest.approx(sure) and sure[0] > sure[1]
 
 
 def test_without_unknown_clips_the_threshold_keeps_95_of_100_known():

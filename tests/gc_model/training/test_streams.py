@@ -151,6 +151,52 @@ def test_young_frames_weigh_less_and_the_rest_alike():
     assert torch.isclose(frame_loss(y, labels, age + 10), plain)
 
 
+def test_the_loss_of_frames_is_their_mean_weighted_by_age_up_to_the_fourth():
+    rng = torch.manual_seed(0)
+    y, labels = torch.randn(2, 6, 3, generator=rng), torch.randint(0, 3, (2, 6), generator=rng)
+    age = torch.tensor([[1, 2, 3, 4, 5, 6], [7, 8, 1, 2, 1, 2]])
+    weights = torch.tensor([[1, 2, 3, 4, 4, 4], [4, 4, 1, 2, 1, 2]]) / 4
+    each = torch.stack(
+        [
+            torch.nn.functional.cross_entropy(frame, label, label_smoothing=0.1)
+            for frame, label in zip(y.flatten(0, 1), labels.flatten(), strict=True)
+        ]
+    )
+    torch.testing.assert_close(
+        frame_loss(y, labels, age, 0.1), (each * weights.flatten()).sum() / weights.sum()
+    )
+
+
+def test_a_step_on_streams_goes_on_with_the_state_of_the_chunk_before():
+    torch.manual_seed(0)
+    model = build(TINY)
+    options = TrainOptions(data="x", preset="tiny", epochs3=1, label_smoothing=0.1)
+    stage = StreamStage(model, options).eval()
+    told = {}
+    stage._report = lambda terms, logits, labels: (
+        told.update(terms, logits=logits, labels=labels) or terms["loss"]
+    )
+    stage.log = lambda *_, **__: None
+    batch = {
+        "clip": noise(2, 16, 64),
+        "labels": torch.tensor([[0] * 16, [1] * 10 + [2] * 6]),
+        "age": torch.tensor([list(range(1, 17)), [*range(1, 11), *range(1, 7)]]),
+    }
+    with torch.no_grad():
+        stage.training_step(batch, 0)
+        state, losses, frames = model.initial_state(2, streaming=True), [], []
+        for part in (slice(0, 8), slice(8, 16)):
+            result, state = model.forward_chunk(batch["clip"][:, part], state)
+            losses.append(
+                frame_loss(result.frame_logits, batch["labels"][:, part], batch["age"][:, part], 0.1)
+            )
+            frames.append(result.frame_logits)
+    assert told.keys() == {"L_D", "loss", "logits", "labels"}
+    torch.testing.assert_close(told["loss"], torch.stack(losses).mean())
+    torch.testing.assert_close(told["logits"], torch.cat(frames, 1).flatten(0, 1))
+    assert torch.equal(told["labels"], batch["labels"].flatten())
+
+
 def test_no_gradient_crosses_the_border_of_a_chunk_but_its_values_do():
     torch.manual_seed(0)
     model = build(TINY).eval()
@@ -322,6 +368,9 @@ def test_new_labels_make_a_new_read_out_and_known_ones_keep_their_weights_by_nam
     for i, name in ((1, "red"), (3, "blue")):
         assert torch.allclose(a.logits[:, recipe.labels.index(name)], b.logits[:, i], atol=1e-5)
     assert torch.equal(a.l, b.l) and not torch.equal(b.logits[:, 0], b.logits[:, 2])
+    # What is new does not outvote what is known.
+    weight, bias = model.readout.weight.detach(), model.readout.bias.detach()
+    assert 0 < weight[..., [0, 2]].abs().max() <= 0.1 / weight.shape[1] ** 0.5 and not bias[..., [0, 2]].any()
 
 
 @pytest.mark.slow
@@ -392,8 +441,19 @@ def test_the_accuracy_of_a_stream_leaves_the_first_clip_out_and_counts_the_rest(
     clips = noise(4, 8, 64)
     with torch.no_grad():
         labels = model(clips).logits.argmax(1)
-    found = stream_accuracy(model, zip(clips, labels.tolist(), strict=True))
-    assert found["clips"] == 3 and found["window"] == 1.0 and 0 <= found["carried"] <= 1
+        found = stream_accuracy(model, zip(clips, labels.tolist(), strict=True))
+        state, carried = model.initial_state(1, streaming=True), []
+        for clip in clips:
+            result, state = model.forward_chunk(clip[None], state)
+            carried.append(int(result.logits.argmax()))
+    right = [a == b for a, b in zip(carried, labels.tolist(), strict=True)][1:]
+    assert (
+        found["clips"] == 3 and found["window"] == 1.0 and found["carried"] == pytest.approx(np.mean(right))
+    )
+    # By the labels that the carried state gives, all are right but the first, which does not count.
+    wrong = (carried[0] + 1) % 3
+    again = stream_accuracy(model, zip(clips, [wrong, *carried[1:]], strict=True))
+    assert again["carried"] == 1.0 and again["window"] == pytest.approx(np.mean(right))
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ train_module = pytest.importorskip(
 from safetensors.torch import load_file, save_file
 
 from gc_model.data import frozen_front, own
+from gc_model.data.augment import BoxAugment
 from gc_model.data.clip import labels_of, split_validation
 from gc_model.data.frames import FrameCache
 from gc_model.paper.losses import attraction, pose_loss, separation
@@ -779,6 +780,33 @@ def test_a_trunk_frozen_after_stage_1_keeps_what_it_learned_there_and_is_resumed
     # Without the second figure the last stage goes on learning: the two differ in stage 2 alone.
     trained_on = load_file(uninterrupted(**settings | {"freeze_stages2": None}) / "model.safetensors")
     assert [k for k in changed(after_stage_1, trained_on) if k.startswith("trunk.net.layer4.")]
+
+
+def loaders_of(clips=None, **changes) -> loaders.Loaders:
+    clips = own.clips(people()) if clips is None else clips
+    cache_ = FrameCache(decoded(), Preprocess(size=64, resize=72))
+    return loaders.Loaders(options(**changes), small_model(), [*labels_of(clips), "idle"], cache_, clips, [])
+
+
+def test_clips_of_the_passes_between_the_stages_lie_at_even_distances():
+    data = loaders_of()
+    assert len(own.clips(people())) == 12
+    assert [data._spread(n) for n in (1, 2, 3, 4, 12, 99)] == [
+        [0], [0, 11], [0, 6, 11], [0, 4, 7, 11], list(range(12)), list(range(12))
+    ]  # fmt: skip
+
+
+def test_without_augmentation_boxes_do_not_err_and_people_keep_their_share():
+    plain, varied = (
+        loaders_of(augment=a, person_share=0.5, box_scale=1.4, box_jitter=0.1, box_drop=0.2).plain.boxes
+        for a in (False, True)
+    )
+    assert plain == BoxAugment(0.5, 1.0, 0.0, 0.0) and varied == BoxAugment(0.5, 1.4, 0.1, 0.2)
+
+
+def test_features_of_clips_that_stand_still_are_others():
+    keys = [loaders_of(still=still).front_key(True) for still in (0.0, 0.2, 0.4, 0.0)]
+    assert len(set(keys)) == 3 and keys[0] == keys[3]
 
 
 def test_runs_that_share_a_cache_share_frozen_features_only_where_they_are_the_same():
