@@ -15,6 +15,7 @@ import json
 import logging
 import platform
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -220,11 +221,16 @@ class _Run:
 
     def _people(self) -> dict[str, Any] | None:
         """What the network knows of people: the share of samples that show one alone, None for whole pictures only."""
-        known = sum(bool(c.people) for c in self.samples.training)
+        clips, options = self.samples.training, self.options
+        known = [c for c in clips if c.people]
         if not known:
             return None
-        share = self.options.person_share * known / len(self.samples.training)
-        return {"share": round(share, 4), "margin": self.options.person_margin, "clips": known}
+        each = Counter(c.source for c in clips)
+        of_epoch = options.shares or [each[k] for k in range(1 + len(options.also))]
+        # A sample of each source is any of its clips; of scenes it is never the whole picture.
+        shown = sum(of_epoch[c.source] / each[c.source] * (c.apart or options.person_share) for c in known)
+        share = round(shown / sum(of_epoch), 4)
+        return {"share": share, "margin": options.person_margin, "clips": len(known)}
 
     def recipe(self, carried: dict[str, Any] | None) -> checkpoint.Recipe:
         """What is published beside the weights: nothing in it names a place on this machine."""

@@ -61,6 +61,25 @@ def test_glimpses_are_drawn_where_they_are_in_their_own_colour_in_their_own_fram
     assert not strip[64, 64].any() and not clip.any()
 
 
+def test_the_box_of_a_glimpse_has_its_corners_half_extents_from_the_middle():
+    strip = glimpse_strip(np.zeros((1, 64, 64, 3), np.uint8), np.array([[[0.25, -0.5, 0.5, 0.25]]]), scale=1)
+    rows, columns = (np.flatnonzero((strip == glimpse_colour(0)).all(-1).any(axis)) for axis in (1, 0))
+    # x 0.25 +- 0.5 and y -0.5 +- 0.25 of [-1, 1] over 64 pixels.
+    assert (columns[0], columns[-1], rows[0], rows[-1]) == (24, 56, 8, 24)
+
+
+def test_cells_of_the_confusion_matrix_are_shares_of_who_was_shown(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    drawn, draw = [], Axes.imshow
+    monkeypatch.setattr(
+        Axes, "imshow", lambda self, x, **how: drawn.append(np.asarray(x)) or draw(self, x, **how)
+    )
+    found = [judged("a", [0.9, 0.1])] * 3 + [judged("a", [0.1, 0.9]), judged("b", [0.2, 0.8])]
+    confusion_png(report(found, ["a", "b"]), tmp_path / "c.png")
+    np.testing.assert_allclose(drawn[0], [[0.75, 0.25], [0, 1]])
+
+
 def test_glimpses_beyond_the_frame_are_drawn_at_its_edge_and_do_not_fail():
     l = np.tile(np.array([1.0, -1.0, 1.0, 1.0]), (1, 4, 1))
     assert glimpse_strip(np.zeros((1, 16, 16, 3), np.uint8), l).any()

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from gc_model.cli import app
+from gc_model.data.clip import LabelledClip, PersonSource, SeenPeople
 from gc_model.data.people import with_boxes
 from gc_model.evaluation.confidence import calibrate_run
 from gc_model.evaluation.evaluate import EvaluateOptions, evaluate
@@ -19,7 +22,7 @@ from gc_model.training import checkpoint
 from gc_model.training.gathering import gather
 from gc_model.training.loaders import Loaders
 from gc_model.training.options import TrainOptions
-from gc_model.training.train import _network, train
+from gc_model.training.train import _network, _Run, train
 from gc_ros.media.detections import Box, Detection, Detections, boxes_of, write_csv
 from tests.command_line import assert_one_line, call
 from tests.gc_model.runs import scratch
@@ -132,6 +135,24 @@ def test_boxes_of_mixed_in_folders_are_found_beside_them(tmp_path):
         options(also=[drawn()], shares=[0.5, 0.5], boxes=None), tmp_path, tmp_path / "cache", True, False
     )
     assert not any(c.people for c in plain.training)
+
+
+@pytest.mark.parametrize(
+    "shares, alone", [(None, (2 + 0.5) / 6), ([3, 1], 0.75 * 2 / 4 + 0.25 * 0.5 / 2), ([1, 0], 2 / 4)]
+)
+def test_the_share_of_samples_that_show_one_alone_counts_scenes_and_the_shares_of_sources(
+    tmp_path, shares, alone
+):
+    whole = LabelledClip(tmp_path, "a", "jump", "")
+    person = PersonSource(tmp_path, "1", 0.2, lambda _: SeenPeople([]))
+    one = replace(whole, people=(person,))
+    # Four clips, two of them of scenes, and two of a folder that is mixed in.
+    clips = [whole, whole, *[replace(one, apart=True)] * 2, *(replace(c, source=1) for c in (whole, one))]
+    run = SimpleNamespace(
+        samples=SimpleNamespace(training=clips),
+        options=options(data=tmp_path, also=[tmp_path], shares=shares, person_share=0.5),
+    )
+    assert _Run._people(run)["share"] == pytest.approx(alone, abs=1e-4)
 
 
 @pytest.mark.slow

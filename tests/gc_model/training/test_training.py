@@ -788,6 +788,16 @@ def loaders_of(clips=None, **changes) -> loaders.Loaders:
     return loaders.Loaders(options(**changes), small_model(), [*labels_of(clips), "idle"], cache_, clips, [])
 
 
+def test_a_clip_is_too_short_where_it_holds_no_window_of_the_robots(tmp_path):
+    # T frames at T / window_s Hz: eight of them span seven eighths of the window.
+    for frames, short in ((15, 0), (14, 1)):  # 3.5 s and 3.25 s at 4 Hz, of a window of 4 s
+        data = coloured_clips(tmp_path / str(frames), per_class=1, frames=frames)
+        clips = [c for c in own.clips(data) if c.label == "red"]
+        cache_ = FrameCache(tmp_path / "cache", Preprocess(size=64, resize=72))
+        found = gathering.Samples(preset("tiny"), ["red"], cache_, clips, [], {}, {}, {}, "")
+        assert found.shorter_than(4.0) == short
+
+
 def test_clips_of_the_passes_between_the_stages_lie_at_even_distances():
     data = loaders_of()
     assert len(own.clips(people())) == 12
