@@ -134,6 +134,21 @@ def test_the_clips_judge_averages_the_logits_of_five_fixed_sub_sequences():
     assert len(set(result["predictions"].values())) > 1  # or the test would see nothing
 
 
+def test_scores_of_a_clip_are_of_the_mean_of_its_logits_at_the_temperature():
+    model, recipe = checkpoint.load(run())
+    model.readout.weight.data.mul_(10)  # so that sub-sequences differ
+    info = bundle_info(model.config, replace(recipe, temperature=2.5))
+    for clip in own.clips(colours())[:2]:
+        parts = sub_sequences(decode(clip.path, info.preprocess, 1e9).images, model.config)
+        with torch.no_grad():
+            logits = model(parts).logits.double()
+        scores = torch.softmax(logits.mean(0) / 2.5, 0).numpy()
+        assert five_sub_sequences(model, info)(clip) == pytest.approx(scores, abs=1e-5)
+        # Neither one sub-sequence nor another temperature gives them.
+        for other in (logits[0] / 2.5, logits[2] / 2.5, logits.mean(0)):
+            assert np.abs(torch.softmax(other, 0).numpy() - scores).max() > 1e-4
+
+
 def test_stored_features_of_a_clip_do_not_judge_one_filmed_again_under_its_name(tmp_path):
     data = coloured_clips(tmp_path / "data", per_class=1)
     model, recipe = checkpoint.load(run())

@@ -141,6 +141,28 @@ def test_skeleton_files_hold_the_drawn_joints_in_colour_pixels(tmp_path):
             assert set(values[:, 11]) <= {1.0, 2.0}
 
 
+def test_all_cameras_see_the_same_person_do_it_once_before_the_next_one():
+    jobs = [job.spec for job in plan("ntu", classes=["wave"], subjects=2, cameras=3, clips_per_class=12)]
+    seen = [(spec.camera, spec.subject, spec.outfit) for spec in jobs]
+    assert seen == [(c, s, r) for r in (1, 2) for s in (1, 2) for c in (1, 2, 3)]
+    assert all(len({spec.take for spec in jobs[i : i + 3]}) == 1 for i in range(0, 12, 3))
+
+
+def test_a_joint_is_tracked_where_its_body_is_seen_and_inferred_where_it_is_not():
+    points = np.full((1, 2, 25, 2), np.nan)
+    points[0, 0] = 2.0, 3.0  # on the body
+    points[0, 0, 1:4] = [
+        (6.0, 3.0),
+        (2.0, 7.0),
+        (-4.0, 3.0),
+    ]  # behind another, behind nobody, beside the picture
+    mask = np.zeros((1, 8, 8), np.uint8)
+    mask[0, 3, 2], mask[0, 3, 6] = 1, 2
+    text = skeleton_text(points, np.zeros((1, 2, 25, 3)), mask, (8, 8), (1, 2))
+    states = [int(line.split()[-1]) for line in text.splitlines() if len(line.split()) == 12]
+    assert states == [2, 1, 1, 1, *[2] * 21]
+
+
 def test_skeleton_text_of_a_clip_without_bodies_keeps_its_frames():
     nothing = np.full((3, 2, 25, 2), np.nan)
     text = skeleton_text(nothing, np.full((3, 2, 25, 3), np.nan), np.zeros((3, 8, 8)), (8, 8), (1, 2))

@@ -8,6 +8,7 @@ import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +30,9 @@ from gc_model.synth import (
 from gc_model.synth.activities import ACTIVITIES, TOGETHER
 from gc_model.synth.body import J
 from gc_model.synth.boxes import SEEN, detections
+from gc_model.synth.camera import Camera
+from gc_model.synth.clip import Sensor, film
+from gc_model.synth.scene import make_scene
 from gc_model.synth.several import CROSSING, STANDING
 from gc_ros.media.detections import read_csv
 from tests.command_line import assert_one_line, call
@@ -125,6 +129,25 @@ def test_somebody_who_crosses_hides_others_and_leaves_the_picture():
         )
         left += int((clip.seen[:, 2] < SEEN).any())
     assert hidden >= 6 and left >= 3
+
+
+def test_what_is_nearer_is_painted_over_what_is_farther_whoever_it_belongs_to():
+    painted: list[tuple[int, int]] = []
+
+    def figure(number: int, *depths: float) -> SimpleNamespace:
+        joints = np.zeros((1, 25, 3))
+        return SimpleNamespace(
+            pixels=joints[..., :2], space=joints, scale=np.ones((1, 25)), floor=np.full((1, 2), 16.0),
+            boxes=lambda: np.zeros((1, 4)), seen=lambda *_: 1.0,
+            parts=lambda k: [(depth, 0, i) for i, depth in enumerate(depths)],
+            draw=lambda canvas, k, kind, i, light: painted.append((number, i)),
+        )  # fmt: skip
+
+    spec = SceneSpec(size=(32, 32), fps=1.0, duration_s=1.0, noise=0.0)
+    rng = np.random.default_rng(0)
+    scene = make_scene(rng, Camera(size=spec.size), 0.0, 0.0)
+    film(spec, [figure(1, 3.0, 1.0), figure(2, 2.0, 4.0)], scene, Sensor(spec, rng))
+    assert painted == [(2, 1), (1, 0), (2, 0), (1, 1)]
 
 
 def test_who_is_hidden_or_outside_is_not_detected_and_boxes_end_at_the_picture():
