@@ -282,7 +282,8 @@ def run_training(options: Any, out: Path, resume: bool, threads: int, quiet: boo
 
 def tell_rest(summary: dict[str, Any], window_s: float) -> None:
     """Print what a training reports only in some cases: streams, short clips, clips left out."""
-    if found := summary["stream"]:
+    found = summary["stream"]
+    if found and found["clips"]:
         typer.echo(
             f"{found['clips']} held-out clips in one stream: {100 * found['carried']:.1f} % by carried state, "
             f"{100 * found['window']:.1f} % by windows"

@@ -67,6 +67,8 @@ def export(
         from gc_model.export.onnx import export_bundle
     except ImportError as error:
         raise EngineError(f"export needs torch ({error}); {extra('export')}") from None
+    from trt_build.engines.sidecar import left_over
+
     quantised = (out / INT8_WEIGHTS_NAME).is_file()
     bundle = export_bundle(
         run,
@@ -88,6 +90,12 @@ def export(
     if quantised:
         typer.echo(
             f"its INT8 graphs of before are gone; for new ones: trt-build quantize {quote(str(out))} --clips CLIPS"
+        )
+    if old := left_over(bundle):
+        kinds = " ".join(quote(f"{path.parent}/{path.stem}") + ".*" for path in old)
+        typer.echo(
+            f"engines of before do not fit it and are refused; remove them: rm {kinds}; "
+            f"for new ones: trt-build build {quote(str(out))}"
         )
     if CLASSES_NAME not in bundle.info.sha256:
         typer.echo(

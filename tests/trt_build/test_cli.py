@@ -115,6 +115,11 @@ def test_export_prints_what_it_made_and_nothing_else(tmp_path):
     text = call("export", run(), "--out", tmp_path / "a", "--video", colours() / "red" / "red1.mp4")
     assert text.exit_code == 0 and len(text.stdout.splitlines()) == 1, text.output
     assert "modes window, step" in text.stdout and "of torch" in text.stdout
+    plan = tmp_path / "a" / "engines" / "any-sm89-of-before.plan"
+    plan.parent.mkdir()
+    plan.write_bytes(b"")
+    again = call("export", run(), "--out", tmp_path / "a")
+    assert f"remove them: rm {plan.with_suffix('')}.*; for new ones: trt-build build " in again.stdout
     data = call("export", run(), "--out", tmp_path / "b", "--json")
     assert json.loads(data.stdout)["parity"]["clips"] == 2
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trt_build.bundle import WEIGHTS_NAME, LoadedBundle
 from trt_build.errors import EngineError
-from trt_build.files import lock, write_atomically
+from trt_build.files import lock, replacing, write_new
 from trt_build.untrusted import NotRegular, open_regular, read_regular, sha256_regular
 
 ENGINES = "engines"
@@ -137,6 +137,24 @@ def find_plan(bundle: LoadedBundle, wanted: Wanted) -> tuple[Path, Sidecar]:
     )
 
 
+def left_over(bundle: LoadedBundle) -> list[Path]:
+    """Plans in the bundle that were built from other files than it holds now, and are refused ever after."""
+    found = []
+    for path in sorted((bundle.path / ENGINES).glob("*.plan")):
+        try:
+            sidecar = Sidecar.model_validate_json(
+                read_engine_file(path.with_suffix(".json"), MAX_SIDECAR_BYTES)
+            )
+            fits = sidecar.mode in bundle.info.modes and sidecar.sources == wanted_sources(
+                bundle, sidecar.mode
+            )
+        except (OSError, ValueError):
+            fits = False
+        if not fits:
+            found.append(path)
+    return found
+
+
 def check_plan(path: Path, wanted: Wanted) -> Sidecar:
     """Compare a plan's sidecar with what is wanted and the plan with its hash. Raises EngineRefused."""
     hint = build_hint(path.parent.parent, wanted)
@@ -211,17 +229,22 @@ def write_plan(path: Path, plan: bytes | memoryview, sidecar: Sidecar) -> None:
 
 
 def write_pair(path: Path, data: bytes | memoryview, side: Path, record: str) -> None:
-    """Write a file and its record so that a kill at any moment leaves no pair that passes the checks.
+    """Write a file and its record so that a kill at any moment leaves no pair that passes the checks but does not fit.
 
-    The old record is removed first and the new one written last. Call it with the lock held. Raises EngineError.
+    The record, which holds the file's hash, takes its name last. Both are on the disk before either does: one that is
+    full keeps what was there. Call it with the lock held. Raises EngineError.
     """
     try:
         for stale in path.parent.glob("*.part"):
             if stale.is_symlink() or not stale.is_dir():
                 stale.unlink(missing_ok=True)
-        side.unlink(missing_ok=True)
-        write_atomically(path, data, durable=True)
-        write_atomically(side, record, durable=True)
+        with (
+            replacing(side, durable=True) as new_side,
+            replacing(path, durable=True) as new,
+            new.open("xb") as file,
+        ):
+            write_new(new_side, record.encode())
+            file.write(data)
     except OSError as error:
         raise EngineError(
             f"{path}: cannot be written ({error.strerror or error}); free space or choose another disk"

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from tests import command_line
+from tests.command_line import no_file_above
 from tests.trt_build.engines.gpu_double import FakeCudart
 from tests.trt_build.engines.test_names import building
 from tests.waiting import wait_until
@@ -39,6 +40,7 @@ from trt_build.engines.sidecar import (
     Sidecar,
     Wanted,
     find_plan,
+    left_over,
     plan_path,
     wanted_sources,
     write_plan,
@@ -485,8 +487,8 @@ def test_a_precision_that_no_engine_is_built_in_is_said_before_any_is_looked_for
 
 
 @pytest.mark.parametrize("renames_done", [0, 1])
-def test_a_kill_during_the_write_leaves_no_engine(cached, renames_done: int) -> None:
-    """Also where a good engine was there before: half of each must not pass for one."""
+def test_a_kill_during_the_write_leaves_the_old_engine_or_none(cached, renames_done: int) -> None:
+    """Half of each must not pass for one."""
     bundle, wanted, path = cached
     program = f"""
 import os, signal, sys
@@ -504,11 +506,36 @@ sidecar.write_plan(path, b"a new plan", old)
 """
     done = subprocess.run([sys.executable, "-c", program, str(path)], cwd=REPOSITORY, capture_output=True)
     assert done.returncode == -9, done.stderr
-    with pytest.raises(EngineRefused, match="no sidecar"):
-        find_plan(bundle, wanted)
+    if renames_done:
+        with pytest.raises(EngineRefused, match="truncated: 10 bytes"):
+            find_plan(bundle, wanted)
+    else:
+        assert find_plan(bundle, wanted)[0] == path and path.read_bytes() == PLAN
     write_plan(path, PLAN, sidecar_of(wanted))
     assert find_plan(bundle, wanted)[0] == path
     assert not list(path.parent.glob("*.part")), "what the kill left behind is still there"
+
+
+def test_a_full_disk_keeps_the_engine_of_before_and_names_the_plan(cached) -> None:
+    bundle, wanted, path = cached
+    before = sorted(path.parent.iterdir())
+    with (
+        no_file_above(5000),
+        pytest.raises(EngineError, match=rf"{path.name}: cannot be written \(File too large\)"),
+    ):
+        write_plan(path, bytes(6000), sidecar_of(wanted))
+    assert sorted(path.parent.iterdir()) == before
+    assert find_plan(bundle, wanted)[0] == path and path.read_bytes() == PLAN
+
+
+def test_engines_of_other_graphs_or_weights_are_left_over_and_no_others(cached) -> None:
+    bundle, wanted, path = cached
+    assert left_over(bundle) == []
+    other = path.with_name("other.plan")
+    write_plan(other, PLAN, sidecar_of(wanted, sources={"step.onnx": "0" * 64}))
+    alone = path.with_name("alone.plan")
+    alone.write_bytes(PLAN)
+    assert left_over(bundle) == [alone, other]
 
 
 @rtx

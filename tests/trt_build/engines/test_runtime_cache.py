@@ -170,7 +170,7 @@ def test_a_full_disk_costs_the_kernels_not_the_start(rig: Rig, monkeypatch: pyte
     def full(path: Path, *_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("trt_build.engines.sidecar.write_atomically", full)
+    monkeypatch.setattr("trt_build.engines.sidecar.replacing", full)
     told, _ = rig.start()
     assert "not kept: " in told and "No space left" in told and not rig.record.exists()
 
