@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from gc_model.data import own
-from gc_model.data.clip import LabelledClip, labels_of, spelled_as, split_validation
+from gc_model.data.clip import LabelledClip, as_idle, labels_of, spelled_as, split_validation
 from tests.gc_model.runs import coloured, colours
 from tests.videos import write_clip
 from trt_build.errors import DataError
+from trt_build.labels import IDLE_LABELS
 
 
 def table(folder: Path, rows: list[list[str]]) -> Path:
@@ -127,3 +128,16 @@ def test_clips_take_the_spelling_of_the_labels_of_a_run_even_if_that_is_decompos
     found = [LabelledClip(Path("a.mp4"), "a", composed), LabelledClip(Path("b.mp4"), "b", "tea")]
     assert [c.label for c in spelled_as(found, ["wave", decomposed])] == [decomposed, "tea"]
     assert [c.label for c in spelled_as(found, [decomposed, composed])] == [composed, "tea"]
+
+
+def test_what_counts_as_idle_joins_the_class_of_idle_that_is_there(tmp_path):
+    def clips_of(*labels: str) -> list[LabelledClip]:
+        return [LabelledClip(tmp_path, f"{k}", label) for k, label in enumerate(labels)]
+
+    for there, expected in (
+        (["wave", "stand"], IDLE_LABELS[0]),
+        (["wave", "stand", IDLE_LABELS[-1]], IDLE_LABELS[-1]),
+    ):
+        found = [c.label for c in as_idle(clips_of(*there), ["stand"])]
+        assert found == ["wave", expected, *there[2:]]
+    assert len(IDLE_LABELS) > 1

@@ -96,6 +96,29 @@ def test_a_damaged_report_is_named_when_the_table_is_made(tmp_path):
         table(tmp_path, "ntu")
 
 
+def test_the_table_has_the_mean_and_the_deviation_of_a_sample_of_seeds_and_all_minutes(tmp_path):
+    reports = {
+        "clouds/V3-0": (0.5, 10, 1.25), "clouds/V3-1": (0.6, 10, 2.0), "clouds/V3-2": (0.7, 10, 0.5),
+        "clouds/V2-0": (0.4, 7, 1.0), "global/V3-0": (0.25, 10, 3.0),
+    }  # fmt: skip
+    for run, (accuracy, clips, minutes) in reports.items():
+        (tmp_path / run).mkdir(parents=True)
+        report = {"accuracy": accuracy, "clips": clips, "minutes": minutes}
+        (tmp_path / run / "report.json").write_text(json.dumps(report))
+    rows = {line["row"]: line for line in table(tmp_path, "nucla")["rows"]}
+    # Of a sample, with n - 1: 10 of 50, 60 and 70.
+    assert rows["clouds"]["ours"] == {
+        "V3": {"mean": 60.0, "spread": 10.0, "seeds": 3, "clips": 10},
+        "V2": {"mean": 40.0, "spread": None, "seeds": 1, "clips": 7},
+    }
+    assert rows["clouds"]["minutes"] == 4.8 and rows["global"]["minutes"] == 3.0
+    assert rows["clouds"]["paper"] == {"V3": "90.1", "V2": "89.5"} and rows["global"]["paper"] == {
+        "V3": "85.6"
+    }
+    written = (tmp_path / "table.md").read_text()
+    assert "| clouds, all losses | 90.1 | 60.0 ± 10.0 (3) | 89.5 | 40.0 (1) | 4.8 |" in written
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "trunk", [{"epochs1": 0, "freeze_stages": 5}, {"epochs1": 1, "freeze_stages": 4, "freeze_stages2": 5}]

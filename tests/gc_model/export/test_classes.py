@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from gc_model.data.people import cut_out
-from gc_model.export.classes import class_statistics, training_clips
+from gc_model.export import classes
+from gc_model.export.classes import WINDOWS_A_CLIP, class_statistics, training_clips
 from gc_ros.media.detections import Box, Detection, Detections, write_csv
 from gc_ros.stamps import NS
 from tests.toy import toy_bundle
@@ -146,6 +147,23 @@ def test_the_mean_of_a_class_is_of_what_the_network_saw_in_training(
     for label, mean in zip(labels, statistics.mean, strict=True):
         purity = np.abs(mean[:3] - np.array(COLOURS[label])).max()
         assert purity < 12 if alone else purity > 60
+
+
+def test_statistics_are_of_windows_from_both_ends_of_every_clip(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Black becomes grey in the middle of each clip: its first window is dark, its last one is not.
+    for path in sorted(data.rglob("*.mp4")):
+        write_clip(path, [np.full((96, 128, 3), 0 if k < 12 else 128, np.uint8) for k in range(24)], fps=8)
+    bundle: LoadedBundle = toy_bundle(tmp_path / "bundle", "colours", embedding=True)
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    of = classes.ClassStatistics.of
+    monkeypatch.setattr(classes.ClassStatistics, "of", lambda x, y, n: seen.append((x, y)) or of(x, y, n))
+    assert class_statistics(bundle, training_clips(run_on(data), bundle.info.labels, None)) is not None
+    ((features, labels),) = seen
+    assert np.bincount(labels).tolist() == [6 * WINDOWS_A_CLIP] * 3
+    bright = features[:, :3].mean(1)
+    assert (bright < 30).sum() == (bright > 100).sum() == 18
 
 
 @pytest.mark.parametrize(

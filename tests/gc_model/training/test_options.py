@@ -96,3 +96,22 @@ def test_an_option_of_one_value_takes_no_list(name):
     else:
         with pytest.raises(DataError, match=f"^{name}: "):
             options(f"{name}=[1, 2]")
+
+
+def test_losses_without_joints_are_off_and_what_moves_switches_on_those_of_glimpses_alone(tmp_path):
+    asked = {"data": tmp_path, "pose_weight": 0.5, "glimpse_weight": 0.2, "separation": 0.3}
+    assert TrainOptions(**asked).loss_weights == (0, 0, 0)
+    assert TrainOptions(**asked, motion=True).loss_weights == (0, 0.2, 0.3)
+    assert TrainOptions(**asked, joints=tmp_path).loss_weights == (0.5, 0.2, 0.3)
+    assert TrainOptions(**asked, layout="ntu").loss_weights == (0.5, 0.2, 0.3)
+    assert TrainOptions(**asked, layout="nucla").loss_weights == (0, 0, 0)
+
+
+def test_stage_1_trains_a_classifier_alone_on_a_frozen_trunk_without_poses_to_learn(tmp_path):
+    def alone(**changes) -> bool:
+        return TrainOptions(data=tmp_path, **changes).head_alone
+
+    assert alone(freeze_stages=5) and not alone(freeze_stages=4)
+    assert not alone(freeze_stages=5, joints=tmp_path) and alone(
+        freeze_stages=5, joints=tmp_path, pose_weight=0
+    )
