@@ -223,8 +223,9 @@ def demand_place(out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(out))
-    with tempfile.NamedTemporaryFile(dir=out.parent):
-        pass
+    from trt_build import files
+
+    files.demand_place(out)
 
 
 def work(check: Check, options: argparse.Namespace, folder: Path) -> None:
@@ -291,7 +292,9 @@ def main() -> int:
             work(check, options, Path(folder))
         finally:
             check.close()
-    if options.out is None:
+    if check.unwritten:
+        print(f"{check.unwritten}; the answer follows", file=sys.stderr)
+    if options.out is None or check.unwritten:
         print(json.dumps({**check.facts, "stand_in": options.stand_in, "steps": check.steps}, indent=1))
     return int(any(step["status"] == "failed" for step in check.steps.values()))
 

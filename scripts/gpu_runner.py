@@ -30,6 +30,7 @@ class Check:
         self.facts = found  # of `facts`
         self.backend = "tensorrt_rtx" if self.facts["versions"]["tensorrt_rtx"] else "tensorrt"
         self.steps: dict[str, dict[str, Any]] = {}
+        self.unwritten = ""  # why the newest answer is not in its file
         self._spawned: list[subprocess.Popen[str]] = []
 
     @property
@@ -111,9 +112,14 @@ class Check:
     def write(self) -> None:
         text = json.dumps({**self.facts, "stand_in": self.stand_in, "steps": self.steps}, indent=1)
         if self._out is not None:
-            part = self._out.with_name(f".{self._out.name}.part")
-            part.write_text(text + "\n", encoding="utf-8")
-            part.replace(self._out)
+            from trt_build.command import os_error_line
+            from trt_build.files import write_atomically
+
+            try:
+                write_atomically(self._out, text + "\n")
+                self.unwritten = ""
+            except OSError as error:  # costs no step: the GPU is lent
+                self.unwritten = os_error_line(error)
 
 
 def facts() -> dict[str, Any]:

@@ -7,7 +7,11 @@ from gc_model import torchvision_guard  # noqa: F401 - before lightning
 
 # isort: split
 import logging
+import os
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from gc_model.training.loaders import Loaders
 from gc_model.training.options import TrainOptions
 from gc_model.training.processes import accelerator
 from gc_model.training.stages import Stage
+from trt_build.files import NO_ROOM
 
 
 def fit(stage: Stage, data: Loaders, folder: Path, options: TrainOptions, progress: bool) -> bool:
@@ -57,7 +62,8 @@ def fit(stage: Stage, data: Loaders, folder: Path, options: TrainOptions, progre
     last = folder / "last.ckpt"
     loader = data.train(trainer.world_size, trainer.global_rank)
     try:
-        trainer.fit(stage, loader, validation, ckpt_path=str(last) if last.is_file() else None)
+        with _named(folder):
+            trainer.fit(stage, loader, validation, ckpt_path=str(last) if last.is_file() else None)
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
     if trainer.interrupted:  # its older versions return
@@ -68,6 +74,28 @@ def fit(stage: Stage, data: Loaders, folder: Path, options: TrainOptions, progre
         kept = folder / "best.ckpt" if validation else last
         stage.load_state_dict(SafetensorsIO().load_checkpoint(kept)["state_dict"])
     return keep.epochs > 0
+
+
+@contextmanager
+def _named(folder: Path) -> Iterator[None]:
+    """A disk without room is told once, and with the folder: TensorBoard's writer names none, and its thread prints
+    a traceback before the training raises the same error.
+    """
+    told = threading.excepthook
+
+    def tell(arguments: threading.ExceptHookArgs) -> None:
+        if not (isinstance(arguments.exc_value, OSError) and arguments.exc_value.errno in NO_ROOM):
+            told(arguments)
+
+    threading.excepthook = tell
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in NO_ROOM:
+            raise OSError(error.errno, error.strerror, os.fspath(folder)) from None
+        raise
+    finally:
+        threading.excepthook = told
 
 
 class Average(EMAWeightAveraging):

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.command_line import no_file_above
 from tests.trt_build.engines.gpu_double import FakeCudart, FakeRtx, install_plan
 from trt_build.bundle import LoadedBundle
 from trt_build.engines import nvidia
@@ -112,6 +113,32 @@ def test_the_folder_of_the_answer_is_made(script: ModuleType, tmp_path: Path) ->
     assert (
         json.loads(out.read_text())["steps"]["good"]["result"] == 5 and len(list(out.parent.iterdir())) == 1
     )
+
+
+def test_an_answer_that_finds_no_room_is_printed_instead_and_the_file_of_before_stays(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "found.json"
+    out.write_text("old")
+
+    def work(check: Any, *_: object) -> None:
+        with no_file_above(10):
+            check.step("good", lambda: 5)
+            check.step("another", lambda: 6)
+
+    monkeypatch.setattr(script, "facts", lambda: dict(NO_GPU))
+    monkeypatch.setattr(script, "work", work)
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--out", str(out)])
+    assert script.main() == 0
+    said = capsys.readouterr()
+    assert f"{out}: File too large; raise the limit" in said.err and "the answer follows" in said.err
+    assert list(json.loads(said.out[said.out.index("{") :])["steps"]) == ["good", "another"]
+    assert out.read_text() == "old" and list(tmp_path.iterdir()) == [out]
+
+
+def test_a_place_without_room_is_refused(script: ModuleType, tmp_path: Path) -> None:
+    with no_file_above(1000), pytest.raises(OSError, match="File too large"):
+        script.demand_place(tmp_path / "found.json")
 
 
 def test_a_step_that_hangs_is_stopped_with_its_children_and_the_rest_is_skipped(
