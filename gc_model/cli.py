@@ -29,7 +29,7 @@ from gc_model.commands import (
 from gc_model.paper.presets import PRESETS, preset
 from gc_model.synth.cli import synth
 from gc_ros.media.kinds import some
-from trt_build.command import Json, command_line
+from trt_build.command import Json, command_line, counted
 from trt_build.errors import DataError
 from trt_build.files import demand_place, write_atomically
 
@@ -96,7 +96,8 @@ def train(
     options = _options(values, epochs, option)
     summary = run_training(options, out, resume, threads, quiet)
     typer.echo(
-        f"trained on {summary['clips']} clips of {len(summary['labels'])} classes in {summary['minutes']} min: {out}"
+        f"trained on {counted(summary['clips'], 'clip')} of {counted(len(summary['labels']), 'class', 'classes')} in "
+        f"{summary['minutes']} min: {out}"
     )
     tell_rest(summary, options.window_s)
     typer.echo(f"next: trt-build export {quote(str(out))} --out BUNDLE")
@@ -174,10 +175,10 @@ def evaluate(
         typer.echo(f"no result for {name}: {reason}", err=True)
     if held := result.get("held"):
         typer.echo(
-            f"{len(held)} clips hold no whole window; their last frame stood until it was full", err=True
+            f"clips without a whole window, whose last frame stood until it was full: {len(held)}", err=True
         )
     typer.echo(
-        f"accuracy {100 * result['accuracy']:.1f} % of {result['clips']} clips, "
+        f"accuracy {100 * result['accuracy']:.1f} % of {counted(result['clips'], 'clip')}, "
         + (f"{100 * result['class_accuracy']:.1f} % by classes, " if groups else "")
         + f"mean over classes {100 * result['balanced_accuracy']:.1f} % ({JUDGE_OF[judge]})"
         + (f"; as windows {100 * result['window_accuracy']:.1f} %" if "window_accuracy" in result else "")
@@ -323,7 +324,7 @@ def prepare(
         kept = f"no longer in the data, and kept: {len(gone)} ({some(gone)})"
         typer.echo(f"{kept}; the same command with --prune removes them", err=True)
     typer.echo(
-        f"{result['clips']} clips: {result['made']} made, {result['kept']} there before, "
+        f"{counted(result['clips'], 'clip')}: {result['made']} made, {result['kept']} there before, "
         f"{len(result['damaged'])} damaged: {out}"
     )
 

@@ -11,7 +11,7 @@ import typer
 
 from gc_model.commands import People, continued, names
 from gc_ros.media.kinds import some
-from trt_build.command import Json
+from trt_build.command import Json, counted
 
 Data = Annotated[Path, typer.Argument(help="Folder class/clip, or a CSV with path,class[,subject].")]
 Workers = Annotated[int, typer.Option(help="Processes; 0: one for each core.", min=0)]
@@ -41,7 +41,7 @@ def joints(
         )
     _say_tables(result, out, as_json, tables="joints", seen="seen", what=what)
     if boxes is not None and not as_json:
-        typer.echo(f"boxes of {result['boxes']} clips made: {boxes}")
+        typer.echo(f"boxes of {counted(result['boxes'], 'clip')} made: {boxes}")
 
 
 def boxes(
@@ -83,10 +83,10 @@ def empty(
     for name, reason in result["damaged"].items():
         typer.echo(f"nothing of {name}: {reason}", err=True)
     if result["without_boxes"]:
-        typer.echo(f"{result['without_boxes']} clips have no table of boxes in {boxes}", err=True)
+        typer.echo(f"clips without a table of boxes in {boxes}: {result['without_boxes']}", err=True)
     typer.echo(
-        f"{result['clips']} clips: {result['beside']} views beside people, {result['places']} places without "
-        f"them: {out}"
+        f"{counted(result['clips'], 'clip')}: {result['beside']} views beside people, {result['places']} places "
+        f"without them: {out}"
     )
 
 
@@ -102,9 +102,9 @@ def _say_tables(
     empty = result["empty"]
     if empty:
         none = "no hands" if what == "hands" else "nobody"
-        typer.echo(f"{none} {seen} in {len(empty)} clips: {some(empty, 5)}", err=True)
+        typer.echo(f"{none} {seen} in {counted(len(empty), 'clip')}: {some(empty, 5)}", err=True)
     share = "" if result["seen"] is None else f"; {what} in {100 * result['seen']:.0f} % of the frames"
     typer.echo(
-        f"{result['clips']} clips: {result['made']} made, {result['kept']} there before, "
+        f"{counted(result['clips'], 'clip')}: {result['made']} made, {result['kept']} there before, "
         f"{len(result['damaged'])} damaged{share}: {out}"
     )

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trt_build.command import Json
+from trt_build.command import Json, counted
 from trt_build.errors import DataError
 from trt_build.files import demand_place, write_atomically
 
@@ -72,7 +72,8 @@ def finetune(
     summary = run_training(options, out, resume, threads, quiet)
     new = [label for label in summary["labels"] if spelled(label, recipe.labels) not in recipe.labels]
     typer.echo(
-        f"fine-tuned on {summary['clips']} clips of {len(summary['labels'])} classes ({len(new)} of them new) in "
+        f"fine-tuned on {counted(summary['clips'], 'clip')} of "
+        f"{counted(len(summary['labels']), 'class', 'classes')} ({len(new)} of them new) in "
         f"{summary['minutes']} min: {out}"
     )
     tell_rest(summary, options.window_s)
@@ -88,7 +89,8 @@ def unpack(
 
     info = unpacked(bundle, out).info
     typer.echo(
-        f"{info.model_id}, {len(info.labels)} classes: {out}; next: gc-model finetune {quote(str(out))} --data CLIPS "
+        f"{info.model_id}, {counted(len(info.labels), 'class', 'classes')}: {out}; next: gc-model finetune "
+        f"{quote(str(out))} --data CLIPS "
         "--out mine"
     )
 
@@ -171,7 +173,8 @@ def _tell_calibration(found: dict[str, Any], as_json: bool) -> None:
         typer.echo(f"left out {name}: {reason}", err=True)
     typer.echo(
         f"temperature {found['temperature']:.3f}, calibration error {100 * found['ece'][0]:.1f} % -> "
-        f"{100 * found['ece'][1]:.1f} % on {found['windows']} windows of {found['clips']} clips ({found['source']})"
+        f"{100 * found['ece'][1]:.1f} % on {counted(found['windows'], 'window')} of "
+        f"{counted(found['clips'], 'clip')} ({found['source']})"
     )
     refused = found.get("unknown_refused")
     others = "" if refused is None else f", refuses {100 * refused:.1f} % of the unknown"
@@ -226,7 +229,7 @@ def glimpses(
         cells = [cell.ljust(width) for cell, width in zip(line, (*widths, 0), strict=True)]
         typer.echo("  ".join(cells))
     typer.echo(
-        f"{found['clips']} clips of {found['data']}; {out}: {found['rows']} of them, "
+        f"{counted(found['clips'], 'clip')} of {found['data']}; {out}: {found['rows']} of them, "
         "glimpse 1 red, 2 green, 3 blue, 4 yellow"
     )
 
@@ -249,7 +252,7 @@ def curves(
         for stage, lines in stages.items():
             last = ", ".join(f"{name} {points[-1][1]:.3f}" for name, points in lines.items() if points)
             epochs = max((points[-1][0] for points in lines.values() if points), default=0)
-            typer.echo(f"{run} {stage}, {epochs} epochs: {last}")
+            typer.echo(f"{run} {stage}, {counted(epochs, 'epoch')}: {last}")
     typer.echo(f"{out}")
 
 
@@ -294,4 +297,4 @@ def tell_rest(summary: dict[str, Any], window_s: float) -> None:
             "an activity gives no result; a smaller --set window_s= covers it"
         )
     if left_out := summary["left_out"]:
-        typer.echo(f"left out {len(left_out)} clips that do not decode: {', '.join(left_out)}")
+        typer.echo(f"left out {counted(len(left_out), 'clip')} that do not decode: {', '.join(left_out)}")

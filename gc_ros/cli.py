@@ -15,7 +15,7 @@ import typer
 
 from gc_ros import commands, teach
 from gc_ros.evaluation import commands as evaluation
-from trt_build.command import command_line, print_json, progress_bar
+from trt_build.command import command_line, counted, print_json, progress_bar
 from trt_build.errors import DataError, GlimpseError
 
 app = command_line("Recognise activities in videos and cameras, make and play bags, run the ROS 2 node.")
@@ -84,8 +84,9 @@ def make_bag_command(
         fields = {**summary.__dict__, "bag": str(summary.bag), "truth": str(summary.truth)}
         print_json(fields)
     else:
-        text = f"{summary.bag}: {summary.images} images of {summary.clips} clips on {summary.topic}"
-        text += f", {summary.people} people on {people}" if summary.people else ""
+        what = f"{counted(summary.images, 'image')} of {counted(summary.clips, 'clip')}"
+        text = f"{summary.bag}: {what} on {summary.topic}"
+        text += f", {counted(summary.people, 'person', 'people')} on {people}" if summary.people else ""
         print(f"{text}, {summary.duration_s:.1f} s; truth in {summary.truth}")
 
 

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trt_build.bundle import LoadedBundle, load_bundle
-from trt_build.command import Backend, BundleOption, Device, Json, Mode, Precision, Threads, print_json
+from trt_build.command import (
+    Backend,
+    BundleOption,
+    Device,
+    Json,
+    Mode,
+    Precision,
+    Threads,
+    counted,
+    print_json,
+)
 from trt_build.errors import DataError
 
 if TYPE_CHECKING:
@@ -125,7 +135,10 @@ def teach(
         )
         return
     told = "" if won != won else f"; of the windows of clips left out in turn, {won:.0%} are recognised"
-    typer.echo(f"{name}: taught from {examples.count} clips, {len(examples)} windows{told}; kept in {where}")
+    typer.echo(
+        f"{name}: taught from {counted(examples.count, 'clip')}, {counted(len(examples), 'window')}{told}; kept "
+        f"in {where}"
+    )
     for remark in remarks:
         typer.echo(f"warning: {remark}", err=True)
 
@@ -211,11 +224,13 @@ def taught(
     for row in rows:
         won = row["recognised_left_out"]
         told = "" if won is None else f", {won:.0%} of the windows of clips left out in turn are recognised"
-        typer.echo(f"{row['name']}: {row['clips']} clips, {row['windows']} windows{told}")
+        typer.echo(
+            f"{row['name']}: {counted(row['clips'], 'clip')}, {counted(row['windows'], 'window')}{told}"
+        )
         for remark in row["remarks"]:
             typer.echo(f"  {remark}")
     if none is not None:
-        typer.echo(f"none of these: {none['clips']} clips, {none['windows']} windows")
+        typer.echo(f"none of these: {counted(none['clips'], 'clip')}, {counted(none['windows'], 'window')}")
 
 
 def _changed(

@@ -32,6 +32,7 @@ from gc_ros.recognition.telling import (
     stream_json,
 )
 from trt_build.bundle import Bundle
+from trt_build.command import counted
 
 
 def _breaks(info: Bundle, resets: Mapping[str, int], what: str = "images") -> str:
@@ -81,8 +82,8 @@ class Whole:
         """Why a video of this length gave no result."""
         info, counts = self._recognizer.info, self._recognizer.counters()
         needed = (
-            f"{counts.frames_sampled} frames sampled in {seconds:.2f} s, a window needs "
-            f"{info.T} frames at {info.rate_hz:g} Hz, {info.window_s:.2g} s"
+            f"{counted(counts.frames_sampled, 'frame')} sampled in {seconds:.2f} s, a window needs "
+            f"{counted(info.T, 'frame')} at {info.rate_hz:g} Hz, {info.window_s:.2g} s"
         )
         return f"{needed}; give a longer clip" if not counts.resets else needed + _breaks(info, counts.resets)
 
@@ -93,7 +94,9 @@ class Whole:
     def as_text(self, how_long: str) -> list[str]:
         """The whole video, in lines."""
         label, scores = stream_label(self.results)
-        return [f"stream: {label} {float(scores.max()):.1%} (mean of {len(self.results)} results {how_long})"]
+        return [
+            f"stream: {label} {float(scores.max()):.1%} (mean of {counted(len(self.results), 'result')} {how_long})"
+        ]
 
     def close(self) -> None:
         """Take nothing more."""
@@ -153,8 +156,8 @@ class Everybody:
         counts, info = self._following.people.counters(), self._following.people.info
         left_out = ", ".join(f"{reason}: {n}" for reason, n in sorted(counts.left_out.items()))
         return (
-            f"nobody was in {info.T} frames at {info.rate_hz:g} Hz, {info.window_s:.2g} s, of the "
-            f"{counts.frames_sampled} frames sampled in {seconds:.2f} s"
+            f"nobody was in {counted(info.T, 'frame')} at {info.rate_hz:g} Hz, {info.window_s:.2g} s, of the "
+            f"{counted(counts.frames_sampled, 'frame')} sampled in {seconds:.2f} s"
             + (f" (left out: {left_out})" if left_out else "")
             + (
                 _breaks(info, counts.resets, "images, and each person's boxes,")
@@ -172,12 +175,15 @@ class Everybody:
         lines = []
         for who, own in by_person(self.results).items():
             label, scores = stream_label(own)
-            lines.append(f"{printable(who)}: {label} {float(scores.max()):.1%} (mean of {len(own)} results)")
+            lines.append(
+                f"{printable(who)}: {label} {float(scores.max()):.1%} (mean of {counted(len(own), 'result')})"
+            )
         left_out = sorted(self._following.people.counters().left_out.items())
         lines += [f"left out: {reason}: {n}" for reason, n in left_out]
         return [
             *lines,
-            f"stream: {len(by_person(self.results))} people, {len(self.results)} results {how_long}",
+            f"stream: {counted(len(by_person(self.results)), 'person', 'people')}, "
+            f"{counted(len(self.results), 'result')} {how_long}",
         ]
 
     def close(self) -> None:

@@ -116,6 +116,11 @@ def os_error_line(error: OSError) -> str:
     return " ".join(f"{place}{error.strerror or error}{'; ' + remedy if remedy else ''}".split())
 
 
+def counted(n: int, one: str, many: str = "") -> str:
+    """A number of things in words: "1 clip", "2 clips". many: of a word that takes another ending than s."""
+    return f"{n} {one if n == 1 else many or one + 's'}"
+
+
 def print_json(value: Any) -> None:
     """One line of JSON on stdout, escaped where the terminal's encoding lacks a character of it."""
     text = json.dumps(value, ensure_ascii=False)

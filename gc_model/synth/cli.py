@@ -15,6 +15,7 @@ import typer
 from gc_model.synth.activities import ACTIVITIES
 from gc_model.synth.dataset import LAYOUTS, synthesize
 from gc_model.synth.scenes import synthesize_scenes
+from trt_build.command import counted
 from trt_build.errors import DataError, GlimpseError
 
 
@@ -135,7 +136,8 @@ def synth(
         typer.echo(json.dumps(summary))
         return
     typer.echo(
-        f"{summary['clips']} clips of {len(summary['classes'])} activities by {len(summary['subjects'])} people "
+        f"{counted(summary['clips'], 'clip')} of {counted(len(summary['classes']), 'activity', 'activities')} "
+        f"by {counted(len(summary['subjects']), 'person', 'people')} "
         f"in {summary['out']} ({summary['clips_per_s']:.1f} clips/s)"
     )
 

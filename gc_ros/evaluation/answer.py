@@ -8,6 +8,8 @@ from typing import Any
 
 import typer
 
+from trt_build.command import counted
+
 
 def remarks(summary: dict[str, Any]) -> None:
     """Print errors for bags without result and warnings for the others on stderr."""
@@ -16,13 +18,15 @@ def remarks(summary: dict[str, Any]) -> None:
     for bag in summary["bags"]:
         if bag["damage"]:
             more = f" (and {len(bag['damage']) - 1} more places)" if len(bag["damage"]) > 1 else ""
-            text = f"{bag['damage'][0]}{more}; evaluated what is readable, {bag['counts']['images']} images"
+            text = f"{bag['damage'][0]}{more}; evaluated what is readable, {counted(bag['counts']['images'], 'image')}"
             typer.echo(f"warning: {bag['name']}: {text}", err=True)
         for reason, n in bag["refused"].items():
-            typer.echo(f"warning: {bag['name']}: {n} images left out: {reason}", err=True)
+            typer.echo(f"warning: {bag['name']}: {counted(n, 'image')} left out: {reason}", err=True)
         if n := bag["counts"]["zero_stamps"]:
             typer.echo(
-                f"warning: {bag['name']}: {n} images have no stamp, their time of recording is used", err=True
+                f"warning: {bag['name']}: {counted(n, 'image')} without a stamp, for which the time of "
+                f"recording is used",
+                err=True,
             )
         if bag["truth_remark"]:
             ending = "; not scored" if bag["truth"] == "none" else ""
@@ -42,7 +46,7 @@ def remarks(summary: dict[str, Any]) -> None:
 
 
 def _repeated(n: int, bag: dict[str, Any], summary: dict[str, Any]) -> str:
-    text = f"{n} of {bag['counts']['images']} images dropped because their stamp came already"
+    text = f"{n} of {counted(bag['counts']['images'], 'image')} dropped because their stamp came already"
     if bag["topic"] and summary["provenance"]["options"]["stamps"] == "header":
         text += "; --stamps log takes the time of recording instead"
     return text
@@ -56,7 +60,8 @@ def as_text(summary: dict[str, Any], out: Path, resumed: int) -> str:
     """The figures as lines for a terminal; resumed: how many bags were finished before."""
     r, windows, events = summary["result"], summary["result"]["windows"], summary["result"]["events"]
     lines = [
-        f"{r['bags']} bags ({resumed} finished before), {sum(b['counts']['windows'] for b in summary['bags'])} windows"
+        f"{counted(r['bags'], 'bag')} ({resumed} finished before), "
+        f"{counted(sum(b['counts']['windows'] for b in summary['bags']), 'window')}"
     ]
     if windows["windows"]:
         spread = r["intervals_95"]["accuracy"]
@@ -78,7 +83,8 @@ def as_text(summary: dict[str, Any], out: Path, resumed: int) -> str:
     if people := r.get("people"):
         found = people["frame_map"]
         lines.append(
-            f"{len(people['persons'])} people, frame mAP at overlap 0.5 {_percent(found['mean'])}, "
+            f"{counted(len(people['persons']), 'person', 'people')}, frame mAP at overlap 0.5 "
+            f"{_percent(found['mean'])}, "
             f"{sum(c['missed'] for c in found['per_class'].values())} of "
             f"{sum(c['true'] for c in found['per_class'].values())} missed"
         )

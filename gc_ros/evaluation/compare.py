@@ -9,6 +9,7 @@ from typing import Any
 from gc_ros.evaluation import results
 from gc_ros.evaluation.scoring import EXTRA, interval
 from gc_ros.media.kinds import plain
+from trt_build.command import counted
 from trt_build.errors import DataError, need
 
 _EXACT = 25  # discordant windows up to which McNemar's test is exact
@@ -113,8 +114,10 @@ def as_text(found: dict[str, Any], changed: int = 20) -> str:
     lines = [
         f"A {names[0]}  accuracy {a:.1%}",
         f"B {names[1]}  accuracy {b:.1%}",
-        f"B - A {found['difference']:+.1%}{between}; {found['windows']} windows of {found['bags']} bags",
-        f"McNemar: {m['fixed']} windows right only in B, {m['broken']} only in A, p = {m['p']:.3g} ({m['test']})",
+        f"B - A {found['difference']:+.1%}{between}; {counted(found['windows'], 'window')} of "
+        f"{counted(found['bags'], 'bag')}",
+        f"McNemar: {counted(m['fixed'], 'window')} right only in B, {m['broken']} only in A, p = {m['p']:.3g} "
+        f"({m['test']})",
     ]
     if found["left_out"]:
         lines.append(f"left out, not the same in both: {', '.join(found['left_out'])}")

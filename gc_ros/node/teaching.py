@@ -38,6 +38,7 @@ from gc_ros.recognition.taught_file import (
     write_taught,
 )
 from trt_build.bundle import LoadedBundle
+from trt_build.command import counted
 from trt_build.errors import DataError, one_line
 
 SECONDS, SECONDS_MOST = 10.0, 600.0  # of showing, where a request says nothing; and whatever it says
@@ -239,7 +240,7 @@ class Teaching:
         kept = after.none if none else after.activities[name]
         assert kept is not None
         remarks = [] if none or lessons is None else lessons.remarks(name, after)
-        text = "; ".join([f"{name}: {kept.count} clips, {len(kept)} windows", *remarks])
+        text = "; ".join([f"{name}: {counted(kept.count, 'clip')}, {counted(len(kept), 'window')}", *remarks])
         return kept.count, len(kept), text
 
     def _unlearn(self, name: str) -> tuple[str, str | None]:

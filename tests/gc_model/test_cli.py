@@ -190,6 +190,29 @@ def test_what_cannot_be_trained_on_is_one_line(tmp_path, arguments, words):
 
 @pytest.mark.slow
 @needs_torch
+def test_a_disk_that_becomes_full_under_the_log_is_one_line_and_the_training_goes_on_later(
+    tmp_path, monkeypatch, capfd
+):
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    data = coloured_clips(tmp_path / "data", per_class=2)
+    (data / "clips.csv").unlink()
+    train = ("train", "--data", data, "--out", tmp_path / "run", *TINY[:-1], "1")
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordWriter, "write", full)
+        result = call(*train)
+    assert result.exit_code == 2, result.output
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"error: {tmp_path / 'run' / 'stage'}") and "No space left" in last, result.stderr
+    assert "Traceback" not in result.stderr + capfd.readouterr().err
+    assert call(*train, "--resume").exit_code == 0
+
+
+@pytest.mark.slow
+@needs_torch
 def test_training_names_what_it_left_out_and_what_comes_next(tmp_path):
     data = coloured_clips(tmp_path / "data", per_class=1)
     (data / "clips.csv").unlink()

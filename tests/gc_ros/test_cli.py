@@ -137,7 +137,7 @@ def test_make_bag_tells_what_it_made(clip: Path, tmp_path: Path) -> None:
     assert code == 0 and summary["images"] == 90 and summary["topic"] == "/image/compressed"
     assert Path(summary["truth"]).is_file() and Path(summary["bag"]).is_dir()
     code, out, _ = run("make-bag", clip, "--out", tmp_path / "raw", "--width", 32)
-    assert code == 0 and "90 images of 1 clips on /image" in out
+    assert code == 0 and "90 images of 1 clip on /image" in out
     fails("make-bag", clip, "--out", tmp_path / "raw", words=("exists already",))
     with no_file_above(1000):
         fails("make-bag", clip, "--out", tmp_path / "b", words=(f"{tmp_path / 'b'}: ", "choose another disk"))

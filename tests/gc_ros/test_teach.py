@@ -129,7 +129,7 @@ def test_taught_activities_are_listed_renamed_merged_and_forgotten(clips: Path, 
 
 def test_one_clip_is_taught_with_a_warning(clips: Path, bundle: Path) -> None:
     code, out, err = run("teach", "yellow", clips / "yellow0.mp4", "-b", bundle, "--threads", 1)
-    assert code == 0 and "1 clips" in out and "warning: too few" in err
+    assert code == 0 and "taught from 1 clip, " in out and "warning: too few" in err
 
 
 def test_evaluate_scores_what_was_taught(clips: Path, bundle: Path, tmp_path: Path) -> None:

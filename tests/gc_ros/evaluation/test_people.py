@@ -137,7 +137,7 @@ def test_the_report_counts_the_bags_that_it_shows_and_not_their_people(
     other = shutil.copy(clip, tmp_path / "other.mp4")
     shutil.copy(tmp_path / "scene.people.csv", tmp_path / "other.people.csv")
     run(colours, tmp_path / "out", clip, other, "--people", "auto")
-    assert "The 1 bags of lowest accuracy are shown, 1 are not." in (tmp_path / "out/report.html").read_text()
+    assert "Of lowest accuracy, and shown: 1 bag; not shown: 1." in (tmp_path / "out/report.html").read_text()
 
 
 @pytest.mark.slow

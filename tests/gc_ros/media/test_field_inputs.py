@@ -109,7 +109,7 @@ def test_04_a_frame_that_does_not_decode_costs_itself_alone(
     assert len(decode(clip, Preprocess(size=32, resize=32), 1e9).times) == 51
     bags, said = evaluated(bundle, tmp_path / "out", clip)
     counts = bags["brokenframe.avi"]["counts"]
-    assert (counts["images"], counts["images_refused"]) == (52, 1) and "1 images left out" in said
+    assert (counts["images"], counts["images_refused"]) == (52, 1) and "1 image left out" in said
     assert not bags["brokenframe.avi"]["damage"]
     assert call(app, "make-bag", clip, "--out", tmp_path / "bag").exit_code == 0
     assert len(list(read_bag_images(tmp_path / "bag"))) == 51
