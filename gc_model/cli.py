@@ -31,7 +31,7 @@ from gc_model.synth.cli import synth
 from gc_ros.media.kinds import some
 from trt_build.command import Json, command_line, counted
 from trt_build.errors import DataError
-from trt_build.files import demand_place, write_atomically
+from trt_build.files import demand_place, write_out
 
 app = command_line(__doc__)
 app.command()(synth)
@@ -161,7 +161,7 @@ def evaluate(
     )
     result = evaluate_run(run, options, progress=not as_json)
     if out:
-        write_atomically(out, json.dumps(result, indent=1))
+        write_out(out, json.dumps(result, indent=1))
     if confusion:
         from gc_model.training.drawing import confusion_png
 

@@ -26,12 +26,8 @@ def replacing(path: Path, *, suffix: str = "", durable: bool = False) -> Iterato
 
     After an exception the neighbour is removed, and what `path` held before stays. Its name ends in ".part" and
     `suffix`, for writers that choose the format by the name. durable: on the disk before the rename, for files whose
-    loss in a power cut costs work. A pipe or a device, such as /dev/stdout, is given itself, and stays one. Raises
-    OSError that names `path`.
+    loss in a power cut costs work. Raises OSError that names `path`.
     """
-    if _is_stream(path):
-        yield path
-        return
     part = path.with_name(f".{path.name}.{os.getpid()}.part{suffix}")
     try:
         # A leftover of a process of the same number, or a link somebody planted: never write through it.
@@ -106,13 +102,21 @@ def temporary_folder() -> Iterator[Path]:
 def write_atomically(path: Path, data: str | bytes | memoryview, *, durable: bool = False) -> None:
     """Write text (as UTF-8) or bytes; readers see the old content or the new, never a part. Raises OSError."""
     content = data.encode() if isinstance(data, str) else data
-    with replacing(path, durable=durable) as part, part.open("wb" if part == path else "xb") as file:
+    with replacing(path, durable=durable) as part, part.open("xb") as file:
         file.write(content)
 
 
 def _is_stream(path: Path) -> bool:
     """Whether something is there that is neither a file nor a folder."""
     return path.exists() and not (path.is_file() or path.is_dir())
+
+
+def write_out(path: Path, data: str) -> None:
+    """Write a report where a user asked for it: `write_atomically`, or into a pipe or a device, such as /dev/stdout."""
+    if _is_stream(path):
+        path.write_text(data, encoding="utf-8")
+    else:
+        write_atomically(path, data)
 
 
 def write_new(target: Path, source: bytes | os.PathLike[str] | str) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.command_line import no_file_above
 from trt_build import files
-from trt_build.files import demand_place, replacing, temporary_folder, write_atomically
+from trt_build.files import demand_place, replacing, temporary_folder, write_atomically, write_out
 
 
 def test_the_name_is_taken_only_at_the_end(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_pipe_gets_what_is_written_and_stays_one(tmp_path: Path) -> None:
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     try:
         demand_place(pipe)
-        write_atomically(pipe, "a report")
+        write_out(pipe, "a report")
         assert os.read(reader, 100) == b"a report"
     finally:
         os.close(reader)

@@ -122,13 +122,13 @@ def test_a_camera_whose_images_take_long_to_decode_loses_its_own_images_alone(
     hostile = cv2.imencode(".jpg", np.full((48, 64, 3), 90, np.uint8))[1].tobytes()
     decompress = images._decompress
 
-    def slow(data: Any) -> np.ndarray:
+    def slow(data: Any, pattern: int | None) -> np.ndarray:
         if bytes(data[:3]) == b"\xff\xd8\xff":
             end = time.thread_time() + 0.3
             while time.thread_time() < end:
                 # Without the interpreter's lock.
                 cv2.GaussianBlur(np.zeros((400, 400), np.float32), (0, 0), 9)
-        return decompress(data)
+        return decompress(data, pattern)
 
     monkeypatch.setattr(images, "_decompress", slow)
     parameters = {"cameras": ["front", "bad"], "image_transport": "compressed", "stall_timeout_s": 30.0}
@@ -163,10 +163,10 @@ def held_decoder(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, thre
     begun, go = threading.Event(), threading.Event()
     decompress = images._decompress
 
-    def held(data: Any) -> np.ndarray:
+    def held(data: Any, pattern: int | None) -> np.ndarray:
         begun.set()
         go.wait(20)
-        return decompress(data)
+        return decompress(data, pattern)
 
     monkeypatch.setattr(images, "_decompress", held)
     return begun, go
