@@ -14,11 +14,13 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from gc_ros.evaluation.people_options import PeopleMaxAge, PersonMargin, PersonTimeout, check_times
 from gc_ros.media.detections import from_first, read_csv
 from gc_ros.media.detector import Detector, Finder
 from gc_ros.media.video import Frame, camera_number, open_camera, read_video
 from gc_ros.media.video_writer import VideoWriter
-from gc_ros.recognition.following import MAX_AGE_S, TIMEOUT_S, Following, check_times
+from gc_ros.recognition.following import Following
+from gc_ros.recognition.people import MAX_AGE_S, TIMEOUT_S
 from gc_ros.recognition.recognizer import Recognizer
 from gc_ros.recognition.taught_file import load_lessons
 from gc_ros.stamps import NS
@@ -71,15 +73,9 @@ def video(
     max_people: Annotated[
         int, typer.Option(min=1, max=64, help="How many people at once, slots of the engine.")
     ] = 4,
-    person_margin: Annotated[
-        float | None, typer.Option(min=0, max=1, help="As the node's parameter; default: the bundle's.")
-    ] = None,
-    people_max_age_s: Annotated[
-        float, typer.Option(min=0.01, max=10, help="As the node's parameter.")
-    ] = MAX_AGE_S,
-    person_timeout_s: Annotated[
-        float, typer.Option(min=0.1, max=60, help="As the node's parameter.")
-    ] = TIMEOUT_S,
+    person_margin: PersonMargin = None,
+    people_max_age_s: PeopleMaxAge = MAX_AGE_S,
+    person_timeout_s: PersonTimeout = TIMEOUT_S,
     taught: Annotated[str | None, WHERE] = None,
 ) -> None:
     """Recognise the activities in a video file or in front of a camera: a line for each result, then the mean.

@@ -107,7 +107,7 @@ class Robot:
         while self._found < 2 and self.alive:
             if time.monotonic() > deadline:
                 raise GlimpseError(f"the node published nothing that could be found within {WAIT_S:g} s")
-            self.spin(SLICE_S / 2)
+            self.spin(SLICE_S)
 
     def spin(self, seconds: float, *, ended: bool = False) -> None:
         """Take messages for so long. Raises KeyboardInterrupt where the demo shall end.

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from gc_ros.evaluation import answer
-from gc_ros.recognition.following import MAX_AGE_S, TIMEOUT_S, check_times
+from gc_ros.evaluation.people_options import PeopleMaxAge, PersonMargin, PersonTimeout, check_times
+from gc_ros.recognition.people import MAX_AGE_S, TIMEOUT_S
 from gc_ros.recognition.smoothing import Smoothing
 from gc_ros.recognition.taught_file import folder_of, load_lessons, taught_digest
 from trt_build.bundle import load_bundle
@@ -123,15 +124,9 @@ def evaluate(
         ),
     ] = None,
     max_people: Annotated[int, typer.Option(min=1, max=64, help="How many people at once.")] = 4,
-    person_margin: Annotated[
-        float | None, typer.Option(min=0, max=1, help="As the node's parameter; default: the bundle's.")
-    ] = None,
-    people_max_age_s: Annotated[
-        float, typer.Option(min=0.01, max=10, help="As the node's parameter.")
-    ] = MAX_AGE_S,
-    person_timeout_s: Annotated[
-        float, typer.Option(min=0.1, max=60, help="As the node's parameter.")
-    ] = TIMEOUT_S,
+    person_margin: PersonMargin = None,
+    people_max_age_s: PeopleMaxAge = MAX_AGE_S,
+    person_timeout_s: PersonTimeout = TIMEOUT_S,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
     dask: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786.")

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gc_ros.recognition.following import MAX_AGE_S, TIMEOUT_S
+from gc_ros.recognition.people import MAX_AGE_S, TIMEOUT_S
 from gc_ros.recognition.smoothing import Smoothing
 from trt_build.bundle import INFO_NAME, Bundle, file_sha256
 

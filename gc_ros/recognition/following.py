@@ -9,13 +9,10 @@ from typing import Any
 from gc_ros.media.detections import Detections
 from gc_ros.media.images import Picture
 from gc_ros.recognition.batch import Batch
-from gc_ros.recognition.people import MAX_AGE_S, TIMEOUT_S, People, PersonActivity, PersonWork
+from gc_ros.recognition.people import People, PersonActivity, PersonWork
 from gc_ros.recognition.smoothing import ActivityEvent
 from trt_build.bundle import LoadedBundle
 from trt_build.engine import Engine
-from trt_build.errors import DataError
-
-__all__ = ["MAX_AGE_S", "TIMEOUT_S", "Following", "check_times", "in_order"]
 
 
 def in_order(
@@ -31,15 +28,6 @@ def in_order(
         *((item[1].stamp_ns, 1, item) for item in ended),
     ]
     return [item for *_, item in sorted(items, key=lambda item: item[:2])]
-
-
-def check_times(max_age_s: float, timeout_s: float) -> None:
-    """Raise DataError where a box would count for longer than its person is there. Both in seconds."""
-    if max_age_s > timeout_s:
-        raise DataError(
-            f"--people-max-age-s {max_age_s:g} is above --person-timeout-s {timeout_s:g}: a box would count for longer "
-            "than its person is there"
-        )
 
 
 class Following:

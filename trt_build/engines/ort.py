@@ -297,24 +297,25 @@ def _open(
     options.log_severity_level = 3  # errors arrive as exceptions; warnings would clutter a robot's log
     if threads is not None:
         options.intra_op_num_threads = threads
-    session, why = None, "its CUDA provider found no driver, CUDA or cuDNN"
     try:
         opened = source if isinstance(source, bytes) else str(source)
         # Its own fallback to the CPU prints on stdout, where answers go, and hides the reason.
         session = ort.InferenceSession(opened, sess_options=options, providers=providers, enable_fallback=0)
     except Exception as error:
-        if kind != "cuda" or not isinstance(error, RuntimeError):  # RuntimeError: of the provider
-            raise BundleError(
-                f"{graph}: onnxruntime cannot load it ({error}); export the bundle again"
-            ) from None
-        why = str(error)
-    if session is None or (kind == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider"):
+        if kind == "cuda" and isinstance(error, RuntimeError):  # of the provider
+            raise _not_started(device, str(error)) from None
+        raise BundleError(f"{graph}: onnxruntime cannot load it ({error}); export the bundle again") from None
+    if kind == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         # ONNX Runtime would silently use the CPU, at a tenth of the speed.
-        raise EngineError(
-            f"onnxruntime could not start on {device}: {why}; {pip('onnxruntime-gpu[cuda,cudnn]')}, check nvidia-smi, "
-            "or use device cpu"
-        )
+        raise _not_started(device, "its CUDA provider found no driver, CUDA or cuDNN")
     return session
+
+
+def _not_started(device: str, why: str) -> EngineError:
+    return EngineError(
+        f"onnxruntime could not start on {device}: {why}; {pip('onnxruntime-gpu[cuda,cudnn]')}, check nvidia-smi, or "
+        "use device cpu"
+    )
 
 
 def _split_device(device: str) -> tuple[str, int]:

@@ -200,6 +200,5 @@ def test_a_box_that_is_missed_keeps_the_corner_that_both_boxes_share():
         times, growing, np.arange(40), 64, np.random.default_rng(0)
     )
     assert maps[:, 0, 0].max() > 1.02  # of the smaller box of before
-    np.testing.assert_allclose(
-        maps @ [-0.5, -0.5, 1], np.full((40, 2), -0.5), atol=1e-9
-    )  # the edge of a pixel
+    # The edge of a pixel.
+    np.testing.assert_allclose(maps @ [-0.5, -0.5, 1], np.full((40, 2), -0.5), atol=1e-9)

@@ -55,9 +55,8 @@ def test_a_mirrored_picture_swaps_left_and_right_joints():
     flipped = to_input(joints, mirror, 100, 80, ntu.MIRRORED)
     assert np.allclose(flipped[..., 0], -plain[:, :, list(ntu.MIRRORED), 0], atol=1e-5)
     assert np.allclose(flipped[..., 1], plain[:, :, list(ntu.MIRRORED), 1], atol=1e-5)
-    np.testing.assert_array_equal(
-        to_input(joints, mirror[None], 100, 80, ntu.MIRRORED), flipped
-    )  # one a frame
+    # One a frame.
+    np.testing.assert_array_equal(to_input(joints, mirror[None], 100, 80, ntu.MIRRORED), flipped)
     joints_of_a_body = list(range(25))
     assert sorted(ntu.MIRRORED) == joints_of_a_body == [ntu.MIRRORED[i] for i in ntu.MIRRORED]
 

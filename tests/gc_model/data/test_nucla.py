@@ -55,10 +55,9 @@ def test_a_clip_of_one_frame_is_a_clip_and_one_of_none_is_an_error(tmp_path):
 
 
 def test_pictures_of_a_folder_are_rgb_and_twelve_a_second(tmp_path):
+    red = np.full((16, 16, 3), (0, 0, 255), np.uint8)  # as BGR
     for i in range(3):
-        cv2.imwrite(
-            str(tmp_path / f"frame_{7 * i}_tc_{i}_rgb.jpg"), np.full((16, 16, 3), (0, 0, 255), np.uint8)
-        )  # BGR
+        cv2.imwrite(str(tmp_path / f"frame_{7 * i}_tc_{i}_rgb.jpg"), red)
     images, stamps = zip(*read_pictures(tmp_path), strict=True)
     assert all(np.abs(image.astype(int) - (255, 0, 0)).max() < 5 for image in images)
     assert stamps == (0, 83_333_333, 166_666_667)

@@ -151,11 +151,8 @@ def test_all_cameras_see_the_same_person_do_it_once_before_the_next_one():
 def test_a_joint_is_tracked_where_its_body_is_seen_and_inferred_where_it_is_not():
     points = np.full((1, 2, 25, 2), np.nan)
     points[0, 0] = 2.0, 3.0  # on the body
-    points[0, 0, 1:4] = [
-        (6.0, 3.0),
-        (2.0, 7.0),
-        (-4.0, 3.0),
-    ]  # behind another, behind nobody, beside the picture
+    # Behind another, behind nobody, beside the picture.
+    points[0, 0, 1:4] = [(6.0, 3.0), (2.0, 7.0), (-4.0, 3.0)]
     mask = np.zeros((1, 8, 8), np.uint8)
     mask[0, 3, 2], mask[0, 3, 6] = 1, 2
     text = skeleton_text(points, np.zeros((1, 2, 25, 3)), mask, (8, 8), (1, 2))

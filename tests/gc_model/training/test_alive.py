@@ -66,10 +66,8 @@ def test_one_glimpse_and_one_worker_have_figures_too():
 
 def test_the_figures_of_clips_are_those_written_out():
     rng = np.random.default_rng(2)
-    l, p = (
-        rng.uniform(0.1, 0.6, (4, 8, 3, 4)),
-        rng.dirichlet(np.ones(3), (4, 8, 2)),
-    )  # p: two workers, three glimpses
+    l = rng.uniform(0.1, 0.6, (4, 8, 3, 4))
+    p = rng.dirichlet(np.ones(3), (4, 8, 2))  # two workers, three glimpses
     l[:, :, :, 0] += np.array([-0.5, 0.0, 0.5])  # each glimpse round a place of its own, which is no movement
     found = figures(torch.tensor(l), torch.tensor(p))
     assert found["share"] == pytest.approx((l[..., 2] * l[..., 3]).mean())

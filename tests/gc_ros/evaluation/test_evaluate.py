@@ -340,7 +340,7 @@ def test_what_a_slow_robot_says_before_a_gap_stands_before_the_gap(
 def test_zero_stamps_and_log_time_are_counted_and_used(tmp_path: Path, colours: LoadedBundle) -> None:
     bag = make(tmp_path, zero_stamps=True)
     result = run(colours, tmp_path / "out", bag)
-    assert result["bags"][0]["counts"]["zero_stamps"] == 96 and "have no stamp" in result["said"]
+    assert result["bags"][0]["counts"]["zero_stamps"] == 96 and "without a stamp" in result["said"]
     assert result["result"]["windows"]["accuracy"] == 1
     shifted = make(tmp_path, "late", log_shift_ns=NS)
     run(colours, tmp_path / "log", shifted, "--stamps", "log")
