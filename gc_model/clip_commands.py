@@ -48,7 +48,7 @@ def boxes(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder of the tables; the same command continues there.")],
     detector: Annotated[
-        Path, typer.Option(help="Detector in ONNX with the output of YOLO; best the one of the robot.")
+        Path, typer.Option(help="Detector in ONNX, a YOLO or YOLOX; best the one of the robot.")
     ],
     subjects: People = "",
     workers: Workers = 0,

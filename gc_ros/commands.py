@@ -67,7 +67,7 @@ def video(
     detector: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.onnx", help="Find the people by this detector (a YOLO): recognise each alone."
+            metavar="FILE.onnx", help="Find the people by this detector (YOLO, YOLOX): recognise each alone."
         ),
     ] = None,
     max_people: Annotated[

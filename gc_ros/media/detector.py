@@ -1,15 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""People in pictures without ROS, by a detector of the user's own: an ONNX file with the input and output of YOLO.
+"""People in pictures without ROS, by a detector of the user's own: an ONNX file with the input and output of a YOLO.
 
-Input: one tensor (1, 3, H, W), float32 or float16, RGB from 0 to 1; the picture is scaled to fit, its aspect kept, and
-centred on grey. H and W may be left open: 640. Output: one tensor, of either of these shapes, in pixels of that input:
-
-    (1, 4 + classes, N)   YOLOv8, v9, 11, 12: centre x, centre y, width, height, then a score a class; overlapping boxes
-                          are left out here, by non-maximum suppression
-    (1, N, 6)             YOLOv10, 26, and exports with nms=True: x_min, y_min, x_max, y_max, score, class
+Input: one tensor (1, 3, H, W), float32 or float16; the picture is scaled to fit, its aspect kept. H and W may be left
+open: 640. Output: any of the shapes in `gc_ros.media.yolo`.
 
 The class of people is the one called person in the file's metadata `names`; without metadata it is class 0.
-The package brings no detector: mind the licence of yours.
+The package brings no detector: mind the licence of yours. That of YOLOX is the package's own.
 """
 
 from __future__ import annotations
@@ -18,20 +14,17 @@ import ast
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from gc_ros.media.detections import Box, Detections
 from gc_ros.media.tracker import LEAST_SCORE, Tracker
+from gc_ros.media.yolo import WANTED, form_of, letterbox, people_of
 from trt_build.errors import DataError, need
 from trt_build.install import extra
 
 _PERSON = "person"
 _OPEN_SIDE = 640  # of an input whose size is left open
-_GREY = 114  # as YOLO is trained
-_MOST = 300  # boxes that non-maximum suppression looks at
-_WANTED = "(1, 4 + classes, N) as of YOLOv8 and 11, or (1, N, 6) as of exports with nms=True"
 
 Found = tuple[Box, float]
 
@@ -54,12 +47,12 @@ class Detector:
                 str(file), sess_options=options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
-            raise DataError(
-                f"{file}: not an ONNX file that runs ({_first_line(error)}); export it again"
-            ) from None
+            raise self._runs_not(error) from None
         self._input, self._type, self._size = self._check_input()
         self._check_outputs()
         self._person = self._class_of_people()
+        grey, *_ = letterbox(np.full((8, 8, 3), 114, np.uint8), self._size)
+        self._form = form_of(file, self._run(grey), self._size)
 
     def _check_input(self) -> tuple[str, Any, tuple[int, int]]:
         """Name, type, and (width, height) of the input."""
@@ -84,12 +77,9 @@ class Detector:
         if len(outputs) != 1:
             names = ", ".join(output.name for output in outputs)
             raise DataError(
-                f"{self.file}: {len(outputs)} outputs ({names}); a detector has one, {_WANTED}: "
+                f"{self.file}: {len(outputs)} outputs ({names}); a detector has one, {WANTED}: "
                 "export one that only detects, without masks or joints"
             )
-        shape = outputs[0].shape
-        if all(isinstance(n, int) and n > 0 for n in shape):
-            _layout(self.file, tuple(shape))
 
     def _class_of_people(self) -> int:
         """Number of the class. Raises DataError where the file names its classes, and people are not among them."""
@@ -110,10 +100,8 @@ class Detector:
 
     def __call__(self, image: NDArray[np.uint8]) -> list[Found]:
         """The people in an RGB image (H, W, 3), each with the score, the best first; boxes end at the image."""
-        tensor, scale, (left, top) = letterbox(image, self._size)
-        (output,) = self._session.run(None, {self._input: tensor.astype(self._type)})
-        output = np.asarray(output, np.float64)
-        corners, scores = self._read(output)
+        tensor, scale, (left, top) = letterbox(image, self._size, yolox=self._form.yolox)
+        corners, scores = people_of(self.file, self._run(tensor), self._form, self._person, self._overlap)
         corners = (corners - (left, top, left, top)) / scale
         height, width = image.shape[:2]
         corners = np.clip(corners, 0, (width, height, width, height))
@@ -123,25 +111,16 @@ class Detector:
         found.sort(key=lambda item: -item[1])
         return [(Box(*box), score) for box, score in found]
 
-    def _read(self, output: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Corners (n, 4) and scores (n,) of people, in pixels of the input."""
-        if _layout(self.file, output.shape) == "end":
-            rows = output[0]
-            people = rows[:, 5].round() == self._person
-            return rows[people, :4], rows[people, 4]
-        columns = output[0]
-        if 4 + self._person >= len(columns):
-            raise DataError(f"{self.file}: {len(columns) - 4} classes, and people are number {self._person}")
-        # The class of people must be the most likely one.
-        scores = columns[4 + self._person]
-        chosen = np.flatnonzero((scores >= LEAST_SCORE) & (columns[4:].argmax(0) == self._person))
-        chosen = chosen[np.argsort(-scores[chosen], kind="stable")][:_MOST]
-        middle, size = columns[:2, chosen].T, columns[2:4, chosen].T
-        corners = np.concatenate([middle - size / 2, middle + size / 2], 1)
-        boxes = np.concatenate([middle - size / 2, size], 1)
-        kept = cv2.dnn.NMSBoxes(boxes.tolist(), scores[chosen].tolist(), LEAST_SCORE, self._overlap)
-        order = np.asarray(kept, int).reshape(-1)
-        return corners[order], scores[chosen][order]
+    def _run(self, tensor: NDArray[np.float32]) -> NDArray[np.float64]:
+        try:
+            (output,) = self._session.run(None, {self._input: tensor.astype(self._type)})
+        except Exception as error:
+            raise self._runs_not(error) from None
+        return np.asarray(output, np.float64)
+
+    def _runs_not(self, error: Exception) -> DataError:
+        said = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        return DataError(f"{self.file}: not an ONNX file that runs ({said}); export it again")
 
 
 class Finder:
@@ -153,34 +132,3 @@ class Finder:
     def __call__(self, image: NDArray[np.uint8], stamp_ns: int) -> Detections:
         """Who is in the RGB image (H, W, 3). Stamps must not go back."""
         return self._tracker.update(self._detector(image), stamp_ns)
-
-
-def letterbox(
-    image: NDArray[np.uint8], size: tuple[int, int]
-) -> tuple[NDArray[np.float32], float, tuple[int, int]]:
-    """The image as input (1, 3, H, W), 0 to 1, for `size` (width, height); its scale; where its corner lies."""
-    (width, height), (h, w) = size, image.shape[:2]
-    scale = min(width / w, height / h)
-    inside = (max(round(w * scale), 1), max(round(h * scale), 1))
-    left, top = (width - inside[0]) // 2, (height - inside[1]) // 2
-    canvas = np.full((height, width, 3), _GREY, np.uint8)
-    canvas[top : top + inside[1], left : left + inside[0]] = cv2.resize(
-        image, inside, interpolation=cv2.INTER_LINEAR
-    )
-    tensor = canvas.transpose(2, 0, 1)[None].astype(np.float32) / 255
-    return np.ascontiguousarray(tensor), scale, (left, top)
-
-
-def _layout(file: Path, shape: tuple[int, ...]) -> str:
-    """ "end" or "columns". Raises DataError for any other shape."""
-    if len(shape) == 3 and shape[0] == 1:
-        if shape[2] == 6:
-            return "end"
-        # More places than classes: the other way round is a YOLO of before v8, with one score more in each row.
-        if 5 <= shape[1] < shape[2]:
-            return "columns"
-    raise DataError(f"{file}: its output is {tuple(shape)}; needs {_WANTED}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
