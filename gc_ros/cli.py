@@ -119,6 +119,7 @@ def node(ctx: typer.Context) -> None:
 app.command("evaluate", epilog="Example: gc-ros evaluate bags/ --bundle bundles/people --out results")(
     evaluation.evaluate
 )
+app.command(epilog="Example: gc-ros boxes bags/ --detector yolox.onnx")(evaluation.boxes)
 app.command("compare", epilog="Example: gc-ros compare results_old results_new")(evaluation.compare)
 
 

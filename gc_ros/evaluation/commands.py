@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`gc-ros evaluate` and `gc-ros compare`. Exit codes: 0 done, 1 a check failed, 2 wrong use or nothing evaluated."""
+"""`gc-ros evaluate`, `boxes` and `compare`. Exit codes: 0 done, 1 a check failed, 2 wrong use or nothing evaluated."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ from trt_build.command import (
     Precision,
     Sha256,
     Stride,
+    Threads,
     at_most_cores,
     print_json,
     progress_bar,
 )
 from trt_build.errors import DataError
+from trt_build.files import demand_place
 
 _SMOOTHING = Smoothing()  # the node's defaults
 _MOST = 1e9  # of every number; as seconds they never pass
@@ -221,6 +223,64 @@ def evaluate(
     else:
         print(answer.as_text(found.summary, out, found.resumed))
     answer.checks(found.summary, min_accuracy, strict)
+
+
+def boxes(
+    bags: Annotated[
+        list[Path],
+        typer.Argument(metavar="BAG...", help="Bags, videos, folders of them, CSV tables (path,class)."),
+    ],
+    detector: Annotated[
+        Path,
+        typer.Option(metavar="FILE.onnx", help="Detector (YOLO, YOLOX); best the one of the robot."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the tables; default: each beside its bag, BAG.people.csv.")
+    ] = None,
+    topic: Annotated[str | None, typer.Option(help="Image topic; default: the only one.")] = None,
+    stamps: Annotated[str, typer.Option(help="header, or log (time of recording).")] = "header",
+    threads: Threads = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
+) -> None:
+    """Find the people of bags and videos by a detector of yours, for `evaluate --people` and `video --people`.
+
+    A table that is there is kept: the same command continues.
+    """
+    from gc_ros.evaluation.boxes import find_people, tables
+    from gc_ros.evaluation.sources import find_sources
+    from gc_ros.media.detector import Detector
+
+    _one_of("--stamps", stamps, "header", "log")
+    network = Detector(detector, threads=threads)
+    sources = find_sources(bags)
+    for line in sources.remarks():
+        typer.echo(f"warning: {line}", err=True)
+    made: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    with progress_bar() as bar:
+        task = bar.add_task("finding people", total=len(sources))
+        for source, table in zip(sources, tables(sources, out), strict=True):
+            bar.update(task, description=source.name)
+            if table.is_file():
+                typer.echo(f"{table}: is there; delete it to make it again", err=True)
+            else:
+                try:
+                    demand_place(table)
+                    found = find_people(source, network, table, topic=topic, stamps=stamps)
+                except DataError as error:
+                    failed[source.name] = str(error)
+                    typer.echo(f"error: {error}", err=True)
+                else:
+                    for reason in found.remarks():
+                        typer.echo(f"warning: {source.name}: {reason}", err=True)
+                    made.append(found.as_json())
+                    if not as_json:
+                        print(found.as_text(), flush=True)
+            bar.update(task, advance=1)
+    if as_json:
+        print_json({"made": made, "failed": failed})
+    if failed:
+        raise typer.Exit(1 if len(failed) < len(sources) else 2)
 
 
 def _taught(bundle: Path, sha256: str | None, where: str | None) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from gc_ros.evaluation.people_sources import (
     choose_topic,
     find_table,
     first_and_last,
+    remedy,
 )
 from gc_ros.evaluation.reading import BagReading, lessons_of
 from gc_ros.evaluation.sources import Frame, FrameReader, Source
@@ -68,7 +69,7 @@ class PeopleReading(BagReading):
         frames = FrameReader(source, options.topic, options.stamps, sampler=sampler, people=topics)
         super().__init__(bundle, frames, judge, options)
         if self._table is None and self.people_reader is None:
-            raise DataError(f"{source.path}: a video has no topic of people; give --people FILE.csv")
+            raise DataError(f"{source.path}: a video has no topic of people; {remedy(source.path)}")
         self.origin = "" if self._table is None else self._table.name
         self._by_boxes = options.true_boxes is not None
         self._true_table = find_table(source, options.true_boxes) if options.true_boxes else None

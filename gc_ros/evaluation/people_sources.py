@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from shlex import quote
 
 from gc_ros.evaluation.sources import FrameReader, Source
 from gc_ros.evaluation.truth import ABSOLUTE_S
@@ -108,8 +109,13 @@ def choose_topic(topics: dict[str, str], how: str, path: Path) -> str:
         return str(wanted)
     types = ", ".join(row.short_type for row in BY_TYPE.values())
     if not there:
-        raise DataError(f"{path}: no topic of detected people ({types}); give them with --people FILE.csv")
+        raise DataError(f"{path}: no topic of detected people ({types}); {remedy(path)}")
     raise DataError(f"{path}: choose the people with --people topic:/NAME; there are: {', '.join(there)}")
+
+
+def remedy(path: Path) -> str:
+    """What to type for a source that says nothing of people."""
+    return f"give --people FILE.csv, or find them: gc-ros boxes {quote(str(path))} --detector YOLOX.onnx"
 
 
 class PeopleReader:
