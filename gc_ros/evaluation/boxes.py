@@ -16,6 +16,7 @@ from gc_ros.evaluation.sources import FrameReader, Source
 from gc_ros.media.clips import tables_of
 from gc_ros.media.detections import Detections, boxes_of, write_csv
 from gc_ros.media.detector import Detector, Finder
+from gc_ros.stamps import NS
 from trt_build.command import counted
 from trt_build.errors import DataError, ImageError
 
@@ -63,29 +64,42 @@ def tables(sources: Sequence[Source], out: Path | None) -> list[Path]:
 
 
 def find_people(
-    source: Source, detector: Detector, table: Path, *, topic: str | None = None, stamps: str = "header"
+    source: Source,
+    detector: Detector,
+    table: Path,
+    *,
+    topic: str | None = None,
+    stamps: str = "header",
+    rate_hz: float | None = None,
 ) -> Boxes:
-    """Write where everybody is in each image of a source; times count from the first image.
+    """Write where everybody is in the images of a source; times count from the first image.
 
-    topic, stamps: as of `FrameReader`. An image whose stamp does not go on has no row: the table would be about two
-    images at once. Raises DataError where no image can be used.
+    topic, stamps: as of `FrameReader`. rate_hz: how many images a second are looked at, at most; None = all. An image
+    whose stamp does not go on has no row: the table would be about two images at once. Raises DataError where no image
+    can be used.
     """
     reader, finder = FrameReader(source, topic, stamps), Finder(detector)
     found: list[Detections] = []
     left_out: Counter[str] = Counter()
-    first_ns = last_ns = 0
+    first_ns = last_ns = due_ns = 0
     for frame in reader:
+        if found and frame.stamp_ns <= last_ns:
+            left_out[GOES_BACK] += 1
+            continue
+        if found and frame.stamp_ns < due_ns:
+            continue
         try:
             pixels = frame.picture.pixels()
         except ImageError as error:
             reader.refuse(error)
             continue
-        if found and frame.stamp_ns <= last_ns:
-            left_out[GOES_BACK] += 1
-            continue
         if not found:
-            first_ns = frame.stamp_ns
+            first_ns = due_ns = frame.stamp_ns
         last_ns = frame.stamp_ns
+        if rate_hz is not None:
+            # In step with the rate, whatever the camera's; after a gap from there.
+            period_ns = round(NS / rate_hz)
+            due_ns += period_ns * ((frame.stamp_ns - due_ns) // period_ns + 1)
         rgb = np.ascontiguousarray(pixels[..., ::-1]) if frame.picture.bgr else pixels
         found.append(finder(rgb, frame.stamp_ns - first_ns))
     left_out += reader.refused

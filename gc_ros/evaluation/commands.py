@@ -239,6 +239,10 @@ def boxes(
     ] = None,
     topic: Annotated[str | None, typer.Option(help="Image topic; default: the only one.")] = None,
     stamps: Annotated[str, typer.Option(help="header, or log (time of recording).")] = "header",
+    rate: Annotated[
+        float | None,
+        typer.Option(metavar="HZ", min=1, max=1000, help="Images a second to look at; default: every one."),
+    ] = None,
     threads: Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
 ) -> None:
@@ -266,7 +270,7 @@ def boxes(
             else:
                 try:
                     demand_place(table)
-                    found = find_people(source, network, table, topic=topic, stamps=stamps)
+                    found = find_people(source, network, table, topic=topic, stamps=stamps, rate_hz=rate)
                 except DataError as error:
                     failed[source.name] = str(error)
                     typer.echo(f"error: {error}", err=True)

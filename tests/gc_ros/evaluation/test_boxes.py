@@ -88,6 +88,18 @@ def test_an_image_whose_stamp_came_already_has_no_row(tmp_path: Path, detector: 
     assert done.stderr == "" and len(read_csv(tmp_path / "bag.people.csv")) == 40
 
 
+@pytest.mark.parametrize(("rate", "images"), [(8, 48), (5, 30), (100, 96)])
+def test_a_long_bag_is_looked_at_so_many_times_a_second(
+    tmp_path: Path, detector: Path, rate: int, images: int
+) -> None:
+    """A camera of 16 Hz for 4 s, and again after a gap of 30 s."""
+    bag = make(tmp_path, pieces=[("red", 4.0), ("gap", 30.0), ("red", 2.0)], truth=False)
+    done = call(cli.app, "boxes", bag, "--detector", detector, "--rate", rate)
+    # After the gap it is a new person, believed in the second picture.
+    assert f"2 ids, somebody in {images - 1} of {images} images" in done.stdout and done.stderr == ""
+    assert len(read_csv(tmp_path / "bag.people.csv")) == images
+
+
 def test_what_is_there_is_kept_and_one_bag_that_fails_stops_no_other(tmp_path: Path, detector: Path) -> None:
     folder = tmp_path / "bags"
     folder.mkdir()
