@@ -53,6 +53,7 @@ class Check:
     largest: float  # absolute difference
     ok: bool
     blocks: list[float]  # errors of every `BLOCK` frames of the drift
+    windows: int = 0  # whose labels were compared
 
 
 def verify(
@@ -213,13 +214,13 @@ def _compare(
         worst = max([value, *blocks]) if np.isfinite([value, *blocks]).all() else float("nan")
         checks.append(Check(target, part, name, worst, limit, largest, bool(worst <= limit), blocks))
     every = reset_after if part == "step" else 0
-    agreement = float(
-        np.mean(_labels(ours["logits"], part, T, every) == _labels(theirs["logits"], part, T, every))
-    )
+    equal = _labels(ours["logits"], part, T, every) == _labels(theirs["logits"], part, T, every)
+    agreement = float(equal.mean())
     least = limits.get("labels", AGREEMENT[precision])
     # A robot never runs a stream longer than the bundle says: where it is reset, drifted labels do not count.
     if part != "drift" or not reset_after:
-        checks.append(Check(target, part, "labels", agreement, least, 0.0, agreement >= least, []))
+        ok = agreement >= least
+        checks.append(Check(target, part, "labels", agreement, least, 0.0, ok, [], len(equal)))
     return checks
 
 
@@ -284,11 +285,14 @@ def as_lines(checks: Sequence[Check]) -> list[str]:
     for check in checks:
         if check.what.startswith("state ") and check.ok and worst[check.engine] is not check:
             continue
-        growth = ""
+        more = ""
         if check.blocks and not check.what.startswith("state "):
-            growth = f"  first {BLOCK}: {check.blocks[0]:.1e}, last: {check.blocks[-1]:.1e}"
+            more = f"  first {BLOCK}: {check.blocks[0]:.1e}, last: {check.blocks[-1]:.1e}"
+        if check.windows:
+            other = round((1 - check.value) * check.windows)
+            more = f"  other: {other} of {check.windows}"
         verdict = "ok" if check.ok else "FAILED"
         form = "9.2%" if check.what.startswith(("labels", "layers")) else "9.1e"
         value, limit = format(check.value, form), format(check.limit, form)
-        lines.append(f"{check.engine:22} {check.part:7} {check.what:18} {value} {limit}  {verdict}{growth}")
+        lines.append(f"{check.engine:22} {check.part:7} {check.what:18} {value} {limit}  {verdict}{more}")
     return lines

@@ -196,14 +196,16 @@ def test_labels_of_step_count_in_the_windows_that_a_robot_reads(reset_after, win
     ours = theirs.copy()
     ours[7, 1] = 100  # of the first window the last frame
 
-    def value(part):
+    def labels(part):
         rows = work._compare("any", part, "int8", {"logits": ours}, {"logits": theirs}, 8, reset_after, {})
-        return next(row.value for row in rows if row.what == "labels")
+        return next(row for row in rows if row.what == "labels")
 
     across = 1 if reset_after == 8 else 8  # windows that hold this frame
-    assert value("step") == pytest.approx(1 - across / windows)
+    step = labels("step")
+    assert step.value == pytest.approx(1 - across / windows) and step.windows == windows
+    assert work.as_lines([step])[1].endswith(f"  other: {across} of {windows}")
     if not reset_after:
-        assert value("drift") == value("step")
+        assert labels("drift").value == step.value
 
 
 def test_step_is_reset_as_the_bundle_says_and_drift_never_from_zeros_on(make_bundle):
