@@ -153,12 +153,16 @@ class Peer:
         if self.running is not None:
             node = self.running.node
             wait_until(lambda: node.count_publishers(self.camera.topic_name), "the camera at the node")
-            # What is published before a reader is matched is lost.
-            (results,) = [p for p in node.publishers if p.topic_name == f"{NAME}/activity"]
-            wait_until(results.get_subscription_count, "the listener at the node")
+            self._wait_for_listener(f"{NAME}/activity")
             time.sleep(0.1)  # the image reader's half of the match cannot be asked for
         else:
             time.sleep(0.5)  # another process's half of the match cannot be seen from here
+
+    def _wait_for_listener(self, topic: str) -> None:
+        """What the node in this process publishes before a reader is matched is lost."""
+        assert self.running is not None
+        (results,) = [p for p in self.running.node.publishers if p.topic_name == topic]
+        wait_until(results.get_subscription_count, f"the listener of {topic} at the node")
 
     def add_cameras(self, *names: str) -> None:
         """Cameras of a node with the parameter `cameras`, and listeners to what it says about each."""
@@ -173,7 +177,9 @@ class Peer:
             if self.running is not None:
                 count = partial(self.running.node.count_publishers, camera.topic_name)
                 wait_until(count, f"{camera.topic_name} at the node")
-        time.sleep(0.2)
+        for name in names if self.running is not None else ():
+            self._wait_for_listener(f"{NAME}/{name}/activity")
+        time.sleep(0.2)  # the image reader's half of the match cannot be asked for
 
     def publish(
         self,
