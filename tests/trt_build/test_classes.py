@@ -2,7 +2,6 @@
 """What teaching needs of the training clips: the statistics, their file, and bundles without it."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +13,6 @@ from trt_build.classes import ClassStatistics, read_classes
 from trt_build.engines.open import open_engine
 from trt_build.errors import BundleError
 from trt_build.readout import pool
-
-PEOPLE = Path(__file__).parents[2] / "bundles" / "people"
 
 
 def drawn(n: int, F: int = 6, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -138,8 +135,8 @@ def test_statistics_that_do_not_fit_the_bundle_are_refused(tmp_path, change):
         read_classes(bundle)
 
 
-def test_a_bundle_of_schema_1_loads_runs_and_has_no_statistics():
-    bundle = load_bundle(PEOPLE)
+def test_a_bundle_of_schema_1_loads_runs_and_has_no_statistics(tmp_path):
+    bundle = load_bundle(toy_bundle(tmp_path / "b", schema_version=1).path)
     assert bundle.info.schema_version == 1 and bundle.info.embedding == 0 and read_classes(bundle) is None
     engine = open_engine(bundle, "window", threads=1)
     assert set(engine.outputs) == {"logits", "glimpses", "assignment"}
