@@ -184,7 +184,7 @@ def look(
         "figures": figures(l, p),
         "accuracy": {name: float(np.mean(hits)) for name, hits in right.items()},
     }
-    if len(carried) > 1 and carried[0].numel():
+    if len(carried) > 1 and "worker_distance" in found["figures"]:
         found["stream"] = float(worker_distance(torch.cat(carried[1:]).double()).mean())
     if distances.glimpses:
         found |= {

@@ -63,19 +63,19 @@ def figures(l: Sequence[Tensor] | Tensor, p: Sequence[Tensor] | Tensor) -> dict[
 
     iou: mean pairwise IoU of a frame's boxes. share: mean of s^x s^y. moves: deviation of one glimpse's (x, y) over
     frames and clips, mean over glimpses and both axes. max_p: mean over c of max_g p_{c,g}. worker_distance: mean
-    pairwise total variation of p_c and p_c'. Of one clip or many; a network without workers has no figure of them, and
-    one with a single glimpse or worker has zeros.
+    pairwise total variation of p_c and p_c'. Of one clip or many. What a network does not have it has no figure of: a
+    single glimpse differs from none and leaves workers nothing to choose, a single worker differs from none.
     """
     l, p = torch.stack(list(l)).double(), torch.stack(list(p)).double()
-    found = {
-        "iou": float(pairwise_iou(l).mean()),
-        "share": float((l[..., 2] * l[..., 3]).mean()),
-        "moves": float(l[..., :2].flatten(0, 1).std(0, correction=0).mean()),
-    }
-    if p.numel():
+    several = l.shape[-2] > 1
+    found = {"iou": float(pairwise_iou(l).mean())} if several else {}
+    found["share"] = float((l[..., 2] * l[..., 3]).mean())
+    found["moves"] = float(l[..., :2].flatten(0, 1).std(0, correction=0).mean())
+    if p.numel() and several:
         later = p[:, 1:] if p.shape[1] > 1 else p
         found["max_p"] = float(later.amax(-1).mean())
-        found["worker_distance"] = float(worker_distance(later).mean())
+        if p.shape[-2] > 1:
+            found["worker_distance"] = float(worker_distance(later).mean())
     return found
 
 

@@ -59,9 +59,21 @@ def test_workers_that_share_alike_are_one_worker_however_sure_they_are():
     assert float(worker_distance(p)) == 0.0
 
 
-def test_one_glimpse_and_one_worker_have_figures_too():
-    found = figures(torch.rand(2, 8, 1, 4), torch.ones(2, 8, 1, 1))
-    assert found["iou"] == 0.0 and found["worker_distance"] == 0.0
+@pytest.mark.parametrize(
+    ("glimpses", "workers", "without"),
+    [
+        (1, 1, {"iou", "max_p", "worker_distance"}),
+        (1, 3, {"iou", "max_p", "worker_distance"}),
+        (3, 1, {"worker_distance"}),
+        (3, 3, set()),
+    ],
+)
+def test_a_figure_of_what_a_network_does_not_have_is_left_out(glimpses: int, workers: int, without: set[str]):
+    """With one glimpse each worker takes all of it, which is no choice."""
+    found = figures(torch.rand(2, 8, glimpses, 4), torch.full((2, 8, workers, glimpses), 1 / glimpses))
+    assert set(found) == AWAKE.keys() - without
+    rows = table({"figures": found})
+    assert len(rows) == len(found)
 
 
 def test_the_figures_of_clips_are_those_written_out():
