@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import onnx
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[train,export]'")
@@ -112,6 +113,23 @@ def test_an_unpacked_run_says_nothing_of_the_int8_graphs_that_it_does_not_have(t
     loaded.info.provenance.update(kept | {INT8: {"windows": 12}})
     _, recipe = unfold(loaded)
     assert recipe.provenance.items() >= kept.items() and INT8 not in recipe.provenance
+
+
+@pytest.mark.slow
+def test_a_bundle_of_schema_1_which_has_no_embedding_can_be_unpacked(tmp_path):
+    model = build(dtype=torch.float32)
+    loaded = bundled(tmp_path / "b", model)
+    names = [*loaded.info.sha256]
+    for name in (name for name in names if name.endswith(".onnx")):
+        graph = onnx.load(loaded.path / name, load_external_data=False)
+        kept = [output for output in graph.graph.output if output.name != "embedding"]
+        del graph.graph.output[:]
+        graph.graph.output.extend(kept)
+        onnx.save(graph, loaded.path / name)
+    provenance = {k: v for k, v in loaded.info.provenance.items() if k != export.EMBEDDING_NAME}
+    old = loaded.info.model_copy(update={"schema_version": 1, "embedding": 0, "provenance": provenance})
+    again, _ = unfold(write_bundle(loaded.path, old, names))
+    assert_same_function(model, again)
 
 
 @pytest.mark.slow
