@@ -142,7 +142,8 @@ class Augment:
         gain = np.exp(rng.uniform(-s, s)) * np.exp(rng.uniform(-s / 3, s / 3, size=3))
         saturation = 0.0 if rng.random() < self.grey else np.exp(rng.uniform(-s, s))
         luma = np.array([0.299, 0.587, 0.114])
-        mix = (saturation * np.eye(3) + (1 - saturation) * luma[None]) * gain[:, None]
+        # The gains first: what has lost its colour has no tint.
+        mix = (saturation * np.eye(3) + (1 - saturation) * luma[None]) * gain[None]
         contrast = np.exp(rng.uniform(-s, s) / 2)
         offset = 127 * (1 - contrast) + rng.uniform(-40, 40) * s
         affine = np.hstack([mix * contrast, np.full((3, 1), offset)])

@@ -127,12 +127,13 @@ def test_an_erased_box_is_grey_in_all_frames_and_no_larger_than_a_fifth(seed):
 
 def test_grey_takes_the_colour_of_as_many_clips_as_it_says():
     for chance in (0.0, 0.5, 1.0):
-        augment = Augment(scale=(1.0, 1.0), rotate=0.0, flip=False, blur=0.0, colour=0.05, grey=chance)
-        spread = []
+        augment = Augment(scale=(1.0, 1.0), rotate=0.0, flip=False, blur=0.0, colour=0.4, grey=chance)
+        without = []
         for seed in range(60):
             out = augment(ramp(1, 72), 64, np.random.default_rng(seed)).astype(int)
-            spread.append(np.ptp(out, axis=-1).max() < 12)
-        assert abs(np.mean(spread) - chance) < 0.2
+            # Not even a tint is left.
+            without.append(np.ptp(out, axis=-1).max() == 0)
+        assert abs(np.mean(without) - chance) < 0.2
 
 
 def test_rotation_goes_both_ways_as_far_as_it_may():
