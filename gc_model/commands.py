@@ -14,7 +14,7 @@ import typer
 
 from trt_build.command import Json, counted
 from trt_build.errors import DataError
-from trt_build.files import demand_place, write_atomically
+from trt_build.files import demand_place, write_out
 
 People = Annotated[str, typer.Option(help="Only these people, separated by commas.")]
 
@@ -213,7 +213,7 @@ def glimpses(
         rows=rows, progress=not as_json,
     )  # fmt: skip
     # Not by imwrite, which removes on a full disk what was there before.
-    write_atomically(out, cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
+    write_out(out, cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
     try:
         keep(run, found)
     except OSError as error:

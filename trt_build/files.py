@@ -111,12 +111,24 @@ def _is_stream(path: Path) -> bool:
     return path.exists() and not (path.is_file() or path.is_dir())
 
 
-def write_out(path: Path, data: str) -> None:
-    """Write a report where a user asked for it: `write_atomically`, or into a pipe or a device, such as /dev/stdout."""
-    if _is_stream(path):
-        path.write_text(data, encoding="utf-8")
-    else:
-        write_atomically(path, data)
+@contextmanager
+def writing_out(path: Path) -> Iterator[Path]:
+    """`replacing` for what a user asked for: a pipe or a device, such as /dev/stdout, stays, and is written into."""
+    if not _is_stream(path):
+        with replacing(path) as part:
+            yield part
+        return
+    with temporary_folder() as folder:
+        part = folder / "part"
+        yield part
+        with part.open("rb") as whole, path.open("wb") as stream:
+            shutil.copyfileobj(whole, stream)
+
+
+def write_out(path: Path, data: str | bytes) -> None:
+    """Write text (as UTF-8) or bytes where a user asked for it, see `writing_out`. Raises OSError."""
+    with writing_out(path) as part, part.open("xb") as file:
+        file.write(data.encode() if isinstance(data, str) else data)
 
 
 def write_new(target: Path, source: bytes | os.PathLike[str] | str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trt_build.errors import DataError
-from trt_build.files import replacing
+from trt_build.files import writing_out
 
 STAGES = {"stage1": "stage 1: trunk", "stage2": "stage 2: all", "stage3": "stage 3: streams"}
 LOSSES, ACCURACIES = ("loss", "val_loss"), ("accuracy", "val_accuracy")
@@ -73,7 +73,7 @@ def draw_curves(runs: Sequence[Path], path: Path) -> dict[str, dict[str, dict[st
     axes[0][-1].plot([], [], "--", color="grey", label="held-out clips")
     axes[0][-1].legend(fontsize=8)
     try:
-        with replacing(path) as part:
+        with writing_out(path) as part:
             figure.savefig(part, dpi=110, format="png")
     except OSError as error:
         raise DataError(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gc_ros.recognition.palette import glimpse_colour
 from trt_build.errors import DataError
-from trt_build.files import replacing
+from trt_build.files import writing_out
 
 
 def confusion_png(report: Mapping[str, Any], path: Path) -> None:
@@ -42,7 +42,7 @@ def confusion_png(report: Mapping[str, Any], path: Path) -> None:
                 axes.text(k, i, f"{count:.0f}", ha="center", va="center", fontsize=7, color=dark)
     figure.colorbar(image, ax=axes, fraction=0.04, label="share of the class")
     try:
-        with replacing(path) as part:
+        with writing_out(path) as part:
             figure.savefig(part, dpi=120, format="png")
     except OSError as error:
         raise DataError(

@@ -14,7 +14,14 @@ import pytest
 
 from tests.command_line import no_file_above
 from trt_build import files
-from trt_build.files import demand_place, replacing, temporary_folder, write_atomically, write_out
+from trt_build.files import (
+    demand_place,
+    replacing,
+    temporary_folder,
+    write_atomically,
+    write_out,
+    writing_out,
+)
 
 
 def test_the_name_is_taken_only_at_the_end(tmp_path: Path) -> None:
@@ -164,6 +171,9 @@ def test_a_pipe_gets_what_is_written_and_stays_one(tmp_path: Path) -> None:
         demand_place(pipe)
         write_out(pipe, "a report")
         assert os.read(reader, 100) == b"a report"
+        with writing_out(pipe) as part:
+            part.write_bytes(b"a picture")
+        assert os.read(reader, 100) == b"a picture"
     finally:
         os.close(reader)
     assert stat.S_ISFIFO(pipe.stat().st_mode) and os.listdir(tmp_path) == ["pipe"]

@@ -2,6 +2,8 @@
 """Pictures: the confusion matrix is a readable PNG, glimpses lie where l says, the log gets them."""
 
 import json
+import os
+import stat
 
 import cv2
 import numpy as np
@@ -38,6 +40,19 @@ def test_the_confusion_matrix_is_a_picture_of_the_report(tmp_path, lost):
     assert image is not None and min(image.shape[:2]) > 200 and image.std() > 5
     with pytest.raises(DataError, match="cannot be written"):
         confusion_png(report(found, ["a", "b"]), tmp_path / "none" / "c.png")
+
+
+def test_a_device_gets_the_picture_and_stays_one(tmp_path):
+    """/dev/null as root would be a file afterwards, and everybody's output in it."""
+    pipe = tmp_path / "c.png"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        confusion_png(report([judged("a", [1, 0]), judged("b", [0, 1])], ["a", "b"]), pipe)
+        assert os.read(reader, 4) == b"\x89PNG"
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode) and list(tmp_path.iterdir()) == [pipe]
 
 
 def test_the_picture_shows_who_was_taken_for_whom(tmp_path):
