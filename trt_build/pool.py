@@ -35,6 +35,11 @@ def processes(workers: int | None, jobs: int) -> Iterator[ProcessPoolExecutor]:
     pool.shutdown()
 
 
+def killed(at: object, remedy: str) -> str:
+    """What to say of a process of a pool that ended without a word at work on `at`, as the kernel ends one."""
+    return f"a process was killed at work on {at}, often because memory ran out: {remedy}"
+
+
 def end_with_parent() -> None:
     """In a process of a pool: end when the parent ends, however that happens."""
     parent = multiprocessing.parent_process()

@@ -21,7 +21,7 @@ from gc_ros.media.video import read_video
 from trt_build.bundle import Preprocess
 from trt_build.errors import DataError, GlimpseError
 from trt_build.files import replacing, write_atomically
-from trt_build.pool import processes
+from trt_build.pool import killed, processes
 from trt_build.preprocess import model_input
 
 
@@ -114,10 +114,8 @@ class FrameCache:
                 except DataError as error:
                     failed[jobs[job].name] = str(error)
                 except BrokenProcessPool:
-                    raise CacheError(
-                        f"a decoding process was killed near {jobs[job].path}, often because memory ran out: "
-                        "free some, or use smaller videos, and start again"
-                    ) from None
+                    remedy = "free some, or use smaller videos, and start again"
+                    raise CacheError(killed(jobs[job].path, remedy)) from None
         return failed
 
     def _fill_one(self, clip: LabelledClip) -> None:

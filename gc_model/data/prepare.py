@@ -32,7 +32,7 @@ from gc_ros.stamps import NS
 from trt_build.bundle import Preprocess
 from trt_build.errors import DataError
 from trt_build.files import replacing, write_atomically
-from trt_build.pool import processes
+from trt_build.pool import killed, processes
 from trt_build.preprocess import model_input
 
 # Ticks a second: the presentation times of the original are kept. MPEG-4 has 16 bits for them.
@@ -106,10 +106,7 @@ def prepare(
                         # Noted at once: a run that is killed must not forget what it found.
                         _note(out, {"damaged": damaged})
     except BrokenProcessPool:
-        raise CacheError(
-            f"a process that wrote below {out} was killed, often because memory ran out: the same command with "
-            "--workers 1 continues"
-        ) from None
+        raise CacheError(killed(out, "the same command with --workers 1 continues")) from None
     except OSError as error:
         raise CacheError(
             f"{out} cannot be written ({error.strerror or error}): it needs room, and to be yours"

@@ -11,6 +11,7 @@ from typing import Any
 from gc_model.data.clip import LabelledClip
 from gc_model.data.frames import CacheError
 from trt_build.errors import DataError
+from trt_build.pool import killed
 
 
 def gather(
@@ -37,10 +38,8 @@ def gather(
             damaged[name] = str(error)
             continue
         except BrokenProcessPool:
-            raise CacheError(
-                f"a process was killed near {jobs[job].path}, often because memory ran out: "
-                "start again with --workers 1"
-            ) from None
+            remedy = "the same command with --workers 1 continues"
+            raise CacheError(killed(jobs[job].path, remedy)) from None
         frames, seen = frames + n, seen + found
         if not found:
             empty.append(name)

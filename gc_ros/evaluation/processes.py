@@ -19,7 +19,7 @@ from trt_build.command import os_error_line
 from trt_build.errors import DataError, GlimpseError, need
 from trt_build.files import NO_ROOM
 from trt_build.install import extra
-from trt_build.pool import check_start, end_with_parent
+from trt_build.pool import check_start, end_with_parent, killed
 
 Outcome = tuple[int, dict[str, Any] | None, str]  # number of the task, bag.json or None, what went wrong
 _TRIES = 2  # of a bag whose process was killed
@@ -89,11 +89,7 @@ def _in_processes(todo: Sequence[tuple[int, Task]], jobs: int) -> Iterator[Outco
             pool.shutdown(cancel_futures=True)
         break
     for i, task in waiting.items():
-        yield (
-            i,
-            None,
-            f"{task.source.path}: the process that evaluated it was killed; is there enough memory?",
-        )
+        yield i, None, killed(task.source.path, "the same command with --jobs 1 evaluates what is left")
 
 
 def _leave_ctrl_c_to_parent() -> None:
