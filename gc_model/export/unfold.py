@@ -25,7 +25,7 @@ from gc_model.paper.presets import Config, preset
 from gc_model.paper.variants import build, for_robot
 from gc_model.training import checkpoint
 from gc_model.training.checkpoint import Recipe
-from gc_model.training.run_directory import check_unused
+from gc_model.training.run_directory import check_unused, new_run
 from trt_build.bundle import INT8, LoadedBundle, load_bundle
 from trt_build.errors import BundleError, DataError
 
@@ -43,7 +43,8 @@ def unpack(bundle: Path, out: Path) -> LoadedBundle:
     check_unused(out)
     model, recipe = unfold(loaded)
     try:
-        checkpoint.save(out, model, recipe)
+        with new_run(out):
+            checkpoint.save(out, model, recipe)
     except OSError as error:
         raise DataError(
             f"{out} cannot be written ({error.strerror or error}): choose another --out"

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from gc_model.training import checkpoint
-from gc_model.training.run_directory import check_unused
+from gc_model.training.run_directory import check_unused, new_run
 from trt_build.errors import DataError
 
 
@@ -39,11 +39,10 @@ def average(start: Path, tuned: Path, share: float, out: Path) -> None:
             for name, value in model.state_dict().items()
         }
     )
-    out.mkdir(parents=True, exist_ok=True)
-    for name in ("options.json", "clips.json"):  # what the export needs to know of the training
-        if (tuned / name).is_file():
-            shutil.copyfile(tuned / name, out / name)
     provenance = checkpoint.without_figures(recipe.provenance) | {"averaged": {"share": share}}
-    checkpoint.save(
-        out, model, replace(recipe, temperature=1.0, unknown_threshold=0.0, provenance=provenance)
-    )
+    recipe = replace(recipe, temperature=1.0, unknown_threshold=0.0, provenance=provenance)
+    with new_run(out):
+        for name in ("options.json", "clips.json"):  # what the export needs to know of the training
+            if (tuned / name).is_file():
+                shutil.copyfile(tuned / name, out / name)
+        checkpoint.save(out, model, recipe)

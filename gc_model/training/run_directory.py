@@ -100,6 +100,26 @@ def check_unused(out: Path) -> None:
     demand_place(out)
 
 
+@contextmanager
+def new_run(out: Path) -> Iterator[None]:
+    """Make the folder of a run that is written at once. Where that fails it is as before, for the same command again.
+
+    Raises as `check_unused`.
+    """
+    check_unused(out)
+    there = out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for file in out.iterdir():
+                file.unlink()
+            if not there:
+                out.rmdir()
+        raise
+
+
 def start_run(
     options: TrainOptions,
     out: Path,

@@ -135,7 +135,9 @@ def test_a_process_that_is_killed_is_one_line_and_the_same_command_continues(tmp
     data = coloured_clips(tmp_path / "data", per_class=1, frames=4)
     once = tmp_path / "killed"
     monkeypatch.setattr(module, "rescale", functools.partial(killed_once, once))
-    with pytest.raises(CacheError, match=r"was killed at work on .*: the same command with --workers 1 continues"):
+    with pytest.raises(
+        CacheError, match=r"was killed at work on .*: the same command with --workers 1 continues"
+    ):
         prepare(data, tmp_path / "out", size=48, workers=1, progress=False)
     assert prepare(data, tmp_path / "out", size=48, workers=1, progress=False)["clips"] == 3
     assert len(list((tmp_path / "out").glob("*/*.mkv"))) + len(list((tmp_path / "out").glob("*/*.mp4"))) == 3

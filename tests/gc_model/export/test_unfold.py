@@ -18,7 +18,7 @@ export = pytest.importorskip(
 from gc_model.cli import app
 from gc_model.export.unfold import unfold
 from gc_model.training import checkpoint
-from tests.command_line import assert_one_line, call
+from tests.command_line import assert_one_line, call, no_file_above
 from tests.gc_model.nets import build, noise
 from tests.gc_model.runs import bundle, colours, run
 from trt_build.bundle import INT8, LoadedBundle, load_bundle, write_bundle
@@ -177,3 +177,11 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path):
     assert_one_line(call(app, "unpack", bundle(), "--out", tmp_path), "choose another --out")
     assert_one_line(call(app, "unpack", bundle(), "--out", tmp_path / "mine"), "choose another --out")
     assert (tmp_path / "mine").read_text() == "x"
+
+
+def test_a_full_disk_leaves_no_run_and_the_same_command_works_then(tmp_path):
+    command = ("unpack", bundle(), "--out", tmp_path / "run")
+    with no_file_above(8 << 10):
+        assert_one_line(call(app, *command), "cannot be written")
+    assert not (tmp_path / "run").exists()
+    assert call(app, *command).exit_code == 0

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 
 from gc_model.cli import app
 from gc_model.training import checkpoint
-from tests.command_line import assert_one_line, call
+from tests.command_line import assert_one_line, call, no_file_above
 from tests.gc_model.runs import run, untrained
 
 
@@ -53,3 +53,15 @@ def test_only_like_runs_have_a_middle_and_nothing_is_written_over(tmp_path):
     (labels / "model.json").write_text(json.dumps(values))
     assert_one_line(call(app, "average", run(), labels, "--out", tmp_path / "out"), "labels")
     assert_one_line(call(app, "average", run(), moved(tmp_path / "t", 1.0), "--out", labels), "another --out")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_full_disk_leaves_no_run_and_the_same_command_works_then(tmp_path, there):
+    tuned, out = moved(tmp_path / "tuned", 1.0), tmp_path / "out"
+    if there:
+        out.mkdir()
+    command = ("average", run(), tuned, "--out", out)
+    with no_file_above(8 << 10):
+        assert_one_line(call(app, *command), str(out))
+    assert out.is_dir() is there and not (there and list(out.iterdir()))
+    assert call(app, *command).exit_code == 0
