@@ -16,7 +16,7 @@ from gc_ros.evaluation.sources import FrameReader, Source
 from gc_ros.media.clips import tables_of
 from gc_ros.media.detections import Detections, boxes_of, write_csv
 from gc_ros.media.detector import Detector, Finder
-from gc_ros.stamps import NS
+from gc_ros.recognition.sampler import Sampler
 from trt_build.command import counted
 from trt_build.errors import DataError, ImageError
 
@@ -74,19 +74,21 @@ def find_people(
 ) -> Boxes:
     """Write where everybody is in the images of a source; times count from the first image.
 
-    topic, stamps: as of `FrameReader`. rate_hz: how many images a second are looked at, at most; None = all. An image
-    whose stamp does not go on has no row: the table would be about two images at once. Raises DataError where no image
-    can be used.
+    topic, stamps: as of `FrameReader`. rate_hz: images a second that are looked at, chosen by `Sampler`; None = all.
+    An image whose stamp does not go on has no row: the table would be about two images at once. Raises DataError where
+    no image can be used.
     """
     reader, finder = FrameReader(source, topic, stamps), Finder(detector)
     found: list[Detections] = []
     left_out: Counter[str] = Counter()
-    first_ns = last_ns = due_ns = 0
+    sampler = None if rate_hz is None else Sampler(rate_hz)
+    first_ns = last_ns = 0
     for frame in reader:
         if found and frame.stamp_ns <= last_ns:
             left_out[GOES_BACK] += 1
             continue
-        if found and frame.stamp_ns < due_ns:
+        if sampler is not None and not sampler.would_take(frame.stamp_ns):
+            sampler.decide(frame.stamp_ns)
             continue
         try:
             pixels = frame.picture.pixels()
@@ -94,12 +96,10 @@ def find_people(
             reader.refuse(error)
             continue
         if not found:
-            first_ns = due_ns = frame.stamp_ns
+            first_ns = frame.stamp_ns
         last_ns = frame.stamp_ns
-        if rate_hz is not None:
-            # In step with the rate, whatever the camera's; after a gap from there.
-            period_ns = round(NS / rate_hz)
-            due_ns += period_ns * ((frame.stamp_ns - due_ns) // period_ns + 1)
+        if sampler is not None:
+            sampler.decide(frame.stamp_ns)
         rgb = np.ascontiguousarray(pixels[..., ::-1]) if frame.picture.bgr else pixels
         found.append(finder(rgb, frame.stamp_ns - first_ns))
     left_out += reader.refused

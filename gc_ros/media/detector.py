@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gc_ros.media.detections import Box, Detections
 from gc_ros.media.tracker import LEAST_SCORE, Tracker
-from gc_ros.media.yolo import WANTED, form_of, letterbox, people_of
+from gc_ros.media.yolo import GREY, WANTED, form_of, letterbox, people_of
 from trt_build.errors import DataError, need
 from trt_build.install import extra
 
@@ -51,7 +51,7 @@ class Detector:
         self._input, self._type, self._size = self._check_input()
         self._check_outputs()
         self._person = self._class_of_people()
-        grey, *_ = letterbox(np.full((8, 8, 3), 114, np.uint8), self._size)
+        grey, *_ = letterbox(np.full((8, 8, 3), GREY, np.uint8), self._size)
         self._form = form_of(file, self._run(grey), self._size)
 
     def _check_input(self) -> tuple[str, Any, tuple[int, int]]:

@@ -29,7 +29,7 @@ from trt_build.errors import DataError
 WANTED = (
     "(1, 4 + classes, N) as of YOLOv8 and 11, (1, N, 5 + classes) as of YOLOX, or (1, N, 6) as with nms=True"
 )
-_GREY = 114  # as YOLO is trained
+GREY = 114  # around the picture, as YOLO is trained
 _MOST = 300  # boxes that non-maximum suppression looks at
 _STRIDES = (8, 16, 32, 64)  # the last in networks for large pictures alone
 _ANCHORS = 3  # of each cell in YOLOv5 and v7
@@ -123,7 +123,7 @@ def letterbox(
     scale = min(width / w, height / h)
     inside = (max(round(w * scale), 1), max(round(h * scale), 1))
     left, top = (0, 0) if yolox else ((width - inside[0]) // 2, (height - inside[1]) // 2)
-    canvas = np.full((height, width, 3), _GREY, np.uint8)
+    canvas = np.full((height, width, 3), GREY, np.uint8)
     canvas[top : top + inside[1], left : left + inside[0]] = cv2.resize(
         image, inside, interpolation=cv2.INTER_LINEAR
     )
