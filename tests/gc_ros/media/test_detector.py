@@ -162,6 +162,10 @@ def test_yolox_sees_the_picture_in_the_upper_left_corner_blue_first_and_up_to_25
     ("shape", "says"),
     [
         ((1, 191, 85), r"\(1, 191, 85\); needs \(1, 4 \+ classes, N\)"),  # 189 cells, or 190 with those of 64
+        (
+            (1, 25200, 85),
+            r"\(1, 25200, 85\); needs \(1, 4 \+ classes, N\)",
+        ),  # YOLOv5 of 640 x 640, not of 96 x 96
         ((2, 84, 100), "needs"),
         ((1, 84), "needs"),
         ((1, 4, 100), "needs"),

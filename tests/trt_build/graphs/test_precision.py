@@ -317,12 +317,11 @@ def test_a_long_real_stream_does_not_drift_in_half(clips: Path, people: LoadedBu
 def test_real_windows_keep_their_labels_in_half(clips: Path, people: LoadedBundle, half_graphs) -> None:
     half = session(half_graphs["window"])
     full = session(engine_graph(people, "window", precision="fp32"))
-    frames = np.stack(list(frames_of(clips, people, 200))).reshape(-1, 8, 224, 224, 3)
-    ours = [half.run(["logits"], {"frames": clip[None]})[0] for clip in frames]
-    theirs = [full.run(["logits"], {"frames": clip[None]})[0] for clip in frames]
-    _, worst, _ = agreement(ours, theirs)
-    best = np.sort(np.concatenate(theirs), 1)
-    # Of activities that it does not know the two best may be equal to the third digit.
-    clear = best[:, -1] - best[:, -2] > 0.05
-    equal = np.concatenate(ours).argmax(1) == np.concatenate(theirs).argmax(1)
-    assert worst > 0.999 and clear.mean() > 0.8 and equal[clear].all(), (worst, clear.mean(), equal.mean())
+    ours, theirs = [], []
+    # Many: of activities that the bundle does not know the two best labels of a window may be as likely.
+    for window in zip(*[frames_of(clips, people, 3200)] * 8, strict=True):
+        feed = {"frames": np.stack(window)[None]}
+        ours.append(half.run(["logits"], feed)[0])
+        theirs.append(full.run(["logits"], feed)[0])
+    _, worst, equal = agreement(ours, theirs)
+    assert len(ours) == 400 and worst > 0.999 and equal >= 0.99, (worst, equal)
